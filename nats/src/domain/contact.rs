@@ -1,0 +1,97 @@
+//! Contacts: a company's customers.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::text::{Email, ShortText};
+use crate::{Id, Timestamp};
+
+/// A customer of one company. Also the data of `contact.created`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Contact {
+    /// Made by the gateway; the conversation's id too.
+    #[serde(rename = "_id")]
+    pub id: Id,
+    /// The tenant.
+    #[serde(rename = "company_id")]
+    pub company_id: Id,
+    /// The whole name.
+    pub full_name: ShortText,
+    /// Email.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub email: Option<Email>,
+    /// Phone, as it was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phone: Option<ShortText>,
+    /// The name on the network they came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub social_network_name: Option<ShortText>,
+    /// The company's own word for where things stand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contact_status: Option<ShortText>,
+    /// Where they stand in the sale.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lead_stage: Option<ShortText>,
+    /// The bot is silent for them.
+    #[serde(default)]
+    pub bot_suspended: bool,
+    /// Until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bot_suspend_until: Option<Timestamp>,
+    /// Their ids on the networks.
+    #[serde(default)]
+    pub social: Social,
+    /// What is known of them.
+    #[serde(default)]
+    pub profile: Profile,
+    /// When they were entered.
+    #[serde(rename = "created_at")]
+    pub created_at: Timestamp,
+    /// Fields that a newer build has added: kept, not understood.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// A contact's ids on the networks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Social {
+    /// Page-scoped id on Facebook.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub facebook_id: Option<ShortText>,
+    /// Id on Instagram.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instagram_id: Option<ShortText>,
+    /// Id on Telegram.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub telegram_id: Option<ShortText>,
+    /// Id on WhatsApp.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whatsapp_id: Option<ShortText>,
+}
+
+impl Social {
+    /// The id on the platform, where it has one.
+    pub fn on(&self, platform: super::Platform) -> Option<&ShortText> {
+        use super::Platform::{Facebook, Instagram, Other, Telegram, Web, Whatsapp};
+        match platform {
+            Facebook => self.facebook_id.as_ref(),
+            Instagram => self.instagram_id.as_ref(),
+            Telegram => self.telegram_id.as_ref(),
+            Whatsapp => self.whatsapp_id.as_ref(),
+            Web | Other => None,
+        }
+    }
+}
+
+/// What is known of a contact beyond the schema: at least a name, else whatever the bot has learnt.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Profile {
+    /// The name they go by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<ShortText>,
+    /// The rest, as it came.
+    #[serde(flatten)]
+    pub rest: Map<String, Value>,
+}

@@ -1,0 +1,220 @@
+//! Messages and their delivery.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::text::{Content, ExternalId, ShortText, Url};
+use crate::{Id, Timestamp};
+
+/// Attachments that one message can have.
+pub const MAX_ATTACHMENTS: usize = 20;
+
+/// The text is none of the known names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be one of {0}")]
+pub struct UnknownName(pub &'static str);
+
+macro_rules! names {
+    ($(#[$doc:meta])* $name:ident, $all:literal, $($(#[$vdoc:meta])* $variant:ident = $text:literal),+) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "lowercase")]
+        pub enum $name { $($(#[$vdoc])* $variant),+ }
+
+        impl $name {
+            /// Every value.
+            pub const ALL: &[$name] = &[$($name::$variant),+];
+
+            /// The name in JSON, subjects and documents.
+            pub const fn as_str(self) -> &'static str {
+                match self { $($name::$variant => $text),+ }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = UnknownName;
+            fn from_str(text: &str) -> Result<$name, UnknownName> {
+                match text { $($text => Ok($name::$variant),)+ _ => Err(UnknownName($all)) }
+            }
+        }
+    };
+}
+
+names!(
+    /// Who wrote a message.
+    Role, "user, operator, assistant",
+    /// The customer.
+    User = "user",
+    /// A member of staff.
+    Operator = "operator",
+    /// The company's bot.
+    Assistant = "assistant"
+);
+names!(
+    /// The channel that carries a message.
+    Platform, "instagram, facebook, telegram, whatsapp, web, other",
+    /// Instagram direct messages.
+    Instagram = "instagram",
+    /// Facebook Messenger.
+    Facebook = "facebook",
+    /// Telegram.
+    Telegram = "telegram",
+    /// WhatsApp.
+    Whatsapp = "whatsapp",
+    /// The widget on the company's own page.
+    Web = "web",
+    /// Anything else.
+    Other = "other"
+);
+names!(
+    /// From the customer, or to them.
+    Direction, "inbound, outbound",
+    /// Customer to company.
+    Inbound = "inbound",
+    /// Company to customer.
+    Outbound = "outbound"
+);
+names!(
+    /// How far a forwardable message has come.
+    DeliveryState, "queued, sending, retrying, held, delivered, failed",
+    /// In the log, waiting for the forwarder. Every forwardable message starts here, without an event.
+    Queued = "queued",
+    /// A call to the bot is under way.
+    Sending = "sending",
+    /// The last call failed; another follows.
+    Retrying = "retrying",
+    /// Waits for something that staff must mend.
+    Held = "held",
+    /// The bot took it.
+    Delivered = "delivered",
+    /// Given up; it is a dead letter.
+    Failed = "failed"
+);
+
+impl Platform {
+    /// Whether the Meta bot carries operator messages of this platform.
+    pub const fn is_forwardable(self) -> bool {
+        matches!(self, Platform::Facebook | Platform::Instagram)
+    }
+}
+
+/// A file that goes with a message. It stays where it is; only its address is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// What it is: `image`, `video`, `file`, …
+    #[serde(rename = "type")]
+    pub kind: ShortText,
+    /// Where it is.
+    pub url: Url,
+    /// What staff or bot say of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_description: Option<ShortText>,
+}
+
+/// A message as it was accepted. This is the data of `message.created`; it never changes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Message {
+    /// Made by the gateway.
+    #[serde(rename = "_id")]
+    pub id: Id,
+    /// The tenant.
+    pub company_id: Id,
+    /// The customer, and so the conversation.
+    pub contact_id: Id,
+    /// Who wrote it.
+    pub role: Role,
+    /// The channel.
+    pub platform: Platform,
+    /// Which way it goes.
+    pub direction: Direction,
+    /// The text.
+    pub content: Content,
+    /// At most [`MAX_ATTACHMENTS`].
+    #[serde(default)]
+    pub attachments: Vec<Attachment>,
+    /// The platform's own id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_message_id: Option<ExternalId>,
+    /// When it was written: the caller's word, else when it was accepted.
+    pub created_at: Timestamp,
+    /// Fields that a newer build has added: kept, not understood.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+impl Message {
+    /// Whether the forwarder takes it to the bot. The server's source filter of `OUTBOUND` says the same in subjects.
+    pub fn is_forwardable(&self) -> bool {
+        self.role == Role::Operator && self.direction == Direction::Outbound && self.platform.is_forwardable()
+    }
+
+    /// The document as clients see it right after it was accepted at `seq`.
+    pub fn initial_view(self, seq: Option<u64>) -> MessageView {
+        let delivery = self.is_forwardable().then(Delivery::queued);
+        MessageView { read: false, delivered: false, read_at: None, updated_at: self.created_at, delivery, seq, message: self }
+    }
+}
+
+/// A message as clients see it: what was accepted, and what has become of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MessageView {
+    /// What was accepted, with later edits.
+    #[serde(flatten)]
+    pub message: Message,
+    /// Staff have read it.
+    pub read: bool,
+    /// The bot took it.
+    pub delivered: bool,
+    /// When it was marked read.
+    pub read_at: Option<Timestamp>,
+    /// When any of this last changed.
+    pub updated_at: Timestamp,
+    /// On forwardable messages only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<Delivery>,
+    /// The sequence of its `message.created` in the log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seq: Option<u64>,
+}
+
+/// The field `delivery` of a forwardable message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delivery {
+    /// How far it has come.
+    pub state: DeliveryState,
+    /// Calls made so far.
+    pub attempts: u32,
+    /// What the last failed call said.
+    pub last_error: Option<String>,
+    /// When the next call is due, while retrying.
+    pub next_attempt_at: Option<Timestamp>,
+    /// When the bot took it.
+    pub delivered_at: Option<Timestamp>,
+}
+
+impl Delivery {
+    /// Where every forwardable message starts.
+    pub fn queued() -> Delivery {
+        Delivery { state: DeliveryState::Queued, attempts: 0, last_error: None, next_attempt_at: None, delivered_at: None }
+    }
+}
+
+/// The fields of a message that can be edited; `None` leaves one as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessagePatch {
+    /// A new text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<Content>,
+    /// New attachments, in place of all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachments: Option<Vec<Attachment>>,
+}

@@ -1,0 +1,161 @@
+//! Texts with bounds. Each is trimmed and checked when it is made, so that a value that exists is valid.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Why a text is refused; reads as the end of "`field` …".
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidText {
+    /// Nothing is left after trimming.
+    #[error("must not be empty")]
+    Empty,
+    /// More Unicode characters than allowed.
+    #[error("must have at most {max} characters, has {has}")]
+    TooLong {
+        /// The limit in characters.
+        max: usize,
+        /// What came.
+        has: usize,
+    },
+    /// A control character where none makes sense.
+    #[error("must not contain control characters")]
+    Control,
+    /// Not of the wanted form.
+    #[error("must be {0}")]
+    Form(&'static str),
+}
+
+/// Trims and bounds; control characters are refused unless `multiline`, where tab and line breaks pass.
+fn checked(text: &str, max: usize, multiline: bool) -> Result<String, InvalidText> {
+    let text = text.trim();
+    let has = text.chars().count();
+    if has > max {
+        return Err(InvalidText::TooLong { max, has });
+    }
+    let bad = |c: char| c.is_control() && !(multiline && matches!(c, '\t' | '\n' | '\r'));
+    if text.chars().any(bad) { Err(InvalidText::Control) } else { Ok(text.to_owned()) }
+}
+
+macro_rules! text {
+    ($(#[$doc:meta])* $name:ident, $check:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// Trims and checks.
+            pub fn new(text: &str) -> Result<$name, InvalidText> {
+                let check: fn(&str) -> Result<String, InvalidText> = $check;
+                check(text).map($name)
+            }
+
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = InvalidText;
+            fn try_from(text: String) -> Result<$name, InvalidText> {
+                $name::new(&text)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(text: $name) -> String {
+                text.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+text!(
+    /// A message's text: at most 5,000 characters, may be empty, line breaks allowed.
+    Content,
+    |t| checked(t, 5_000, true)
+);
+impl Content {
+    /// No text: the message is its attachments.
+    pub fn empty() -> Content {
+        Content(String::new())
+    }
+}
+
+text!(
+    /// A name, label or short remark: 1 to 1,000 characters on one line.
+    ShortText,
+    |t| match checked(t, 1_000, false)? {
+        t if t.is_empty() => Err(InvalidText::Empty),
+        t => Ok(t),
+    }
+);
+
+text!(
+    /// The id that a platform gave a message: 1 to 256 characters, unique within company and platform.
+    ExternalId,
+    |t| match checked(t, 256, false)? {
+        t if t.is_empty() => Err(InvalidText::Empty),
+        t => Ok(t),
+    }
+);
+
+text!(
+    /// An absolute `http` or `https` URL of at most 2,048 characters. It is passed on, never fetched.
+    Url,
+    |t| {
+        let t = checked(t, 2_048, false)?;
+        let rest = t.strip_prefix("https://").or_else(|| t.strip_prefix("http://"));
+        match rest {
+            Some(rest) if rest.starts_with(|c: char| c.is_alphanumeric() || c == '[') && !t.contains(char::is_whitespace) => Ok(t),
+            _ => Err(InvalidText::Form("an absolute http or https URL")),
+        }
+    }
+);
+
+text!(
+    /// An email address in lower case: one `@`, something before it, a dotted or local host after it; at most 254 characters.
+    Email,
+    |t| {
+        let t = checked(t, 254, false)?.to_lowercase();
+        let good = t.split_once('@').is_some_and(|(local, host)| {
+            !local.is_empty() && host.split('.').all(|part| !part.is_empty()) && !host.contains('@') && !t.contains(char::is_whitespace)
+        });
+        if good { Ok(t) } else { Err(InvalidText::Form("an email address")) }
+    }
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_counts_characters_not_bytes_and_is_trimmed() {
+        assert_eq!(Content::new("  hi\nthere ").unwrap().as_str(), "hi\nthere");
+        assert!(Content::new(&"é".repeat(5_000)).is_ok());
+        assert_eq!(Content::new(&"é".repeat(5_001)), Err(InvalidText::TooLong { max: 5_000, has: 5_001 }));
+        assert_eq!(Content::new("a\0b"), Err(InvalidText::Control));
+    }
+
+    #[test]
+    fn urls_and_emails_have_their_form() {
+        for good in ["https://a.example/x?y=1", "http://[::1]/", "http://127.0.0.1:1/a"] {
+            assert!(Url::new(good).is_ok(), "{good}");
+        }
+        for bad in ["", "a.example", "javascript:alert(1)", "https://", "https:///x", "http://a b"] {
+            assert!(Url::new(bad).is_err(), "{bad}");
+        }
+        assert_eq!(Email::new(" A@B.example ").unwrap().as_str(), "a@b.example");
+        for bad in ["", "a", "@b", "a@", "a@b..c", "a@b@c", "a b@c"] {
+            assert!(Email::new(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! Events: the changes that the log holds, in one versioned envelope. Pure data; publishing is the runtime's.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::domain::{Company, Contact, Delivery, DeliveryState, Message, MessagePatch, Platform, User};
+use crate::subject::{EventSubject, Facets};
+use crate::{Id, Timestamp};
+
+/// The envelope version that this build writes, and the only one that it reads.
+pub const VERSION: u32 = 1;
+
+/// Who caused an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Actor {
+    /// A member of staff.
+    User {
+        /// Their id.
+        id: Id,
+    },
+    /// An internal service, such as a channel bot.
+    Service,
+    /// This system itself.
+    System,
+}
+
+/// `message.updated`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageUpdated {
+    /// The message.
+    pub message_id: Id,
+    /// Its conversation.
+    pub contact_id: Id,
+    /// What changes.
+    pub patch: MessagePatch,
+}
+
+/// `message.deleted`: it vanishes from every read, the log keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageDeleted {
+    /// The message.
+    pub message_id: Id,
+    /// Its conversation.
+    pub contact_id: Id,
+}
+
+/// `message.read`: staff have read what is inbound, and was accepted before this event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageRead {
+    /// The conversation.
+    pub contact_id: Id,
+    /// On one platform only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Platform>,
+}
+
+/// `message.delivery`: one step of the forwarder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageDelivery {
+    /// The message.
+    pub message_id: Id,
+    /// Its conversation.
+    pub contact_id: Id,
+    /// What the message's `delivery` now is.
+    #[serde(flatten)]
+    pub delivery: Delivery,
+    /// HTTP status of the call that this step ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// How long that call took, in ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<u64>,
+}
+
+impl MessageDelivery {
+    /// Whether the bot has taken the message.
+    pub fn is_delivered(&self) -> bool {
+        self.delivery.state == DeliveryState::Delivered
+    }
+}
+
+/// `company.created`: a company comes with its first manager, so that neither exists without the other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompanyCreated {
+    /// The tenant.
+    pub company: Company,
+    /// Who registered it.
+    pub manager: User,
+}
+
+/// Everything that can happen.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A message was accepted.
+    MessageCreated(Message),
+    /// A message was edited.
+    MessageUpdated(MessageUpdated),
+    /// A message was deleted.
+    MessageDeleted(MessageDeleted),
+    /// A conversation was read.
+    MessageRead(MessageRead),
+    /// Delivery of a message came a step further.
+    MessageDelivery(MessageDelivery),
+    /// A contact was entered.
+    ContactCreated(Box<Contact>),
+    /// A company registered.
+    CompanyCreated(CompanyCreated),
+}
+
+impl Event {
+    /// `<entity>.<event>`: the envelope's `type`, and the first two tokens of the subject.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Event::MessageCreated(_) => "message.created",
+            Event::MessageUpdated(_) => "message.updated",
+            Event::MessageDeleted(_) => "message.deleted",
+            Event::MessageRead(_) => "message.read",
+            Event::MessageDelivery(_) => "message.delivery",
+            Event::ContactCreated(_) => "contact.created",
+            Event::CompanyCreated(_) => "company.created",
+        }
+    }
+}
+
+/// One event with what all of them carry.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Envelope {
+    /// The event's own id.
+    pub id: Id,
+    /// When it was accepted.
+    pub occurred_at: Timestamp,
+    /// Who caused it.
+    pub actor: Actor,
+    /// The tenant.
+    pub company_id: Id,
+    /// What happened.
+    pub event: Event,
+}
+
+/// Why a payload is not an event.
+#[derive(Debug, thiserror::Error)]
+pub enum BadEvent {
+    /// Not JSON, or fields are missing or wrong.
+    #[error("malformed event: {0}")]
+    Malformed(String),
+    /// A type or version of another build.
+    #[error("unknown event {kind} version {version}")]
+    Unknown {
+        /// The envelope's `type`.
+        kind: String,
+        /// The envelope's `version`.
+        version: u32,
+    },
+}
+
+#[derive(Serialize)]
+struct Written<'a, D> {
+    id: Id,
+    r#type: &'a str,
+    version: u32,
+    occurred_at: Timestamp,
+    actor: Actor,
+    company_id: Id,
+    data: &'a D,
+}
+
+#[derive(Deserialize)]
+struct Head<'a> {
+    #[serde(borrow)]
+    r#type: std::borrow::Cow<'a, str>,
+    version: u32,
+}
+
+#[derive(Deserialize)]
+struct Read<'a> {
+    id: Id,
+    occurred_at: Timestamp,
+    actor: Actor,
+    company_id: Id,
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
+impl Envelope {
+    /// The JSON payload.
+    ///
+    /// # Errors
+    /// None in practice: every type here serialises. The error is passed on all the same.
+    pub fn to_json(&self) -> Result<Vec<u8>, serde_json::Error> {
+        match &self.event {
+            Event::MessageCreated(data) => self.write(data),
+            Event::MessageUpdated(data) => self.write(data),
+            Event::MessageDeleted(data) => self.write(data),
+            Event::MessageRead(data) => self.write(data),
+            Event::MessageDelivery(data) => self.write(data),
+            Event::ContactCreated(data) => self.write(data),
+            Event::CompanyCreated(data) => self.write(data),
+        }
+    }
+
+    fn write<D: Serialize>(&self, data: &D) -> Result<Vec<u8>, serde_json::Error> {
+        let Envelope { id, occurred_at, actor, company_id, .. } = *self;
+        serde_json::to_vec(&Written { id, r#type: self.event.kind(), version: VERSION, occurred_at, actor, company_id, data })
+    }
+
+    /// Reads a payload of the log.
+    ///
+    /// # Errors
+    /// [`BadEvent::Unknown`] for another build's type or version, else [`BadEvent::Malformed`].
+    pub fn from_json(payload: &[u8]) -> Result<Envelope, BadEvent> {
+        let malformed = |e: serde_json::Error| BadEvent::Malformed(e.to_string());
+        let head: Head<'_> = serde_json::from_slice(payload).map_err(malformed)?;
+        let unknown = || BadEvent::Unknown { kind: head.r#type.to_string(), version: head.version };
+        if head.version != VERSION {
+            return Err(unknown());
+        }
+        let read: Read<'_> = serde_json::from_slice(payload).map_err(malformed)?;
+        let data = read.data;
+        let event = match head.r#type.as_ref() {
+            "message.created" => Event::MessageCreated(parse(data)?),
+            "message.updated" => Event::MessageUpdated(parse(data)?),
+            "message.deleted" => Event::MessageDeleted(parse(data)?),
+            "message.read" => Event::MessageRead(parse(data)?),
+            "message.delivery" => Event::MessageDelivery(parse(data)?),
+            "contact.created" => Event::ContactCreated(Box::new(parse(data)?)),
+            "company.created" => Event::CompanyCreated(parse(data)?),
+            _ => return Err(unknown()),
+        };
+        Ok(Envelope { id: read.id, occurred_at: read.occurred_at, actor: read.actor, company_id: read.company_id, event })
+    }
+
+    /// Where it belongs in the log.
+    pub fn subject(&self) -> EventSubject {
+        let company = self.company_id;
+        match &self.event {
+            Event::MessageCreated(m) => EventSubject::MessageCreated {
+                company,
+                contact: m.contact_id,
+                facets: Facets { platform: m.platform, direction: m.direction, role: m.role },
+            },
+            Event::MessageUpdated(e) => EventSubject::MessageUpdated { company, contact: e.contact_id },
+            Event::MessageDeleted(e) => EventSubject::MessageDeleted { company, contact: e.contact_id },
+            Event::MessageRead(e) => EventSubject::MessageRead { company, contact: e.contact_id },
+            Event::MessageDelivery(e) => EventSubject::MessageDelivery { company, contact: e.contact_id },
+            Event::ContactCreated(c) => EventSubject::ContactCreated { company, contact: c.id },
+            Event::CompanyCreated(_) => EventSubject::CompanyCreated { company },
+        }
+    }
+
+    /// Reads a message of the log and checks it against the subject it came on, which is what isolates tenants.
+    ///
+    /// # Errors
+    /// As [`Envelope::from_json`], and [`BadEvent::Malformed`] where payload and subject differ.
+    pub fn from_message(subject: &str, payload: &[u8]) -> Result<Envelope, BadEvent> {
+        let envelope = Envelope::from_json(payload)?;
+        let inner = match &envelope.event {
+            Event::MessageCreated(m) => m.company_id,
+            Event::ContactCreated(c) => c.company_id,
+            Event::CompanyCreated(c) if c.company.id == c.manager.company_id => c.company.id,
+            Event::CompanyCreated(_) => return Err(BadEvent::Malformed("the manager is of another company".into())),
+            _ => envelope.company_id,
+        };
+        if inner != envelope.company_id || envelope.subject().to_string() != subject {
+            return Err(BadEvent::Malformed(format!("the payload does not belong to the subject {subject}")));
+        }
+        Ok(envelope)
+    }
+}
+
+fn parse<T: DeserializeOwned>(data: &RawValue) -> Result<T, BadEvent> {
+    serde_json::from_str(data.get()).map_err(|e| BadEvent::Malformed(format!("data: {e}")))
+}
+
+#[cfg(test)]
+#[path = "event_tests.rs"]
+mod tests;

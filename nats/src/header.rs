@@ -1,0 +1,38 @@
+//! Names of the headers that messages of the log carry. The server's own begin with `Nats-`.
+
+/// Idempotency: the server stores one message of an id within the stream's duplicate window.
+pub const MSG_ID: &str = "Nats-Msg-Id";
+/// The stream sequence, on a republished (live) message.
+pub const SEQUENCE: &str = "Nats-Sequence";
+/// On a sourced message: origin stream, its sequence, and more, separated by spaces.
+pub const STREAM_SOURCE: &str = "Nats-Stream-Source";
+/// Groups the messages of an atomic batch (ADR-50).
+pub const BATCH_ID: &str = "Nats-Batch-Id";
+/// Position in the batch, from 1.
+pub const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
+/// `1` on the last message of a batch.
+pub const BATCH_COMMIT: &str = "Nats-Batch-Commit";
+
+/// Trace context, W3C form.
+pub const TRACEPARENT: &str = "traceparent";
+/// The envelope's `type`, so that the CLI and filters need not parse the payload.
+pub const EVENT_TYPE: &str = "Event-Type";
+/// The envelope's `version`.
+pub const EVENT_VERSION: &str = "Event-Version";
+/// Where the persister answers once the event is applied.
+pub const OUTCOME_INBOX: &str = "Outcome-Inbox";
+
+/// Why a message is a dead letter: a [`crate::dead::Reason`].
+pub const DEAD_REASON: &str = "Dead-Reason";
+/// The error's text.
+pub const DEAD_ERROR: &str = "Dead-Error";
+/// How often delivery was tried.
+pub const DEAD_ATTEMPTS: &str = "Dead-Attempts";
+/// The message's sequence in its stream.
+pub const DEAD_STREAM_SEQ: &str = "Dead-Stream-Seq";
+/// The stream it was consumed from.
+pub const DEAD_STREAM: &str = "Dead-Stream";
+/// When it became a dead letter, RFC 3339.
+pub const DEAD_FIRST_AT: &str = "Dead-First-At";
+/// The `Nats-Msg-Id` that it carried.
+pub const DEAD_MSG_ID: &str = "Dead-Msg-Id";

@@ -1,0 +1,16 @@
+//! How a service speaks the contract: settings, connection, publish, worker loop, dead letters, queries, health, telemetry,
+//! life cycle. No business rule of any one service.
+
+pub mod connection;
+pub mod dead_letter;
+pub mod health;
+pub mod outcome;
+pub mod publish;
+pub mod query;
+pub mod service;
+pub mod settings;
+pub mod setup;
+pub mod telemetry;
+pub mod worker;
+
+pub use tokio_util::sync::CancellationToken;

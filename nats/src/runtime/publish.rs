@@ -1,0 +1,327 @@
+//! Publishing into the log with group commit: what is waiting together shares one atomic batch, and so one fsync. Answers
+//! only what the server has acknowledged. It retries within the caller's deadline, with the same `Nats-Msg-Id`; it keeps
+//! nothing across a restart.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use async_nats::client::Request;
+use async_nats::jetstream::publish::PublishAck;
+use async_nats::jetstream::response::Response;
+use async_nats::{HeaderMap, RequestErrorKind};
+use bytes::Bytes;
+use futures_util::future::join_all;
+use metrics::{counter, histogram};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use super::CancellationToken;
+use super::connection::Connection;
+use crate::event::{Envelope, VERSION};
+use crate::trace::TraceContext;
+use crate::{Id, header};
+
+/// From [`Publisher::publish`] to its answer. Below the 2 s within which a client gets its 503.
+pub const PUBLISH_DEADLINE: Duration = Duration::from_millis(1_700);
+/// Events that wait for a group; beyond it a caller is refused at once.
+pub const QUEUE_EVENTS: usize = 4_096;
+/// The server takes at most 1,000 messages a batch.
+const MAX_GROUP: usize = 1_000;
+/// And so many bytes, to keep one group's write short.
+const MAX_GROUP_BYTES: usize = 4 * 1024 * 1024;
+/// Up to here single publishes in flight together beat a batch, whose staging costs about 3 ms (`performance-notes`).
+const MAX_SINGLES: usize = 16;
+/// One try of a publish; a lost answer is asked for again within the deadline.
+const TRY_TIMEOUT: Duration = Duration::from_millis(800);
+/// Pause before the next try, while there is no leader.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+/// JetStream's error codes that matter here.
+mod code {
+    pub const BATCH_DUPLICATE: u64 = 10_201;
+    pub const STORE_FAILED: u64 = 10_077; // with "maximum bytes exceeded" in its text
+    pub const INSUFFICIENT_RESOURCES: u64 = 10_023;
+}
+
+/// One event on its way.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// Where to.
+    pub subject: String,
+    /// The envelope.
+    pub payload: Bytes,
+    /// `Nats-Msg-Id`.
+    pub msg_id: String,
+    /// The other headers.
+    pub headers: HeaderMap,
+}
+
+impl Outgoing {
+    /// An envelope with the headers that every event has.
+    ///
+    /// # Errors
+    /// The envelope does not serialise.
+    pub fn event(envelope: &Envelope, msg_id: String, trace: TraceContext) -> Result<Outgoing, PublishError> {
+        let payload = envelope.to_json().map_err(|e| PublishError::Refused(e.to_string()))?;
+        let mut headers = HeaderMap::new();
+        headers.insert(header::EVENT_TYPE, envelope.event.kind());
+        headers.insert(header::EVENT_VERSION, VERSION.to_string());
+        headers.insert(header::TRACEPARENT, trace.to_string());
+        Ok(Outgoing { subject: envelope.subject().to_string(), payload: payload.into(), msg_id, headers })
+    }
+
+    fn bytes(&self) -> usize {
+        self.payload.len() + self.subject.len() + 256
+    }
+}
+
+/// Where the log has an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// Its sequence; of a duplicate, the first one's.
+    pub seq: u64,
+    /// The log had a message of this `Nats-Msg-Id` already.
+    pub duplicate: bool,
+}
+
+/// Why an event is not known to be in the log.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// Too many wait; nothing was sent.
+    #[error("too many events are waiting for the log")]
+    Overloaded,
+    /// No connection, no leader, or no answer in time. It may be stored all the same: repeat with the same `Nats-Msg-Id`.
+    #[error("the log does not answer: {0}")]
+    Unavailable(String),
+    /// The log has reached its size limit.
+    #[error("the log is full")]
+    Full,
+    /// The server will not take this event, ever.
+    #[error("the log refuses the event: {0}")]
+    Refused(String),
+}
+
+struct Waiting {
+    event: Outgoing,
+    answer: oneshot::Sender<Result<Receipt, PublishError>>,
+    deadline: Instant,
+}
+
+/// Hands events to the one task that writes them.
+#[derive(Clone)]
+pub struct Publisher {
+    queue: mpsc::Sender<Waiting>,
+}
+
+impl Publisher {
+    /// Starts the writing task on `tasks`. It ends when `stop` is cancelled and what was waiting is written.
+    pub fn start(connection: Connection, tasks: &TaskTracker, stop: CancellationToken) -> Publisher {
+        let (queue, waiting) = mpsc::channel(QUEUE_EVENTS);
+        tasks.spawn(write_groups(connection, waiting, stop));
+        Publisher { queue }
+    }
+
+    /// Returns once the event is on disk in the log.
+    ///
+    /// # Errors
+    /// See [`PublishError`]; within [`PUBLISH_DEADLINE`] in any case.
+    pub async fn publish(&self, event: Outgoing) -> Result<Receipt, PublishError> {
+        let (answer, answered) = oneshot::channel();
+        let deadline = Instant::now() + PUBLISH_DEADLINE;
+        self.queue.try_send(Waiting { event, answer, deadline }).map_err(|e| match e {
+            mpsc::error::TrySendError::Full(_) => {
+                counter!("publish_refused_total", "reason" => "overloaded").increment(1);
+                PublishError::Overloaded
+            }
+            mpsc::error::TrySendError::Closed(_) => PublishError::Unavailable("shutting down".into()),
+        })?;
+        match tokio::time::timeout_at(deadline, answered).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(PublishError::Unavailable("shutting down".into())),
+            Err(_) => Err(PublishError::Unavailable("no acknowledgement in time".into())),
+        }
+    }
+}
+
+async fn write_groups(connection: Connection, mut waiting: mpsc::Receiver<Waiting>, stop: CancellationToken) {
+    loop {
+        let first = tokio::select! {
+            biased;
+            first = waiting.recv() => first,
+            () = stop.cancelled() => {
+                waiting.close();
+                waiting.recv().await
+            }
+        };
+        let Some(first) = first else { return };
+        // Two turns of the executor let the requests that are ready join the group; measured, not a delay.
+        tokio::task::yield_now().await;
+        tokio::task::yield_now().await;
+        let mut group = Vec::with_capacity(waiting.len().min(MAX_GROUP) + 1);
+        let mut bytes = first.event.bytes();
+        group.push(first);
+        while group.len() < MAX_GROUP && bytes < MAX_GROUP_BYTES {
+            let Ok(next) = waiting.try_recv() else { break };
+            bytes += next.event.bytes();
+            group.push(next);
+        }
+        // Nobody waits for these any more; what was not sent must not appear later.
+        group.retain(|w| !w.answer.is_closed());
+        if group.is_empty() {
+            continue;
+        }
+        let started = Instant::now();
+        histogram!("publish_group_events").record(group.len() as f64);
+        write_group(&connection, group).await;
+        histogram!("publish_group_seconds").record(started.elapsed().as_secs_f64());
+    }
+}
+
+async fn write_group(connection: &Connection, group: Vec<Waiting>) {
+    if !connection.is_connected() {
+        // A publish now would lie in the client's buffer and be stored after the caller was told otherwise.
+        for w in group {
+            let _ = w.answer.send(Err(PublishError::Unavailable("not connected".into())));
+        }
+        return;
+    }
+    if group.len() <= MAX_SINGLES || has_repeated_id(&group) {
+        write_singles(connection, group).await;
+        return;
+    }
+    let deadline = group.iter().map(|w| w.deadline).min().unwrap_or_else(Instant::now);
+    match write_batch(connection, &group, deadline).await {
+        Ok(last) => {
+            let first = last + 1 - group.len() as u64;
+            for (seq, w) in (first..).zip(group) {
+                let _ = w.answer.send(Ok(Receipt { seq, duplicate: false }));
+            }
+        }
+        Err(BatchError::OneByOne(why)) => {
+            debug!(why, events = group.len(), "batch falls back to single publishes");
+            counter!("publish_batch_fallback_total").increment(1);
+            write_singles(connection, group).await;
+        }
+    }
+}
+
+/// A batch with the same id twice is refused whole.
+fn has_repeated_id(group: &[Waiting]) -> bool {
+    let mut seen = HashSet::with_capacity(group.len());
+    !group.iter().all(|w| seen.insert(w.event.msg_id.as_str()))
+}
+
+enum BatchError {
+    /// The batch is out, or its fate is unknown; each event with its `Nats-Msg-Id` settles it.
+    OneByOne(String),
+}
+
+/// The sequence of the last event. The server stores all or none, contiguously.
+async fn write_batch(connection: &Connection, group: &[Waiting], deadline: Instant) -> Result<u64, BatchError> {
+    let batch = Id::generate(crate::Timestamp::now()).to_string();
+    let last = group.len();
+    let fail = |e: &dyn std::fmt::Display| BatchError::OneByOne(e.to_string());
+    for (position, w) in (1..).zip(group) {
+        let mut headers = w.event.headers.clone();
+        headers.insert(header::MSG_ID, w.event.msg_id.as_str());
+        headers.insert(header::BATCH_ID, batch.as_str());
+        headers.insert(header::BATCH_SEQUENCE, position.to_string());
+        let (subject, payload) = (w.event.subject.clone(), w.event.payload.clone());
+        if position < last {
+            connection.client.publish_with_headers(subject, headers, payload).await.map_err(|e| fail(&e))?;
+            continue;
+        }
+        headers.insert(header::BATCH_COMMIT, "1");
+        let timeout = TRY_TIMEOUT.min(deadline.saturating_duration_since(Instant::now()));
+        let request = Request::new().headers(headers).payload(payload).timeout(Some(timeout));
+        let reply = connection.client.send_request(subject, request).await.map_err(|e| fail(&e))?;
+        return match serde_json::from_slice::<Response<PublishAck>>(&reply.payload) {
+            Ok(Response::Ok(ack)) => Ok(ack.sequence),
+            Ok(Response::Err { error }) => {
+                if error.code() != 400 || error.error_code().0 != code::BATCH_DUPLICATE {
+                    warn!(%error, "the log refused a batch");
+                }
+                Err(fail(&error))
+            }
+            Err(e) => Err(fail(&e)),
+        };
+    }
+    Err(BatchError::OneByOne("empty".into()))
+}
+
+async fn write_singles(connection: &Connection, group: Vec<Waiting>) {
+    join_all(group.into_iter().map(|w| async move {
+        let result = write_single(connection, &w.event, w.deadline).await;
+        if let Err(e) = &result {
+            counter!("publish_failed_total").increment(1);
+            debug!(error = %e, "publish failed");
+        }
+        let _ = w.answer.send(result);
+    }))
+    .await;
+}
+
+async fn write_single(connection: &Connection, event: &Outgoing, deadline: Instant) -> Result<Receipt, PublishError> {
+    let mut headers = event.headers.clone();
+    headers.insert(header::MSG_ID, event.msg_id.as_str());
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || !connection.is_connected() {
+            return Err(PublishError::Unavailable("no acknowledgement in time".into()));
+        }
+        let request = Request::new().headers(headers.clone()).payload(event.payload.clone()).timeout(Some(TRY_TIMEOUT.min(left)));
+        let error = match connection.client.send_request(event.subject.clone(), request).await {
+            Ok(reply) => match settle(&reply.payload) {
+                Err(PublishError::Unavailable(e)) => e,
+                settled => return settled,
+            },
+            Err(e) => match e.kind() {
+                RequestErrorKind::MaxPayloadExceeded | RequestErrorKind::InvalidSubject => {
+                    return Err(PublishError::Refused(e.to_string()));
+                }
+                _ => e.to_string(),
+            },
+        };
+        if Instant::now() + RETRY_PAUSE >= deadline {
+            return Err(PublishError::Unavailable(error));
+        }
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
+}
+
+/// What a publish acknowledgement says.
+fn settle(payload: &[u8]) -> Result<Receipt, PublishError> {
+    match serde_json::from_slice::<Response<PublishAck>>(payload) {
+        Ok(Response::Ok(ack)) => Ok(Receipt { seq: ack.sequence, duplicate: ack.duplicate }),
+        Ok(Response::Err { error }) => match error.error_code().0 {
+            code::STORE_FAILED | code::INSUFFICIENT_RESOURCES
+                if error.to_string().contains("exceeded") || error.to_string().contains("resources") =>
+            {
+                Err(PublishError::Full)
+            }
+            _ if error.code() >= 500 => Err(PublishError::Unavailable(error.to_string())),
+            _ => Err(PublishError::Refused(error.to_string())),
+        },
+        Err(e) => Err(PublishError::Unavailable(format!("unreadable acknowledgement: {e}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn acknowledgements_are_told_apart() {
+        assert_eq!(settle(br#"{"stream":"EVENTS","seq":7}"#), Ok(Receipt { seq: 7, duplicate: false }));
+        assert_eq!(settle(br#"{"stream":"EVENTS","seq":7,"duplicate":true}"#), Ok(Receipt { seq: 7, duplicate: true }));
+        let error = |code: u16, err_code: u64, text: &str| {
+            settle(format!(r#"{{"error":{{"code":{code},"err_code":{err_code},"description":"{text}"}}}}"#).as_bytes())
+        };
+        assert_eq!(error(503, 10_077, "maximum bytes exceeded"), Err(PublishError::Full));
+        assert!(matches!(error(503, 10_008, "JetStream system temporarily unavailable"), Err(PublishError::Unavailable(_))));
+        assert!(matches!(error(400, 10_054, "message size exceeds maximum allowed"), Err(PublishError::Refused(_))));
+        assert!(matches!(settle(b"?"), Err(PublishError::Unavailable(_))));
+    }
+}

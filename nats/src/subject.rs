@@ -1,0 +1,219 @@
+//! Subjects as types. The only place where a subject is spelt; everything else prints and parses through here.
+//! `<entity>.<event>.<company>.<aggregate>[.<facets>]`: the company is a token, so a tenant is a subscription filter.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::Id;
+use crate::domain::{Direction, Platform, Role};
+
+/// What `EVENTS` stores.
+pub const EVENTS: &[&str] = &["message.>", "contact.>", "company.>", "user.>", "integration.>"];
+/// What the server republishes, …
+pub const LIVE_SOURCE: &str = "message.>";
+/// … and where to.
+pub const LIVE_DESTINATION: &str = "live.message.>";
+/// What `OUTBOUND` holds.
+pub const OUTBOUND: &str = "outbound.>";
+/// What `DEAD` holds.
+pub const DEAD: &str = "dead.>";
+/// What `JOBS` holds: schedules and the ticks that they make.
+pub const JOBS: &[&str] = &["jobs.schedule.*", "jobs.tick.*"];
+/// What a scheduler consumes.
+pub const JOB_TICKS: &str = "jobs.tick.*";
+/// Everything that typing indicators travel on; core NATS, stored nowhere.
+pub const TYPING: &str = "typing.>";
+
+/// What `message.created` says in its subject beyond the conversation, so that the server can filter by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Facets {
+    /// Channel.
+    pub platform: Platform,
+    /// Which way.
+    pub direction: Direction,
+    /// Who wrote it.
+    pub role: Role,
+}
+
+/// A subject of `EVENTS`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)] // the fields are named after the tokens
+pub enum EventSubject {
+    /// `message.created.<company>.<contact>.<platform>.<direction>.<role>`
+    MessageCreated { company: Id, contact: Id, facets: Facets },
+    /// `message.updated.<company>.<contact>`
+    MessageUpdated { company: Id, contact: Id },
+    /// `message.deleted.<company>.<contact>`
+    MessageDeleted { company: Id, contact: Id },
+    /// `message.read.<company>.<contact>`
+    MessageRead { company: Id, contact: Id },
+    /// `message.delivery.<company>.<contact>`
+    MessageDelivery { company: Id, contact: Id },
+    /// `contact.created.<company>.<contact>`
+    ContactCreated { company: Id, contact: Id },
+    /// `company.created.<company>.<company>`
+    CompanyCreated { company: Id },
+}
+
+impl fmt::Display for EventSubject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EventSubject::MessageCreated { company, contact, facets: Facets { platform, direction, role } } => {
+                write!(f, "message.created.{company}.{contact}.{platform}.{direction}.{role}")
+            }
+            EventSubject::MessageUpdated { company, contact } => write!(f, "message.updated.{company}.{contact}"),
+            EventSubject::MessageDeleted { company, contact } => write!(f, "message.deleted.{company}.{contact}"),
+            EventSubject::MessageRead { company, contact } => write!(f, "message.read.{company}.{contact}"),
+            EventSubject::MessageDelivery { company, contact } => write!(f, "message.delivery.{company}.{contact}"),
+            EventSubject::ContactCreated { company, contact } => write!(f, "contact.created.{company}.{contact}"),
+            EventSubject::CompanyCreated { company } => write!(f, "company.created.{company}.{company}"),
+        }
+    }
+}
+
+/// Not a subject of the contract.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a subject of the contract: {0}")]
+pub struct BadSubject(pub String);
+
+impl FromStr for EventSubject {
+    type Err = BadSubject;
+
+    fn from_str(text: &str) -> Result<EventSubject, BadSubject> {
+        let bad = || BadSubject(text.to_owned());
+        let tokens: Vec<&str> = text.split('.').collect();
+        let [entity, event, company, aggregate, facets @ ..] = tokens.as_slice() else { return Err(bad()) };
+        let company: Id = company.parse().map_err(|_| bad())?;
+        let contact: Id = aggregate.parse().map_err(|_| bad())?;
+        let subject = match (*entity, *event, facets) {
+            ("message", "created", [platform, direction, role]) => {
+                let facets = Facets {
+                    platform: platform.parse().map_err(|_| bad())?,
+                    direction: direction.parse().map_err(|_| bad())?,
+                    role: role.parse().map_err(|_| bad())?,
+                };
+                EventSubject::MessageCreated { company, contact, facets }
+            }
+            ("message", "updated", []) => EventSubject::MessageUpdated { company, contact },
+            ("message", "deleted", []) => EventSubject::MessageDeleted { company, contact },
+            ("message", "read", []) => EventSubject::MessageRead { company, contact },
+            ("message", "delivery", []) => EventSubject::MessageDelivery { company, contact },
+            ("contact", "created", []) => EventSubject::ContactCreated { company, contact },
+            ("company", "created", []) if company == contact => EventSubject::CompanyCreated { company },
+            _ => return Err(bad()),
+        };
+        Ok(subject)
+    }
+}
+
+/// `live.` and the subject: where a stored message is republished.
+pub fn live(subject: EventSubject) -> String {
+    format!("live.{subject}")
+}
+
+/// The stored subject of a live one.
+pub fn from_live(subject: &str) -> Option<&str> {
+    subject.strip_prefix("live.")
+}
+
+/// All live messages of a company.
+pub fn live_of_company(company: Id) -> String {
+    format!("live.message.*.{company}.>")
+}
+
+/// `outbound.<partition>.<company>.<contact>.<platform>`: awaits the forwarder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outbound {
+    /// 0 to [`PARTITIONS`] - 1, by company and contact.
+    pub partition: u32,
+    /// The tenant.
+    pub company: Id,
+    /// The conversation.
+    pub contact: Id,
+    /// Where to.
+    pub platform: Platform,
+}
+
+/// How many partitions share out the conversations of `OUTBOUND`.
+pub const PARTITIONS: u32 = 16;
+
+impl Outbound {
+    /// The server's subject transforms from `EVENTS`, one a forwardable platform: `(source, destination)`.
+    pub fn transforms() -> Vec<(String, String)> {
+        let forwardable = Platform::ALL.iter().filter(|p| p.is_forwardable());
+        forwardable
+            .map(|platform| {
+                let source = format!("message.created.*.*.{platform}.outbound.operator");
+                (source, format!("outbound.{{{{partition({PARTITIONS},1,2)}}}}.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}.{platform}"))
+            })
+            .collect()
+    }
+}
+
+impl fmt::Display for Outbound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Outbound { partition, company, contact, platform } = self;
+        write!(f, "outbound.{partition}.{company}.{contact}.{platform}")
+    }
+}
+
+impl FromStr for Outbound {
+    type Err = BadSubject;
+
+    fn from_str(text: &str) -> Result<Outbound, BadSubject> {
+        let bad = || BadSubject(text.to_owned());
+        let tokens: Vec<&str> = text.split('.').collect();
+        let ["outbound", partition, company, contact, platform] = tokens.as_slice() else { return Err(bad()) };
+        let partition = partition.parse().ok().filter(|p: &u32| *p < PARTITIONS && p.to_string() == *partition).ok_or_else(bad)?;
+        Ok(Outbound {
+            partition,
+            company: company.parse().map_err(|_| bad())?,
+            contact: contact.parse().map_err(|_| bad())?,
+            platform: platform.parse().map_err(|_| bad())?,
+        })
+    }
+}
+
+/// `dead.<service>.<original subject>`.
+pub fn dead(service: &str, original: &str) -> String {
+    format!("dead.{service}.{original}")
+}
+
+/// `jobs.schedule.<name>`: holds a job's schedule. The server keeps one a subject.
+pub fn job_schedule(name: &str) -> String {
+    format!("jobs.schedule.{name}")
+}
+
+/// `jobs.tick.<job>`: what the schedule makes when it is due.
+pub fn job_tick(job: &str) -> String {
+    format!("jobs.tick.{job}")
+}
+
+/// The job of a tick.
+pub fn job_of_tick(subject: &str) -> Option<&str> {
+    subject.strip_prefix("jobs.tick.")
+}
+
+/// `typing.<company>.<conversation>`.
+pub fn typing(company: Id, conversation: Id) -> String {
+    format!("typing.{company}.{conversation}")
+}
+
+/// Typing in any conversation of a company.
+pub fn typing_of_company(company: Id) -> String {
+    format!("typing.{company}.*")
+}
+
+/// `outcome.<service>.<instance>.<call>`: where one process waits for the persister's answers.
+pub fn outcome(service: &str, instance: &str, call: &str) -> String {
+    format!("outcome.{service}.{instance}.{call}")
+}
+
+/// `health.<service>`: each replica's health, for `nats req`.
+pub fn health(service: &str) -> String {
+    format!("health.{service}")
+}
+
+#[cfg(test)]
+#[path = "subject_tests.rs"]
+mod tests;
