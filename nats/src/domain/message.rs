@@ -176,7 +176,7 @@ pub struct MessageView {
     pub delivered: bool,
     /// When it was marked read.
     pub read_at: Option<Timestamp>,
-    /// When any of this last changed.
+    /// When it was last edited, or its delivery last changed; reading has `read_at`.
     pub updated_at: Timestamp,
     /// On forwardable messages only.
     #[serde(default, skip_serializing_if = "Option::is_none")]

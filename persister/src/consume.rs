@@ -1,0 +1,76 @@
+//! From the log into the view: batches, retries while MongoDB is away, outcomes to those who wait.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::{counter, histogram};
+use nats::runtime::CancellationToken;
+use nats::runtime::connection::Connection;
+use nats::runtime::health::Health;
+use nats::runtime::outcome;
+use nats::runtime::worker::{self, Delivery, Settle, Source, Worker};
+use nats::{Timestamp, header, stream};
+use tokio::time::Instant;
+use tracing::warn;
+
+use crate::view::{Stored, Verdict, View};
+
+/// Events written in one go.
+const MAX_BATCH: usize = 2_000;
+/// Under load, how long a batch is gathered: many messages of a conversation then share one write of it.
+const GATHER: Duration = Duration::from_millis(50);
+/// Where it reads.
+pub const SOURCE: Source = Source { stream: stream::EVENTS, consumer: stream::PERSISTER, prefetch: 2 * MAX_BATCH };
+/// Below the consumer's ack wait: so long a batch is kept and tried again here before it is given back.
+const KEEP: Duration = Duration::from_secs(12);
+/// Pause between tries while MongoDB is away.
+const PAUSE: Duration = Duration::from_millis(500);
+/// What was given back comes again after this.
+const GIVE_BACK: Duration = Duration::from_secs(1);
+
+/// Consumes until stopped.
+pub async fn run(connection: Connection, health: Health, view: View, stop: CancellationToken) {
+    let worker = Worker::new(connection.clone(), SOURCE, health, stop.clone());
+    worker
+        .run_batches(MAX_BATCH, GATHER, |batch| {
+            let (connection, view, stop) = (connection.clone(), view.clone(), stop.clone());
+            async move { write(&connection, &view, &batch, &stop).await }
+        })
+        .await;
+}
+
+async fn write(connection: &Connection, view: &View, batch: &Arc<Vec<Delivery>>, stop: &CancellationToken) -> Vec<Settle> {
+    let stored: Vec<Stored> =
+        batch.iter().map(|d| Stored { seq: d.stream_seq, subject: d.subject.to_string(), payload: d.payload.clone() }).collect();
+    // Not knowing it only keeps the folds of conversations longer.
+    let settled_to = worker::lag(connection, SOURCE).await.map_or(0, |lag| lag.settled_to);
+    let started = Instant::now();
+    let verdicts = loop {
+        match view.apply(&stored, settled_to).await {
+            Ok(verdicts) => break verdicts,
+            Err(e) => {
+                counter!("persister_retries_total").increment(1);
+                warn!(error = %e, events = stored.len(), "a batch could not be written");
+                if started.elapsed() > KEEP || stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
+                    return vec![Settle::Retry(GIVE_BACK); batch.len()];
+                }
+            }
+        }
+    };
+    histogram!("persister_write_seconds").record(started.elapsed().as_secs_f64());
+    let now = Timestamp::now();
+    let mut settles = Vec::with_capacity(batch.len());
+    for (delivery, verdict) in batch.iter().zip(verdicts) {
+        histogram!("persister_behind_seconds").record(now.since(delivery.stored_at).as_secs_f64());
+        settles.push(match verdict {
+            Verdict::Applied(result) => {
+                if let Some(inbox) = delivery.header(header::OUTCOME_INBOX) {
+                    outcome::send(connection, inbox, &result).await;
+                }
+                Settle::Done
+            }
+            Verdict::Rejected(reason, why) => Settle::Reject(reason, why),
+        });
+    }
+    settles
+}

@@ -1,0 +1,254 @@
+//! What a conversation's document says beyond its messages: counters, the newest message, read marks. A pure fold over
+//! events that gives the same result in any order and however often an event comes. No I/O.
+//!
+//! Counting is not idempotent by nature, so the fold remembers what it has counted: every effect above `floor` stands in
+//! `tail` with its sequence. `floor` follows the consumer's ack floor, below which no event is outstanding; what lies under
+//! it is folded into the base and can come again only as a repetition, which is ignored.
+
+use mongodb::bson::{Bson, DateTime, Document, doc};
+
+use crate::document::long;
+
+/// Read marks that are kept. Only a message that is applied late needs an old one, and it is late by far fewer reads.
+const MAX_MARKS: usize = 64;
+
+/// What one event does to a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// A message was created at `seq`.
+    Created { seq: i64, unread: bool },
+    /// The message created at `of` was deleted at `seq`: the first delete that the view knows of, whichever came.
+    Deleted { seq: i64, of: i64, unread: bool },
+    /// Everything before `seq` was read.
+    Read { seq: i64, at: DateTime },
+}
+
+/// An effect on the counters that stands above the floor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Entry {
+    seq: i64,
+    /// The sequence of the message's creation.
+    of: i64,
+    /// +1 or -1.
+    sign: i64,
+    /// Whether it counts as unread, as long as no mark lies above `of`.
+    unread: bool,
+}
+
+/// The state of one conversation on one platform.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Conversation {
+    /// Written with each change; a write on an older one is refused.
+    pub revision: i64,
+    /// The newest message's sequence; `None` when there is none, or it was deleted and must be looked for.
+    pub latest: Option<i64>,
+    /// The newest message was deleted: look for the newest that is left.
+    pub latest_is_stale: bool,
+    floor: i64,
+    base_total: i64,
+    base_unread: i64,
+    tail: Vec<Entry>,
+    marks: Vec<(i64, DateTime)>,
+}
+
+impl Conversation {
+    /// Messages that are not deleted.
+    pub fn total(&self) -> i64 {
+        self.base_total + self.tail.iter().map(|e| e.sign).sum::<i64>()
+    }
+
+    /// Inbound ones of them that nobody has read.
+    pub fn unread(&self) -> i64 {
+        let mark = self.last_mark();
+        self.base_unread + self.tail.iter().filter(|e| e.unread && e.of > mark).map(|e| e.sign).sum::<i64>()
+    }
+
+    /// The first mark above a message: when it was read.
+    pub fn read_at(&self, seq: i64) -> Option<(i64, DateTime)> {
+        self.marks.iter().find(|(mark, _)| *mark > seq).copied()
+    }
+
+    fn last_mark(&self) -> i64 {
+        self.marks.last().map_or(0, |(seq, _)| *seq)
+    }
+
+    /// Applies an effect; false if it was known.
+    pub fn apply(&mut self, effect: Effect) -> bool {
+        match effect {
+            Effect::Created { seq, unread } => {
+                let new = self.count(Entry { seq, of: seq, sign: 1, unread });
+                let deleted = self.tail.iter().any(|e| e.of == seq && e.sign < 0);
+                if new && !deleted && self.latest.is_none_or(|latest| latest < seq) {
+                    self.latest = Some(seq);
+                    self.latest_is_stale = false;
+                }
+                new
+            }
+            Effect::Deleted { seq, of, unread } => {
+                // A message is deleted once, by the first of several deletes.
+                if self.tail.iter().any(|e| e.of == of && e.sign < 0 && e.seq <= seq) {
+                    return false;
+                }
+                self.tail.retain(|e| e.of != of || e.sign > 0);
+                let new = self.count(Entry { seq, of, sign: -1, unread });
+                if new && self.latest == Some(of) {
+                    self.latest = None;
+                    self.latest_is_stale = true;
+                }
+                new
+            }
+            Effect::Read { seq, at } => {
+                if seq <= self.floor || self.marks.iter().any(|(mark, _)| *mark == seq) {
+                    return false;
+                }
+                let position = self.marks.partition_point(|(mark, _)| *mark < seq);
+                self.marks.insert(position, (seq, at));
+                if self.marks.len() > MAX_MARKS {
+                    self.marks.remove(0);
+                }
+                // Every message in the base was created below the floor, and so before this mark.
+                self.base_unread = 0;
+                true
+            }
+        }
+    }
+
+    fn count(&mut self, entry: Entry) -> bool {
+        if entry.seq <= self.floor || self.tail.iter().any(|e| e.seq == entry.seq) {
+            return false;
+        }
+        self.tail.push(entry);
+        true
+    }
+
+    /// Folds what lies at or under `settled_to` into the base: no event there is outstanding any more.
+    pub fn compact(&mut self, settled_to: i64) {
+        if settled_to <= self.floor {
+            return;
+        }
+        let mark = self.last_mark();
+        let (under, above): (Vec<Entry>, Vec<Entry>) = self.tail.iter().partition(|e| e.seq <= settled_to);
+        self.base_total += under.iter().map(|e| e.sign).sum::<i64>();
+        self.base_unread += under.iter().filter(|e| e.unread && e.of > mark).map(|e| e.sign).sum::<i64>();
+        self.tail = above;
+        self.floor = settled_to;
+    }
+
+    /// The fields to set on the document.
+    pub fn to_document(&self) -> Document {
+        let tail = self.tail.iter().map(|e| Bson::from(vec![e.seq, e.of, e.sign, i64::from(e.unread)])).collect::<Vec<_>>();
+        let marks = self.marks.iter().map(|(seq, at)| Bson::from(doc! {"seq": seq, "at": at})).collect::<Vec<_>>();
+        doc! {
+            "latest": self.latest.map_or(Bson::Null, |seq| doc! {"seq": seq}.into()),
+            "total": self.total(),
+            "unread": self.unread(),
+            "revision": self.revision,
+            "fold": {"floor": self.floor, "total": self.base_total, "unread": self.base_unread, "tail": tail, "marks": marks},
+        }
+    }
+
+    /// Reads a document back. A damaged one counts anew from what it can read.
+    pub fn from_document(document: &Document) -> Conversation {
+        let empty = Document::new();
+        let fold = document.get_document("fold").unwrap_or(&empty);
+        let long_of = |d: &Document, name: &str| d.get_i64(name).unwrap_or_default();
+        let entry = |b: &Bson| {
+            let [seq, of, sign, unread] = b.as_array()?.as_slice() else { return None };
+            Some(Entry { seq: seq.as_i64()?, of: of.as_i64()?, sign: sign.as_i64()?, unread: unread.as_i64()? != 0 })
+        };
+        let mark = |b: &Bson| {
+            let d = b.as_document()?;
+            Some((d.get_i64("seq").ok()?, *d.get_datetime("at").ok()?))
+        };
+        Conversation {
+            revision: long_of(document, "revision"),
+            latest: document.get_document("latest").ok().and_then(|l| l.get_i64("seq").ok()),
+            latest_is_stale: false,
+            floor: long_of(fold, "floor"),
+            base_total: long_of(fold, "total"),
+            base_unread: long_of(fold, "unread"),
+            tail: fold.get_array("tail").map(|a| a.iter().filter_map(entry).collect()).unwrap_or_default(),
+            marks: fold.get_array("marks").map(|a| a.iter().filter_map(mark).collect()).unwrap_or_default(),
+        }
+    }
+}
+
+/// An ack floor as the fold wants it.
+pub fn floor(settled_to: u64) -> i64 {
+    long(settled_to)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A history in sequence order: what the counters must say, computed by hand.
+    fn history() -> impl Strategy<Value = Vec<Effect>> {
+        prop::collection::vec((0..5u8, any::<prop::sample::Index>(), any::<bool>()), 1..30).prop_map(|steps| {
+            let mut left: Vec<(i64, bool)> = Vec::new();
+            let mut effects = Vec::new();
+            for (seq, (kind, which, unread)) in (1..).zip(steps) {
+                match kind {
+                    0 if !left.is_empty() => {
+                        let (of, unread) = left.remove(which.index(left.len()));
+                        effects.push(Effect::Deleted { seq, of, unread });
+                    }
+                    1 => effects.push(Effect::Read { seq, at: DateTime::from_millis(seq) }),
+                    _ => {
+                        left.push((seq, unread));
+                        effects.push(Effect::Created { seq, unread });
+                    }
+                }
+            }
+            effects
+        })
+    }
+
+    fn by_hand(history: &[Effect]) -> (i64, i64) {
+        let mut left: Vec<(i64, bool)> = Vec::new();
+        for effect in history {
+            match *effect {
+                Effect::Created { seq, unread } => left.push((seq, unread)),
+                Effect::Deleted { of, .. } => left.retain(|(seq, _)| *seq != of),
+                Effect::Read { .. } => left.iter_mut().for_each(|(_, unread)| *unread = false),
+            }
+        }
+        (left.len() as i64, left.iter().filter(|(_, unread)| *unread).count() as i64)
+    }
+
+    proptest! {
+        #[test]
+        fn any_order_and_repetition_counts_the_same(history in history(), order in any::<prop::sample::Index>(), shuffle in prop::collection::vec(any::<u32>(), 60)) {
+            let mut twice: Vec<Effect> = history.iter().chain(&history).copied().collect();
+            twice.rotate_left(order.index(history.len()));
+            let mut keyed: Vec<(u32, Effect)> = shuffle.into_iter().cycle().zip(twice).collect();
+            keyed.sort_by_key(|(key, _)| *key);
+            let mut conversation = Conversation::default();
+            for (_, effect) in keyed {
+                conversation.apply(effect);
+                conversation = Conversation::from_document(&conversation.to_document());
+            }
+            prop_assert_eq!((conversation.total(), conversation.unread()), by_hand(&history));
+        }
+
+        #[test]
+        fn compaction_changes_nothing_and_repetition_below_the_floor_is_ignored(history in history(), every in 1usize..5) {
+            let mut conversation = Conversation::default();
+            for (i, effect) in history.iter().enumerate() {
+                conversation.apply(*effect);
+                if i % every == 0 {
+                    conversation.compact(i as i64 + 1);
+                }
+            }
+            let counted = (conversation.total(), conversation.unread());
+            prop_assert_eq!(counted, by_hand(&history));
+            conversation.compact(history.len() as i64);
+            for effect in &history {
+                prop_assert!(!conversation.apply(*effect));
+            }
+            prop_assert_eq!((conversation.total(), conversation.unread()), counted);
+            prop_assert!(conversation.tail.is_empty());
+        }
+    }
+}

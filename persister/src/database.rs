@@ -1,0 +1,269 @@
+//! MongoDB itself: the connection and its time limits, collections, indexes, and bulk updates for servers before 8.0.
+//! Knows no event.
+
+use std::time::Duration;
+
+use mongodb::bson::{Document, doc};
+use mongodb::error::{Error, ErrorKind};
+use mongodb::options::{Acknowledgment, ClientOptions, IndexOptions, ReadConcern, WriteConcern};
+use mongodb::{Client, Collection, Database, IndexModel};
+use nats::runtime::CancellationToken;
+use nats::runtime::health::Health;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::json;
+use tracing::{info, warn};
+
+/// How long the driver looks for a primary before an operation fails.
+const SERVER_SELECTION: Duration = Duration::from_secs(2);
+/// Any one operation. Below the consumer's ack wait, so that a hung database gives messages back in time.
+pub const OPERATION: Duration = Duration::from_secs(8);
+/// A write is majority-committed, and so on disk, within this or fails.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections of one replica.
+const POOL: u32 = 20;
+/// Pause between tries to make the indexes, while MongoDB is away.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// MongoDB is away, too slow, or refuses. The work is to be tried again.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("MongoDB: {0}")]
+pub struct Unavailable(pub String);
+
+impl From<Error> for Unavailable {
+    fn from(error: Error) -> Unavailable {
+        Unavailable(error.to_string())
+    }
+}
+
+/// The name of the unique index on a platform's own message ids, as it stands in a duplicate key error.
+pub const EXTERNAL_INDEX: &str = "company_platform_external";
+/// The name of the unique index on staff emails.
+pub const EMAIL_INDEX: &str = "email";
+/// The server's code for a duplicate key.
+pub const DUPLICATE_KEY: i32 = 11_000;
+
+/// Connects lazily: a database that is away shows at the first operation.
+///
+/// # Errors
+/// The URI is not one, or names no database.
+pub async fn open(uri: &SecretString) -> Result<Database, Unavailable> {
+    let mut options = ClientOptions::parse(uri.expose_secret()).await?;
+    options.app_name = Some("petbuddy-persister".into());
+    options.server_selection_timeout = Some(SERVER_SELECTION);
+    options.connect_timeout = Some(SERVER_SELECTION);
+    options.max_pool_size = Some(POOL);
+    options.write_concern = Some(WriteConcern::builder().w(Acknowledgment::Majority).journal(true).w_timeout(WRITE_TIMEOUT).build());
+    options.read_concern = Some(ReadConcern::local());
+    let name = options
+        .default_database
+        .clone()
+        .ok_or_else(|| Unavailable("MONGODB_URI must name the database, as in mongodb://host:27017/petbuddy".into()))?;
+    Ok(Client::with_options(options)?.database(&name))
+}
+
+/// The collections of the view.
+#[derive(Clone)]
+pub struct Collections {
+    /// Messages; also the shells of messages whose `message.created` has not come yet.
+    pub messages: Collection<Document>,
+    /// One document for a company's contact on a platform: counters, latest message, read marks.
+    pub conversations: Collection<Document>,
+    /// Contacts.
+    pub contacts: Collection<Document>,
+    /// Companies.
+    pub companies: Collection<Document>,
+    /// Staff.
+    pub users: Collection<Document>,
+}
+
+impl Collections {
+    /// Those of a database.
+    pub fn of(database: &Database) -> Collections {
+        let named = |name| database.collection(name);
+        Collections {
+            messages: named("messages"),
+            conversations: named("conversations"),
+            contacts: named("contacts"),
+            companies: named("companies"),
+            users: named("users"),
+        }
+    }
+
+    /// Makes the indexes. Each costs every insert, so there is none without a query that needs it.
+    ///
+    /// # Errors
+    /// MongoDB is away, or an index of the same name is another.
+    pub async fn create_indexes(&self) -> Result<(), Unavailable> {
+        let index = |keys: Document| IndexModel::builder().keys(keys).build();
+        let unique = |keys: Document, name: &str, partial: Option<Document>| {
+            let options = IndexOptions::builder().name(name.to_owned()).unique(true).partial_filter_expression(partial).build();
+            IndexModel::builder().keys(keys).options(options).build()
+        };
+        let messages = [
+            index(doc! {"created_at": -1}),
+            index(doc! {"platform": 1}),
+            // Marking a conversation read, and finding its newest message.
+            index(doc! {"contact_id": 1, "seq": -1}),
+            // Listing a conversation.
+            index(doc! {"company_id": 1, "contact_id": 1, "created_at": -1}),
+            unique(
+                doc! {"company_id": 1, "platform": 1, "external_message_id": 1},
+                EXTERNAL_INDEX,
+                Some(doc! {"external_message_id": {"$exists": true}}),
+            ),
+        ];
+        self.messages.create_indexes(messages).await?;
+        self.conversations.create_index(index(doc! {"company_id": 1, "platform": 1, "latest.seq": -1})).await?;
+        self.contacts.create_index(index(doc! {"company_id": 1, "created_at": -1})).await?;
+        self.users.create_indexes([unique(doc! {"email": 1}, EMAIL_INDEX, None), index(doc! {"company_id": 1})]).await?;
+        Ok(())
+    }
+}
+
+/// Makes the indexes once MongoDB is there, then confirms the check `mongodb` every second while it answers.
+pub async fn watch(database: Database, health: Health, stop: CancellationToken) {
+    let collections = Collections::of(&database);
+    let mut ready = false;
+    let mut tick = tokio::time::interval(RETRY);
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        let check = async {
+            match ready {
+                true => database.run_command(doc! {"ping": 1}).await.map(drop).map_err(Unavailable::from),
+                false => collections.create_indexes().await,
+            }
+        };
+        match limited(check).await {
+            Ok(()) if ready => health.good("mongodb", json!({"database": database.name()})),
+            Ok(()) => {
+                info!("MongoDB is there, and the indexes are made");
+                ready = true;
+            }
+            Err(e) => {
+                warn!(error = %e, "MongoDB does not answer");
+                health.bad("mongodb", json!("does not answer"));
+            }
+        }
+    }
+}
+
+/// Bounds an operation by [`OPERATION`].
+///
+/// # Errors
+/// The operation's own, or that it took too long.
+pub async fn limited<T>(operation: impl Future<Output = Result<T, Unavailable>>) -> Result<T, Unavailable> {
+    tokio::time::timeout(OPERATION, operation).await.unwrap_or_else(|_| Err(Unavailable(format!("no answer within {OPERATION:?}"))))
+}
+
+/// What a bulk of updates did.
+#[derive(Debug, Default)]
+pub struct Updated {
+    /// Documents that an update matched or inserted.
+    pub matched: u64,
+    /// Documents that changed.
+    pub modified: u64,
+    /// Positions of updates that hit a unique key, with the error's text.
+    pub duplicates: Vec<(usize, String)>,
+}
+
+/// Updates in one command; the next is at most this large.
+const UPDATES_A_COMMAND: usize = 1_000;
+
+/// Sends updates `{q, u, upsert?, multi?}`, unordered, majority-committed. `Client::bulk_write` needs MongoDB 8.0.
+///
+/// # Errors
+/// Anything but a duplicate key, which is reported in [`Updated`].
+pub async fn update_many(collection: &Collection<Document>, updates: Vec<Document>) -> Result<Updated, Unavailable> {
+    let database = collection.client().database(&collection.namespace().db);
+    let mut done = Updated::default();
+    for (base, chunk) in (0..).step_by(UPDATES_A_COMMAND).zip(updates.chunks(UPDATES_A_COMMAND)) {
+        // run_command neither takes the client's write concern nor turns write errors into an `Err`.
+        let command = doc! {
+            "update": collection.name(),
+            "updates": chunk.to_vec(),
+            "ordered": false,
+            "writeConcern": {"w": "majority", "j": true, "wtimeout": WRITE_TIMEOUT.as_millis() as i64},
+        };
+        let reply = limited(async { Ok(database.run_command(command).await?) }).await?;
+        if let Ok(error) = reply.get_document("writeConcernError") {
+            return Err(Unavailable(format!("{error}")));
+        }
+        let errors = reply.get_array("writeErrors").map(|e| e.as_slice()).unwrap_or_default();
+        for error in errors.iter().filter_map(|e| e.as_document()) {
+            if error.get_i32("code").ok() != Some(DUPLICATE_KEY) {
+                return Err(Unavailable(format!("{error}")));
+            }
+            let index = error.get_i32("index").unwrap_or_default() as usize;
+            done.duplicates.push((base + index, error.get_str("errmsg").unwrap_or_default().to_owned()));
+        }
+        done.matched += reply.get_i32("n").unwrap_or_default() as u64;
+        done.modified += reply.get_i32("nModified").unwrap_or_default() as u64;
+    }
+    Ok(done)
+}
+
+/// Inserts what is new; positions that hit a unique key come back with the error's text.
+///
+/// # Errors
+/// Anything but a duplicate key.
+pub async fn insert_new(collection: &Collection<Document>, documents: &[Document]) -> Result<Vec<(usize, String)>, Unavailable> {
+    if documents.is_empty() {
+        return Ok(Vec::new());
+    }
+    let insert = async { Ok(collection.insert_many(documents).ordered(false).await) };
+    match limited(insert).await? {
+        Ok(_) => Ok(Vec::new()),
+        Err(error) => match *error.kind {
+            ErrorKind::InsertMany(ref many) if many.write_concern_error.is_none() => {
+                let errors = many.write_errors.as_deref().unwrap_or_default();
+                match errors.iter().all(|e| e.code == DUPLICATE_KEY) && !errors.is_empty() {
+                    true => Ok(errors.iter().map(|e| (e.index, e.message.clone())).collect()),
+                    false => Err(error.into()),
+                }
+            }
+            _ => Err(error.into()),
+        },
+    }
+}
+
+/// Makes a mongod that was started with `--replSet` a replica set of one, and waits until it is primary. For the
+/// development run; a set that exists is left as it is.
+///
+/// # Errors
+/// It does not answer, or does not become primary within 30 s.
+pub async fn initiate_replica_set(host: &str) -> Result<(), Unavailable> {
+    const PRIMARY_WITHIN: Duration = Duration::from_secs(30);
+    let mut options = ClientOptions::parse(format!("mongodb://{host}/?directConnection=true")).await?;
+    options.server_selection_timeout = Some(PRIMARY_WITHIN);
+    let admin = Client::with_options(options)?.database("admin");
+    let config = doc! {"_id": "rs0", "members": [{"_id": 0, "host": host}]};
+    let elect = async {
+        match admin.run_command(doc! {"replSetInitiate": config.clone()}).await {
+            Ok(_) => {}
+            // The data folder knows its set; the port may be another than last time.
+            Err(e) if e.to_string().contains("already initialized") => reconfigure(&admin, host).await?,
+            Err(e) => return Err(e.into()),
+        }
+        let mut tick = tokio::time::interval(Duration::from_millis(100));
+        loop {
+            tick.tick().await;
+            let hello = admin.run_command(doc! {"hello": 1}).await?;
+            if hello.get_bool("isWritablePrimary").unwrap_or_default() {
+                return Ok(());
+            }
+        }
+    };
+    tokio::time::timeout(PRIMARY_WITHIN, elect).await.unwrap_or_else(|_| Err(Unavailable("mongod did not become primary".into())))
+}
+
+async fn reconfigure(admin: &Database, host: &str) -> Result<(), Unavailable> {
+    let reply = admin.run_command(doc! {"replSetGetConfig": 1}).await?;
+    let mut config = reply.get_document("config").cloned().unwrap_or_default();
+    let current = config.get_array("members").ok().and_then(|m| m.first()?.as_document()?.get_str("host").ok().map(str::to_owned));
+    if current.as_deref() == Some(host) {
+        return Ok(());
+    }
+    config.insert("version", config.get_i32("version").unwrap_or(1) + 1);
+    config.insert("members", vec![doc! {"_id": 0, "host": host}]);
+    admin.run_command(doc! {"replSetReconfig": config, "force": true}).await?;
+    Ok(())
+}

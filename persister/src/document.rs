@@ -1,0 +1,363 @@
+//! The form of documents in MongoDB, and the way back to the contract's types. No queries, no writes.
+
+use mongodb::bson::{Bson, DateTime, Document, doc, oid::ObjectId};
+use nats::domain::{Attachment, Company, Contact, Delivery, Message, MessageView, StaffRole, User};
+use nats::{Id, Timestamp};
+use serde_json::Value as Json;
+
+/// A document that is not of the view's form; someone else has written it.
+#[derive(Debug, thiserror::Error)]
+#[error("a document of another form: {0}")]
+pub struct BadDocument(String);
+
+/// As MongoDB keeps it.
+pub fn oid(id: Id) -> ObjectId {
+    ObjectId::from_bytes(id.bytes())
+}
+
+/// As the contract has it.
+pub fn id(oid: ObjectId) -> Id {
+    Id::from_bytes(oid.bytes())
+}
+
+/// As MongoDB keeps it.
+pub fn date(at: Timestamp) -> DateTime {
+    DateTime::from_millis(at.millis())
+}
+
+fn timestamp(at: DateTime) -> Timestamp {
+    Timestamp::from_millis(at.timestamp_millis())
+}
+
+/// A stream sequence; below 2^63 for as long as anyone lives.
+pub fn long(seq: u64) -> i64 {
+    i64::try_from(seq).unwrap_or(i64::MAX)
+}
+
+/// The fields of a message that come from its `message.created` alone.
+pub fn message(message: &Message, seq: u64) -> Document {
+    let mut document = doc! {
+        "_id": oid(message.id),
+        "company_id": oid(message.company_id),
+        "contact_id": oid(message.contact_id),
+        "role": message.role.as_str(),
+        "platform": message.platform.as_str(),
+        "direction": message.direction.as_str(),
+        "content": message.content.as_str(),
+        "attachments": attachments(&message.attachments),
+        "read": false,
+        "delivered": false,
+        "read_at": Bson::Null,
+        "created_at": date(message.created_at),
+        "updated_at": date(message.created_at),
+        "seq": long(seq),
+    };
+    if let Some(external) = &message.external_message_id {
+        document.insert("external_message_id", external.as_str());
+    }
+    if message.is_forwardable() {
+        document.insert("delivery", delivery(&Delivery::queued()));
+    }
+    if !message.extra.is_empty() {
+        document.insert("extra", free_form(&message.extra));
+    }
+    document
+}
+
+/// Free-form JSON as a document. Unlike the driver's own conversion it reads no extended JSON: `{"$oid": …}` stays what it is.
+fn free_form(json: &serde_json::Map<String, Json>) -> Document {
+    fn bson(json: &Json) -> Bson {
+        match json {
+            Json::Null => Bson::Null,
+            Json::Bool(b) => Bson::Boolean(*b),
+            Json::Number(n) => n.as_i64().map(Bson::Int64).unwrap_or_else(|| Bson::Double(n.as_f64().unwrap_or_default())),
+            Json::String(s) => Bson::String(s.clone()),
+            Json::Array(a) => Bson::Array(a.iter().map(bson).collect()),
+            Json::Object(o) => Bson::Document(free_form(o)),
+        }
+    }
+    json.iter().map(|(k, v)| (k.clone(), bson(v))).collect()
+}
+
+fn read_free_form(document: &Document) -> serde_json::Map<String, Json> {
+    fn json(bson: &Bson) -> Json {
+        match bson {
+            Bson::Boolean(b) => Json::Bool(*b),
+            Bson::Int64(n) => (*n).into(),
+            Bson::Int32(n) => (*n).into(),
+            Bson::Double(n) => (*n).into(),
+            Bson::String(s) => Json::String(s.clone()),
+            Bson::Array(a) => Json::Array(a.iter().map(json).collect()),
+            Bson::Document(d) => Json::Object(read_free_form(d)),
+            _ => Json::Null,
+        }
+    }
+    document.iter().map(|(k, v)| (k.clone(), json(v))).collect()
+}
+
+fn read_extra(document: &Document) -> serde_json::Map<String, Json> {
+    document.get_document("extra").map(read_free_form).unwrap_or_default()
+}
+
+/// The field `attachments`.
+pub fn attachments(attachments: &[Attachment]) -> Vec<Document> {
+    let one = |a: &Attachment| {
+        let mut d = doc! {"type": a.kind.as_str(), "url": a.url.as_str()};
+        if let Some(description) = &a.file_description {
+            d.insert("file_description", description.as_str());
+        }
+        d
+    };
+    attachments.iter().map(one).collect()
+}
+
+/// The field `delivery`.
+pub fn delivery(delivery: &Delivery) -> Document {
+    let at = |at: Option<Timestamp>| at.map_or(Bson::Null, |at| date(at).into());
+    doc! {
+        "state": delivery.state.as_str(),
+        "attempts": i64::from(delivery.attempts),
+        "last_error": delivery.last_error.clone().map_or(Bson::Null, Bson::String),
+        "next_attempt_at": at(delivery.next_attempt_at),
+        "delivered_at": at(delivery.delivered_at),
+    }
+}
+
+/// Reads fields and remembers which one was wrong.
+struct Fields<'a>(&'a Document);
+
+impl Fields<'_> {
+    fn bad(&self, field: &str) -> BadDocument {
+        BadDocument(format!("{field} of {}", self.0.get("_id").unwrap_or(&Bson::Null)))
+    }
+
+    fn id(&self, field: &str) -> Result<Id, BadDocument> {
+        self.0.get_object_id(field).map(id).map_err(|_| self.bad(field))
+    }
+
+    fn text(&self, field: &str) -> Result<&str, BadDocument> {
+        self.0.get_str(field).map_err(|_| self.bad(field))
+    }
+
+    fn parsed<T, E>(&self, field: &str, parse: impl Fn(&str) -> Result<T, E>) -> Result<T, BadDocument> {
+        parse(self.text(field)?).map_err(|_| self.bad(field))
+    }
+
+    fn maybe<T, E>(&self, field: &str, parse: impl Fn(&str) -> Result<T, E>) -> Result<Option<T>, BadDocument> {
+        match self.0.get(field) {
+            None | Some(Bson::Null) => Ok(None),
+            Some(_) => self.parsed(field, parse).map(Some),
+        }
+    }
+
+    fn at(&self, field: &str) -> Result<Timestamp, BadDocument> {
+        self.0.get_datetime(field).map(|d| timestamp(*d)).map_err(|_| self.bad(field))
+    }
+
+    fn maybe_at(&self, field: &str) -> Option<Timestamp> {
+        self.0.get_datetime(field).ok().map(|d| timestamp(*d))
+    }
+
+    fn number(&self, field: &str) -> Option<i64> {
+        self.0.get_i64(field).ok().or_else(|| self.0.get_i32(field).ok().map(i64::from))
+    }
+}
+
+/// A whole message.
+///
+/// # Errors
+/// [`BadDocument`]
+pub fn read_message(document: &Document) -> Result<MessageView, BadDocument> {
+    use nats::domain::{Content, ExternalId, ShortText, Url};
+    let f = Fields(document);
+    let mut attachments = Vec::new();
+    for a in document.get_array("attachments").map_err(|_| f.bad("attachments"))? {
+        let a = Fields(a.as_document().ok_or_else(|| f.bad("attachments"))?);
+        let kind = a.parsed("type", ShortText::new)?;
+        attachments.push(Attachment {
+            kind,
+            url: a.parsed("url", Url::new)?,
+            file_description: a.maybe("file_description", ShortText::new)?,
+        });
+    }
+    let message = Message {
+        id: f.id("_id")?,
+        company_id: f.id("company_id")?,
+        contact_id: f.id("contact_id")?,
+        role: f.parsed("role", str::parse)?,
+        platform: f.parsed("platform", str::parse)?,
+        direction: f.parsed("direction", str::parse)?,
+        content: f.parsed("content", Content::new)?,
+        attachments,
+        external_message_id: f.maybe("external_message_id", ExternalId::new)?,
+        created_at: f.at("created_at")?,
+        extra: read_extra(document),
+    };
+    let delivery = document.get_document("delivery").ok().map(read_delivery).transpose()?;
+    Ok(MessageView {
+        message,
+        read: document.get_bool("read").unwrap_or_default(),
+        delivered: document.get_bool("delivered").unwrap_or_default(),
+        read_at: f.maybe_at("read_at"),
+        updated_at: f.at("updated_at")?,
+        delivery,
+        seq: f.number("seq").map(|seq| seq as u64),
+    })
+}
+
+fn read_delivery(document: &Document) -> Result<Delivery, BadDocument> {
+    let f = Fields(document);
+    Ok(Delivery {
+        state: f.parsed("state", str::parse)?,
+        attempts: f.number("attempts").unwrap_or_default() as u32,
+        last_error: f.maybe("last_error", |t| Ok::<_, BadDocument>(t.to_owned()))?,
+        next_attempt_at: f.maybe_at("next_attempt_at"),
+        delivered_at: f.maybe_at("delivered_at"),
+    })
+}
+
+/// A contact. Its optional parts are kept as they are in JSON, with dates as dates.
+pub fn contact(contact: &Contact, seq: u64) -> Document {
+    let text = |t: &Option<nats::domain::ShortText>| t.as_ref().map(|t| t.as_str().to_owned());
+    let mut document = doc! {
+        "_id": oid(contact.id),
+        "company_id": oid(contact.company_id),
+        "fullName": contact.full_name.as_str(),
+        "botSuspended": contact.bot_suspended,
+        "created_at": date(contact.created_at),
+        "seq": long(seq),
+    };
+    let social = &contact.social;
+    let social = [
+        ("facebookId", &social.facebook_id),
+        ("instagramId", &social.instagram_id),
+        ("telegramId", &social.telegram_id),
+        ("whatsappId", &social.whatsapp_id),
+    ];
+    document.insert("social", social.into_iter().filter_map(|(k, v)| Some((k.to_owned(), Bson::String(text(v)?)))).collect::<Document>());
+    let mut profile = free_form(&contact.profile.rest);
+    if let Some(name) = text(&contact.profile.name) {
+        profile.insert("name", name);
+    }
+    document.insert("profile", profile);
+    let optional = [
+        ("email", contact.email.as_ref().map(|e| e.as_str().to_owned())),
+        ("phone", text(&contact.phone)),
+        ("socialNetworkName", text(&contact.social_network_name)),
+        ("contactStatus", text(&contact.contact_status)),
+        ("leadStage", text(&contact.lead_stage)),
+    ];
+    document.extend(optional.into_iter().filter_map(|(k, v)| Some((k.to_owned(), Bson::String(v?)))));
+    if let Some(until) = contact.bot_suspend_until {
+        document.insert("botSuspendUntil", date(until));
+    }
+    if !contact.extra.is_empty() {
+        document.insert("extra", free_form(&contact.extra));
+    }
+    document
+}
+
+/// A whole contact.
+///
+/// # Errors
+/// [`BadDocument`]
+pub fn read_contact(document: &Document) -> Result<Contact, BadDocument> {
+    use nats::domain::{Email, ShortText, Social};
+    let f = Fields(document);
+    let empty = Document::new();
+    let s = Fields(document.get_document("social").unwrap_or(&empty));
+    Ok(Contact {
+        id: f.id("_id")?,
+        company_id: f.id("company_id")?,
+        full_name: f.parsed("fullName", ShortText::new)?,
+        email: f.maybe("email", Email::new)?,
+        phone: f.maybe("phone", ShortText::new)?,
+        social_network_name: f.maybe("socialNetworkName", ShortText::new)?,
+        contact_status: f.maybe("contactStatus", ShortText::new)?,
+        lead_stage: f.maybe("leadStage", ShortText::new)?,
+        bot_suspended: document.get_bool("botSuspended").unwrap_or_default(),
+        bot_suspend_until: f.maybe_at("botSuspendUntil"),
+        social: Social {
+            facebook_id: s.maybe("facebookId", ShortText::new)?,
+            instagram_id: s.maybe("instagramId", ShortText::new)?,
+            telegram_id: s.maybe("telegramId", ShortText::new)?,
+            whatsapp_id: s.maybe("whatsappId", ShortText::new)?,
+        },
+        profile: serde_json::from_value(Json::Object(document.get_document("profile").map(read_free_form).unwrap_or_default()))
+            .map_err(|_| f.bad("profile"))?,
+        created_at: f.at("created_at")?,
+        extra: read_extra(document),
+    })
+}
+
+/// A company.
+pub fn company(company: &Company, seq: u64) -> Document {
+    doc! {"_id": oid(company.id), "name": company.name.as_str(), "created_at": date(company.created_at), "seq": long(seq)}
+}
+
+/// A member of staff.
+pub fn user(user: &User, seq: u64) -> Document {
+    doc! {
+        "_id": oid(user.id),
+        "company_id": oid(user.company_id),
+        "email": user.email.as_str(),
+        "fullName": user.full_name.as_str(),
+        "role": staff_role(user.role),
+        "password_hash": &user.password_hash,
+        "created_at": date(user.created_at),
+        "seq": long(seq),
+    }
+}
+
+fn staff_role(role: StaffRole) -> &'static str {
+    match role {
+        StaffRole::Manager => "manager",
+        StaffRole::Receptionist => "receptionist",
+    }
+}
+
+/// A whole member of staff.
+///
+/// # Errors
+/// [`BadDocument`]
+pub fn read_user(document: &Document) -> Result<User, BadDocument> {
+    use nats::domain::{Email, ShortText};
+    let f = Fields(document);
+    let role = match f.text("role")? {
+        "manager" => StaffRole::Manager,
+        "receptionist" => StaffRole::Receptionist,
+        _ => return Err(f.bad("role")),
+    };
+    Ok(User {
+        id: f.id("_id")?,
+        company_id: f.id("company_id")?,
+        email: f.parsed("email", Email::new)?,
+        full_name: f.parsed("fullName", ShortText::new)?,
+        role,
+        password_hash: f.text("password_hash")?.to_owned(),
+        created_at: f.at("created_at")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nats::event::{Envelope, Event};
+
+    fn golden(kind: &str) -> Event {
+        let file = format!("{}/../nats/golden/{kind}.v1.json", env!("CARGO_MANIFEST_DIR"));
+        Envelope::from_json(&std::fs::read(file).unwrap()).unwrap().event
+    }
+
+    #[test]
+    fn documents_are_read_back_as_they_were_written() {
+        let Event::MessageCreated(mut m) = golden("message.created") else { panic!() };
+        m.extra.insert("$where".into(), serde_json::json!({"a.b": 1}));
+        assert_eq!(read_message(&message(&m, 7)).unwrap(), m.initial_view(Some(7)));
+        let Event::ContactCreated(mut c) = golden("contact.created") else { panic!() };
+        c.profile.rest.insert("$set".into(), serde_json::json!([1, {"x": null}]));
+        assert_eq!(read_contact(&contact(&c, 7)).unwrap(), *c);
+        let Event::CompanyCreated(c) = golden("company.created") else { panic!() };
+        assert_eq!(read_user(&user(&c.manager, 7)).unwrap(), c.manager);
+    }
+}

@@ -1,0 +1,147 @@
+//! Applies events to MongoDB so that order, repetition and several replicas at once make no difference to the documents.
+//!
+//! How: `message.created` inserts; every other change of a message is an update guarded by the sequence of its field
+//! (`applied.<field>`), which makes a shell of a message that is not there yet; the insert then fills the shell. Counters
+//! and read marks are folded per conversation (`conversation.rs`) and written only onto the revision they were read from.
+
+mod conversations;
+mod directory;
+mod messages;
+
+use std::collections::BTreeMap;
+
+use mongodb::Database;
+use nats::dead::Reason;
+use nats::event::{BadEvent, Envelope, Event};
+use nats::outcome::Outcome;
+use secrecy::SecretString;
+
+use crate::database::{self, Collections, Unavailable};
+
+/// A message of the log.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// Its sequence.
+    pub seq: u64,
+    /// Its subject.
+    pub subject: String,
+    /// Its payload.
+    pub payload: bytes::Bytes,
+}
+
+/// What became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is in the view, and this is what the one who caused it is told.
+    Applied(Outcome),
+    /// It can never be.
+    Rejected(Reason, String),
+}
+
+const APPLIED: Verdict = Verdict::Applied(Outcome::Applied { matched: 1, modified: 1 });
+
+/// MongoDB as a view of the log.
+#[derive(Clone)]
+pub struct View {
+    database: Database,
+    pub(crate) collections: Collections,
+}
+
+/// An event and its place in the log.
+struct At<T> {
+    position: usize,
+    seq: u64,
+    envelope_at: nats::Timestamp,
+    event: T,
+}
+
+/// The events of a batch by kind, each with its position in the batch.
+#[derive(Default)]
+struct Sorted {
+    created: Vec<At<nats::domain::Message>>,
+    updated: Vec<At<nats::event::MessageUpdated>>,
+    deleted: Vec<At<nats::event::MessageDeleted>>,
+    delivery: Vec<At<nats::event::MessageDelivery>>,
+    read: Vec<At<(nats::Id, nats::event::MessageRead)>>,
+    contacts: Vec<At<Box<nats::domain::Contact>>>,
+    companies: Vec<At<nats::event::CompanyCreated>>,
+    /// The tenant of each event, for shells.
+    companies_of: BTreeMap<usize, nats::Id>,
+}
+
+impl View {
+    /// Connects lazily.
+    ///
+    /// # Errors
+    /// The URI cannot be used.
+    pub async fn open(uri: &SecretString) -> Result<View, Unavailable> {
+        let database = database::open(uri).await?;
+        let collections = Collections::of(&database);
+        Ok(View { database, collections })
+    }
+
+    /// The database.
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// Makes the indexes; [`View::apply`] relies on the unique ones.
+    ///
+    /// # Errors
+    /// MongoDB is away.
+    pub async fn create_indexes(&self) -> Result<(), Unavailable> {
+        self.collections.create_indexes().await
+    }
+
+    /// Applies a batch, in any order relative to other batches, and says what became of each message. Everything up to
+    /// `settled_to` is known to be settled by all replicas; 0 if that is not known.
+    ///
+    /// # Errors
+    /// MongoDB is away: apply the same batch again later. Part of it may be applied already, which does no harm.
+    pub async fn apply(&self, batch: &[Stored], settled_to: u64) -> Result<Vec<Verdict>, Unavailable> {
+        let mut verdicts = vec![APPLIED; batch.len()];
+        let sorted = sort(batch, &mut verdicts);
+        self.apply_directory(&sorted, &mut verdicts).await?;
+        let mut effects = conversations::Effects::default();
+        self.insert_created(&sorted, &mut effects, &mut verdicts).await?;
+        self.update_messages(&sorted, &mut effects, &mut verdicts).await?;
+        effects.add_reads(&sorted);
+        let folded = self.fold(effects, settled_to).await?;
+        self.mark_read(&sorted, &folded, &mut verdicts).await?;
+        Ok(verdicts)
+    }
+}
+
+fn sort(batch: &[Stored], verdicts: &mut [Verdict]) -> Sorted {
+    let mut sorted = Sorted::default();
+    for (position, stored) in batch.iter().enumerate() {
+        let envelope = match Envelope::from_message(&stored.subject, &stored.payload) {
+            Ok(envelope) => envelope,
+            Err(e) => {
+                let reason = match e {
+                    BadEvent::Malformed(_) => Reason::Malformed,
+                    BadEvent::Unknown { .. } => Reason::UnknownVersion,
+                };
+                verdicts[position] = Verdict::Rejected(reason, e.to_string());
+                continue;
+            }
+        };
+        sorted.companies_of.insert(position, envelope.company_id);
+        let (seq, envelope_at, company) = (stored.seq, envelope.occurred_at, envelope.company_id);
+        macro_rules! push {
+            ($list:ident, $event:expr) => {
+                sorted.$list.push(At { position, seq, envelope_at, event: $event })
+            };
+        }
+        match envelope.event {
+            Event::MessageCreated(e) => push!(created, e),
+            Event::MessageUpdated(e) => push!(updated, e),
+            Event::MessageDeleted(e) => push!(deleted, e),
+            Event::MessageDelivery(e) => push!(delivery, e),
+            Event::MessageRead(e) => push!(read, (company, e)),
+            Event::ContactCreated(e) => push!(contacts, e),
+            Event::CompanyCreated(e) => push!(companies, e),
+        }
+    }
+    sorted
+}

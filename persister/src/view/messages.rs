@@ -1,0 +1,235 @@
+//! Messages: inserts, and updates guarded by sequence.
+
+use std::collections::{HashMap, HashSet};
+
+use futures_util::TryStreamExt;
+use mongodb::bson::{Bson, Document, doc, oid::ObjectId};
+use nats::dead::Reason;
+use nats::domain::Direction;
+use nats::event::MessageDelivery;
+use nats::outcome::Outcome;
+
+use super::conversations::{Effects, Folded, Key};
+use super::{Sorted, Verdict, View};
+use crate::conversation::Effect;
+use crate::database::{EXTERNAL_INDEX, Unavailable, insert_new, limited, update_many};
+use crate::document::{self, date, long, oid};
+
+/// One guarded change: set `fields` if no later event has set `guard` yet.
+struct Guarded {
+    message: ObjectId,
+    contact: ObjectId,
+    company: ObjectId,
+    guard: &'static str,
+    seq: i64,
+    fields: Document,
+    at: mongodb::bson::DateTime,
+}
+
+impl Guarded {
+    /// A later event's guard makes the filter fail; the upsert then meets the document's `_id` and does nothing.
+    fn update(&self) -> Document {
+        let guard = format!("applied.{}", self.guard);
+        let mut set = self.fields.clone();
+        set.insert(&guard, self.seq);
+        doc! {
+            "q": {"_id": self.message, &guard: {"$not": {"$gte": self.seq}}},
+            "u": {"$set": set, "$max": {"updated_at": self.at}, "$setOnInsert": {"company_id": self.company, "contact_id": self.contact}},
+            "upsert": true,
+        }
+    }
+
+    /// What even a stale change leaves: when the message was last touched.
+    fn touch(&self) -> Document {
+        doc! {"q": {"_id": self.message}, "u": {"$max": {"updated_at": self.at}}}
+    }
+}
+
+impl View {
+    /// Inserts the messages created in this batch and notes what that does to their conversations.
+    pub(super) async fn insert_created(&self, sorted: &Sorted, effects: &mut Effects, verdicts: &mut [Verdict]) -> Result<(), Unavailable> {
+        let documents: Vec<Document> = sorted.created.iter().map(|c| document::message(&c.event, c.seq)).collect();
+        let refused = insert_new(&self.collections.messages, &documents).await?;
+        let refused: HashSet<usize> = refused.into_iter().map(|(index, _)| index).collect();
+        let known = self.fill_shells(refused.iter().map(|index| &documents[*index])).await?;
+        for (index, created) in sorted.created.iter().enumerate() {
+            let m = &created.event;
+            let key = Key::new(oid(m.company_id), oid(m.contact_id), m.platform);
+            let (seq, unread) = (long(created.seq), m.direction == Direction::Inbound);
+            if refused.contains(&index) {
+                let Some(known) = known.get(&oid(m.id)) else {
+                    let why = format!("another message holds this external_message_id ({EXTERNAL_INDEX})");
+                    verdicts[created.position] = Verdict::Rejected(Reason::DuplicateKey, why);
+                    continue;
+                };
+                if known.get_i64("seq").ok() != Some(seq) {
+                    continue; // The same message, published once more; the first to come stays.
+                }
+                if let Some(by) = deleted_at(known) {
+                    effects.add(key, Effect::Deleted { seq: by, of: seq, unread });
+                }
+            }
+            effects.add(key, Effect::Created { seq, unread });
+            effects.created(key, seq, oid(m.id), unread);
+        }
+        Ok(())
+    }
+
+    /// Puts messages' own fields under what later events have already set. Returns the documents as they now are; one is
+    /// missing where another message holds its external id.
+    async fn fill_shells(&self, created: impl Iterator<Item = &Document>) -> Result<HashMap<ObjectId, Document>, Unavailable> {
+        let (mut fills, mut ids) = (Vec::new(), Vec::new());
+        for document in created {
+            let Some(id) = document.get("_id") else { continue };
+            let merged = doc! {"$mergeObjects": [
+                {"$literal": document}, "$$ROOT", {"updated_at": {"$max": [{"$literal": document.get("updated_at")}, "$updated_at"]}},
+            ]};
+            // Only a shell is filled: a whole message has its `seq`.
+            fills.push(doc! {"q": {"_id": id, "seq": {"$exists": false}}, "u": [{"$replaceWith": merged}]});
+            ids.push(id.clone());
+        }
+        if ids.is_empty() {
+            return Ok(HashMap::new());
+        }
+        update_many(&self.collections.messages, fills).await?;
+        let (filter, fields) = (doc! {"_id": {"$in": ids}, "seq": {"$exists": true}}, doc! {"seq": 1, "applied.deleted": 1});
+        self.find_messages(filter, fields).await
+    }
+
+    async fn find_messages(&self, filter: Document, fields: Document) -> Result<HashMap<ObjectId, Document>, Unavailable> {
+        let find = async { Ok(self.collections.messages.find(filter).projection(fields).await?.try_collect::<Vec<_>>().await?) };
+        Ok(limited(find).await?.into_iter().filter_map(|d| Some((d.get_object_id("_id").ok()?, d))).collect())
+    }
+
+    /// Edits, deletes and delivery steps.
+    pub(super) async fn update_messages(
+        &self,
+        sorted: &Sorted,
+        effects: &mut Effects,
+        verdicts: &mut [Verdict],
+    ) -> Result<(), Unavailable> {
+        let guarded = guarded_changes(sorted);
+        let done = update_many(&self.collections.messages, guarded.iter().map(Guarded::update).collect()).await?;
+        if !done.duplicates.is_empty() {
+            update_many(&self.collections.messages, done.duplicates.iter().map(|(i, _)| guarded[*i].touch()).collect()).await?;
+        }
+        self.delete_messages(sorted, effects, verdicts).await
+    }
+
+    /// The first delete of a message counts, whichever comes first; so the guard is the other way round.
+    async fn delete_messages(&self, sorted: &Sorted, effects: &mut Effects, verdicts: &mut [Verdict]) -> Result<(), Unavailable> {
+        if sorted.deleted.is_empty() {
+            return Ok(());
+        }
+        let updates = sorted.deleted.iter().map(|d| {
+            let (id, seq, at) = (oid(d.event.message_id), long(d.seq), date(d.envelope_at));
+            let company = sorted.companies_of.get(&d.position).map(|c| oid(*c));
+            doc! {
+                "q": {"_id": id, "applied.deleted": {"$not": {"$lte": seq}}},
+                "u": {"$set": {"deleted_at": at, "applied.deleted": seq}, "$setOnInsert": {"company_id": company, "contact_id": oid(d.event.contact_id)}},
+                "upsert": true,
+            }
+        });
+        update_many(&self.collections.messages, updates.collect()).await?;
+        let ids: Vec<ObjectId> = sorted.deleted.iter().map(|d| oid(d.event.message_id)).collect();
+        let fields = doc! {"seq": 1, "direction": 1, "platform": 1, "company_id": 1, "contact_id": 1, "applied.deleted": 1};
+        let found = self.find_messages(doc! {"_id": {"$in": ids}}, fields).await?;
+        for d in &sorted.deleted {
+            let Some((key, seq, unread, by)) = found.get(&oid(d.event.message_id)).and_then(deletable) else {
+                // Not there yet: the delete stands in the shell, and is counted when the message comes.
+                verdicts[d.position] = Verdict::Applied(Outcome::NotFound);
+                continue;
+            };
+            effects.add(key, Effect::Deleted { seq: by, of: seq, unread });
+        }
+        Ok(())
+    }
+
+    /// Marks what the read events of this batch cover, and what of this batch earlier-applied read events cover.
+    pub(super) async fn mark_read(&self, sorted: &Sorted, folded: &Folded, verdicts: &mut [Verdict]) -> Result<(), Unavailable> {
+        let unread_at = |seq: i64| doc! {"$or": [{"applied.read": {"$exists": false}}, {"applied.read": {"$gt": seq}}]};
+        let set = |seq: i64, at: mongodb::bson::DateTime| doc! {"$set": {"read": true, "read_at": at, "applied.read": seq}};
+        for r in &sorted.read {
+            let (company, read) = (oid(r.event.0), &r.event.1);
+            let seq = long(r.seq);
+            let mut filter = doc! {"company_id": company, "contact_id": oid(read.contact_id), "direction": "inbound", "seq": {"$lt": seq}};
+            if let Some(platform) = read.platform {
+                filter.insert("platform", platform.as_str());
+            }
+            filter.extend(unread_at(seq));
+            let done = update_many(&self.collections.messages, vec![doc! {"q": filter, "u": set(seq, date(r.envelope_at)), "multi": true}])
+                .await?;
+            verdicts[r.position] = Verdict::Applied(Outcome::Applied { matched: done.matched, modified: done.modified });
+        }
+        let late = folded.read_late().map(|(id, seq, at)| {
+            let mut filter = doc! {"_id": id};
+            filter.extend(unread_at(seq));
+            doc! {"q": filter, "u": set(seq, at)}
+        });
+        let late: Vec<Document> = late.collect();
+        if !late.is_empty() {
+            update_many(&self.collections.messages, late).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The sequence of the delete that removed a message, if one did.
+fn deleted_at(document: &Document) -> Option<i64> {
+    document.get_document("applied").ok()?.get_i64("deleted").ok()
+}
+
+/// What a delete needs to know of a message that is there.
+fn deletable(document: &Document) -> Option<(Key, i64, bool, i64)> {
+    let platform = document.get_str("platform").ok()?.parse().ok()?;
+    let key = Key::new(document.get_object_id("company_id").ok()?, document.get_object_id("contact_id").ok()?, platform);
+    let unread = document.get_str("direction").ok()? == Direction::Inbound.as_str();
+    Some((key, document.get_i64("seq").ok()?, unread, deleted_at(document)?))
+}
+
+/// The guarded changes of a batch. Of several delivery steps of one message only the last is written.
+fn guarded_changes(sorted: &Sorted) -> Vec<Guarded> {
+    let company = |position: &usize| sorted.companies_of.get(position).map(|c| oid(*c)).unwrap_or_default();
+    let mut last: HashMap<nats::Id, (usize, Bson)> = HashMap::new();
+    for (index, step) in sorted.delivery.iter().enumerate() {
+        let at = date(step.envelope_at);
+        let entry = last.entry(step.event.message_id).or_insert((index, at.into()));
+        if sorted.delivery[entry.0].seq <= step.seq {
+            entry.0 = index;
+        }
+        if entry.1.as_datetime().is_some_and(|latest| *latest < at) {
+            entry.1 = at.into();
+        }
+    }
+    let deliveries = last.into_values().filter_map(|(index, at)| {
+        let step = &sorted.delivery[index];
+        Some(Guarded {
+            message: oid(step.event.message_id),
+            contact: oid(step.event.contact_id),
+            company: company(&step.position),
+            guard: "delivery",
+            seq: long(step.seq),
+            fields: delivery_fields(&step.event),
+            at: *at.as_datetime()?,
+        })
+    });
+    let edits = sorted.updated.iter().flat_map(|u| {
+        let patch = &u.event.patch;
+        let content = patch.content.as_ref().map(|c| ("content", doc! {"content": c.as_str()}));
+        let attachments = patch.attachments.as_ref().map(|a| ("attachments", doc! {"attachments": document::attachments(a)}));
+        content.into_iter().chain(attachments).map(|(guard, fields)| Guarded {
+            message: oid(u.event.message_id),
+            contact: oid(u.event.contact_id),
+            company: company(&u.position),
+            guard,
+            seq: long(u.seq),
+            fields,
+            at: date(u.envelope_at),
+        })
+    });
+    deliveries.chain(edits).collect()
+}
+
+fn delivery_fields(step: &MessageDelivery) -> Document {
+    doc! {"delivery": document::delivery(&step.delivery), "delivered": step.is_delivered()}
+}
