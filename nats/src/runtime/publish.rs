@@ -17,7 +17,6 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::CancellationToken;
 use super::connection::Connection;
 use crate::event::{Envelope, VERSION};
 use crate::trace::TraceContext;
@@ -116,10 +115,10 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Starts the writing task on `tasks`. It ends when `stop` is cancelled and what was waiting is written.
-    pub fn start(connection: Connection, tasks: &TaskTracker, stop: CancellationToken) -> Publisher {
+    /// Starts the writing task on `tasks`. It ends when the last handle is gone and what was waiting is written.
+    pub fn start(connection: Connection, tasks: &TaskTracker) -> Publisher {
         let (queue, waiting) = mpsc::channel(QUEUE_EVENTS);
-        tasks.spawn(write_groups(connection, waiting, stop));
+        tasks.spawn(write_groups(connection, waiting));
         Publisher { queue }
     }
 
@@ -145,17 +144,8 @@ impl Publisher {
     }
 }
 
-async fn write_groups(connection: Connection, mut waiting: mpsc::Receiver<Waiting>, stop: CancellationToken) {
-    loop {
-        let first = tokio::select! {
-            biased;
-            first = waiting.recv() => first,
-            () = stop.cancelled() => {
-                waiting.close();
-                waiting.recv().await
-            }
-        };
-        let Some(first) = first else { return };
+async fn write_groups(connection: Connection, mut waiting: mpsc::Receiver<Waiting>) {
+    while let Some(first) = waiting.recv().await {
         // Two turns of the executor let the requests that are ready join the group; measured, not a delay.
         tokio::task::yield_now().await;
         tokio::task::yield_now().await;

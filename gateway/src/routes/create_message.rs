@@ -1,0 +1,207 @@
+//! `POST /messages`: accept a message. 201 once the log has it on disk. The same path with a `contact_id` and nothing of a
+//! message lists a conversation, as the old backend's did.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::Response;
+use nats::domain::{Attachment, Content, ExternalId, MAX_ATTACHMENTS, Message, ShortText, Url};
+use nats::event::Event;
+use nats::query::ExternalKey;
+use nats::trace::TraceContext;
+use nats::{Id, Timestamp};
+use serde_json::{Map, Value, json};
+
+use super::messages;
+use crate::auth::Caller;
+use crate::external::ExternalIds;
+use crate::http::{JsonObject, Trace, json};
+use crate::log::Log;
+use crate::problem::Problem;
+use crate::validate::{Fields, non_empty};
+
+/// Longest `Idempotency-Key`.
+const KEY_CHARS: usize = 255;
+/// A message can be written so far ahead of our clock.
+const CLOCK_SKEW: std::time::Duration = std::time::Duration::from_secs(300);
+
+/// `POST /messages`
+pub async fn create_or_list(
+    State(log): State<Log>,
+    State(external): State<ExternalIds>,
+    caller: Caller,
+    Trace(trace): Trace,
+    headers: HeaderMap,
+    JsonObject(body): JsonObject,
+) -> Result<Response, Problem> {
+    let is_list = body.contains_key("contact_id") && !["role", "direction", "content", "attachments"].iter().any(|f| body.contains_key(*f));
+    match is_list {
+        true => messages::list_of(&log, &caller, trace, &body).await,
+        false => create(&log, &external, &caller, trace, &headers, &body).await,
+    }
+}
+
+async fn create(
+    log: &Log,
+    external: &ExternalIds,
+    caller: &Caller,
+    trace: TraceContext,
+    headers: &HeaderMap,
+    body: &Map<String, Value>,
+) -> Result<Response, Problem> {
+    let now = Timestamp::now();
+    let message = read(body, caller, now)?;
+    let key = idempotency_key(headers)?;
+    let (id, company, platform) = (message.id, message.company_id, message.platform);
+    let external_id = message.external_message_id.clone();
+    // The platform's own id is the stronger key: it outlives the log's duplicate window.
+    let msg_id = match (&external_id, &key) {
+        (Some(external_id), _) => format!("ext:{company}:{platform}:{external_id}"),
+        (None, Some(key)) => format!("key:{company}:{}:{key}", caller_name(caller)),
+        (None, None) => id.to_string(),
+    };
+    if let Some(external_message_id) = external_id.clone() {
+        let key = ExternalKey { company_id: company, platform, external_message_id };
+        if let Some(holder) = external.holder(key).await {
+            return Err(Problem::Duplicate { key: "external_message_id", holder: Some(holder) });
+        }
+    }
+    let envelope = Log::envelope(caller, company, Event::MessageCreated(message), now);
+    let receipt = log.publish(&envelope, msg_id, trace).await?;
+    let Event::MessageCreated(message) = envelope.event else { return Err(Problem::Internal) };
+    if !receipt.duplicate {
+        return Ok(created(message, receipt.seq));
+    }
+    let Event::MessageCreated(first) = log.stored(receipt.seq).await?.event else { return Err(Problem::Internal) };
+    match external_id {
+        // Our own message: an answer of the log was lost on the way, and the repetition found it.
+        _ if first.id == id => Ok(created(first, receipt.seq)),
+        Some(_) => Err(Problem::Duplicate { key: "external_message_id", holder: Some(first.id) }),
+        None => {
+            let mut response = created(first, receipt.seq);
+            response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
+            Ok(response)
+        }
+    }
+}
+
+fn created(message: Message, seq: u64) -> Response {
+    let forwarding = match message.is_forwardable() {
+        true => json!({"queued": true}),
+        false => json!({"skipped": true, "reason": "only operator messages to facebook and instagram are forwarded"}),
+    };
+    let body = json!({
+        "message": "Message created successfully",
+        "messageData": message.initial_view(Some(seq)),
+        "forwarding": forwarding,
+        "warning": null,
+        "seq": seq,
+    });
+    json(StatusCode::CREATED, body)
+}
+
+/// Two callers of a company may choose the same key without meaning the same request.
+fn caller_name(caller: &Caller) -> String {
+    match caller {
+        Caller::Staff { user, .. } => user.to_string(),
+        Caller::Service => "service".into(),
+    }
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    match value.to_str().map(str::trim) {
+        Ok(key) if !key.is_empty() && key.len() <= KEY_CHARS => Ok(Some(key.to_owned())),
+        _ => Err(Problem::field("Idempotency-Key", format!("must have 1 to {KEY_CHARS} visible ASCII characters"))),
+    }
+}
+
+fn read(body: &Map<String, Value>, caller: &Caller, now: Timestamp) -> Result<Message, Problem> {
+    let mut f = Fields::of(body);
+    let named_company = f.optional("company_id", str::parse::<Id>);
+    let contact_id = f.required("contact_id", str::parse::<Id>);
+    let role = f.required("role", str::parse);
+    let platform = f.required("platform", |p| p.trim().to_lowercase().parse());
+    let direction = f.required("direction", str::parse);
+    let content = f.optional("content", Content::new);
+    let attachments = f.list("attachments", MAX_ATTACHMENTS, attachment).unwrap_or_default();
+    let external_message_id = f.optional("external_message_id", non_empty(ExternalId::new)).flatten();
+    let created_at = f.optional("created_at", str::parse::<Timestamp>);
+    if content.as_ref().is_none_or(|c| c.as_str().is_empty()) && !f.has("attachments") && (!f.has("content") || content.is_some()) {
+        f.wrong("content", "is required where there are no attachments");
+    }
+    if created_at.is_some_and(|at| at > now.plus(CLOCK_SKEW)) {
+        f.wrong("created_at", "must not lie in the future");
+    }
+    f.finish()?;
+    let (Some(contact_id), Some(role), Some(platform), Some(direction)) = (contact_id, role, platform, direction) else {
+        return Err(Problem::Internal); // finish() has refused what is absent
+    };
+    Ok(Message {
+        id: Id::generate(now),
+        company_id: caller.company(named_company)?,
+        contact_id,
+        role,
+        platform,
+        direction,
+        content: content.unwrap_or_else(Content::empty),
+        attachments,
+        external_message_id,
+        created_at: created_at.unwrap_or(now),
+        extra: Map::new(),
+    })
+}
+
+pub(super) fn attachment(f: &mut Fields<'_>) -> Option<Attachment> {
+    let kind = f.required("type", ShortText::new);
+    let url = f.required("url", Url::new);
+    let file_description = f.optional("file_description", non_empty(ShortText::new)).flatten();
+    Some(Attachment { kind: kind?, url: url?, file_description })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn staff() -> Caller {
+        Caller::Staff { user: "d".repeat(24).parse().unwrap(), company: "a".repeat(24).parse().unwrap() }
+    }
+
+    fn try_read(changes: Value) -> Result<Message, Problem> {
+        let mut body =
+            json!({"contact_id": "b".repeat(24), "role": "user", "platform": "Facebook", "direction": "inbound", "content": " hi "});
+        for (k, v) in changes.as_object().unwrap() {
+            body[k] = v.clone();
+        }
+        read(body.as_object().unwrap(), &staff(), Timestamp::now())
+    }
+
+    #[test]
+    fn a_good_body_becomes_a_message_of_the_callers_company() {
+        let m = try_read(json!({})).unwrap();
+        assert_eq!((m.content.as_str(), m.platform.as_str(), m.company_id.to_string()), ("hi", "facebook", "a".repeat(24)));
+        assert_eq!(
+            try_read(json!({"content": null, "attachments": [{"type": "image", "url": "https://x.example/a"}]})).unwrap().attachments.len(),
+            1
+        );
+    }
+
+    #[test]
+    fn every_wrong_field_is_named() {
+        let Err(Problem::Validation(errors)) = try_read(json!({
+            "role": "boss", "platform": 5, "content": "x".repeat(5_001), "attachments": [{"type": "a", "url": "https://a.example"}, {"type": "b"}, 7],
+            "created_at": {"$gt": ""},
+        })) else {
+            panic!("accepted")
+        };
+        let fields: Vec<&str> = errors.iter().map(|e| e.field.as_str()).collect();
+        assert_eq!(fields, ["role", "platform", "content", "attachments[1].url", "attachments[2]", "created_at"]);
+    }
+
+    #[test]
+    fn ids_companies_and_emptiness_have_their_own_answers() {
+        assert_eq!(try_read(json!({"contact_id": "x"})), Err(Problem::BadId("contact_id")));
+        assert!(matches!(try_read(json!({"company_id": "c".repeat(24)})), Err(Problem::Forbidden(_))));
+        assert!(matches!(try_read(json!({"content": "  "})), Err(Problem::Validation(_))));
+        assert!(matches!(try_read(json!({"created_at": "2999-01-01T00:00:00Z"})), Err(Problem::Validation(_))));
+    }
+}

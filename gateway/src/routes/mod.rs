@@ -1,0 +1,54 @@
+//! The routes, a file for each subject.
+
+mod auth;
+mod contacts;
+mod create_message;
+mod messages;
+
+use axum::Router;
+use axum::extract::FromRef;
+use axum::routing::{get, post, put};
+
+use crate::auth::{Passwords, Tokens};
+use crate::external::ExternalIds;
+use crate::log::Log;
+
+/// What the routes need; each handler takes only its part.
+#[derive(Clone)]
+pub struct App {
+    /// Events and queries.
+    pub log: Log,
+    /// Taken external ids.
+    pub external: ExternalIds,
+    /// Credentials.
+    pub tokens: Tokens,
+    /// Password hashes.
+    pub passwords: Passwords,
+}
+
+macro_rules! part {
+    ($type:ty, $field:ident) => {
+        impl FromRef<App> for $type {
+            fn from_ref(app: &App) -> $type {
+                app.$field.clone()
+            }
+        }
+    };
+}
+part!(Log, log);
+part!(ExternalIds, external);
+part!(Tokens, tokens);
+part!(Passwords, passwords);
+
+/// All of them, under `/api/v1`.
+pub fn router(app: App) -> Router {
+    let messages = Router::new()
+        .route("/", post(create_message::create_or_list).get(messages::list).patch(messages::update).delete(messages::delete))
+        .route("/{id}", get(messages::get))
+        .route("/instagram", post(messages::conversations))
+        .route("/mark-read", put(messages::mark_read));
+    let contacts = Router::new().route("/", post(contacts::create)).route("/{id}", get(contacts::get));
+    let auth = Router::new().route("/register", post(auth::register)).route("/login", post(auth::login)).route("/me", get(auth::me));
+    let api = Router::new().nest("/messages", messages).nest("/contacts", contacts).nest("/auth", auth);
+    Router::new().nest("/api/v1", api).with_state(app)
+}

@@ -1,0 +1,167 @@
+//! From JSON objects to the domain. Every field that is wrong is named; nothing is guessed.
+
+use nats::Id;
+use nats::domain::InvalidText;
+use serde_json::{Map, Value};
+
+use crate::problem::{FieldError, Problem};
+
+/// Longest list of problems in one answer.
+const MAX_ERRORS: usize = 50;
+
+/// Reads the fields of one object and gathers what is wrong.
+pub struct Fields<'a> {
+    object: &'a Map<String, Value>,
+    prefix: String,
+    errors: Vec<FieldError>,
+}
+
+impl<'a> Fields<'a> {
+    /// Of a body.
+    pub fn of(object: &'a Map<String, Value>) -> Fields<'a> {
+        Fields { object, prefix: String::new(), errors: Vec::new() }
+    }
+
+    /// Whether the field is there and not null.
+    pub fn has(&self, field: &str) -> bool {
+        self.object.get(field).is_some_and(|v| !v.is_null())
+    }
+
+    /// Notes a problem.
+    pub fn wrong(&mut self, field: &str, message: impl Into<String>) {
+        if self.errors.len() < MAX_ERRORS {
+            self.errors.push(FieldError { field: format!("{}{field}", self.prefix), message: message.into() });
+        }
+    }
+
+    /// A text that `parse` accepts; `None` if absent, or noted as wrong.
+    pub fn optional<T, E: std::fmt::Display>(&mut self, field: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Option<T> {
+        match self.object.get(field)? {
+            Value::Null => None,
+            Value::String(text) => match parse(text) {
+                Ok(value) => Some(value),
+                Err(e) => {
+                    self.wrong(field, e.to_string());
+                    None
+                }
+            },
+            _ => {
+                self.wrong(field, "must be a string");
+                None
+            }
+        }
+    }
+
+    /// As [`Fields::optional`], and absence is wrong too.
+    pub fn required<T, E: std::fmt::Display>(&mut self, field: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Option<T> {
+        if !self.has(field) {
+            self.wrong(field, "is required");
+            return None;
+        }
+        self.optional(field, parse)
+    }
+
+    /// A whole number within a range.
+    pub fn number(&mut self, field: &str, default: u64, range: std::ops::RangeInclusive<u64>) -> u64 {
+        let given = match self.object.get(field) {
+            None | Some(Value::Null) => return default,
+            Some(Value::Number(n)) => n.as_u64(),
+            // A query string has only texts.
+            Some(Value::String(text)) => text.parse().ok(),
+            Some(_) => None,
+        };
+        match given {
+            Some(n) if range.contains(&n) => n,
+            _ => {
+                self.wrong(field, format!("must be a whole number from {} to {}", range.start(), range.end()));
+                default
+            }
+        }
+    }
+
+    /// True or false.
+    pub fn flag(&mut self, field: &str) -> bool {
+        match self.object.get(field) {
+            None | Some(Value::Null) => false,
+            Some(Value::Bool(b)) => *b,
+            Some(_) => {
+                self.wrong(field, "must be true or false");
+                false
+            }
+        }
+    }
+
+    /// An object inside.
+    pub fn object(&mut self, field: &str) -> Option<&'a Map<String, Value>> {
+        match self.object.get(field)? {
+            Value::Null => None,
+            Value::Object(object) => Some(object),
+            _ => {
+                self.wrong(field, "must be an object");
+                None
+            }
+        }
+    }
+
+    /// Reads each object of a list with `read`.
+    pub fn list<T>(&mut self, field: &str, max: usize, read: impl Fn(&mut Fields<'a>) -> Option<T>) -> Option<Vec<T>> {
+        let list = match self.object.get(field)? {
+            Value::Null => return None,
+            Value::Array(list) => list,
+            _ => {
+                self.wrong(field, "must be a list");
+                return None;
+            }
+        };
+        if list.len() > max {
+            self.wrong(field, format!("must have at most {max} entries, has {}", list.len()));
+            return None;
+        }
+        let mut values = Vec::with_capacity(list.len());
+        for (i, entry) in list.iter().enumerate() {
+            let Value::Object(object) = entry else {
+                self.wrong(&format!("{field}[{i}]"), "must be an object");
+                continue;
+            };
+            let mut inner = Fields { object, prefix: format!("{}{field}[{i}].", self.prefix), errors: Vec::new() };
+            values.extend(read(&mut inner));
+            self.errors.append(&mut inner.errors);
+        }
+        Some(values)
+    }
+
+    /// Reads an object inside with `read`.
+    pub fn inside<T>(&mut self, field: &str, read: impl FnOnce(&mut Fields<'a>) -> T) -> Option<T> {
+        let object = self.object(field)?;
+        let mut inner = Fields { object, prefix: format!("{}{field}.", self.prefix), errors: Vec::new() };
+        let value = read(&mut inner);
+        self.errors.append(&mut inner.errors);
+        Some(value)
+    }
+
+    /// The problems, if any. An id that is no id is a cast error, as it was in the old backend, where it is the only problem.
+    pub fn finish(self) -> Result<(), Problem> {
+        match self.errors.as_slice() {
+            [] => Ok(()),
+            [only] if only.message == nats::id::BadId.to_string() => Err(match only.field.as_str() {
+                "company_id" => Problem::BadId("company_id"),
+                "contact_id" => Problem::BadId("contact_id"),
+                _ => Problem::BadId("_id"),
+            }),
+            _ => Err(Problem::Validation(self.errors)),
+        }
+    }
+}
+
+/// An id in a path.
+pub fn path_id(text: &str) -> Result<Id, Problem> {
+    text.parse().map_err(|_| Problem::BadId("id"))
+}
+
+/// Empty optional texts count as absent, as forms send them.
+pub fn non_empty<T>(parse: impl FnOnce(&str) -> Result<T, InvalidText>) -> impl FnOnce(&str) -> Result<Option<T>, InvalidText> {
+    move |text| match text.trim() {
+        "" => Ok(None),
+        text => parse(text).map(Some),
+    }
+}
