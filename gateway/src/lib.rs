@@ -73,7 +73,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
         log,
         external: ExternalIds::start(service.connection.clone(), &service.tasks),
         tokens: Tokens::new(&config.access_secret, config.access_ttl, &config.internal_key),
-        passwords: Passwords::new(config.bcrypt_rounds),
+        passwords: Passwords::new(config.bcrypt_rounds).map_err(|e| ServiceError::Start(e.to_string()))?,
     };
     let router = http::protect(routes::router(app), config.max_in_flight).merge(service.ops_routes());
     http::serve(&mut service, SocketAddr::new(config.common.host, config.port), router).await?;
