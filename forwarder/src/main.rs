@@ -1,1 +1,5 @@
-fn main() {}
+//! The forwarder as a process of its own.
+
+fn main() -> std::process::ExitCode {
+    forwarder::main()
+}

@@ -11,7 +11,7 @@ use nats::runtime::CancellationToken;
 use nats::runtime::health::Health;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
-use tracing::{info, warn};
+use tracing::warn;
 
 /// How long the driver looks for a primary before an operation fails.
 const SERVER_SELECTION: Duration = Duration::from_secs(2);
@@ -21,7 +21,7 @@ pub const OPERATION: Duration = Duration::from_secs(8);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections of one replica.
 const POOL: u32 = 20;
-/// Pause between tries to make the indexes, while MongoDB is away.
+/// How often it is looked whether MongoDB is there.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// MongoDB is away, too slow, or refuses. The work is to be tried again.
@@ -120,24 +120,15 @@ impl Collections {
     }
 }
 
-/// Makes the indexes once MongoDB is there, then confirms the check `mongodb` every second while it answers.
+/// Keeps the indexes there, also after somebody has dropped the database to rebuild it, and so confirms the check
+/// `mongodb` every second while it answers.
 pub async fn watch(database: Database, health: Health, stop: CancellationToken) {
     let collections = Collections::of(&database);
-    let mut ready = false;
     let mut tick = tokio::time::interval(RETRY);
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        let check = async {
-            match ready {
-                true => database.run_command(doc! {"ping": 1}).await.map(drop).map_err(Unavailable::from),
-                false => collections.create_indexes().await,
-            }
-        };
-        match limited(check).await {
-            Ok(()) if ready => health.good("mongodb", json!({"database": database.name()})),
-            Ok(()) => {
-                info!("MongoDB is there, and the indexes are made");
-                ready = true;
-            }
+        // Making an index that is there does nothing.
+        match limited(collections.create_indexes()).await {
+            Ok(()) => health.good("mongodb", json!({"database": database.name()})),
             Err(e) => {
                 warn!(error = %e, "MongoDB does not answer");
                 health.bad("mongodb", json!("does not answer"));

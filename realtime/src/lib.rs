@@ -1,1 +1,55 @@
-//! placeholder
+//! Realtime: pushes what the log stores to the sockets of a company's staff, and carries typing between them.
+//!
+//! A node holds one NATS subscription pair for each company that has sockets on it; the server itself republishes what it
+//! stored to `live.message.>`. It keeps no state beyond its open sockets and reads no database. It does not repair what was
+//! missed while it, or a socket, was disconnected.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use nats::runtime::CancellationToken;
+use nats::runtime::publish::Publisher;
+use nats::runtime::service::{self, Service, ServiceError};
+use tokio::net::TcpListener;
+
+mod access;
+mod bucket;
+mod close;
+mod command;
+mod company;
+mod config;
+mod door;
+mod event;
+mod feed;
+mod frame;
+mod hub;
+mod listener;
+mod problem;
+mod queue;
+mod socket;
+
+pub use config::Config;
+
+/// The whole `main` of the binary.
+pub fn main() -> ExitCode {
+    service::main(Config::read, run)
+}
+
+/// Runs until `shutdown`; then every socket is closed with 1001 before this returns.
+///
+/// # Errors
+/// The port cannot be had, or a task ended early; see [`ServiceError`].
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), ServiceError> {
+    let address = SocketAddr::new(config.common.host, config.port);
+    let port = TcpListener::bind(address).await.map_err(|error| ServiceError::Listen { address, error })?;
+    let mut service = Service::start("realtime", &config.common, shutdown).await?;
+    service.health.expect(&["hub"]);
+    let hub = hub::Hub::new(service.connection.clone(), service.tasks.clone(), service.stop.clone());
+    let publisher = Publisher::start(service.connection.clone(), &service.tasks);
+    let routes = door::routes(&config, hub.clone(), publisher, service.tasks.clone(), service.stop.clone());
+    service.spawn("hub watch", hub::watch(hub, service.health.clone(), service.stop.clone()));
+    let router = routes.merge(service.ops_routes());
+    let port = listener::Bounded::new(port, config.max_sockets);
+    service.spawn("port", listener::serve(port, router, service.stop.clone()));
+    service.finish().await
+}

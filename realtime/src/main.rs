@@ -1,1 +1,5 @@
-fn main() {}
+//! The binary `realtime`: the service of the crate, on its own.
+
+fn main() -> std::process::ExitCode {
+    realtime::main()
+}

@@ -1,0 +1,196 @@
+//! The Meta bot over HTTP: one call that hands a message over, one that asks how it is. Decides nothing; see `verdict`.
+
+use std::time::{Duration, Instant};
+
+use metrics::{gauge, histogram};
+use nats::domain::{Attachment, ExternalId, Message, Platform, ShortText};
+use nats::runtime::CancellationToken;
+use nats::runtime::health::Health;
+use nats::trace::TraceContext;
+use nats::{Id, Timestamp, header};
+use reqwest::header::{HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::{Client, Response, redirect, retry};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
+use serde_json::json;
+use tracing::{info, warn};
+
+use crate::verdict::{Ending, retry_after};
+
+/// A whole call: connecting, sending, the answer's head and body.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Its part for connecting.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Connections kept open between calls; as many as there are calls at once.
+const MAX_IDLE_CONNECTIONS: usize = crate::CONCURRENT_CALLS;
+/// And for how long. Shorter than the idle limits that servers usually have, so that none is closed under a call.
+const MAX_IDLE: Duration = Duration::from_secs(4);
+/// Of an answer's body so much is read, so that the connection can be used again; past it the connection is closed.
+const MAX_ANSWER_BYTES: usize = 64 * 1024;
+/// How often the bot is asked how it is.
+const HEALTH_EVERY: Duration = Duration::from_secs(5);
+/// How long it may take to say.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The bot cannot be called at all.
+#[derive(Debug, thiserror::Error)]
+pub enum BotError {
+    /// `INTERNAL_SERVICE_API_KEY` holds characters that no HTTP header can.
+    #[error("INTERNAL_SERVICE_API_KEY cannot be sent in an HTTP header")]
+    ApiKey,
+    /// The HTTP client cannot be made, for example because the system has no certificates.
+    #[error("the HTTP client cannot be made: {0}")]
+    Client(String),
+}
+
+/// What the bot is told. The names are the old backend's.
+#[derive(Serialize)]
+struct ManualMessage<'a> {
+    company_id: Id,
+    customer_id: Id,
+    platform: Platform,
+    content: &'a str,
+    attachments: &'a [Attachment],
+    external_message_id: Option<&'a ExternalId>,
+    /// Null until integrations keep tokens.
+    access_token: Option<&'a str>,
+    customer_social_id: Option<&'a ShortText>,
+}
+
+/// How a call went.
+#[derive(Clone, Debug)]
+pub struct Called {
+    /// How it ended.
+    pub ending: Ending,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// The bot. Cloning shares its connections.
+#[derive(Clone)]
+pub struct Bot {
+    client: Client,
+    base_url: String,
+    timeout: Duration,
+}
+
+impl Bot {
+    /// Connects to nothing yet.
+    ///
+    /// # Errors
+    /// See [`BotError`].
+    pub fn new(base_url: String, api_key: &SecretString) -> Result<Bot, BotError> {
+        let mut key = HeaderValue::from_str(api_key.expose_secret()).map_err(|_| BotError::ApiKey)?;
+        key.set_sensitive(true);
+        let mut client = Client::builder()
+            .default_headers(HeaderMap::from_iter([(reqwest::header::HeaderName::from_static("x-api-key"), key)]))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
+            .pool_idle_timeout(MAX_IDLE)
+            // The key and the message go to the address that was configured, and nowhere else.
+            .redirect(redirect::Policy::none())
+            .no_proxy()
+            // Every call is an attempt that the log tells of.
+            .retry(retry::never());
+        if !base_url.starts_with("https:") {
+            // No certificate is needed then, so their absence must not stop the start.
+            client = client.tls_certs_only([]);
+        }
+        let client = client.build().map_err(|e| BotError::Client(e.to_string()))?;
+        Ok(Bot { client, base_url, timeout: CALL_TIMEOUT })
+    }
+
+    /// Hands a message over; ends within 10 s. The message's id is the idempotency key. `customer` is the contact's id on
+    /// the platform.
+    pub async fn deliver(&self, message: &Message, customer: Option<&ShortText>, trace: TraceContext) -> Called {
+        let body = ManualMessage {
+            company_id: message.company_id,
+            customer_id: message.contact_id,
+            platform: message.platform,
+            content: message.content.as_str(),
+            attachments: &message.attachments,
+            external_message_id: message.external_message_id.as_ref(),
+            access_token: None,
+            customer_social_id: customer,
+        };
+        let request = self
+            .client
+            .post(format!("{}/chat/manual-{}", self.base_url, message.platform))
+            .timeout(self.timeout)
+            .header("Idempotency-Key", message.id.to_string())
+            .header(header::TRACEPARENT, trace.child().to_string())
+            .json(&body);
+        let started = Instant::now();
+        let ending = match request.send().await {
+            Ok(response) => answered(response).await,
+            Err(e) if e.is_connect() => Ending::NoConnection,
+            Err(e) if e.is_timeout() => Ending::TimedOut,
+            Err(_) => Ending::Broken,
+        };
+        let took = started.elapsed();
+        histogram!("forward_seconds").record(took.as_secs_f64());
+        Called { ending, took }
+    }
+
+    /// Whether the bot says that it is well; else what it says, in short.
+    async fn is_well(&self) -> Result<(), String> {
+        let request = self.client.get(format!("{}/health", self.base_url)).timeout(HEALTH_TIMEOUT);
+        match request.send().await {
+            Ok(response) if response.status().is_success() => {
+                drain(response).await;
+                Ok(())
+            }
+            Ok(response) => Err(format!("HTTP {}", response.status().as_u16())),
+            Err(e) if e.is_connect() => Err("no connection".into()),
+            Err(e) if e.is_timeout() => Err("no answer in time".into()),
+            Err(_) => Err("the connection broke".into()),
+        }
+    }
+}
+
+/// The status decides; a body that breaks off changes nothing about it.
+async fn answered(response: Response) -> Ending {
+    let status = response.status().as_u16();
+    let asked = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok());
+    let retry_after = asked.and_then(|text| retry_after(text, Timestamp::now()));
+    drain(response).await;
+    Ending::Answered { status, retry_after }
+}
+
+async fn drain(mut response: Response) {
+    let mut left = MAX_ANSWER_BYTES;
+    while let Ok(Some(part)) = response.chunk().await {
+        match left.checked_sub(part.len()) {
+            Some(rest) => left = rest,
+            None => return,
+        }
+    }
+}
+
+/// Shows the bot's health in this service's. It informs only: a forwarder whose bot is down is ready all the same, because
+/// its work then is to wait.
+pub async fn watch(bot: Bot, health: Health, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(HEALTH_EVERY);
+    let mut was_well = None;
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        let Some(answer) = stop.run_until_cancelled(bot.is_well()).await else { return };
+        gauge!("meta_bot_up").set(if answer.is_ok() { 1.0 } else { 0.0 });
+        if was_well.replace(answer.is_ok()) != Some(answer.is_ok()) {
+            match &answer {
+                Ok(()) => info!("the bot is up"),
+                Err(why) => warn!(why, "the bot is down; messages wait for it"),
+            }
+        }
+        health.good(
+            "meta_bot",
+            match answer {
+                Ok(()) => json!({"status": "up"}),
+                Err(why) => json!({"status": "down", "why": why}),
+            },
+        );
+    }
+}
+
+#[cfg(test)]
+#[path = "bot_tests.rs"]
+mod tests;

@@ -1,0 +1,140 @@
+//! What the end of a call to the bot means for the message: the one table of it. Knows neither HTTP client nor NATS.
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
+
+use nats::Timestamp;
+
+/// How a call ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The bot answered.
+    Answered {
+        /// HTTP status.
+        status: u16,
+        /// What its `Retry-After` asks for.
+        retry_after: Option<Duration>,
+    },
+    /// No connection came about: the bot has seen nothing.
+    NoConnection,
+    /// No answer within the time limit. The bot may have taken it; the idempotency key makes the repetition harmless.
+    TimedOut,
+    /// The connection broke before the answer was there.
+    Broken,
+}
+
+/// What follows from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The bot has the message.
+    Delivered,
+    /// It may work later.
+    Retry {
+        /// Short text for staff, without bodies and tokens.
+        error: String,
+        /// What the bot asks to wait at least.
+        after: Option<Duration>,
+    },
+    /// It will never work.
+    Reject {
+        /// Short text for staff.
+        error: String,
+    },
+}
+
+impl Verdict {
+    /// The label `result` of the metrics.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Verdict::Delivered => "delivered",
+            Verdict::Retry { .. } => "retry",
+            Verdict::Reject { .. } => "reject",
+        }
+    }
+}
+
+/// The table.
+pub fn judge(ending: &Ending) -> Verdict {
+    let retry = |error: &str| Verdict::Retry { error: error.to_owned(), after: None };
+    match *ending {
+        Ending::NoConnection => retry("no connection to the bot"),
+        Ending::TimedOut => retry("no answer from the bot in time"),
+        Ending::Broken => retry("the connection to the bot broke"),
+        Ending::Answered { status, retry_after } => match status {
+            200..=299 => Verdict::Delivered,
+            408 | 425 | 429 | 500..=599 => Verdict::Retry { error: format!("HTTP {status}"), after: retry_after },
+            400..=499 => Verdict::Reject { error: format!("HTTP {status}") },
+            // A redirect, most likely: the address is wrong, which staff can mend within the message's day.
+            _ => Verdict::Retry { error: format!("HTTP {status}"), after: None },
+        },
+    }
+}
+
+/// A `Retry-After`: seconds, or an HTTP date. Anything else counts as absent.
+pub fn retry_after(header: &str, now: Timestamp) -> Option<Duration> {
+    if let Ok(seconds) = header.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = OffsetDateTime::parse(header.trim(), &Rfc2822).ok()?;
+    Some(Timestamp::from_millis(at.unix_timestamp().saturating_mul(1_000)).since(now))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row() {
+        let answered = |status, seconds: Option<u64>| Ending::Answered { status, retry_after: seconds.map(Duration::from_secs) };
+        let rows = [
+            (answered(200, None), "delivered", ""),
+            (answered(202, None), "delivered", ""),
+            (answered(204, Some(9)), "delivered", ""),
+            (Ending::NoConnection, "retry", "no connection to the bot"),
+            (Ending::TimedOut, "retry", "no answer from the bot in time"),
+            (Ending::Broken, "retry", "the connection to the bot broke"),
+            (answered(408, None), "retry", "HTTP 408"),
+            (answered(425, None), "retry", "HTTP 425"),
+            (answered(429, None), "retry", "HTTP 429"),
+            (answered(500, None), "retry", "HTTP 500"),
+            (answered(503, None), "retry", "HTTP 503"),
+            (answered(599, None), "retry", "HTTP 599"),
+            (answered(302, None), "retry", "HTTP 302"),
+            (answered(400, None), "reject", "HTTP 400"),
+            (answered(401, None), "reject", "HTTP 401"),
+            (answered(404, Some(9)), "reject", "HTTP 404"),
+            (answered(422, None), "reject", "HTTP 422"),
+            (answered(499, None), "reject", "HTTP 499"),
+        ];
+        for (ending, label, text) in rows {
+            let verdict = judge(&ending);
+            assert_eq!(verdict.label(), label, "{ending:?}");
+            match verdict {
+                Verdict::Retry { error, .. } | Verdict::Reject { error } => assert_eq!(error, text, "{ending:?}"),
+                Verdict::Delivered => {}
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_bot_asks_for_is_passed_on() {
+        for status in [429, 503] {
+            let after = Some(Duration::from_secs(7));
+            let verdict = judge(&Ending::Answered { status, retry_after: after });
+            assert_eq!(verdict, Verdict::Retry { error: format!("HTTP {status}"), after });
+        }
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now: Timestamp = "1994-11-06T08:49:07Z".parse().unwrap();
+        assert_eq!(retry_after(" 120 ", now), Some(Duration::from_secs(120)));
+        assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:37 GMT", now), Some(Duration::from_secs(30)));
+        assert_eq!(retry_after("Sun, 06 Nov 1994 08:00:00 GMT", now), Some(Duration::ZERO));
+        for text in ["", "soon", "-1", "99999999999999999999999"] {
+            assert_eq!(retry_after(text, now), None, "{text}");
+        }
+    }
+}

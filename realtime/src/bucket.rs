@@ -1,0 +1,47 @@
+//! A token bucket, for one socket's rates. The clock is the caller's.
+
+use tokio::time::Instant;
+
+/// So many at once, and so many a second on.
+#[derive(Clone, Copy, Debug)]
+pub struct Bucket {
+    left: f64,
+    burst: f64,
+    per_second: f64,
+    at: Instant,
+}
+
+impl Bucket {
+    /// Full.
+    pub fn new(burst: u32, per_second: u32, now: Instant) -> Bucket {
+        Bucket { left: f64::from(burst), burst: f64::from(burst), per_second: f64::from(per_second), at: now }
+    }
+
+    /// Takes one, if there is one.
+    pub fn take(&mut self, now: Instant) -> bool {
+        let gained = now.saturating_duration_since(self.at).as_secs_f64() * self.per_second;
+        self.left = (self.left + gained).min(self.burst);
+        self.at = now;
+        let allowed = self.left >= 1.0;
+        if allowed {
+            self.left -= 1.0;
+        }
+        allowed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn gives_the_burst_then_the_rate() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(3, 2, start);
+        let taken = |bucket: &mut Bucket, now| (0..10).filter(|_| bucket.take(now)).count();
+        assert_eq!(taken(&mut bucket, start), 3);
+        assert_eq!(taken(&mut bucket, start + Duration::from_secs(1)), 2);
+        assert_eq!(taken(&mut bucket, start + Duration::from_secs(60)), 3);
+    }
+}

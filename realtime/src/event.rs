@@ -1,0 +1,205 @@
+//! What clients are told of a stored event, and of typing. Pure translation: no socket, no NATS.
+
+use axum::extract::ws::Utf8Bytes;
+use nats::domain::{Delivery, MessagePatch, MessageView, Platform};
+use nats::event::{Envelope, Event};
+use nats::{Id, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::frame::write;
+
+/// A typing indicator on its way between nodes: the payload on `typing.<company>.<conversation>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Typing {
+    /// Who types.
+    pub user_id: Id,
+    /// Started, or stopped.
+    pub is_typing: bool,
+    /// The socket that said so, over all nodes; it does not get it back.
+    pub socket: Id,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Created {
+    conversation_id: Id,
+    message: Document,
+    seq: u64,
+}
+
+/// The document, and beside its own names those that the old clients read.
+#[derive(Serialize)]
+struct Document {
+    #[serde(flatten)]
+    view: MessageView,
+    id: Id,
+    #[serde(rename = "contactId")]
+    contact_id: Id,
+    timestamp: Timestamp,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Changed<'a> {
+    conversation_id: Id,
+    message_id: Id,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patch: Option<&'a MessagePatch>,
+    seq: u64,
+}
+
+#[derive(Serialize)]
+struct Status<'a> {
+    #[serde(rename = "conversationId")]
+    conversation_id: Id,
+    #[serde(rename = "messageId", skip_serializing_if = "Option::is_none")]
+    message_id: Option<Id>,
+    status: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delivery: Option<&'a Delivery>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    read_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    platform: Option<Platform>,
+    seq: u64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Indicator {
+    conversation_id: Id,
+    user_id: Id,
+    is_typing: bool,
+}
+
+/// The frame for an event stored at `seq`; `None` for what sockets are not told of.
+///
+/// # Errors
+/// None in practice, see [`write()`].
+pub fn of_event(envelope: Envelope, seq: u64) -> Result<Option<Utf8Bytes>, serde_json::Error> {
+    let frame = match envelope.event {
+        Event::MessageCreated(message) => {
+            let (id, contact_id, timestamp) = (message.id, message.contact_id, message.created_at);
+            let message = Document { view: message.initial_view(Some(seq)), id, contact_id, timestamp };
+            write("message:new", Created { conversation_id: contact_id, message, seq })
+        }
+        Event::MessageUpdated(e) => {
+            write("message:updated", Changed { conversation_id: e.contact_id, message_id: e.message_id, patch: Some(&e.patch), seq })
+        }
+        Event::MessageDeleted(e) => {
+            write("message:deleted", Changed { conversation_id: e.contact_id, message_id: e.message_id, patch: None, seq })
+        }
+        Event::MessageDelivery(e) => write(
+            "message:status",
+            Status {
+                conversation_id: e.contact_id,
+                message_id: Some(e.message_id),
+                status: e.delivery.state.as_str(),
+                delivery: Some(&e.delivery),
+                read_at: None,
+                platform: None,
+                seq,
+            },
+        ),
+        Event::MessageRead(e) => write(
+            "message:status",
+            Status {
+                conversation_id: e.contact_id,
+                message_id: None,
+                status: "read",
+                delivery: None,
+                read_at: Some(envelope.occurred_at),
+                platform: e.platform,
+                seq,
+            },
+        ),
+        Event::ContactCreated(_) | Event::CompanyCreated(_) => return Ok(None),
+    };
+    frame.map(Some)
+}
+
+/// The frame for typing in a conversation.
+///
+/// # Errors
+/// None in practice, see [`write()`].
+pub fn of_typing(conversation_id: Id, typing: Typing) -> Result<Utf8Bytes, serde_json::Error> {
+    write("typing:indicator", Indicator { conversation_id, user_id: typing.user_id, is_typing: typing.is_typing })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    /// The frame for a golden event of the contract.
+    macro_rules! golden {
+        ($name:literal) => {
+            of_event(Envelope::from_json(include_bytes!(concat!("../../nats/golden/", $name, ".v1.json"))).unwrap(), 42)
+                .unwrap()
+                .map(|text| serde_json::from_str::<Value>(&text).unwrap())
+        };
+    }
+
+    fn ids() -> (String, String) {
+        ("b".repeat(24), "c".repeat(24))
+    }
+
+    #[test]
+    fn a_new_message_is_the_whole_document_with_the_old_names_too() {
+        let frame = golden!("message.created").unwrap();
+        let (contact, message) = ids();
+        assert_eq!((&frame["event"], frame.get("id")), (&json!("message:new"), None));
+        assert_eq!((&frame["data"]["conversationId"], &frame["data"]["seq"]), (&json!(contact), &json!(42)));
+        let document = &frame["data"]["message"];
+        for (name, value) in [
+            ("_id", json!(message)),
+            ("id", json!(message)),
+            ("contact_id", json!(contact)),
+            ("contactId", json!(contact)),
+            ("created_at", json!("2025-11-24T16:00:00.000Z")),
+            ("timestamp", json!("2025-11-24T16:00:00.000Z")),
+            ("content", json!("See you at ten.")),
+            ("read", json!(false)),
+            ("seq", json!(42)),
+        ] {
+            assert_eq!(document[name], value, "{name}");
+        }
+        assert_eq!(document["delivery"]["state"], "queued");
+    }
+
+    #[test]
+    fn edits_and_deletions_name_the_message() {
+        let (contact, message) = ids();
+        let data = json!({"conversationId": contact, "messageId": message, "patch": {"content": "See you at eleven."}, "seq": 42});
+        assert_eq!(golden!("message.updated"), Some(json!({"event": "message:updated", "data": data})));
+        let data = json!({"conversationId": contact, "messageId": message, "seq": 42});
+        assert_eq!(golden!("message.deleted"), Some(json!({"event": "message:deleted", "data": data})));
+    }
+
+    #[test]
+    fn delivery_and_reading_are_statuses() {
+        let (contact, message) = ids();
+        let delivery = json!({"state": "retrying", "attempts": 2, "last_error": "HTTP 503", "next_attempt_at": "2025-11-24T16:00:04.000Z",
+            "delivered_at": null});
+        let data = json!({"conversationId": contact, "messageId": message, "status": "retrying", "delivery": delivery, "seq": 42});
+        assert_eq!(golden!("message.delivery"), Some(json!({"event": "message:status", "data": data})));
+        let data = json!({"conversationId": contact, "status": "read", "read_at": "2025-11-24T16:00:00.005Z", "platform": "facebook",
+            "seq": 42});
+        assert_eq!(golden!("message.read"), Some(json!({"event": "message:status", "data": data})));
+    }
+
+    #[test]
+    fn the_directory_is_not_told() {
+        assert_eq!(golden!("contact.created"), None);
+        assert_eq!(golden!("company.created"), None);
+    }
+
+    #[test]
+    fn typing_does_not_show_the_socket() {
+        let typing = Typing { user_id: Id::from_bytes([0xdd; 12]), is_typing: true, socket: Id::from_bytes([1; 12]) };
+        let frame: Value = serde_json::from_str(&of_typing(Id::from_bytes([0xbb; 12]), typing).unwrap()).unwrap();
+        let data = json!({"conversationId": "b".repeat(24), "userId": "d".repeat(24), "isTyping": true});
+        assert_eq!(frame, json!({"event": "typing:indicator", "data": data}));
+    }
+}

@@ -1,0 +1,68 @@
+//! Refusals of the handshake as `application/problem+json`. Internal text does not come this far.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use metrics::counter;
+use nats::{Id, Timestamp};
+use serde_json::json;
+
+use crate::access::BadToken;
+use crate::hub::Unavailable;
+
+/// After how many seconds a refused client may try again, where trying helps.
+const RETRY_AFTER_SECONDS: u64 = 2;
+
+/// Why no socket was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No access.
+    #[error(transparent)]
+    Token(#[from] BadToken),
+    /// `CORS_ORIGINS` does not name the page.
+    #[error("this origin may not open sockets")]
+    Origin,
+    /// Not a WebSocket handshake.
+    #[error("/ws is for WebSocket handshakes of version 13")]
+    NotWebSocket,
+    /// `MAX_SOCKETS` are open.
+    #[error("this node has no room for another socket")]
+    Full,
+    /// No events to be had.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+impl Refusal {
+    const fn parts(self) -> (StatusCode, &'static str) {
+        match self {
+            Refusal::Token(BadToken::Missing | BadToken::Invalid) => (StatusCode::UNAUTHORIZED, "INVALID_TOKEN"),
+            Refusal::Token(BadToken::Expired) => (StatusCode::UNAUTHORIZED, "TOKEN_EXPIRED"),
+            Refusal::Origin => (StatusCode::FORBIDDEN, "ORIGIN_REFUSED"),
+            Refusal::NotWebSocket => (StatusCode::UPGRADE_REQUIRED, "UPGRADE_REQUIRED"),
+            Refusal::Full => (StatusCode::SERVICE_UNAVAILABLE, "TOO_MANY_SOCKETS"),
+            Refusal::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
+        }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let (status, code) = self.parts();
+        counter!("realtime_refused_total", "code" => code).increment(1);
+        let text = self.to_string();
+        let request_id = Id::generate(Timestamp::now());
+        let body = json!({"type": "about:blank", "title": status.canonical_reason(), "status": status.as_u16(), "detail": text,
+            "code": code, "message": text, "errors": [], "request_id": request_id});
+        let mut response = (status, Json(body)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        match status {
+            StatusCode::SERVICE_UNAVAILABLE => drop(headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS))),
+            StatusCode::UNAUTHORIZED => drop(headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
+            StatusCode::UPGRADE_REQUIRED => drop(headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"))),
+            _ => {}
+        }
+        response
+    }
+}

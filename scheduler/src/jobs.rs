@@ -1,0 +1,63 @@
+//! The table of jobs: what runs, how often, and the work itself. Knows nothing of ticks and replicas.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::Config;
+
+/// Longest run of any job; past it the run is given up as failed.
+pub const RUN_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+
+/// A periodic job.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// A token of a subject and the key in `job-runs`: lower case and dashes. Never ends with [`crate::schedule::CATCH_UP`].
+    pub name: &'static str,
+    /// From one run to the next, whole seconds.
+    pub interval: Duration,
+    /// How soon it runs where a run is due: at the very first start, or after ticks were missed.
+    pub first_delay: Duration,
+    /// What it does.
+    pub work: Work,
+}
+
+/// What jobs do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// See [`refresh_tokens`].
+    RefreshTokens,
+}
+
+/// Why a run failed; short text for staff.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct JobError(pub String);
+
+impl Work {
+    /// Does it. A run may be cut off at any await, and be repeated by another replica.
+    ///
+    /// # Errors
+    /// The run failed; the next tick tries again.
+    pub async fn run(self) -> Result<Value, JobError> {
+        match self {
+            Work::RefreshTokens => refresh_tokens().await,
+        }
+    }
+}
+
+/// Every job.
+pub fn table(config: &Config) -> Vec<Job> {
+    vec![Job {
+        name: "token-refresh",
+        interval: config.token_refresh_interval,
+        first_delay: config.token_refresh_first_delay,
+        work: Work::RefreshTokens,
+    }]
+}
+
+/// Renews the companies' Facebook tokens that are about to expire. No company can connect Facebook before integrations
+/// exist (issue 3), so none is due; finding and exchanging tokens comes with them (issue 4).
+async fn refresh_tokens() -> Result<Value, JobError> {
+    Ok(json!({"due": 0}))
+}

@@ -1,0 +1,109 @@
+//! `petbuddy`: runs the whole system on one machine, or one service of it, and is the operator's command line. Only the
+//! choice of a subcommand is made here.
+
+mod binaries;
+mod board;
+mod console;
+mod demo;
+mod exit;
+mod folder;
+mod leftover;
+mod output;
+mod page;
+mod plan;
+mod ports;
+mod ready;
+mod secrets;
+mod services;
+mod setup;
+mod stop;
+mod stub_bot;
+mod supervisor;
+mod up;
+mod version;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use tokio::runtime::Builder;
+
+use services::Service;
+
+/// Below the exit codes in `petbuddy up --help`.
+const VARIABLES: &str = "\
+Environment:
+  PORT=4000 REALTIME_PORT=4001 PERSISTER_PORT=4010 FORWARDER_PORT=4020 SCHEDULER_PORT=4030
+  BOT_PORT=5001 NATS_PORT=4222 MONGODB_PORT=27017      where the parts listen
+  NATS_URL, MONGODB_URI, META_BOT_BASE_URL             used instead of a child, where set
+  PETBUDDY_CACHE                                       where fetched programs are kept (~/.cache/petbuddy)
+Settings of the services are passed on to them; see the README.";
+
+/// PetBuddy Messaging. Without a command: the whole system on this machine.
+#[derive(Parser)]
+#[command(name = "petbuddy", version, after_help = exit::TABLE, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    up: plan::Options,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start the whole system on this machine (the default)
+    #[command(after_help = format!("{VARIABLES}\n\n{}", exit::TABLE))]
+    Up(plan::Options),
+    /// Run one gateway: the REST API
+    Gateway(Child),
+    /// Run one persister: writes MongoDB, answers queries
+    Persister(Child),
+    /// Run one forwarder: delivers to the Meta bot
+    Forwarder(Child),
+    /// Run one scheduler: the jobs
+    Scheduler(Child),
+    /// Run one realtime node: the sockets
+    Realtime(Child),
+    /// Run the stand-in for the Meta bot, on BOT_PORT (5001) of the loopback address
+    StubBot(Child),
+    /// Bring streams, consumers and buckets of NATS_URL to the contract
+    Setup,
+    /// Ask a URL once: exit code 0 if it answers 2xx
+    Health {
+        /// Such as http://127.0.0.1:4000/health
+        url: String,
+    },
+}
+
+#[derive(Args)]
+struct Child {
+    /// The state folder of the run that this process belongs to: a later run finds it by that
+    #[arg(long, hide = true, value_name = "DIR")]
+    of: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.command.unwrap_or(Command::Up(cli.up)) {
+        Command::Up(options) => block_on(up::main(options)),
+        Command::Gateway(_) => Service::Gateway.main(),
+        Command::Persister(_) => Service::Persister.main(),
+        Command::Forwarder(_) => Service::Forwarder.main(),
+        Command::Scheduler(_) => Service::Scheduler.main(),
+        Command::Realtime(_) => Service::Realtime.main(),
+        Command::StubBot(_) => block_on(stub_bot::main()),
+        Command::Setup => setup::main(),
+        Command::Health { url } => block_on(ready::health(&url)),
+    }
+}
+
+/// One thread is enough for what this process does itself; the services make their own runtimes.
+fn block_on(work: impl Future<Output = ExitCode>) -> ExitCode {
+    match Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(work),
+        Err(e) => {
+            eprintln!("no runtime: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The secrets of a development run: made once, kept in `secrets.json` for its owner only. A secret that the environment
+//! sets is used instead and never stored. Production sets all of them and does not come here.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::exit::Failure;
+use crate::folder::write_private;
+
+/// Random bytes in each.
+const SECRET_BYTES: usize = 32;
+
+/// Hexadecimal digits in a NATS password: 128 bits, and still short enough to be pasted.
+const NATS_PASSWORD_DIGITS: usize = 32;
+
+/// The NATS users, as in nats/server/users.conf.
+pub const NATS_USERS: [&str; 6] = ["gateway", "persister", "forwarder", "scheduler", "realtime", "operator"];
+
+/// All of them. Not `Debug`: they are not to be printed by accident.
+#[derive(Serialize, Deserialize)]
+pub struct Secrets {
+    /// `JWT_ACCESS_SECRET`
+    pub jwt_access: String,
+    /// `JWT_REFRESH_SECRET`
+    pub jwt_refresh: String,
+    /// `INTERNAL_SERVICE_API_KEY`
+    pub internal_api_key: String,
+    /// Password by NATS user, for a nats-server that is a child.
+    pub nats: BTreeMap<String, String>,
+    /// Password of the demo manager.
+    pub demo_password: String,
+}
+
+impl Secrets {
+    fn generate() -> Secrets {
+        Secrets {
+            jwt_access: random_hex(),
+            jwt_refresh: random_hex(),
+            internal_api_key: random_hex(),
+            // The config of nats-server would read a leading digit as a number.
+            nats: NATS_USERS.iter().map(|user| (user.to_string(), format!("nats{}", &random_hex()[..NATS_PASSWORD_DIGITS]))).collect(),
+            demo_password: format!("Demo-1{}", &random_hex()[..12]),
+        }
+    }
+
+    /// Reads them, or makes them the first time; the flag says that they are new.
+    ///
+    /// # Errors
+    /// The file cannot be read or written, or is not what this program wrote.
+    pub fn load(path: &Path) -> Result<(Secrets, bool), Failure> {
+        match fs::read(path) {
+            Ok(text) => match serde_json::from_slice::<Secrets>(&text) {
+                Ok(secrets) if NATS_USERS.iter().all(|user| secrets.nats.contains_key(*user)) => Ok((secrets, false)),
+                Ok(_) => Err(unreadable(path, "a NATS user is missing")),
+                Err(e) => Err(unreadable(path, &e.to_string())),
+            },
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let secrets = Secrets::generate();
+                let text = serde_json::to_string_pretty(&secrets).map_err(|e| Failure::Other(e.to_string()))?;
+                write_private(path, &text).map_err(Failure::storage(path))?;
+                Ok((secrets, true))
+            }
+            Err(error) => Err(Failure::Storage { path: path.to_owned(), error }),
+        }
+    }
+
+    /// Takes those that the environment sets.
+    pub fn or_environment(mut self, environment: impl Fn(&str) -> Option<String>) -> Secrets {
+        for (name, secret) in [
+            ("JWT_ACCESS_SECRET", &mut self.jwt_access),
+            ("JWT_REFRESH_SECRET", &mut self.jwt_refresh),
+            ("INTERNAL_SERVICE_API_KEY", &mut self.internal_api_key),
+        ] {
+            if let Some(value) = environment(name) {
+                *secret = value;
+            }
+        }
+        self
+    }
+}
+
+fn unreadable(path: &Path, why: &str) -> Failure {
+    Failure::Settings(format!("{} is damaged ({why}): delete it, and the next start makes new secrets", path.display()))
+}
+
+fn random_hex() -> String {
+    let mut bytes = [0_u8; SECRET_BYTES];
+    rand::rng().fill_bytes(&mut bytes);
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::folder::tests::Scratch;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn secrets_are_private_and_stay_the_same() {
+        let scratch = Scratch::new("secrets");
+        let path = scratch.0.join("secrets.json");
+        let (first, new) = Secrets::load(&path).unwrap();
+        assert!(new);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let (second, new) = Secrets::load(&path).unwrap();
+        assert!(!new);
+        assert_eq!(first.jwt_access, second.jwt_access);
+        assert_ne!(first.jwt_access, first.jwt_refresh);
+        assert!(first.jwt_access.len() >= 32);
+        assert!(first.nats.values().all(|p| p.starts_with(|c: char| c.is_ascii_alphabetic())));
+
+        let set = second.or_environment(|name| (name == "JWT_ACCESS_SECRET").then(|| "mine".to_owned()));
+        assert_eq!(set.jwt_access, "mine");
+        assert_eq!(set.jwt_refresh, first.jwt_refresh);
+    }
+
+    #[test]
+    fn a_damaged_file_is_named_and_kept() {
+        let scratch = Scratch::new("damaged");
+        let path = scratch.0.join("secrets.json");
+        fs::write(&path, "{").unwrap();
+        let failure = Secrets::load(&path).err().unwrap();
+        assert!(failure.to_string().contains("secrets.json"), "{failure}");
+        assert!(path.exists());
+    }
+}

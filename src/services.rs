@@ -1,0 +1,195 @@
+//! The five services as the runner sees them: names, ports, the environment that each may have. How they work is theirs.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use crate::secrets::Secrets;
+
+/// A service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Service {
+    /// The REST API.
+    Gateway,
+    /// MongoDB's owner.
+    Persister,
+    /// Calls the bot.
+    Forwarder,
+    /// Runs the jobs.
+    Scheduler,
+    /// Sockets.
+    Realtime,
+}
+
+impl Service {
+    /// All of them.
+    pub const ALL: [Service; 5] = [Service::Gateway, Service::Persister, Service::Forwarder, Service::Scheduler, Service::Realtime];
+
+    /// Its name: crate, NATS user, subcommand.
+    pub fn name(self) -> &'static str {
+        match self {
+            Service::Gateway => "gateway",
+            Service::Persister => "persister",
+            Service::Forwarder => "forwarder",
+            Service::Scheduler => "scheduler",
+            Service::Realtime => "realtime",
+        }
+    }
+
+    /// The variable with its port, and the default.
+    pub fn port(self) -> (&'static str, u16) {
+        match self {
+            Service::Gateway => ("PORT", 4000),
+            Service::Realtime => ("REALTIME_PORT", 4001),
+            Service::Persister => ("PERSISTER_PORT", 4010),
+            Service::Forwarder => ("FORWARDER_PORT", 4020),
+            Service::Scheduler => ("SCHEDULER_PORT", 4030),
+        }
+    }
+
+    /// The service itself, in this process, until SIGTERM.
+    pub fn main(self) -> ExitCode {
+        match self {
+            Service::Gateway => gateway::main(),
+            Service::Persister => persister::main(),
+            Service::Forwarder => forwarder::main(),
+            Service::Scheduler => scheduler_main(),
+            Service::Realtime => realtime::main(),
+        }
+    }
+
+    /// Settings that the user may make for this service. A last `*` stands for any ending.
+    fn passed(self) -> &'static [&'static str] {
+        match self {
+            Service::Gateway => &[
+                "GATEWAY_*",
+                "CORS_ORIGINS",
+                "FRONTEND_URL",
+                "ACCESS_TOKEN_TTL",
+                "REFRESH_TOKEN_TTL",
+                "BCRYPT_SALT_ROUNDS",
+                "RATE_LIMIT_*",
+            ],
+            Service::Persister => &["PERSISTER_*"],
+            Service::Forwarder => &["FORWARDER_*"],
+            Service::Scheduler => &["SCHEDULER_*", "FACEBOOK_*", "GOOGLE_*", "TOKEN_REFRESH_*"],
+            Service::Realtime => &["REALTIME_*", "CORS_ORIGINS"],
+        }
+    }
+
+    /// The whole environment of a replica: what every process needs, what the user set for this service, and the secrets
+    /// that it needs, no others.
+    pub fn environment(self, port: u16, setting: &Setting) -> BTreeMap<String, String> {
+        let mut environment = base(&setting.user);
+        let passed = |name: &str| EVERY_SERVICE.iter().chain(self.passed()).any(|pattern| matches(pattern, name));
+        environment.extend(setting.user.iter().filter(|(name, _)| passed(name)).map(|(n, v)| (n.clone(), v.clone())));
+        let mut set = |name: &str, value: &str| drop(environment.insert(name.to_owned(), value.to_owned()));
+        set("LOG_DIR", &setting.log_dir);
+        set("HOST", "127.0.0.1");
+        set(self.port().0, &port.to_string());
+        set("NATS_URL", &setting.nats_url);
+        if let Some(password) = setting.nats_passwords.get(self.name()) {
+            set("NATS_USER", self.name());
+            set("NATS_PASSWORD", password);
+        }
+        let secrets = setting.secrets;
+        match self {
+            Service::Gateway => {
+                set("JWT_ACCESS_SECRET", &secrets.jwt_access);
+                set("JWT_REFRESH_SECRET", &secrets.jwt_refresh);
+                set("INTERNAL_SERVICE_API_KEY", &secrets.internal_api_key);
+            }
+            Service::Persister => set("MONGODB_URI", &setting.mongodb_uri),
+            Service::Forwarder => {
+                set("META_BOT_BASE_URL", &setting.bot_url);
+                set("INTERNAL_SERVICE_API_KEY", &secrets.internal_api_key);
+            }
+            Service::Scheduler => {}
+            Service::Realtime => set("JWT_ACCESS_SECRET", &secrets.jwt_access),
+        }
+        environment
+    }
+}
+
+/// PLACEHOLDER until the scheduler has a `main`: is ready and does nothing.
+fn scheduler_main() -> ExitCode {
+    use nats::runtime::{service, settings::Common};
+    service::main(
+        |settings| (Common::read(settings, "scheduler"), settings.number("SCHEDULER_PORT", 4030, 1..=u16::MAX)),
+        |(common, port), stop| async move {
+            let mut service = service::Service::start("scheduler", &common, stop).await?;
+            service.serve_ops(std::net::SocketAddr::new(common.host, port)).await?;
+            service.finish().await
+        },
+    )
+}
+
+/// What the environments of the services are made from.
+pub struct Setting<'a> {
+    /// The user's own environment.
+    pub user: BTreeMap<String, String>,
+    /// `LOG_DIR`
+    pub log_dir: String,
+    /// `NATS_URL`
+    pub nats_url: String,
+    /// Password by NATS user; none where the URL has the login.
+    pub nats_passwords: BTreeMap<String, String>,
+    /// `MONGODB_URI`
+    pub mongodb_uri: String,
+    /// `META_BOT_BASE_URL`
+    pub bot_url: String,
+    /// The others.
+    pub secrets: &'a Secrets,
+}
+
+/// What any process may need. The last is for `cargo llvm-cov`: where a child writes its coverage.
+const EVERY_PROCESS: [&str; 6] = ["PATH", "HOME", "TZ", "RUST_LOG", "RUST_BACKTRACE", "LLVM_PROFILE_FILE"];
+/// Settings of all services.
+const EVERY_SERVICE: [&str; 3] = ["NODE_ENV", "LOG_LEVEL", "PETBUDDY_CONFIG"];
+
+/// The environment of a process that is no service.
+pub fn base(user: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    user.iter().filter(|(name, _)| EVERY_PROCESS.contains(&name.as_str())).map(|(n, v)| (n.clone(), v.clone())).collect()
+}
+
+fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(beginning) => name.starts_with(beginning),
+        None => name == pattern,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::folder::tests::Scratch;
+
+    #[test]
+    fn a_service_gets_its_own_secrets_and_settings_only() {
+        let scratch = Scratch::new("services");
+        let (secrets, _) = Secrets::load(&scratch.0.join("secrets.json")).unwrap();
+        let user = [("PATH", "/bin"), ("RATE_LIMIT_MAX", "9"), ("FACEBOOK_APP_SECRET", "f"), ("AWS_SECRET", "a"), ("PERSISTER_PORT", "1")];
+        let setting = Setting {
+            user: user.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect(),
+            log_dir: "logs".into(),
+            nats_url: "nats://127.0.0.1:4222".into(),
+            nats_passwords: secrets.nats.clone(),
+            mongodb_uri: "mongodb://127.0.0.1/petbuddy".into(),
+            bot_url: "http://127.0.0.1:5001".into(),
+            secrets: &secrets,
+        };
+        let of = |service: Service| service.environment(7, &setting);
+        let who_has = |name: &str| Service::ALL.into_iter().filter(|s| of(*s).contains_key(name)).collect::<Vec<_>>();
+        assert_eq!(who_has("MONGODB_URI"), [Service::Persister]);
+        assert_eq!(who_has("JWT_REFRESH_SECRET"), [Service::Gateway]);
+        assert_eq!(who_has("JWT_ACCESS_SECRET"), [Service::Gateway, Service::Realtime]);
+        assert_eq!(who_has("INTERNAL_SERVICE_API_KEY"), [Service::Gateway, Service::Forwarder]);
+        assert_eq!(who_has("FACEBOOK_APP_SECRET"), [Service::Scheduler]);
+        assert_eq!(who_has("RATE_LIMIT_MAX"), [Service::Gateway]);
+        assert_eq!(who_has("AWS_SECRET"), []);
+        assert_eq!(who_has("PATH"), Service::ALL);
+        assert_eq!(of(Service::Persister)["PERSISTER_PORT"], "7");
+        for service in Service::ALL {
+            assert_eq!(of(service)["NATS_PASSWORD"], secrets.nats[service.name()]);
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! `petbuddy setup`: brings streams, consumers and buckets of a NATS server to the contract, as the user `operator`. What
+//! they are is in `nats::stream`; what could lose something is reported and left.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use nats::runtime::connection::Connection;
+use nats::runtime::settings::{Common, NatsSettings, Settings};
+use nats::runtime::setup::{Report, Sizes, reconcile};
+use nats::{Id, Timestamp, stream};
+use tokio::time::{Instant, interval};
+
+use crate::exit::Failure;
+
+/// A server, or a cluster's leaders, may still be starting.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Pause between tries.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// The whole subcommand.
+pub fn main() -> ExitCode {
+    let mut settings = Settings::load();
+    let (common, sizes) = (Common::read(&mut settings, "operator"), sizes(&mut settings));
+    if let Err(problems) = settings.finish() {
+        eprintln!("{problems}");
+        return Failure::Settings(String::new()).code();
+    }
+    let report = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(run(&common.nats, sizes)),
+        Err(e) => Err(Failure::Other(e.to_string())),
+    };
+    match report {
+        Ok(report) => {
+            print!("{report}");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            eprintln!("{failure}");
+            failure.code()
+        }
+    }
+}
+
+/// `NATS_REPLICAS` and `EVENTS_MAX_BYTES`.
+pub fn sizes(settings: &mut Settings) -> Sizes {
+    Sizes {
+        replicas: settings.number("NATS_REPLICAS", 1, 1..=5),
+        events_max_bytes: settings.number("EVENTS_MAX_BYTES", stream::EVENTS_MAX_BYTES, 1..=i64::MAX),
+    }
+}
+
+/// Does it, and waits for a server that is not there yet.
+///
+/// # Errors
+/// It is not done within [`LIMIT`].
+pub async fn run(nats: &NatsSettings, sizes: Sizes) -> Result<Report, Failure> {
+    let connection = Connection::open(nats, "operator", Id::generate(Timestamp::now()))
+        .await
+        .map_err(|e| Failure::Settings(format!("NATS_URL cannot be used: {e}")))?;
+    let deadline = Instant::now() + LIMIT;
+    let mut pause = interval(PAUSE);
+    let mut reason = "no connection; is NATS_URL right, and NATS_PASSWORD that of the user?".to_owned();
+    while Instant::now() < deadline {
+        pause.tick().await;
+        if !connection.is_connected() {
+            continue;
+        }
+        match reconcile(&connection.jetstream, sizes).await {
+            Ok(report) => return Ok(report),
+            Err(e) => reason = e.to_string(),
+        }
+    }
+    Err(Failure::NotReady { what: "NATS".into(), limit: LIMIT, reason })
+}

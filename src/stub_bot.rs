@@ -1,0 +1,309 @@
+//! A stand-in for the Meta bot: accepts what the forwarder sends, remembers it for tests and newcomers, and fails on demand.
+//! It sends nothing to Facebook and checks no key.
+//!
+//! `POST /chat/manual-facebook`, `POST /chat/manual-instagram`, `GET /health`; and to control it, on the same port:
+//! `GET /stub/deliveries?after=N&limit=M`, `GET /stub/stats`, `POST /stub/mode`, `POST /stub/reset`.
+
+use std::collections::{HashSet, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::exit::Failure;
+
+/// `BOT_PORT` if it is not set.
+pub const DEFAULT_PORT: u16 = 5001;
+/// Requests remembered; the oldest go first.
+const KEPT_REQUESTS: usize = 100_000;
+/// Bytes of their bodies; likewise.
+const KEPT_BYTES: usize = 256 * 1024 * 1024;
+/// Largest body that is taken.
+const BODY_BYTES: usize = 1024 * 1024;
+/// Idempotency keys that are told apart; beyond it `unique` is too low, and `unique_exact` says so.
+const KEPT_KEYS: usize = 1_000_000;
+/// Requests in one answer of `/stub/deliveries`, unless asked for otherwise.
+const PAGE: usize = 10_000;
+/// A request that is left hanging is let go after this; also the longest delay.
+const HANG: Duration = Duration::from_secs(120);
+/// Open requests at the end of the process have so long.
+const STOP_LIMIT: Duration = Duration::from_secs(2);
+
+/// A request as it was received.
+#[derive(Clone, Debug, Serialize)]
+pub struct Received {
+    /// Counts from 1 in the order of arrival.
+    pub n: u64,
+    /// Arrival, Unix milliseconds.
+    pub at: u64,
+    /// `facebook` or `instagram`, from the path.
+    pub platform: &'static str,
+    /// Header `Idempotency-Key`.
+    pub idempotency_key: Option<String>,
+    /// Whether there was a header `x-api-key`.
+    pub api_key: bool,
+    /// What it was answered, or will be after the delay; `None` if it was left hanging. 200 means delivered.
+    pub status: Option<u16>,
+    /// The body, as it came.
+    pub body: Box<RawValue>,
+}
+
+/// How requests are answered. Everything is optional; what is absent is as in a healthy bot.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Mode {
+    /// Status of failing requests, 300 to 599; 500 if there is only a ratio.
+    pub status: Option<u16>,
+    /// Share of requests that fail, 0 to 1; 1 if there is only a status.
+    pub fail_ratio: Option<f64>,
+    /// Milliseconds before each answer.
+    pub delay_ms: u64,
+    /// Share of requests that are never answered, 0 to 1.
+    pub hang_ratio: f64,
+    /// Header `Retry-After` of failures, seconds.
+    pub retry_after: Option<u64>,
+}
+
+impl Mode {
+    fn check(&self) -> Result<(), &'static str> {
+        let ratio = |r: f64| (0.0..=1.0).contains(&r);
+        if !self.fail_ratio.is_none_or(ratio) || !ratio(self.hang_ratio) {
+            return Err("a ratio is from 0 to 1");
+        }
+        if !self.status.is_none_or(|s| (300..=599).contains(&s)) {
+            return Err("status is from 300 to 599");
+        }
+        if Duration::from_millis(self.delay_ms) > HANG {
+            return Err("delay_ms is at most 120000");
+        }
+        Ok(())
+    }
+
+    /// The answer to one request: `None` hangs. `hang` and `fail` are random, from 0 to 1.
+    fn fate(&self, hang: f64, fail: f64) -> Option<StatusCode> {
+        if hang < self.hang_ratio {
+            return None;
+        }
+        let ratio = self.fail_ratio.unwrap_or(if self.status.is_some() { 1.0 } else { 0.0 });
+        let status = self.status.and_then(|s| StatusCode::from_u16(s).ok()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Some(if fail < ratio { status } else { StatusCode::OK })
+    }
+}
+
+#[derive(Default)]
+struct Memory {
+    mode: Mode,
+    requests: VecDeque<Received>,
+    bytes: usize,
+    received: u64,
+    delivered: u64,
+    failed: u64,
+    hung: u64,
+    /// Hashes of the idempotency keys of what was delivered.
+    keys: HashSet<u64>,
+    keys_full: bool,
+}
+
+impl Memory {
+    fn keep(&mut self, request: Received) {
+        self.received += 1;
+        match request.status {
+            Some(200) => {
+                self.delivered += 1;
+                if let Some(key) = &request.idempotency_key {
+                    let mut hasher = DefaultHasher::new();
+                    key.hash(&mut hasher);
+                    self.keys_full |= self.keys.len() >= KEPT_KEYS;
+                    if !self.keys_full {
+                        self.keys.insert(hasher.finish());
+                    }
+                }
+            }
+            Some(_) => self.failed += 1,
+            None => self.hung += 1,
+        }
+        self.bytes += request.body.get().len();
+        self.requests.push_back(request);
+        while (self.requests.len() > KEPT_REQUESTS || self.bytes > KEPT_BYTES)
+            && let Some(oldest) = self.requests.pop_front()
+        {
+            self.bytes -= oldest.body.get().len();
+        }
+    }
+}
+
+/// The bot's state; clones are the same bot.
+#[derive(Clone, Default)]
+pub struct StubBot {
+    memory: Arc<Mutex<Memory>>,
+    stop: CancellationToken,
+}
+
+impl StubBot {
+    /// Its routes.
+    pub fn router(&self) -> Router {
+        Router::new()
+            .route("/chat/{channel}", post(receive))
+            .route("/health", get(|| async { Json(json!({"status": "ok", "service": "stub-bot"})) }))
+            .route("/stub/deliveries", get(deliveries))
+            .route("/stub/stats", get(stats))
+            .route("/stub/mode", post(set_mode))
+            .route("/stub/reset", post(reset))
+            .layer(DefaultBodyLimit::max(BODY_BYTES))
+            .with_state(self.clone())
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut Memory) -> T) -> T {
+        // A poisoned lock still holds whole entries.
+        f(&mut self.memory.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+async fn receive(State(bot): State<StubBot>, Path(channel): Path<String>, headers: HeaderMap, body: Bytes) -> Response {
+    let platform = match channel.as_str() {
+        "manual-facebook" => "facebook",
+        "manual-instagram" => "instagram",
+        _ => return refuse(StatusCode::NOT_FOUND, "no such channel"),
+    };
+    let Ok(body) = serde_json::from_slice::<Box<RawValue>>(&body) else {
+        return refuse(StatusCode::BAD_REQUEST, "the body is not JSON");
+    };
+    let (n, mode, key, status) = bot.with(|memory| {
+        let mode = memory.mode.clone();
+        let status = mode.fate(rand::random(), rand::random());
+        let key = headers.get("idempotency-key").and_then(|key| key.to_str().ok()).map(str::to_owned);
+        let request = Received {
+            n: memory.received + 1,
+            at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64,
+            platform,
+            idempotency_key: key.clone(),
+            api_key: headers.contains_key("x-api-key"),
+            status: status.map(|s| s.as_u16()),
+            body,
+        };
+        let n = request.n;
+        memory.keep(request);
+        (n, mode, key, status)
+    });
+    let id = key.unwrap_or_else(|| n.to_string());
+    let word = status.map_or_else(|| "hanging".to_owned(), |s| s.as_u16().to_string());
+    // Nobody may be reading; that must not fail the answer.
+    drop(writeln!(io::stdout(), "#{n} {platform} {id} -> {word}"));
+    let delay = if status.is_none() { HANG } else { Duration::from_millis(mode.delay_ms) };
+    if !delay.is_zero() {
+        bot.stop.run_until_cancelled(tokio::time::sleep(delay)).await;
+    }
+    match status {
+        // The same message has the same id, however often it comes: as with Meta's own idempotency.
+        Some(StatusCode::OK) => Json(json!({"success": true, "message_id": format!("stub.{id}")})).into_response(),
+        Some(failure) => {
+            let mut response = refuse(failure, "the stub bot was told to fail");
+            if let Some(seconds) = mode.retry_after {
+                response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+            }
+            response
+        }
+        None => refuse(StatusCode::GATEWAY_TIMEOUT, "the stub bot was told to hang"),
+    }
+}
+
+fn refuse(status: StatusCode, message: &str) -> Response {
+    (status, Json(json!({"success": false, "error": {"message": message}}))).into_response()
+}
+
+#[derive(Deserialize)]
+struct After {
+    #[serde(default)]
+    after: u64,
+    #[serde(default)]
+    limit: Option<usize>,
+}
+
+/// What was received after number `after`, oldest first.
+async fn deliveries(State(bot): State<StubBot>, Query(After { after, limit }): Query<After>) -> Json<Vec<Received>> {
+    Json(bot.with(|memory| {
+        let begin = memory.requests.partition_point(|request| request.n <= after);
+        memory.requests.range(begin..).take(limit.unwrap_or(PAGE)).cloned().collect()
+    }))
+}
+
+async fn stats(State(bot): State<StubBot>) -> Json<Value> {
+    Json(bot.with(|m| {
+        json!({
+            "received": m.received,
+            "delivered": m.delivered,
+            "failed": m.failed,
+            "hung": m.hung,
+            "unique": m.keys.len(),
+            "unique_exact": !m.keys_full,
+            "first_kept": m.requests.front().map(|request| request.n),
+            "mode": m.mode,
+        })
+    }))
+}
+
+/// Replaces the whole mode.
+async fn set_mode(State(bot): State<StubBot>, Json(mode): Json<Mode>) -> Response {
+    match mode.check() {
+        Ok(()) => {
+            bot.with(|memory| memory.mode = mode.clone());
+            Json(mode).into_response()
+        }
+        Err(why) => refuse(StatusCode::BAD_REQUEST, why),
+    }
+}
+
+/// Forgets everything, and is healthy again.
+async fn reset(State(bot): State<StubBot>) -> StatusCode {
+    bot.with(|memory| *memory = Memory::default());
+    StatusCode::NO_CONTENT
+}
+
+/// `petbuddy stub-bot`: serves on `BOT_PORT` of the loopback address until SIGTERM or Ctrl-C.
+pub async fn main() -> ExitCode {
+    let text = std::env::var("BOT_PORT").unwrap_or_default();
+    let port = if text.is_empty() { Ok(DEFAULT_PORT) } else { text.parse() };
+    let Ok(port) = port else {
+        let failure = Failure::Settings(format!("BOT_PORT must be a port, not `{text}`"));
+        eprintln!("{failure}");
+        return failure.code();
+    };
+    match serve(port).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("the stub bot cannot serve on port {port}: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(port: u16) -> io::Result<()> {
+    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let bot = StubBot::default();
+    let stop = bot.stop.clone();
+    let serve = axum::serve(listener, bot.router()).with_graceful_shutdown(stop.clone().cancelled_owned()).into_future();
+    tokio::pin!(serve);
+    tokio::select! {
+        ended = &mut serve => return ended,
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    stop.cancel();
+    // Connections that stay open are not worth waiting for.
+    tokio::time::timeout(STOP_LIMIT, serve).await.unwrap_or(Ok(()))
+}

@@ -1,0 +1,129 @@
+//! What is wrong is named, kept and passed over; nothing stops for it.
+
+use std::process::Command;
+
+use async_nats::jetstream::consumer::pull;
+use futures_util::{SinkExt, StreamExt};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message as Frame;
+
+use crate::harness::{SOON, System, eventually};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn malformed_and_unknown_events_become_dead_letters_and_consumption_goes_on() {
+    let system = System::shared().await;
+    let staff = system.new_company().await;
+    let contact = staff.new_contact().await;
+    let jetstream = system.operator().await;
+    let subject = format!("message.created.{}.{contact}.web.inbound.user", staff.company);
+    let unknown = json!({"id": "e".repeat(24), "type": "message.created", "version": 99, "occurred_at": "2026-01-01T00:00:00.000Z",
+        "actor": {"kind": "system"}, "company_id": staff.company, "data": {}});
+    let mut bad = Vec::new();
+    for (payload, reason) in [("{not json".to_owned(), "malformed"), (unknown.to_string(), "unknown_version")] {
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert("X-Kept", "as it was");
+        let ack = jetstream.publish_with_headers(subject.clone(), headers, payload.clone().into()).await.unwrap().await.unwrap();
+        bad.push((ack.sequence, payload, reason));
+    }
+    // What comes after is processed.
+    let created = staff.message(&contact, "user", "still here").await;
+    let (status, _) = staff.get(&format!("/messages/{}", created["messageData"]["_id"].as_str().unwrap())).await;
+    assert_eq!(status, StatusCode::OK);
+
+    let dead = jetstream.get_stream("DEAD").await.unwrap();
+    let filter_subject = format!("dead.persister.{subject}");
+    let consumer = dead.create_consumer(pull::Config { filter_subject, ..Default::default() }).await.unwrap();
+    let mut letters = consumer.messages().await.unwrap();
+    for (seq, payload, reason) in bad {
+        let letter = tokio::time::timeout(SOON, letters.next()).await.expect("a dead letter").unwrap().unwrap();
+        let header = |name: &str| letter.headers.as_ref().unwrap().get(name).unwrap_or_else(|| panic!("no {name}")).as_str().to_owned();
+        assert_eq!(letter.payload, payload.as_bytes());
+        assert_eq!(
+            (header("Dead-Reason"), header("Dead-Stream-Seq"), header("Dead-Stream")),
+            (reason.into(), seq.to_string(), "EVENTS".into())
+        );
+        assert_eq!((header("X-Kept"), header("Dead-Attempts")), ("as it was".into(), "1".into()));
+        assert!(!header("Dead-Error").is_empty() && !header("Dead-First-At").is_empty());
+    }
+}
+
+#[test]
+fn wrong_settings_stop_a_service_at_start_with_all_problems_listed() {
+    for service in ["gateway", "persister", "forwarder", "scheduler", "realtime"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_petbuddy"))
+            .arg(service)
+            .env_clear()
+            .envs([("PATH", "/usr/bin:/bin"), ("LOG_LEVEL", "loud"), ("NODE_ENV", "moon"), ("HOST", "here"), ("NATS_PASSWORD", "")])
+            .envs([("PORT", "0"), ("REALTIME_PORT", "x"), ("PERSISTER_PORT", "x"), ("FORWARDER_PORT", "x"), ("SCHEDULER_PORT", "x")])
+            .envs([("JWT_ACCESS_SECRET", "too-short-to-sign"), ("INTERNAL_SERVICE_API_KEY", "too-short-to-sign")])
+            .current_dir(std::env::temp_dir())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{service}: {said}");
+        let port = if service == "gateway" { "PORT".into() } else { format!("{}_PORT", service.to_uppercase()) };
+        for name in ["LOG_LEVEL", "NODE_ENV", "HOST", "NATS_PASSWORD", &port] {
+            assert!(said.contains(name), "{service} does not name {name}: {said}");
+        }
+        assert!(!said.contains("too-short-to-sign"), "{service} shows a secret: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_malformed_frame_gets_an_error_and_a_flood_of_them_closes_that_socket_only() {
+    let system = System::shared().await;
+    let staff = system.new_company().await;
+    let url = format!("{}/ws?token={}", system.url("realtime").replacen("http", "ws", 1), staff.token);
+    let (mut rude, _) = tokio_tungstenite::connect_async(&url).await.unwrap();
+    let (mut polite, _) = tokio_tungstenite::connect_async(&url).await.unwrap();
+    rude.send(Frame::text("{nonsense")).await.unwrap();
+    let error = tokio::time::timeout(SOON, rude.next()).await.unwrap().unwrap().unwrap();
+    let error: Value = serde_json::from_str(error.to_text().unwrap()).unwrap();
+    assert_eq!(error["event"], "error", "{error}");
+    let flood = async {
+        loop {
+            if rude.send(Frame::text("[]")).await.is_err() {
+                return;
+            }
+            match futures_util::FutureExt::now_or_never(rude.next()) {
+                Some(None | Some(Err(_) | Ok(Frame::Close(_)))) => return,
+                _ => tokio::task::yield_now().await,
+            }
+        }
+    };
+    tokio::time::timeout(SOON, flood).await.expect("the flood is cut off");
+    let contact = staff.new_contact().await;
+    staff.message(&contact, "user", "calm").await;
+    let event = eventually("the other socket lives", SOON, || {
+        let next = futures_util::FutureExt::now_or_never(polite.next());
+        async move { next.flatten().and_then(Result::ok).filter(|f| f.to_text().is_ok_and(|t| t.contains("message:new"))) }
+    })
+    .await;
+    assert!(event.to_text().unwrap().contains("calm"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_requests_are_problems_with_a_code() {
+    let system = System::shared().await;
+    let staff = system.new_company().await;
+    let contact = "b".repeat(24);
+    let post = |body: &'static str, content_type: &'static str| {
+        let request = system.http.post(format!("{}/api/v1/messages", system.url("gateway"))).bearer_auth(&staff.token);
+        async move {
+            let answer = request.header("content-type", content_type).body(body).send().await.unwrap();
+            let (status, kind) = (answer.status().as_u16(), answer.headers()["content-type"].to_str().unwrap().to_owned());
+            (status, kind, answer.json::<Value>().await.unwrap()["code"].as_str().unwrap().to_owned())
+        }
+    };
+    let problem = |status: u16, code: &str| (status, "application/problem+json".to_owned(), code.to_owned());
+    assert_eq!(post("{", "application/json").await, problem(400, "VALIDATION_ERROR"));
+    assert_eq!(post("{}", "application/json").await, problem(400, "VALIDATION_ERROR"));
+    assert_eq!(post("a=b", "application/x-www-form-urlencoded").await, problem(415, "UNSUPPORTED_MEDIA_TYPE"));
+    assert_eq!(staff.post("/messages", json!({"contact_id": {"$gt": ""}, "limit": 1})).await.0, StatusCode::BAD_REQUEST);
+    assert_eq!(staff.get("/messages/nonsense").await.1["code"], "CAST_ERROR");
+    assert_eq!(staff.get(&format!("/messages?contact_id={contact}&limit=201")).await.0, StatusCode::BAD_REQUEST);
+    assert_eq!(staff.get("/nowhere").await.0, StatusCode::NOT_FOUND);
+    let huge = json!({"content": "x".repeat(11 * 1024 * 1024)});
+    assert_eq!(staff.post("/messages", huge).await.0, StatusCode::PAYLOAD_TOO_LARGE);
+}

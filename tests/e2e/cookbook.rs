@@ -1,0 +1,78 @@
+//! Every line of the cookbook in `nats/README.md` is tried with the real `nats` CLI, as the operator.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::Command;
+
+use crate::harness::{SOON, System, eventually};
+
+/// One line, and whether it runs until it is stopped.
+struct Line {
+    text: String,
+    endless: bool,
+}
+
+/// The lines of the blocks marked ```sh that begin with `nats `. A line with `# until Ctrl-C` is stopped by the test.
+fn lines() -> Vec<Line> {
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("nats/README.md")).unwrap();
+    let mut shell = false;
+    let mut lines = Vec::new();
+    for line in readme.lines() {
+        match line.trim() {
+            "```sh" => shell = true,
+            "```" => shell = false,
+            line if shell && line.contains("nats ") && !line.starts_with('#') => {
+                lines.push(Line { text: line.to_owned(), endless: line.contains("# until Ctrl-C") });
+            }
+            _ => {}
+        }
+    }
+    lines
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_line_of_the_cookbook_works() {
+    if Command::new("nats").arg("--version").stdout(Stdio::null()).status().await.is_err() {
+        println!("NOT TRIED: there is no `nats` CLI on PATH; `go install github.com/nats-io/natscli/nats@latest` gives one");
+        return;
+    }
+    let system = System::start(&[]).await;
+    let staff = system.new_company().await;
+    let contact = staff.new_contact().await;
+    let id = staff.message(&contact, "user", "hello").await["messageData"]["_id"].as_str().unwrap().to_owned();
+    let jetstream = system.operator().await;
+    let subject = format!("message.created.{}.{contact}.web.inbound.user", staff.company);
+    jetstream.publish(subject, "not an event".into()).await.unwrap().await.unwrap();
+    eventually("a dead letter to look at", SOON, || async {
+        let mut dead = jetstream.get_stream("DEAD").await.ok()?;
+        (dead.info().await.ok()?.state.messages > 0).then_some(())
+    })
+    .await;
+
+    let lines = lines();
+    assert!(lines.len() >= 10, "the cookbook has only {} lines", lines.len());
+    for Line { text, endless } in lines {
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-ec", &text])
+            .env("NATS_URL", system.url("nats"))
+            .env("NATS_USER", system.run["operator"]["user"].as_str().unwrap())
+            .env("NATS_PASSWORD", system.run["operator"]["password"].as_str().unwrap())
+            .env("COMPANY", &staff.company)
+            .env("CONTACT", &contact)
+            .env("MESSAGE", &id)
+            .env("SEQ", "1")
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        match tokio::time::timeout(if endless { Duration::from_secs(3) } else { SOON }, shell.output()).await {
+            Ok(output) => {
+                let output = output.unwrap();
+                let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+                assert!(!endless && output.status.success() && !said.contains("nats: error"), "{text}\n{said}");
+            }
+            Err(_) => assert!(endless, "did not end: {text}"),
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! What was answered 201 survives the death of any process, and of the database for a while.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use mongodb::bson::{doc, oid::ObjectId};
+use reqwest::StatusCode;
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use crate::harness::{AFTER_FAULT, System, client, documents, eventually, kill};
+
+/// Requests under way at once.
+const WRITERS: usize = 8;
+/// Messages that must be accepted before and after each fault.
+const STEADY: u64 = 300;
+
+/// A steady load of creates; three in ten go to the bot.
+struct Load {
+    stop: Arc<AtomicBool>,
+    accepted: Arc<AtomicU64>,
+    tasks: JoinSet<Vec<(String, bool)>>,
+    refused: Arc<AtomicU64>,
+}
+
+impl Load {
+    fn start(gateway: String, token: String, contacts: Vec<String>) -> Load {
+        let (stop, accepted, refused) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+        let mut tasks = JoinSet::new();
+        for writer in 0..WRITERS {
+            let (stop, accepted, refused) = (stop.clone(), accepted.clone(), refused.clone());
+            let (gateway, token, contacts) = (gateway.clone(), token.clone(), contacts.clone());
+            tasks.spawn(async move {
+                let (http, mut mine) = (client(), Vec::new());
+                let mut pace = tokio::time::interval(Duration::from_millis(10));
+                for n in 0.. {
+                    pace.tick().await;
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let outbound = n % 10 < 3;
+                    let (role, direction) = if outbound { ("operator", "outbound") } else { ("user", "inbound") };
+                    let body = json!({
+                        "contact_id": contacts[n % contacts.len()], "role": role, "direction": direction, "platform": "facebook",
+                        "content": format!("{writer}:{n}"), "external_message_id": format!("load-{writer}-{n}"),
+                    });
+                    match http.post(format!("{gateway}/api/v1/messages")).bearer_auth(&token).json(&body).send().await {
+                        Ok(answer) if answer.status() == StatusCode::CREATED => {
+                            // The status is the promise; a body that breaks off takes only the id from us.
+                            let Ok(answer) = answer.json::<serde_json::Value>().await else { continue };
+                            mine.push((answer["messageData"]["_id"].as_str().unwrap().to_owned(), outbound));
+                            accepted.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Ok(answer) if answer.status() == StatusCode::SERVICE_UNAVAILABLE => {
+                            assert!(answer.headers().contains_key("retry-after"));
+                            refused.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Ok(answer) => panic!("{}: {}", answer.status(), answer.text().await.unwrap_or_default()),
+                        Err(_) => drop(refused.fetch_add(1, Ordering::Relaxed)),
+                    }
+                }
+                mine
+            });
+        }
+        Load { stop, accepted, tasks, refused }
+    }
+
+    /// Waits until so many more are accepted.
+    async fn more(&self, count: u64) {
+        let goal = self.accepted.load(Ordering::Relaxed) + count;
+        eventually("the load goes on", AFTER_FAULT, || async { (self.accepted.load(Ordering::Relaxed) >= goal).then_some(()) }).await;
+    }
+
+    async fn end(mut self) -> Vec<(String, bool)> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut all = Vec::new();
+        while let Some(mine) = self.tasks.join_next().await {
+            all.extend(mine.unwrap());
+        }
+        all
+    }
+}
+
+/// Every accepted message is in MongoDB exactly once, and each for the bot reached it under its id.
+async fn nothing_is_missing(system: &System, company: &str, accepted: &[(String, bool)]) {
+    let database = system.database().await;
+    let company = ObjectId::parse_str(company).unwrap();
+    let ids: HashSet<&str> = accepted.iter().map(|(id, _)| id.as_str()).collect();
+    assert_eq!(ids.len(), accepted.len(), "an id was given twice");
+    eventually("every accepted message is in MongoDB once", AFTER_FAULT, || async {
+        let found = documents(&database, "messages", doc! {"company_id": company}).await;
+        let mut by_external: HashMap<&str, u32> = HashMap::new();
+        for d in &found {
+            *by_external.entry(d.get_str("external_message_id").unwrap()).or_default() += 1;
+        }
+        assert!(by_external.values().all(|n| *n == 1), "a message is stored twice");
+        let stored: HashSet<String> = found.iter().map(|d| d.get_object_id("_id").unwrap().to_hex()).collect();
+        ids.iter().all(|id| stored.contains(*id)).then_some(())
+    })
+    .await;
+    let outbound: Vec<&str> = accepted.iter().filter(|(_, outbound)| *outbound).map(|(id, _)| id.as_str()).collect();
+    assert!(!outbound.is_empty());
+    eventually("every operator message reached the bot", AFTER_FAULT, || async {
+        let calls = system.deliveries().await;
+        // One key a message: calls for the same message repeat it.
+        let mut keys: HashMap<String, HashSet<String>> = HashMap::new();
+        for call in &calls {
+            let external = call["body"]["external_message_id"].as_str().unwrap_or_default().to_owned();
+            keys.entry(external).or_default().insert(call["idempotency_key"].as_str().unwrap().to_owned());
+        }
+        assert!(keys.values().all(|k| k.len() == 1), "a message went out under two keys");
+        let reached: HashSet<&str> = calls.iter().map(|c| c["idempotency_key"].as_str().unwrap()).collect();
+        outbound.iter().all(|id| reached.contains(id)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kill_9_of_any_process_loses_nothing_that_was_answered_201() {
+    let system = System::start(&[]).await;
+    let staff = system.new_company().await;
+    let contacts = [staff.new_contact().await, staff.new_contact().await, staff.new_contact().await];
+    let load = Load::start(system.url("gateway"), staff.token.clone(), contacts.to_vec());
+    load.more(STEADY).await;
+    for victim in ["persister", "forwarder", "gateway", "nats-server", "mongod"] {
+        system.kill_and_await_restart(victim).await;
+        system.await_ready().await;
+        load.more(STEADY).await;
+    }
+    let accepted = load.end().await;
+    nothing_is_missing(&system, &staff.company, &accepted).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mongodb_away_for_20_s_fails_no_create() {
+    const AWAY: Duration = Duration::from_secs(20);
+    let system = System::start(&[]).await;
+    let staff = system.new_company().await;
+    let contact = staff.new_contact().await;
+    let load = Load::start(system.url("gateway"), staff.token.clone(), vec![contact]);
+    load.more(STEADY).await;
+    let mongod = system.signal("-STOP", "mongod");
+    let back = tokio::time::Instant::now() + AWAY;
+    while tokio::time::Instant::now() < back {
+        load.more(STEADY / 3).await;
+    }
+    kill("-CONT", mongod);
+    load.more(STEADY).await;
+    assert_eq!(load.refused.load(Ordering::Relaxed), 0, "creates failed while MongoDB was away");
+    let accepted = load.end().await;
+    nothing_is_missing(&system, &staff.company, &accepted).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_hangs_is_said_within_2_s_and_readiness_falls() {
+    let system = System::start(&[]).await;
+    let staff = system.new_company().await;
+    let contact = staff.new_contact().await;
+    let body = json!({"contact_id": contact, "role": "user", "platform": "web", "direction": "inbound", "content": "anyone?"});
+    let nats = system.signal("-STOP", "nats-server");
+    let request = system.http.post(format!("{}/api/v1/messages", system.url("gateway"))).bearer_auth(&staff.token).json(&body);
+    // The bound of the issue is 2 s; a machine under load is given some more to answer in.
+    let answer = tokio::time::timeout(Duration::from_secs(4), request.send()).await.expect("it answers").unwrap();
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(answer.headers().contains_key("retry-after"));
+    let ready = || async { system.http.get(format!("{}/ready", system.url("gateway"))).send().await.unwrap().status() };
+    eventually("readiness falls", AFTER_FAULT, || async { (ready().await == StatusCode::SERVICE_UNAVAILABLE).then_some(()) }).await;
+    kill("-CONT", nats);
+    system.await_ready().await;
+    let (status, answer) = staff.post("/messages", body).await;
+    assert_eq!(status, StatusCode::CREATED, "{answer}");
+}

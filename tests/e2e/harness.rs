@@ -1,0 +1,310 @@
+//! The system under test: the `petbuddy` binary on free ports in a folder of its own, and small clients for it. When the
+//! test process ends, however it ends, the pipe to the runner closes and the runner stops everything.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use async_nats::jetstream;
+use mongodb::bson::Document;
+use reqwest::{Client, Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::time::{Instant, interval};
+
+/// A start fetches nothing (the first test to run has), but on two cores several may start at once.
+pub const START: Duration = Duration::from_secs(180);
+/// Whatever shall become true in a healthy system.
+pub const SOON: Duration = Duration::from_secs(30);
+/// The same after a fault: the consumer's ack wait passes first.
+pub const AFTER_FAULT: Duration = Duration::from_secs(90);
+
+/// Asks again until there is an answer, or fails with what was waited for.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, within: Duration, mut look: impl FnMut() -> F) -> T {
+    let deadline = Instant::now() + within;
+    let mut tick = interval(Duration::from_millis(50));
+    loop {
+        tick.tick().await;
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "not within {within:?}: {what}");
+    }
+}
+
+/// A folder that is removed with it.
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    pub fn new() -> Folder {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("petbuddy-e2e-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("what the system wrote is kept in {}", self.0.display());
+        } else {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+}
+
+/// A running system.
+pub struct System {
+    child: Child,
+    pub folder: Folder,
+    pub run: Value,
+    pub http: Client,
+}
+
+impl System {
+    /// Starts one and waits until it is ready.
+    pub async fn start(args: &[&str]) -> System {
+        System::start_with(Folder::new(), args, &[]).await
+    }
+
+    /// The same, in a folder that may have seen a run before, with more environment.
+    pub async fn start_with(folder: Folder, args: &[&str], environment: &[(&str, &str)]) -> System {
+        let _ = std::fs::remove_file(folder.0.join("run.json"));
+        let child = runner(&folder.0, args, environment);
+        let mut system = System { child, folder, run: Value::Null, http: client() };
+        let path = system.folder.0.join("run.json");
+        let console = system.folder.0.join("console.txt");
+        let child = &mut system.child;
+        let deadline = Instant::now() + START;
+        let mut tick = interval(Duration::from_millis(100));
+        system.run = loop {
+            tick.tick().await;
+            if let Some(run) = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok()) {
+                break run;
+            }
+            let ended = child.try_wait().unwrap();
+            let said = || std::fs::read_to_string(&console).unwrap_or_default();
+            assert!(ended.is_none(), "the runner ended with {ended:?}:\n{}", said());
+            assert!(Instant::now() < deadline, "not ready within {START:?}:\n{}", said());
+        };
+        system
+    }
+
+    /// One that tests share which break nothing. It runs until the test process ends.
+    pub async fn shared() -> &'static System {
+        static SHARED: tokio::sync::OnceCell<System> = tokio::sync::OnceCell::const_new();
+        SHARED.get_or_init(|| System::start(&["--replicas", "persister=2,realtime=3,scheduler=2,forwarder=2"])).await
+    }
+
+    /// An address of `run.json`.
+    pub fn url(&self, name: &str) -> String {
+        self.run[name].as_str().unwrap_or_else(|| panic!("run.json has no {name}")).to_owned()
+    }
+
+    /// The ports of a service's replicas.
+    pub fn services(&self, name: &str) -> Vec<String> {
+        self.run["services"][name].as_array().unwrap().iter().map(|u| u.as_str().unwrap().to_owned()).collect()
+    }
+
+    /// The current pid of a process; the supervisor gives a restarted one a new pid.
+    pub fn pid(&self, name: &str) -> Option<u64> {
+        let text = std::fs::read(self.folder.0.join("run.json")).ok()?;
+        serde_json::from_slice::<Value>(&text).ok()?["pids"][name].as_u64()
+    }
+
+    /// Sends a signal to a process of the system.
+    pub fn signal(&self, signal: &str, name: &str) -> u64 {
+        let pid = self.pid(name).unwrap_or_else(|| panic!("no process {name}"));
+        kill(signal, pid);
+        pid
+    }
+
+    /// Kills a process the hard way and waits until the supervisor has started it anew.
+    pub async fn kill_and_await_restart(&self, name: &str) {
+        let old = self.signal("-KILL", name);
+        eventually(&format!("{name} is restarted"), AFTER_FAULT, || async { self.pid(name).filter(|pid| *pid != old) }).await;
+    }
+
+    /// Waits until every service says it is ready.
+    pub async fn await_ready(&self) {
+        for name in ["gateway", "persister", "forwarder", "scheduler", "realtime"] {
+            for url in self.services(name) {
+                eventually(&format!("{name} is ready"), AFTER_FAULT, || async {
+                    let answer = self.http.get(format!("{url}/ready")).send().await.ok()?;
+                    (answer.status() == StatusCode::OK).then_some(())
+                })
+                .await;
+            }
+        }
+    }
+
+    /// A client of a new company.
+    pub async fn new_company(&self) -> Staff<'_> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let email = format!("manager{}-{}@example.com", COUNT.fetch_add(1, Ordering::Relaxed), std::process::id());
+        let body = json!({"company_name": "Test Clinic", "fullName": "Test Manager", "email": email, "password": "correct horse"});
+        let (status, answer) = self.request(Method::POST, "/auth/register", None, Some(&body)).await;
+        assert_eq!(status, StatusCode::CREATED, "{answer}");
+        let (status, login) =
+            self.request(Method::POST, "/auth/login", None, Some(&json!({"email": email, "password": "correct horse"}))).await;
+        assert_eq!(status, StatusCode::OK, "{login}");
+        let token = login["accessToken"].as_str().unwrap().to_owned();
+        Staff { system: self, token, company: answer["company"]["_id"].as_str().unwrap().to_owned() }
+    }
+
+    /// A REST request.
+    pub async fn request(&self, method: Method, path: &str, token: Option<&str>, body: Option<&Value>) -> (StatusCode, Value) {
+        let mut request = self.http.request(method, format!("{}/api/v1{path}", self.url("gateway")));
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        match request.send().await {
+            Ok(answer) => (answer.status(), answer.json().await.unwrap_or_default()),
+            Err(e) => panic!("{path}: {e}"),
+        }
+    }
+
+    /// The log, as the operator.
+    pub async fn operator(&self) -> jetstream::Context {
+        let user = self.run["operator"]["user"].as_str().unwrap().to_owned();
+        let password = self.run["operator"]["password"].as_str().unwrap().to_owned();
+        let options = async_nats::ConnectOptions::new().user_and_password(user, password);
+        jetstream::new(options.connect(self.url("nats")).await.unwrap())
+    }
+
+    /// The database, as anyone who may read it.
+    pub async fn database(&self) -> mongodb::Database {
+        mongodb::Client::with_uri_str(self.url("mongodb")).await.unwrap().default_database().unwrap()
+    }
+
+    /// What the stub bot has received.
+    pub async fn deliveries(&self) -> Vec<Value> {
+        let mut all: Vec<Value> = Vec::new();
+        loop {
+            let after = all.last().map_or(0, |d| d["n"].as_u64().unwrap());
+            let url = format!("{}/stub/deliveries?after={after}", self.url("bot"));
+            let page: Value = self.http.get(url).send().await.unwrap().json().await.unwrap();
+            match page.as_array().unwrap().as_slice() {
+                [] => return all,
+                page => all.extend_from_slice(page),
+            }
+        }
+    }
+
+    /// Changes how the stub bot answers.
+    pub async fn bot_mode(&self, mode: Value) {
+        let answer = self.http.post(format!("{}/stub/mode", self.url("bot"))).json(&mode).send().await.unwrap();
+        assert!(answer.status().is_success(), "{}", answer.text().await.unwrap());
+    }
+
+    /// What the runner and its children said.
+    pub fn console(&self) -> String {
+        std::fs::read_to_string(self.folder.0.join("console.txt")).unwrap_or_default()
+    }
+
+    /// SIGTERM, and the runner's exit code.
+    pub async fn stop(mut self) -> (Option<i32>, Folder) {
+        kill("-TERM", u64::from(self.child.id()));
+        let status = eventually("the runner stops", Duration::from_secs(60), || {
+            let status = self.child.try_wait().unwrap();
+            async move { status }
+        })
+        .await;
+        let folder = std::mem::replace(&mut self.folder, Folder::new());
+        (status.code(), folder)
+    }
+
+    /// Kills the runner and leaves what it started behind.
+    pub async fn kill_runner(mut self) -> Folder {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        std::mem::replace(&mut self.folder, Folder::new())
+    }
+}
+
+impl Drop for System {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take()); // the runner sees the end of its input, and stops everything
+        let _ = self.child.wait();
+    }
+}
+
+/// Starts the runner; its output goes to `console.txt` in the folder.
+pub fn runner(folder: &Path, args: &[&str], environment: &[(&str, &str)]) -> Child {
+    let console = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("console.txt")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_petbuddy"));
+    command
+        .args(["up", "--free-ports", "--until-stdin-closes", "--dir"])
+        .arg(folder)
+        .args(args)
+        .envs(environment.iter().copied())
+        .env("BCRYPT_SALT_ROUNDS", "10")
+        .stdin(Stdio::piped())
+        .stdout(console.try_clone().unwrap())
+        .stderr(console);
+    command.spawn().unwrap()
+}
+
+/// `kill` by pid.
+pub fn kill(signal: &str, pid: u64) {
+    let status = Command::new("kill").args([signal, &pid.to_string()]).status().unwrap();
+    assert!(status.success(), "kill {signal} {pid}");
+}
+
+/// Every open connection of a test is one of its own.
+pub fn client() -> Client {
+    static PROVIDER: OnceLock<()> = OnceLock::new();
+    PROVIDER.get_or_init(|| drop(rustls::crypto::ring::default_provider().install_default()));
+    Client::builder().timeout(Duration::from_secs(30)).build().unwrap()
+}
+
+/// A member of staff.
+pub struct Staff<'a> {
+    pub system: &'a System,
+    pub token: String,
+    pub company: String,
+}
+
+impl Staff<'_> {
+    pub async fn get(&self, path: &str) -> (StatusCode, Value) {
+        self.system.request(Method::GET, path, Some(&self.token), None).await
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> (StatusCode, Value) {
+        self.system.request(Method::POST, path, Some(&self.token), Some(&body)).await
+    }
+
+    pub async fn send(&self, method: Method, path: &str, body: Value) -> (StatusCode, Value) {
+        self.system.request(method, path, Some(&self.token), Some(&body)).await
+    }
+
+    /// Enters a contact; its id.
+    pub async fn new_contact(&self) -> String {
+        let (status, answer) = self.post("/contacts", json!({"fullName": "Ada Brown", "social": {"facebookId": "1784"}})).await;
+        assert_eq!(status, StatusCode::CREATED, "{answer}");
+        answer["contact"]["_id"].as_str().unwrap().to_owned()
+    }
+
+    /// A message that is accepted; the whole answer.
+    pub async fn message(&self, contact: &str, role: &str, content: &str) -> Value {
+        let direction = if role == "user" { "inbound" } else { "outbound" };
+        let body = json!({"contact_id": contact, "role": role, "platform": "facebook", "direction": direction, "content": content});
+        let (status, answer) = self.post("/messages", body).await;
+        assert_eq!(status, StatusCode::CREATED, "{answer}");
+        answer
+    }
+}
+
+/// All documents of a collection that match, by `_id`.
+pub async fn documents(database: &mongodb::Database, collection: &str, filter: Document) -> Vec<Document> {
+    use futures_util::TryStreamExt;
+    let collection = database.collection::<Document>(collection);
+    collection.find(filter).sort(mongodb::bson::doc! {"_id": 1}).await.unwrap().try_collect().await.unwrap()
+}
