@@ -17,7 +17,7 @@ pub struct Run {
     pub gateway: String,
     /// Base URL of the first realtime node.
     pub realtime: String,
-    /// NATS, without user and password if it is a child.
+    /// NATS, without user and password.
     pub nats: String,
     /// MongoDB, with the database's name.
     pub mongodb: String,
@@ -30,7 +30,7 @@ pub struct Run {
     /// Base URLs of every replica by service.
     pub services: BTreeMap<String, Vec<String>>,
     /// The NATS user for people.
-    pub operator: Operator,
+    pub operator: Login,
     /// How often each part was started again. A part that never was is absent.
     pub restarts: BTreeMap<String, u32>,
 }
@@ -47,9 +47,9 @@ pub struct Demo {
     pub company_id: String,
 }
 
-/// A NATS login that may do everything.
+/// A login at NATS.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Operator {
+pub struct Login {
     /// `nats --user`
     pub user: String,
     /// `nats --password`

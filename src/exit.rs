@@ -75,6 +75,9 @@ pub enum Failure {
         /// The last of them.
         words: String,
     },
+    /// nats-server takes no more than three quarters of the free disk.
+    #[error("the disk of NATS has no room for the streams ({0}): free some, or set EVENTS_MAX_BYTES to less than the default 4294967296")]
+    NoRoom(String),
     /// Anything else.
     #[error("{0}")]
     Other(String),
@@ -94,7 +97,7 @@ impl Failure {
             Failure::AlreadyRunning { .. } | Failure::Settings(_) => 2,
             Failure::PortsTaken(_) => 3,
             Failure::MissingPart { .. } => 4,
-            Failure::Storage { .. } => 5,
+            Failure::Storage { .. } | Failure::NoRoom(_) => 5,
             Failure::NotReady { .. } | Failure::KeepsEnding { .. } => 6,
         })
     }

@@ -7,7 +7,7 @@ use crate::board::{Demo, Run};
 /// The whole page.
 pub fn page(run: &Run, folder: &Path, stub_bot: bool) -> String {
     let Run { gateway, realtime, bot, operator, .. } = run;
-    let (nats, mongodb) = (without_login(&run.nats), without_login(&run.mongodb));
+    let (nats, mongodb) = (&run.nats, without_login(&run.mongodb));
     let folder = folder.display();
     let mut lines = vec![
         String::new(),
@@ -45,10 +45,7 @@ pub fn page(run: &Run, folder: &Path, stub_bot: bool) -> String {
         }
         lines.push(String::new());
     }
-    let cli = match operator.user.is_empty() {
-        true => format!("nats --server {nats}"),
-        false => format!("nats --server {nats} --user {} --password {}", operator.user, operator.password),
-    };
+    let cli = format!("nats --server {nats} --user {} --password {}", operator.user, operator.password);
     lines.extend([
         "Watch it with the nats CLI:".into(),
         String::new(),
@@ -86,7 +83,7 @@ pub fn without_login(url: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::board::Operator;
+    use crate::board::Login;
 
     #[test]
     fn the_page_is_short_and_hides_database_passwords() {
@@ -97,7 +94,7 @@ mod tests {
             mongodb: "mongodb://me:hidden@db:27017/petbuddy".into(),
             bot: "http://127.0.0.1:5001".into(),
             demo: Some(Demo { email: "demo@petbuddy.test".into(), password: "Demo-1".into(), company_id: "c".into() }),
-            operator: Operator { user: "operator".into(), password: "o".into() },
+            operator: Login { user: "operator".into(), password: "o".into() },
             ..Run::default()
         };
         let page = page(&run, Path::new("/x/.petbuddy"), true);

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use clap::Args;
 
-use crate::board::{Operator, Run};
+use crate::board::{Login, Run};
 use crate::exit::Failure;
 use crate::folder::{Folder, write_private};
 use crate::ports::{self, Want};
@@ -76,10 +76,10 @@ pub struct Plan {
     pub replicas: Vec<Replica>,
     /// Port of the nats-server that is our child; `None` if `NATS_URL` is set.
     pub nats_port: Option<u16>,
-    /// `NATS_URL` for the services.
+    /// `NATS_URL` for the services, without a login: the client library does not look for one there.
     pub nats_url: String,
-    /// Passwords by NATS user; empty if the URL has the login.
-    pub nats_passwords: BTreeMap<String, String>,
+    /// NATS login by service, and that of `operator`.
+    pub nats_logins: BTreeMap<String, Login>,
     /// Port of the mongod that is our child; `None` if `MONGODB_URI` is set.
     pub mongodb_port: Option<u16>,
     /// `MONGODB_URI`
@@ -97,7 +97,9 @@ impl Plan {
     /// Settings that cannot work, or taken ports.
     pub fn make(options: &Options, environment: &BTreeMap<String, String>, secrets: &Secrets, folder: &Folder) -> Result<Plan, Failure> {
         let set = |name: &str| environment.get(name).filter(|value| !value.is_empty()).cloned();
-        let (nats_url, mongodb_uri, bot_url) = (set("NATS_URL"), set("MONGODB_URI"), set("META_BOT_BASE_URL"));
+        let (mongodb_uri, bot_url) = (set("MONGODB_URI"), set("META_BOT_BASE_URL"));
+        let (nats_url, nats_login) = set("NATS_URL").map(|url| split_logins(&url)).unzip();
+        let nats_login = nats_login.flatten();
         let mut wants = Vec::new();
         let mut want = |name: String, variable, default, fixed: bool| {
             wants.push(Want { name, fixed: (fixed && !options.free_ports).then_some((variable, default)) });
@@ -129,10 +131,10 @@ impl Plan {
         Ok(Plan {
             replicas: names.into_iter().filter_map(|(service, name)| Some(Replica { port: port(&name)?, name, service })).collect(),
             nats_port: port("nats-server"),
-            nats_passwords: match &nats_url {
-                None => secrets.nats.clone(),
-                Some(url) if url.contains('@') => BTreeMap::new(),
-                Some(_) => given_passwords(set)?,
+            nats_logins: match (&nats_url, nats_login) {
+                (None, _) => own_logins(&secrets.nats),
+                (Some(_), Some(login)) => NATS_USERS.iter().map(|user| (user.to_string(), login.clone())).collect(),
+                (Some(_), None) => own_logins(&given_passwords(set)?),
             },
             nats_url: or_local(nats_url, "nats", "nats-server", ""),
             mongodb_port: port("mongod"),
@@ -151,9 +153,13 @@ impl Plan {
         self.replicas.iter().filter(|r| r.service == service).map(|r| format!("http://127.0.0.1:{}", r.port)).collect()
     }
 
+    /// The NATS login that may do everything.
+    pub fn operator(&self) -> Login {
+        self.nats_logins.get("operator").cloned().unwrap_or_default()
+    }
+
     /// The addresses, for `run.json`.
     pub fn describe(&self) -> Run {
-        let operator = self.nats_passwords.get("operator");
         Run {
             gateway: self.url(Service::Gateway),
             realtime: self.url(Service::Realtime),
@@ -161,7 +167,7 @@ impl Plan {
             mongodb: self.mongodb_uri.clone(),
             bot: self.bot_url.clone(),
             services: Service::ALL.into_iter().map(|s| (s.name().to_owned(), self.urls(s))).collect(),
-            operator: operator.map(|p| Operator { user: "operator".into(), password: p.clone() }).unwrap_or_default(),
+            operator: self.operator(),
             ..Run::default()
         }
     }
@@ -177,6 +183,25 @@ fn choose_ports(wants: &[Want], set: impl Fn(&str) -> Option<String>, folder: &F
     let text = serde_json::to_string(&remembered).map_err(|e| Failure::Other(e.to_string()))?;
     write_private(&file, &text).map_err(Failure::storage(&file))?;
     Ok(chosen)
+}
+
+/// Each user with its own password, as in nats/server/users.conf.
+pub fn own_logins(passwords: &BTreeMap<String, String>) -> BTreeMap<String, Login> {
+    passwords.iter().map(|(user, password)| (user.clone(), Login { user: user.clone(), password: password.clone() })).collect()
+}
+
+/// Addresses with commas, without logins; and the first login among them.
+fn split_logins(urls: &str) -> (String, Option<Login>) {
+    let mut first = None;
+    let split = |url: &str| match url.trim().split_once("://").map(|(scheme, rest)| (scheme, rest.rsplit_once('@'))) {
+        Some((scheme, Some((login, host)))) => {
+            let (user, password) = login.split_once(':').unwrap_or((login, ""));
+            first.get_or_insert_with(|| Login { user: user.to_owned(), password: password.to_owned() });
+            format!("{scheme}://{host}")
+        }
+        _ => url.trim().to_owned(),
+    };
+    (urls.split(',').map(split).collect::<Vec<_>>().join(","), first)
 }
 
 /// For a NATS that is not ours and whose URL has no login.
@@ -230,8 +255,17 @@ mod tests {
             [("NATS_URL", "nats://me:secret@nats:4222"), ("MONGODB_URI", "mongodb://db/petbuddy"), ("META_BOT_BASE_URL", "http://bot")];
         let plan = plan(&scratch, &[], &environment).unwrap();
         assert_eq!((plan.nats_port, plan.mongodb_port, plan.bot_port), (None, None, None));
-        assert!(plan.nats_passwords.is_empty());
+        assert_eq!(plan.nats_url, "nats://nats:4222");
+        assert!(plan.nats_logins.values().all(|login| login.user == "me" && login.password == "secret"));
         assert_eq!(plan.mongodb_uri, "mongodb://db/petbuddy");
+    }
+
+    #[test]
+    fn logins_are_taken_out_of_addresses() {
+        let login = |user: &str, password: &str| Some(Login { user: user.into(), password: password.into() });
+        assert_eq!(split_logins("nats://a:1"), ("nats://a:1".into(), None));
+        assert_eq!(split_logins("nats://u:p@a:1, tls://u:p@b:2"), ("nats://a:1,tls://b:2".into(), login("u", "p")));
+        assert_eq!(split_logins("a:1"), ("a:1".into(), None));
     }
 
     #[test]

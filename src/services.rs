@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
+use crate::board::Login;
 use crate::secrets::Secrets;
 
 /// A service.
@@ -52,7 +53,7 @@ impl Service {
             Service::Gateway => gateway::main(),
             Service::Persister => persister::main(),
             Service::Forwarder => forwarder::main(),
-            Service::Scheduler => scheduler_main(),
+            Service::Scheduler => scheduler::main(),
             Service::Realtime => realtime::main(),
         }
     }
@@ -72,7 +73,7 @@ impl Service {
             Service::Persister => &["PERSISTER_*"],
             Service::Forwarder => &["FORWARDER_*"],
             Service::Scheduler => &["SCHEDULER_*", "FACEBOOK_*", "GOOGLE_*", "TOKEN_REFRESH_*"],
-            Service::Realtime => &["REALTIME_*", "CORS_ORIGINS"],
+            Service::Realtime => &["REALTIME_*", "CORS_ORIGINS", "MAX_SOCKETS"],
         }
     }
 
@@ -87,9 +88,9 @@ impl Service {
         set("HOST", "127.0.0.1");
         set(self.port().0, &port.to_string());
         set("NATS_URL", &setting.nats_url);
-        if let Some(password) = setting.nats_passwords.get(self.name()) {
-            set("NATS_USER", self.name());
-            set("NATS_PASSWORD", password);
+        if let Some(login) = setting.nats_logins.get(self.name()) {
+            set("NATS_USER", &login.user);
+            set("NATS_PASSWORD", &login.password);
         }
         let secrets = setting.secrets;
         match self {
@@ -110,19 +111,6 @@ impl Service {
     }
 }
 
-/// PLACEHOLDER until the scheduler has a `main`: is ready and does nothing.
-fn scheduler_main() -> ExitCode {
-    use nats::runtime::{service, settings::Common};
-    service::main(
-        |settings| (Common::read(settings, "scheduler"), settings.number("SCHEDULER_PORT", 4030, 1..=u16::MAX)),
-        |(common, port), stop| async move {
-            let mut service = service::Service::start("scheduler", &common, stop).await?;
-            service.serve_ops(std::net::SocketAddr::new(common.host, port)).await?;
-            service.finish().await
-        },
-    )
-}
-
 /// What the environments of the services are made from.
 pub struct Setting<'a> {
     /// The user's own environment.
@@ -131,8 +119,8 @@ pub struct Setting<'a> {
     pub log_dir: String,
     /// `NATS_URL`
     pub nats_url: String,
-    /// Password by NATS user; none where the URL has the login.
-    pub nats_passwords: BTreeMap<String, String>,
+    /// NATS login by service.
+    pub nats_logins: BTreeMap<String, Login>,
     /// `MONGODB_URI`
     pub mongodb_uri: String,
     /// `META_BOT_BASE_URL`
@@ -172,7 +160,7 @@ mod tests {
             user: user.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect(),
             log_dir: "logs".into(),
             nats_url: "nats://127.0.0.1:4222".into(),
-            nats_passwords: secrets.nats.clone(),
+            nats_logins: crate::plan::own_logins(&secrets.nats),
             mongodb_uri: "mongodb://127.0.0.1/petbuddy".into(),
             bot_url: "http://127.0.0.1:5001".into(),
             secrets: &secrets,

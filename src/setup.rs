@@ -52,7 +52,7 @@ pub fn sizes(settings: &mut Settings) -> Sizes {
 /// Does it, and waits for a server that is not there yet.
 ///
 /// # Errors
-/// It is not done within [`LIMIT`].
+/// It is not done within [`LIMIT`], or there is no room for the streams.
 pub async fn run(nats: &NatsSettings, sizes: Sizes) -> Result<Report, Failure> {
     let connection = Connection::open(nats, "operator", Id::generate(Timestamp::now()))
         .await
@@ -67,6 +67,7 @@ pub async fn run(nats: &NatsSettings, sizes: Sizes) -> Result<Report, Failure> {
         }
         match reconcile(&connection.jetstream, sizes).await {
             Ok(report) => return Ok(report),
+            Err(e) if e.to_string().contains("insufficient storage resources") => return Err(Failure::NoRoom(e.to_string())),
             Err(e) => reason = e.to_string(),
         }
     }

@@ -307,3 +307,51 @@ async fn serve(port: u16) -> io::Result<()> {
     // Connections that stay open are not worth waiting for.
     tokio::time::timeout(STOP_LIMIT, serve).await.unwrap_or(Ok(()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(text: &str) -> Mode {
+        serde_json::from_str(text).unwrap()
+    }
+
+    fn request(n: u64, key: &str, status: Option<u16>) -> Received {
+        let body = RawValue::from_string("{}".into()).unwrap();
+        Received { n, at: 0, platform: "facebook", idempotency_key: Some(key.into()), api_key: true, status, body }
+    }
+
+    #[test]
+    fn what_a_mode_leaves_out_is_as_in_a_healthy_bot() {
+        let fate = |text: &str, hang, fail| mode(text).fate(hang, fail).map(|s| s.as_u16());
+        assert_eq!(fate("{}", 0.0, 0.0), Some(200));
+        assert_eq!(fate(r#"{"status":429}"#, 0.0, 0.99), Some(429));
+        assert_eq!(fate(r#"{"fail_ratio":0.3}"#, 0.0, 0.29), Some(500));
+        assert_eq!(fate(r#"{"fail_ratio":0.3}"#, 0.0, 0.3), Some(200));
+        assert_eq!(fate(r#"{"hang_ratio":0.5,"status":500}"#, 0.4, 0.0), None);
+        assert_eq!(fate(r#"{"hang_ratio":0.5,"status":500}"#, 0.5, 0.0), Some(500));
+    }
+
+    #[test]
+    fn a_mode_that_cannot_be_is_refused() {
+        for text in [r#"{"fail_ratio":1.5}"#, r#"{"hang_ratio":-1}"#, r#"{"status":200}"#, r#"{"status":700}"#, r#"{"delay_ms":120001}"#] {
+            assert!(mode(text).check().is_err(), "{text}");
+        }
+        assert!(serde_json::from_str::<Mode>(r#"{"stattus":500}"#).is_err());
+        assert!(mode(r#"{"status":503,"fail_ratio":0.5,"delay_ms":10,"hang_ratio":0.1,"retry_after":2}"#).check().is_ok());
+    }
+
+    #[test]
+    fn it_remembers_a_bounded_number_and_counts_all() {
+        let mut memory = Memory::default();
+        for n in 1..=KEPT_REQUESTS as u64 + 5 {
+            memory.keep(request(n, "same", Some(200)));
+        }
+        memory.keep(request(0, "other", Some(500)));
+        memory.keep(request(0, "other", None));
+        assert_eq!(memory.requests.len(), KEPT_REQUESTS);
+        assert_eq!(memory.bytes, 2 * KEPT_REQUESTS);
+        assert_eq!((memory.delivered, memory.failed, memory.hung), (KEPT_REQUESTS as u64 + 5, 1, 1));
+        assert_eq!(memory.keys.len(), 1, "only what was delivered counts as unique");
+    }
+}

@@ -87,6 +87,11 @@ impl Supervisor {
         Supervisor { board, console, logs, verbose, kill, kept: Vec::new() }
     }
 
+    /// Whether there is something to stop.
+    pub fn has_children(&self) -> bool {
+        !self.kept.is_empty()
+    }
+
     /// Starts a child and keeps it alive until [`Supervisor::stop`].
     pub fn start(&mut self, spec: Spec) -> Watch {
         let log = self.logs.join(format!("{}.out", spec.name));
@@ -208,4 +213,37 @@ impl Keeper {
 pub fn signal(pid: u32, signal: Signal) -> io::Result<()> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
     Ok(kill_process(pid, signal)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::folder::Folder;
+    use crate::folder::tests::Scratch;
+    use crate::ready;
+
+    #[tokio::test]
+    async fn a_child_that_ends_is_started_again_and_its_last_words_are_kept() {
+        let scratch = Scratch::new("supervisor");
+        let folder = Folder::open(&scratch.0).unwrap();
+        let board = Arc::new(Board::open(&folder).unwrap());
+        let console = Console::open().unwrap();
+        let mut supervisor = Supervisor::new(board, console, folder.logs(), false, CancellationToken::new());
+        let child = |name: &str, script: &str| Spec {
+            name: name.into(),
+            tier: Tier::Service,
+            program: "/bin/sh".into(),
+            arguments: vec!["-c".into(), script.into()],
+            environment: BTreeMap::from([("WORDS".into(), "out of order".into())]),
+            lines: Lines::NatsProblems,
+        };
+        let stays = supervisor.start(child("stays", "exec tail -f /dev/null"));
+        let ends = supervisor.start(child("ends", "echo [INF] $WORDS; exit 3"));
+        let failure = ready::wait("ends", Some(&ends), || async { Err("not yet".to_owned()) }).await.unwrap_err();
+        assert!(failure.to_string().contains("out of order"), "{failure}");
+        assert_eq!(stays.ends.load(Ordering::Relaxed), 0);
+        supervisor.stop().await;
+        assert!(!supervisor.has_children());
+        assert!(std::fs::read_to_string(ends.log).unwrap().contains("out of order"));
+    }
 }

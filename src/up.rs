@@ -82,7 +82,7 @@ async fn hold(options: &Options, folder: &Folder, console: &Console, stop: &stop
         Ok(())
     })
     .await;
-    if result.is_err() {
+    if result.is_err() && start.supervisor.has_children() {
         console.say("That did not work. Stopping what was started.");
     }
     drop(board.withdraw());
@@ -159,7 +159,7 @@ impl Start<'_> {
         environment.insert("NATS_PORT".into(), port.to_string());
         // Quoted: the config would take a path with spaces or signs apart.
         environment.insert("NATS_STORE_DIR".into(), format!("\"{}\"", text(&home.join("data"))));
-        for (user, password) in &self.plan.nats_passwords {
+        for (user, password) in &self.secrets.nats {
             environment.insert(format!("NATS_{}_PASSWORD", user.to_uppercase()), password.clone());
         }
         Ok(self.supervisor.start(Spec {
@@ -222,7 +222,7 @@ impl Start<'_> {
             user: self.environment.clone(),
             log_dir: text(&self.folder.logs()),
             nats_url: self.plan.nats_url.clone(),
-            nats_passwords: self.plan.nats_passwords.clone(),
+            nats_logins: self.plan.nats_logins.clone(),
             mongodb_uri: self.plan.mongodb_uri.clone(),
             bot_url: self.plan.bot_url.clone(),
             secrets: self.secrets,
@@ -238,8 +238,8 @@ impl Start<'_> {
         let mut settings = Settings::load();
         let sizes = setup::sizes(&mut settings);
         settings.finish().map_err(|e| Failure::Settings(e.to_string()))?;
-        let password = self.plan.nats_passwords.get("operator").cloned().unwrap_or_default();
-        let nats = NatsSettings { url: self.plan.nats_url.clone(), user: "operator".into(), password: password.into() };
+        let login = self.plan.operator();
+        let nats = NatsSettings { url: self.plan.nats_url.clone(), user: login.user, password: login.password.into() };
         let report = setup::run(&nats, sizes).await?;
         if report.has_drift() {
             self.console.say(report.to_string().trim_end());

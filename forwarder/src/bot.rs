@@ -1,5 +1,6 @@
 //! The Meta bot over HTTP: one call that hands a message over, one that asks how it is. Decides nothing; see `verdict`.
 
+use std::error::Error;
 use std::time::{Duration, Instant};
 
 use metrics::{gauge, histogram};
@@ -96,7 +97,9 @@ impl Bot {
             // No certificate is needed then, so their absence must not stop the start.
             client = client.tls_certs_only([]);
         }
-        let client = client.build().map_err(|e| BotError::Client(e.to_string()))?;
+        // reqwest's own text is just "builder error".
+        let why = |e: reqwest::Error| e.source().map_or_else(|| e.to_string(), ToString::to_string);
+        let client = client.build().map_err(|e| BotError::Client(why(e)))?;
         Ok(Bot { client, base_url, timeout: CALL_TIMEOUT })
     }
 

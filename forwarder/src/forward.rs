@@ -1,5 +1,5 @@
 //! One operator message's way to the bot: read, contact, `sending`, call, result. Says how the message is to be settled; the
-//! worker settles it. It keeps no order between messages, holds none and knows no circuit breaker yet (issue 4).
+//! worker settles it. It keeps no order between messages, holds none and knows no circuit breaker yet.
 
 use std::time::Duration;
 

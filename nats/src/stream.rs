@@ -30,11 +30,11 @@ pub const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 /// Largest event: 5,000 characters of 4 bytes and 20 attachments of 4 KB, escaped, fit well.
 pub const MAX_EVENT_BYTES: i32 = 512 * 1024;
 /// Disk that `EVENTS` may take by default; then it refuses, it never forgets. `EVENTS_MAX_BYTES` changes it.
-pub const EVENTS_MAX_BYTES: i64 = 10 * 1024 * 1024 * 1024;
+pub const EVENTS_MAX_BYTES: i64 = 4 * 1024 * 1024 * 1024;
 /// Disk that `DEAD` may take.
-pub const DEAD_MAX_BYTES: i64 = 1024 * 1024 * 1024;
+pub const DEAD_MAX_BYTES: i64 = 512 * 1024 * 1024;
 /// Disk that `OUTBOUND` may take. The server stops sourcing at it, and goes on once there is room: nothing is lost, `EVENTS` has it.
-pub const OUTBOUND_MAX_BYTES: i64 = 2 * 1024 * 1024 * 1024;
+pub const OUTBOUND_MAX_BYTES: i64 = 1024 * 1024 * 1024;
 /// Ticks of one job kept for looking at.
 pub const JOBS_MAX_PER_SUBJECT: i64 = 100;
 

@@ -57,7 +57,7 @@ pub fn table(config: &Config) -> Vec<Job> {
 }
 
 /// Renews the companies' Facebook tokens that are about to expire. No company can connect Facebook before integrations
-/// exist (issue 3), so none is due; finding and exchanging tokens comes with them (issue 4).
+/// exist, so none is due; finding and exchanging tokens comes with them.
 async fn refresh_tokens() -> Result<Value, JobError> {
     Ok(json!({"due": 0}))
 }

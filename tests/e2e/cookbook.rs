@@ -54,9 +54,10 @@ async fn every_line_of_the_cookbook_works() {
     let lines = lines();
     assert!(lines.len() >= 10, "the cookbook has only {} lines", lines.len());
     for Line { text, endless } in lines {
-        let mut shell = Command::new("sh");
+        // `nats stream view` wants a terminal.
+        let mut shell = Command::new("python3");
         shell
-            .args(["-ec", &text])
+            .args(["-c", "import os,pty,sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(['sh', '-ec', sys.argv[1]])))", &text])
             .env("NATS_URL", system.url("nats"))
             .env("NATS_USER", system.run["operator"]["user"].as_str().unwrap())
             .env("NATS_PASSWORD", system.run["operator"]["password"].as_str().unwrap())

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::jetstream::{self, context::ContextBuilder};
-use async_nats::{Client, ConnectError, ConnectOptions, Event};
+use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 use metrics::counter;
 use secrecy::ExposeSecret;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::settings::NatsSettings;
 use crate::Id;
@@ -42,11 +42,11 @@ impl Connection {
     ///
     /// # Errors
     /// An address that is none.
-    pub async fn open(settings: &NatsSettings, service: &'static str, instance: Id) -> Result<Connection, ConnectError> {
+    pub async fn open(settings: &NatsSettings, service: &'static str, instance: Id) -> Result<Connection, async_nats::Error> {
         let lame_duck = Arc::new(AtomicBool::new(false));
         let duck = lame_duck.clone();
         let instance: Arc<str> = format!("{service}-{instance}").into();
-        let mut options = ConnectOptions::new()
+        let options = ConnectOptions::new()
             .name(&*instance)
             .custom_inbox_prefix(format!("_INBOX_{service}"))
             .ping_interval(PING_INTERVAL)
@@ -58,10 +58,11 @@ impl Connection {
                 note(&event, &duck);
                 std::future::ready(())
             });
-        if !settings.url.contains('@') {
-            options = options.user_and_password(settings.user.clone(), settings.password.expose_secret().to_owned());
-        }
-        let servers: Vec<String> = settings.url.split(',').map(|s| s.trim().to_owned()).collect();
+        let servers = settings.url.split(',').map(|s| s.trim().parse()).collect::<Result<Vec<ServerAddr>, _>>()?;
+        // The client takes no login from an address by itself.
+        let login = servers.iter().find_map(|s| Some((s.username()?.to_owned(), s.password()?.to_owned())));
+        let (user, password) = login.unwrap_or_else(|| (settings.user.clone(), settings.password.expose_secret().to_owned()));
+        let options = options.user_and_password(user, password);
         let client = options.connect(servers).await?;
         let jetstream = ContextBuilder::new().timeout(REQUEST_TIMEOUT).build(client.clone());
         Ok(Connection { client, jetstream, service, instance, lame_duck })
@@ -101,9 +102,10 @@ fn note(event: &Event, lame_duck: &AtomicBool) {
             counter!("nats_server_errors_total").increment(1);
             error!(error = %e, "the NATS server refused something");
         }
+        // Mostly one for each try to reconnect; that the connection is lost has been said.
         Event::ClientError(e) => {
             counter!("nats_client_errors_total").increment(1);
-            error!(error = %e, "NATS client error");
+            debug!(error = %e, "NATS client error");
         }
         other => info!(event = %other, "NATS"),
     }

@@ -206,7 +206,8 @@ where
         });
         run(config, stop).await
     });
-    runtime.shutdown_timeout(STOP_RESERVE / 2);
+    // Everything that matters has been waited for.
+    runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use metrics::{counter, gauge, histogram};
 use serde_json::json;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -135,8 +135,7 @@ impl Worker {
         let (slots, tasks) = (Arc::new(Semaphore::new(concurrency)), TaskTracker::new());
         loop {
             // The slot first: a message that waits in this process would run its ack clock for nothing.
-            let stop = self.stop.clone();
-            let Some(Ok(slot)) = stop.run_until_cancelled(slots.clone().acquire_owned()).await else { break };
+            let Some(slot) = self.slot(&slots).await else { break };
             let Some(delivery) = self.next().await else { break };
             let delivery = Arc::new(delivery);
             let (work, settler) = (handle(delivery.clone()), self.settler());
@@ -149,6 +148,18 @@ impl Worker {
         self.give_back().await;
         tasks.close();
         tasks.wait().await;
+    }
+
+    /// A free slot; `None` once stopped. All slots in use is work, not a hang: each of them is bounded.
+    async fn slot(&self, slots: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return None,
+                slot = slots.clone().acquire_owned() => return slot.ok(),
+                () = tokio::time::sleep(IDLE_BEAT) => self.beat(),
+            }
+        }
     }
 
     /// The next message; `None` once stopped. Never ends otherwise.
