@@ -2,7 +2,6 @@
 //! query to the persister. It holds no state that a second gateway would need, and no database credential.
 
 mod auth;
-mod external;
 mod http;
 mod log;
 mod problem;
@@ -20,7 +19,6 @@ use nats::runtime::settings::{Common, Settings};
 use secrecy::SecretString;
 
 use auth::{Passwords, Tokens};
-use external::ExternalIds;
 use log::Log;
 
 /// Settings of the gateway.
@@ -71,7 +69,6 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     service.spawn("log watch", watch);
     let app = routes::App {
         log,
-        external: ExternalIds::start(service.connection.clone(), &service.tasks),
         tokens: Tokens::new(&config.access_secret, config.access_ttl, &config.internal_key),
         passwords: Passwords::new(config.bcrypt_rounds).map_err(|e| ServiceError::Start(e.to_string()))?,
     };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nats::event::{Envelope, Event};
 use nats::outcome::Outcome;
-use nats::query::Query;
+use nats::query::{ExternalKey, Query};
 use nats::runtime::CancellationToken;
 use nats::runtime::connection::Connection;
 use nats::runtime::health::Health;
@@ -46,9 +46,16 @@ impl Log {
         Envelope { id: Id::generate(now), occurred_at: now, actor: caller.actor(), company_id, event }
     }
 
-    /// Stores an event. The receipt says if it was stored before under the same id.
-    pub async fn publish(&self, envelope: &Envelope, msg_id: String, trace: TraceContext) -> Result<Receipt, PublishError> {
-        self.publisher.publish(Outgoing::event(envelope, msg_id, trace)?).await
+    /// Stores an event. The receipt says if it was stored before under the same id. `unique` is a key that no other message
+    /// may hold.
+    pub async fn publish(
+        &self,
+        envelope: &Envelope,
+        msg_id: String,
+        unique: Option<ExternalKey>,
+        trace: TraceContext,
+    ) -> Result<Receipt, PublishError> {
+        self.publisher.publish(Outgoing { unique, ..Outgoing::event(envelope, msg_id, trace)? }).await
     }
 
     /// Stores an event and waits, bounded, until it is applied.

@@ -143,6 +143,7 @@ impl From<PublishError> for Problem {
     fn from(error: PublishError) -> Problem {
         match error {
             PublishError::Overloaded => Problem::Overloaded,
+            PublishError::Taken(holder) => Problem::Duplicate { key: "external_message_id", holder: Some(holder) },
             PublishError::Full => Problem::Unavailable("the log is full"),
             PublishError::Unavailable(_) => Problem::Unavailable("the log does not answer"),
             PublishError::Refused(why) => {

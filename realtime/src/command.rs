@@ -104,7 +104,7 @@ async fn publish_read(publisher: Publisher, session: Session, read: MessageRead)
         Err(error) => {
             warn!(company = %session.company, user = %session.user, %error, "message:read was not stored");
             Err(match error {
-                PublishError::Refused(_) => Failure { code: "REFUSED", message: "the log refuses this" },
+                PublishError::Refused(_) | PublishError::Taken(_) => Failure { code: "REFUSED", message: "the log refuses this" },
                 PublishError::Overloaded | PublishError::Unavailable(_) | PublishError::Full => UNAVAILABLE,
             })
         }

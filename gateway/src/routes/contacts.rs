@@ -30,7 +30,7 @@ pub async fn create(
     let contact = read(&body, &caller, now)?;
     let (id, company) = (contact.id, contact.company_id);
     let envelope = Log::envelope(&caller, company, Event::ContactCreated(Box::new(contact)), now);
-    let receipt = log.publish(&envelope, id.to_string(), trace).await?;
+    let receipt = log.publish(&envelope, id.to_string(), None, trace).await?;
     let Event::ContactCreated(contact) = envelope.event else { return Err(Problem::Internal) };
     Ok(json(StatusCode::CREATED, json!({"message": "Contact created successfully", "contact": contact, "seq": receipt.seq})))
 }

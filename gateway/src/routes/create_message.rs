@@ -13,7 +13,6 @@ use serde_json::{Map, Value, json};
 
 use super::messages;
 use crate::auth::Caller;
-use crate::external::ExternalIds;
 use crate::http::{JsonObject, Trace, json};
 use crate::log::Log;
 use crate::problem::Problem;
@@ -27,7 +26,6 @@ const CLOCK_SKEW: std::time::Duration = std::time::Duration::from_secs(300);
 /// `POST /messages`
 pub async fn create_or_list(
     State(log): State<Log>,
-    State(external): State<ExternalIds>,
     caller: Caller,
     Trace(trace): Trace,
     headers: HeaderMap,
@@ -36,13 +34,12 @@ pub async fn create_or_list(
     let is_list = body.contains_key("contact_id") && !["role", "direction", "content", "attachments"].iter().any(|f| body.contains_key(*f));
     match is_list {
         true => messages::list_of(&log, &caller, trace, &body).await,
-        false => create(&log, &external, &caller, trace, &headers, &body).await,
+        false => create(&log, &caller, trace, &headers, &body).await,
     }
 }
 
 async fn create(
     log: &Log,
-    external: &ExternalIds,
     caller: &Caller,
     trace: TraceContext,
     headers: &HeaderMap,
@@ -59,14 +56,9 @@ async fn create(
         (None, Some(key)) => format!("key:{company}:{}:{key}", caller_name(caller)),
         (None, None) => id.to_string(),
     };
-    if let Some(external_message_id) = external_id.clone() {
-        let key = ExternalKey { company_id: company, platform, external_message_id };
-        if let Some(holder) = external.holder(key).await {
-            return Err(Problem::Duplicate { key: "external_message_id", holder: Some(holder) });
-        }
-    }
+    let unique = external_id.clone().map(|external_message_id| ExternalKey { company_id: company, platform, external_message_id });
     let envelope = Log::envelope(caller, company, Event::MessageCreated(message), now);
-    let receipt = log.publish(&envelope, msg_id, trace).await?;
+    let receipt = log.publish(&envelope, msg_id, unique, trace).await?;
     let Event::MessageCreated(message) = envelope.event else { return Err(Problem::Internal) };
     if !receipt.duplicate {
         return Ok(created(message, receipt.seq));

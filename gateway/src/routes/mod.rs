@@ -10,7 +10,6 @@ use axum::extract::FromRef;
 use axum::routing::{get, post, put};
 
 use crate::auth::{Passwords, Tokens};
-use crate::external::ExternalIds;
 use crate::log::Log;
 
 /// What the routes need; each handler takes only its part.
@@ -18,8 +17,6 @@ use crate::log::Log;
 pub struct App {
     /// Events and queries.
     pub log: Log,
-    /// Taken external ids.
-    pub external: ExternalIds,
     /// Credentials.
     pub tokens: Tokens,
     /// Password hashes.
@@ -36,7 +33,6 @@ macro_rules! part {
     };
 }
 part!(Log, log);
-part!(ExternalIds, external);
 part!(Tokens, tokens);
 part!(Passwords, passwords);
 

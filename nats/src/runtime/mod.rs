@@ -3,6 +3,7 @@
 
 pub mod connection;
 pub mod dead_letter;
+pub mod external;
 pub mod health;
 pub mod outcome;
 pub mod publish;

@@ -18,7 +18,9 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::connection::Connection;
+use super::external::ExternalCheck;
 use crate::event::{Envelope, VERSION};
+use crate::query::ExternalKey;
 use crate::trace::TraceContext;
 use crate::{Id, header};
 
@@ -55,6 +57,8 @@ pub struct Outgoing {
     pub msg_id: String,
     /// The other headers.
     pub headers: HeaderMap,
+    /// A key that no other message may hold, also beyond the duplicate window.
+    pub unique: Option<ExternalKey>,
 }
 
 impl Outgoing {
@@ -68,7 +72,7 @@ impl Outgoing {
         headers.insert(header::EVENT_TYPE, envelope.event.kind());
         headers.insert(header::EVENT_VERSION, VERSION.to_string());
         headers.insert(header::TRACEPARENT, trace.to_string());
-        Ok(Outgoing { subject: envelope.subject().to_string(), payload: payload.into(), msg_id, headers })
+        Ok(Outgoing { subject: envelope.subject().to_string(), payload: payload.into(), msg_id, headers, unique: None })
     }
 
     fn bytes(&self) -> usize {
@@ -97,6 +101,9 @@ pub enum PublishError {
     /// The log has reached its size limit.
     #[error("the log is full")]
     Full,
+    /// Another message holds its unique key. Nothing was sent.
+    #[error("the key is held by {0}")]
+    Taken(Id),
     /// The server will not take this event, ever.
     #[error("the log refuses the event: {0}")]
     Refused(String),
@@ -145,6 +152,7 @@ impl Publisher {
 }
 
 async fn write_groups(connection: Connection, mut waiting: mpsc::Receiver<Waiting>) {
+    let mut check = ExternalCheck::new();
     while let Some(first) = waiting.recv().await {
         // Two turns of the executor let the requests that are ready join the group; measured, not a delay.
         tokio::task::yield_now().await;
@@ -157,16 +165,35 @@ async fn write_groups(connection: Connection, mut waiting: mpsc::Receiver<Waitin
             bytes += next.event.bytes();
             group.push(next);
         }
+        let started = Instant::now();
+        let mut group = refuse_taken(&connection, &mut check, group).await;
         // Nobody waits for these any more; what was not sent must not appear later.
         group.retain(|w| !w.answer.is_closed());
         if group.is_empty() {
             continue;
         }
-        let started = Instant::now();
         histogram!("publish_group_events").record(group.len() as f64);
         write_group(&connection, group).await;
         histogram!("publish_group_seconds").record(started.elapsed().as_secs_f64());
     }
+}
+
+/// Answers those whose key is taken, and returns the others. One query a group, made here rather than ahead of the queue:
+/// a group half as large would cost the same batch.
+async fn refuse_taken(connection: &Connection, check: &mut ExternalCheck, group: Vec<Waiting>) -> Vec<Waiting> {
+    let keys: Vec<ExternalKey> = group.iter().filter_map(|w| w.event.unique.clone()).collect();
+    let taken = check.holders(connection, keys).await;
+    if taken.is_empty() {
+        return group;
+    }
+    let mut free = Vec::with_capacity(group.len());
+    for w in group {
+        match w.event.unique.as_ref().and_then(|key| taken.get(key)) {
+            Some(holder) => drop(w.answer.send(Err(PublishError::Taken(*holder)))),
+            None => free.push(w),
+        }
+    }
+    free
 }
 
 async fn write_group(connection: &Connection, group: Vec<Waiting>) {
