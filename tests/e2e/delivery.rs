@@ -1,0 +1,57 @@
+//! Delivery to a bot that fails: retried with the same key until it works, or given up as a dead letter.
+
+use mongodb::bson::{Document, doc, oid::ObjectId};
+use serde_json::{Value, json};
+
+use crate::harness::{AFTER_FAULT, SOON, Staff, System, documents, eventually};
+
+/// The message's `delivery`, once it is as wanted.
+async fn delivery(staff: &Staff<'_>, id: &str, state: &str) -> Document {
+    let database = staff.system.database().await;
+    let filter = doc! {"_id": ObjectId::parse_str(id).unwrap()};
+    eventually(&format!("the message is {state}"), AFTER_FAULT, || async {
+        let found = documents(&database, "messages", filter.clone()).await;
+        let delivery = found.first()?.get_document("delivery").ok()?.clone();
+        (delivery.get_str("state").ok()? == state).then_some(delivery)
+    })
+    .await
+}
+
+async fn calls(system: &System, id: &str) -> Vec<Value> {
+    system.deliveries().await.into_iter().filter(|d| d["idempotency_key"] == id).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_bot_is_called_again_and_a_refusal_becomes_a_dead_letter() {
+    let system = System::start(&[]).await;
+    let staff = system.new_company().await;
+    let contact = staff.new_contact().await;
+    let operator_message =
+        async |text: &str| staff.message(&contact, "operator", text).await["messageData"]["_id"].as_str().unwrap().to_owned();
+
+    system.bot_mode(json!({"status": 503})).await;
+    let id = operator_message("try again").await;
+    let retrying = delivery(&staff, &id, "retrying").await;
+    assert!(retrying.get_str("last_error").unwrap().contains("503"), "{retrying}");
+    assert!(retrying.get_datetime("next_attempt_at").is_ok());
+    system.bot_mode(json!({})).await;
+    let delivered = delivery(&staff, &id, "delivered").await;
+    assert!(delivered.get_i64("attempts").unwrap() >= 2, "{delivered}");
+    assert!(calls(&system, &id).await.len() >= 2);
+
+    system.bot_mode(json!({"status": 400})).await;
+    let id = operator_message("never").await;
+    delivery(&staff, &id, "failed").await;
+    assert_eq!(calls(&system, &id).await.len(), 1, "a refusal is final");
+    let dead = system.operator().await.get_stream("DEAD").await.unwrap();
+    let letter = eventually("a dead letter", SOON, || async { dead.direct_get(1).await.ok() }).await;
+    assert!(letter.subject.starts_with("dead.forwarder.outbound."), "{}", letter.subject);
+    assert_eq!(letter.headers.get("Dead-Reason").unwrap().as_str(), "refused");
+    let payload: Value = serde_json::from_slice(&letter.payload).unwrap();
+    assert_eq!(payload["data"]["_id"], id.as_str());
+
+    // Others are not held up by it.
+    system.bot_mode(json!({})).await;
+    let id = operator_message("fine").await;
+    delivery(&staff, &id, "delivered").await;
+}
