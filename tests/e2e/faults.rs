@@ -91,6 +91,10 @@ async fn nothing_is_missing(system: &System, company: &str, accepted: &[(String,
     assert_eq!(ids.len(), accepted.len(), "an id was given twice");
     eventually("every accepted message is in MongoDB once", AFTER_FAULT, || async {
         let found = documents(&database, "messages", doc! {"company_id": company}).await;
+        // A step of delivery that came before its message has left a shell (docs/decisions/0001), which will be filled.
+        if found.iter().any(|d| !d.contains_key("seq")) {
+            return None;
+        }
         let mut by_external: HashMap<&str, u32> = HashMap::new();
         for d in &found {
             *by_external.entry(d.get_str("external_message_id").unwrap()).or_default() += 1;

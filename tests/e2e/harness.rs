@@ -40,10 +40,25 @@ pub struct Folder(pub PathBuf);
 impl Folder {
     pub fn new() -> Folder {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("petbuddy-e2e-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(name);
+        static SWEPT: OnceLock<()> = OnceLock::new();
+        SWEPT.get_or_init(Folder::sweep);
+        let name = format!("e2e-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         std::fs::create_dir_all(&path).unwrap();
         Folder(path)
+    }
+}
+
+impl Folder {
+    /// Removes what earlier runs have left: those that failed, and the shared system's, which ends with the process.
+    fn sweep() {
+        for entry in std::fs::read_dir(env!("CARGO_TARGET_TMPDIR")).into_iter().flatten().flatten() {
+            let name = entry.file_name().into_string().unwrap_or_default();
+            let of = name.strip_prefix("e2e-").and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+            if of.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
     }
 }
 
@@ -258,11 +273,11 @@ pub fn kill(signal: &str, pid: u64) {
     assert!(status.success(), "kill {signal} {pid}");
 }
 
-/// Every open connection of a test is one of its own.
+/// It keeps no connection: a kept one belongs to the runtime of the test that made it, and dies with that.
 pub fn client() -> Client {
     static PROVIDER: OnceLock<()> = OnceLock::new();
     PROVIDER.get_or_init(|| drop(rustls::crypto::ring::default_provider().install_default()));
-    Client::builder().timeout(Duration::from_secs(30)).build().unwrap()
+    Client::builder().timeout(Duration::from_secs(30)).pool_max_idle_per_host(0).build().unwrap()
 }
 
 /// A member of staff.
