@@ -69,6 +69,7 @@ impl Service {
                 "REFRESH_TOKEN_TTL",
                 "BCRYPT_SALT_ROUNDS",
                 "RATE_LIMIT_*",
+                "MAX_IN_FLIGHT",
             ],
             Service::Persister => &["PERSISTER_*"],
             Service::Forwarder => &["FORWARDER_*"],

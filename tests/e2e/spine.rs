@@ -223,3 +223,33 @@ async fn every_service_tells_its_health_its_metrics_and_registers_at_nats() {
     names.sort();
     assert_eq!(names, wanted);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn log_lines_are_json_with_service_and_trace_and_hold_no_body_and_no_token() {
+    const WORDS: &str = "nobody-logs-these-words";
+    let system = System::start_with(crate::harness::Folder::new(), &[], &[("LOG_LEVEL", "debug")]).await;
+    let staff = system.new_company().await;
+    let contact = staff.new_contact().await;
+    let created = staff.message(&contact, "operator", WORDS).await;
+    let subject = format!("message.created.{}.{contact}.web.inbound.user", staff.company);
+    system.operator().await.publish(subject, format!("{{\"version\": \"{WORDS}\"}}").into()).await.unwrap().await.unwrap();
+    let log = system.folder.0.join("logs/combined.log");
+    let lines = eventually("the forwarder and the dead letter are in the log", SOON, || async {
+        let text = std::fs::read_to_string(&log).ok()?;
+        let id = created["messageData"]["_id"].as_str()?;
+        (text.contains(id) && text.contains("dead letter")).then_some(text)
+    })
+    .await;
+    let mut with_request = 0;
+    for line in lines.lines() {
+        let line: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        assert!(line["service"].is_string() && line["level"].is_string() && line["timestamp"].is_string(), "{line}");
+        let span = &line["span"];
+        with_request +=
+            usize::from(span["request_id"].is_string() && span["trace_id"].is_string() && span["company"] == staff.company.as_str());
+    }
+    assert!(with_request > 0, "no line has request id, trace id and company");
+    for (name, secret) in [("a body", WORDS), ("a token", &staff.token), ("a password", "correct horse")] {
+        assert!(!lines.contains(secret), "{name} is in the log");
+    }
+}

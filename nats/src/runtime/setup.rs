@@ -87,7 +87,7 @@ pub async fn reconcile(jetstream: &Context, sizes: Sizes) -> Result<Report, Setu
         let change = reconcile_stream(jetstream, config).await.map_err(|error| SetupError { what: format!("stream {name}"), error })?;
         report.0.push((format!("stream {name}"), change));
     }
-    for (of, config) in consumers(sizes) {
+    for (of, config) in consumers() {
         let name = config.durable_name.clone().unwrap_or_default();
         let change =
             reconcile_consumer(jetstream, of, config).await.map_err(|error| SetupError { what: format!("consumer {of}/{name}"), error })?;
@@ -156,7 +156,8 @@ fn streams(sizes: Sizes) -> Vec<Config> {
     ]
 }
 
-fn consumers(sizes: Sizes) -> Vec<(&'static str, pull::Config)> {
+/// The durable consumers, each with its stream. A deleted one is made anew by its worker, from this.
+pub fn consumers() -> [(&'static str, pull::Config); 3] {
     let durable = |name: &str, pending: i64, description: &str| pull::Config {
         durable_name: Some(name.into()),
         description: Some(description.into()),
@@ -166,19 +167,18 @@ fn consumers(sizes: Sizes) -> Vec<(&'static str, pull::Config)> {
         // The worker settles every message itself, and dead-letters with the payload; the server must not give up before.
         max_deliver: -1,
         max_ack_pending: pending,
-        num_replicas: sizes.replicas,
+        // As many copies as its stream has.
+        num_replicas: 0,
         ..pull::Config::default()
     };
-    vec![
+    let ticks = pull::Config {
+        filter_subject: subject::JOB_TICKS.into(),
+        ..durable(stream::SCHEDULER, stream::SCHEDULER_MAX_ACK_PENDING, "Does the jobs.")
+    };
+    [
         (stream::EVENTS, durable(stream::PERSISTER, stream::PERSISTER_MAX_ACK_PENDING, "Writes MongoDB.")),
         (stream::OUTBOUND, durable(stream::FORWARDER, stream::FORWARDER_MAX_ACK_PENDING, "Calls the bot.")),
-        (
-            stream::JOBS,
-            pull::Config {
-                filter_subject: subject::JOB_TICKS.into(),
-                ..durable(stream::SCHEDULER, stream::SCHEDULER_MAX_ACK_PENDING, "Does the jobs.")
-            },
-        ),
+        (stream::JOBS, ticks),
     ]
 }
 
@@ -288,7 +288,6 @@ async fn reconcile_consumer(jetstream: &Context, of: &str, want: pull::Config) -
     d.note("ack_wait", have.ack_wait != want.ack_wait, true);
     d.note("max_ack_pending", have.max_ack_pending != want.max_ack_pending, true);
     d.note("max_deliver", have.max_deliver.max(-1) != want.max_deliver, widens(have.max_deliver, want.max_deliver));
-    d.note("num_replicas", have.num_replicas != want.num_replicas, want.num_replicas > have.num_replicas);
     d.note("filter_subject", have.filter_subject != want.filter_subject, false);
     d.note("ack_policy", have.ack_policy != want.ack_policy, false);
     d.note("deliver_policy", have.deliver_policy != want.deliver_policy, false);

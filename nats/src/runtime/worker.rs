@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{PullConsumer, pull};
-use async_nats::jetstream::{AckKind, Message};
+use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind};
+use async_nats::jetstream::{AckKind, Context, ErrorCode, Message};
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
@@ -22,6 +23,7 @@ use super::CancellationToken;
 use super::connection::Connection;
 use super::dead_letter;
 use super::health::Health;
+use super::setup;
 use crate::Timestamp;
 use crate::dead::Reason;
 
@@ -216,8 +218,7 @@ impl Worker {
         let (stop, source) = (self.stop.clone(), self.source);
         let jetstream = self.connection.jetstream.clone();
         let attempt = async move {
-            let consumer: PullConsumer =
-                jetstream.get_consumer_from_stream(source.consumer, source.stream).await.map_err(|e| e.to_string())?;
+            let consumer = find_or_make(&jetstream, source).await.map_err(|e| e.to_string())?;
             let pull = consumer.stream().max_messages_per_batch(source.prefetch).expires(PULL_EXPIRES).heartbeat(PULL_HEARTBEAT);
             pull.messages().await.map_err(|e| e.to_string())
         };
@@ -281,6 +282,20 @@ impl Settler {
             warn!(error = %e, stream_seq = delivery.stream_seq, "a message could not be settled");
         }
     }
+}
+
+/// The consumer; one that was deleted is made anew, as `setup` makes it. It then begins with the stream's first message,
+/// which idempotent handlers bear.
+async fn find_or_make(jetstream: &Context, source: Source) -> Result<PullConsumer, ConsumerError> {
+    let missing = match jetstream.get_consumer_from_stream(source.consumer, source.stream).await {
+        Err(e) if matches!(e.kind(), ConsumerErrorKind::JetStream(e) if e.error_code() == ErrorCode::CONSUMER_NOT_FOUND) => e,
+        found_or_failed => return found_or_failed,
+    };
+    let Some((stream, config)) = setup::consumers().into_iter().find(|(_, c)| c.durable_name.as_deref() == Some(source.consumer)) else {
+        return Err(missing);
+    };
+    warn!(consumer = source.consumer, "the consumer was deleted; it is made anew and begins with the first message");
+    jetstream.create_consumer_on_stream(config, stream).await
 }
 
 async fn with_progress<F: Future<Output = Settle>>(delivery: &Delivery, work: F) -> Settle {
