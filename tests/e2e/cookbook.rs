@@ -1,4 +1,4 @@
-//! Every line of the cookbook in `nats/README.md` is tried with the real `nats` CLI, as the operator.
+//! What the READMEs tell a newcomer to type works as printed: the tour with curl, and the cookbook with the real `nats` CLI.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -76,4 +76,21 @@ async fn every_line_of_the_cookbook_works() {
             Err(_) => assert!(endless, "did not end: {text}"),
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tour_of_the_readme_works_as_printed() {
+    let system = System::shared().await;
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let tour = readme.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next()).expect("the tour is the first block");
+    let tour = tour.replace("http://127.0.0.1:4000", &system.url("gateway")).replace("http://127.0.0.1:5001", &system.url("bot"));
+    let said = tokio::time::timeout(SOON, Command::new("sh").args(["-ec", &tour]).stdin(Stdio::null()).output()).await.unwrap().unwrap();
+    let text = String::from_utf8_lossy(&said.stdout).into_owned() + &String::from_utf8_lossy(&said.stderr);
+    assert!(said.status.success(), "{text}");
+    assert!(text.contains("Registered successfully") && text.matches("Message created successfully").count() == 2, "{text}");
+    let contact = text.split("\"contact_id\":\"").nth(1).and_then(|rest| rest.get(..24)).expect("a contact");
+    eventually("the answer has reached the bot", SOON, || async {
+        system.deliveries().await.iter().any(|d| d["body"]["customer_id"] == contact).then_some(())
+    })
+    .await;
 }
