@@ -153,6 +153,8 @@ pub struct Passwords {
     decoy: Arc<str>,
 }
 
+/// How long a login waits for its turn.
+const PASSWORD_WAIT: Duration = Duration::from_secs(2);
 /// bcrypt reads no more than 72 bytes; a longer password would be cut silently.
 pub const PASSWORD_BYTES: std::ops::RangeInclusive<usize> = 8..=72;
 
@@ -186,7 +188,14 @@ impl Passwords {
     }
 
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
-        let _slot = self.slots.acquire().await.map_err(|_| Problem::Internal)?;
+        let slot = tokio::time::timeout(PASSWORD_WAIT, self.slots.clone().acquire_owned()).await;
+        let Ok(Ok(slot)) = slot else { return Err(Problem::Overloaded) };
+        // The slot goes with the work: a caller who leaves does not end it.
+        let work = move || {
+            let done = work();
+            drop(slot);
+            done
+        };
         tokio::task::spawn_blocking(work).await.map_err(|_| Problem::Internal)
     }
 }

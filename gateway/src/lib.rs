@@ -64,7 +64,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     let mut service = Service::start("gateway", &config.common, shutdown).await?;
     service.health.expect(&["log"]);
     let publisher = Publisher::start(service.connection.clone(), &service.tasks);
-    let log = Log::new(service.connection.clone(), publisher);
+    // Reads that wait for a database that is away must leave room for creates, which do not need it.
+    let log = Log::new(service.connection.clone(), publisher, (config.max_in_flight / 4).max(1));
     let watch = log::watch(service.connection.clone(), service.health.clone(), service.stop.clone());
     service.spawn("log watch", watch);
     let app = routes::App {

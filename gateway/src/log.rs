@@ -1,5 +1,6 @@
 //! The log as the handlers see it: publish an event, ask a query, wait for an outcome. Knows no HTTP.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use nats::event::{Envelope, Event};
@@ -14,6 +15,7 @@ use nats::runtime::query::{self, QueryError};
 use nats::trace::TraceContext;
 use nats::{Id, Timestamp, header, stream};
 use serde_json::json;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::auth::Caller;
 
@@ -25,6 +27,7 @@ const LOOK: Duration = Duration::from_secs(1);
 pub struct Log {
     connection: Connection,
     publisher: Publisher,
+    questions: Arc<Semaphore>,
 }
 
 /// A command and what the persister said of it, if it did in time.
@@ -36,9 +39,9 @@ pub struct Settled {
 }
 
 impl Log {
-    /// Over this connection.
-    pub fn new(connection: Connection, publisher: Publisher) -> Log {
-        Log { connection, publisher }
+    /// Over this connection, with so many questions to the persister open at a time.
+    pub fn new(connection: Connection, publisher: Publisher, max_questions: usize) -> Log {
+        Log { connection, publisher, questions: Arc::new(Semaphore::new(max_questions)) }
     }
 
     /// An envelope of this moment.
@@ -60,11 +63,13 @@ impl Log {
 
     /// Stores an event and waits, bounded, until it is applied.
     pub async fn command(&self, envelope: &Envelope, msg_id: String, trace: TraceContext) -> Result<(Settled, Receipt), PublishError> {
-        let inbox = Inbox::open(&self.connection).await.map_err(|e| PublishError::Unavailable(e.to_string()))?;
+        let inbox = Inbox::open(&self.connection).await.map_err(PublishError::Unavailable)?;
         let mut event = Outgoing::event(envelope, msg_id, trace)?;
         event.headers.insert(header::OUTCOME_INBOX, inbox.subject.as_str());
-        let receipt = self.publisher.publish(event).await?;
-        // A duplicate was answered to the one who sent it first.
+        let mut receipt = self.publisher.publish(event).await?;
+        // A duplicate may be our own event: an acknowledgement was lost, and the repetition found it.
+        receipt.duplicate = receipt.duplicate && self.stored(receipt.seq).await?.id != envelope.id;
+        // Another's was answered to the one who sent it.
         let outcome = if receipt.duplicate { None } else { inbox.wait().await };
         Ok((Settled { seq: receipt.seq, outcome }, receipt))
     }
@@ -79,12 +84,18 @@ impl Log {
 
     /// Asks the persister.
     pub async fn ask<Q: Query>(&self, question: &Q, trace: TraceContext) -> Result<Q::Answer, QueryError> {
+        let _slot = self.question()?;
         query::ask(&self.connection, question, trace).await
     }
 
     /// Asks the persister for JSON that is passed on as it is.
     pub async fn ask_raw<Q: Query>(&self, question: &Q, trace: TraceContext) -> Result<bytes::Bytes, QueryError> {
+        let _slot = self.question()?;
         query::ask_raw(&self.connection, question, trace).await
+    }
+
+    fn question(&self) -> Result<SemaphorePermit<'_>, QueryError> {
+        self.questions.try_acquire().map_err(|_| QueryError::Unavailable("too many questions are open".into()))
     }
 }
 

@@ -4,8 +4,6 @@
 pub const MSG_ID: &str = "Nats-Msg-Id";
 /// The stream sequence, on a republished (live) message.
 pub const SEQUENCE: &str = "Nats-Sequence";
-/// On a sourced message: origin stream, its sequence, and more, separated by spaces.
-pub const STREAM_SOURCE: &str = "Nats-Stream-Source";
 /// Groups the messages of an atomic batch (ADR-50).
 pub const BATCH_ID: &str = "Nats-Batch-Id";
 /// Position in the batch, from 1.

@@ -167,13 +167,3 @@ impl Query for UserByEmail {
     const SUBJECT: &'static str = "query.user.by_email";
     type Answer = User;
 }
-
-/// Every question, for permissions and the inventory.
-pub const SUBJECTS: &[&str] = &[
-    GetMessage::SUBJECT,
-    ListMessages::SUBJECT,
-    ListConversations::SUBJECT,
-    FindExternal::SUBJECT,
-    GetContact::SUBJECT,
-    UserByEmail::SUBJECT,
-];

@@ -21,8 +21,6 @@ pub const DEAD: &str = "dead.>";
 pub const JOBS: &[&str] = &["jobs.schedule.*", "jobs.tick.*"];
 /// What a scheduler consumes.
 pub const JOB_TICKS: &str = "jobs.tick.*";
-/// Everything that typing indicators travel on; core NATS, stored nowhere.
-pub const TYPING: &str = "typing.>";
 
 /// What `message.created` says in its subject beyond the conversation, so that the server can filter by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -13,6 +13,7 @@ use nats::{Timestamp, header, stream};
 use tokio::time::Instant;
 use tracing::warn;
 
+use crate::database::{DatabaseError, limited};
 use crate::view::{Stored, Verdict, View};
 
 /// Events written in one go.
@@ -28,8 +29,14 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// What was given back comes again after this.
 const GIVE_BACK: Duration = Duration::from_secs(1);
 
-/// Consumes until stopped.
+/// Consumes until stopped. Begins once the unique indexes are there: without them a repeated key would be stored twice.
 pub async fn run(connection: Connection, health: Health, view: View, stop: CancellationToken) {
+    while let Err(e) = limited(view.create_indexes()).await {
+        warn!(error = %e, "nothing is consumed before the indexes are made");
+        if stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
+            return;
+        }
+    }
     let worker = Worker::new(connection.clone(), SOURCE, health, stop.clone());
     worker
         .run_batches(MAX_BATCH, GATHER, |batch| {
@@ -46,7 +53,14 @@ async fn write(connection: &Connection, view: &View, batch: &Arc<Vec<Delivery>>,
     let settled_to = worker::lag(connection, SOURCE).await.map_or(0, |lag| lag.settled_to);
     let started = Instant::now();
     let verdicts = loop {
-        match view.apply(&stored, settled_to).await {
+        let applied = match view.apply(&stored, settled_to).await {
+            Err(DatabaseError::Refused(why)) => {
+                warn!(why, events = stored.len(), "MongoDB will never take something in this batch; each event by itself");
+                view.apply_one_by_one(&stored, settled_to).await
+            }
+            other => other,
+        };
+        match applied {
             Ok(verdicts) => break verdicts,
             Err(e) => {
                 counter!("persister_retries_total").increment(1);

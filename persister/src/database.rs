@@ -24,16 +24,44 @@ const POOL: u32 = 20;
 /// How often it is looked whether MongoDB is there.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// MongoDB is away, too slow, or refuses. The work is to be tried again.
+/// Why MongoDB did not do something.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("MongoDB: {0}")]
-pub struct Unavailable(pub String);
+pub enum DatabaseError {
+    /// It is away, too slow, or not primary: the work is to be tried again.
+    #[error("MongoDB does not answer: {0}")]
+    Unavailable(String),
+    /// It, or its driver, will never take this.
+    #[error("MongoDB refuses: {0}")]
+    Refused(String),
+}
 
-impl From<Error> for Unavailable {
-    fn from(error: Error) -> Unavailable {
-        Unavailable(error.to_string())
+impl DatabaseError {
+    /// What a client may be told.
+    pub fn into_text(self) -> String {
+        match self {
+            DatabaseError::Unavailable(text) | DatabaseError::Refused(text) => text,
+        }
     }
 }
+
+impl From<Error> for DatabaseError {
+    fn from(error: Error) -> DatabaseError {
+        let text = error.to_string();
+        match *error.kind {
+            // What depends on the data alone, and not on the state of the server.
+            ErrorKind::BsonSerialization(_) | ErrorKind::InvalidArgument { .. } | ErrorKind::Bson(_) => DatabaseError::Refused(text),
+            ErrorKind::Command(ref e) if PERMANENT.contains(&e.code) => DatabaseError::Refused(text),
+            ErrorKind::InsertMany(ref many) if many.write_errors.iter().flatten().any(|e| PERMANENT.contains(&e.code)) => {
+                DatabaseError::Refused(text)
+            }
+            _ => DatabaseError::Unavailable(text),
+        }
+    }
+}
+
+/// Codes of errors that the same data will always meet: bad value, failed to parse, type mismatch, dollar-prefixed or empty
+/// field name, immutable field, object or key too large, document validation.
+const PERMANENT: &[i32] = &[2, 9, 14, 22, 52, 56, 66, 121, 10_334, 17_280, 17_419, 17_420];
 
 /// The name of the unique index on a platform's own message ids, as it stands in a duplicate key error.
 pub const EXTERNAL_INDEX: &str = "company_platform_external";
@@ -46,7 +74,7 @@ pub const DUPLICATE_KEY: i32 = 11_000;
 ///
 /// # Errors
 /// The URI is not one, or names no database.
-pub async fn open(uri: &SecretString) -> Result<Database, Unavailable> {
+pub async fn open(uri: &SecretString) -> Result<Database, DatabaseError> {
     let mut options = ClientOptions::parse(uri.expose_secret()).await?;
     options.app_name = Some("petbuddy-persister".into());
     options.server_selection_timeout = Some(SERVER_SELECTION);
@@ -57,7 +85,7 @@ pub async fn open(uri: &SecretString) -> Result<Database, Unavailable> {
     let name = options
         .default_database
         .clone()
-        .ok_or_else(|| Unavailable("MONGODB_URI must name the database, as in mongodb://host:27017/petbuddy".into()))?;
+        .ok_or_else(|| DatabaseError::Refused("MONGODB_URI must name the database, as in mongodb://host:27017/petbuddy".into()))?;
     Ok(Client::with_options(options)?.database(&name))
 }
 
@@ -93,7 +121,7 @@ impl Collections {
     ///
     /// # Errors
     /// MongoDB is away, or an index of the same name is another.
-    pub async fn create_indexes(&self) -> Result<(), Unavailable> {
+    pub async fn create_indexes(&self) -> Result<(), DatabaseError> {
         let index = |keys: Document| IndexModel::builder().keys(keys).build();
         let unique = |keys: Document, name: &str, partial: Option<Document>| {
             let options = IndexOptions::builder().name(name.to_owned()).unique(true).partial_filter_expression(partial).build();
@@ -105,7 +133,7 @@ impl Collections {
             // Marking a conversation read, and finding its newest message.
             index(doc! {"contact_id": 1, "seq": -1}),
             // Listing a conversation.
-            index(doc! {"company_id": 1, "contact_id": 1, "created_at": -1}),
+            index(doc! {"company_id": 1, "contact_id": 1, "created_at": -1, "_id": -1}),
             unique(
                 doc! {"company_id": 1, "platform": 1, "external_message_id": 1},
                 EXTERNAL_INDEX,
@@ -130,8 +158,8 @@ pub async fn watch(database: Database, health: Health, stop: CancellationToken) 
         match limited(collections.create_indexes()).await {
             Ok(()) => health.good("mongodb", json!({"database": database.name()})),
             Err(e) => {
-                warn!(error = %e, "MongoDB does not answer");
-                health.bad("mongodb", json!("does not answer"));
+                warn!(error = %e, "MongoDB is not as it should be");
+                health.bad("mongodb", json!(e.to_string()));
             }
         }
     }
@@ -141,8 +169,10 @@ pub async fn watch(database: Database, health: Health, stop: CancellationToken) 
 ///
 /// # Errors
 /// The operation's own, or that it took too long.
-pub async fn limited<T>(operation: impl Future<Output = Result<T, Unavailable>>) -> Result<T, Unavailable> {
-    tokio::time::timeout(OPERATION, operation).await.unwrap_or_else(|_| Err(Unavailable(format!("no answer within {OPERATION:?}"))))
+pub async fn limited<T>(operation: impl Future<Output = Result<T, DatabaseError>>) -> Result<T, DatabaseError> {
+    tokio::time::timeout(OPERATION, operation)
+        .await
+        .unwrap_or_else(|_| Err(DatabaseError::Unavailable(format!("no answer within {OPERATION:?}"))))
 }
 
 /// What a bulk of updates did.
@@ -152,51 +182,65 @@ pub struct Updated {
     pub matched: u64,
     /// Documents that changed.
     pub modified: u64,
-    /// Positions of updates that hit a unique key, with the error's text.
-    pub duplicates: Vec<(usize, String)>,
+    /// Positions of updates that hit a unique key.
+    pub duplicates: Vec<usize>,
 }
 
-/// Updates in one command; the next is at most this large.
+/// Updates in one command, …
 const UPDATES_A_COMMAND: usize = 1_000;
+/// … and their bytes: the server takes 16 MB, of which one update may bring over the rest.
+const BYTES_A_COMMAND: usize = 6 * 1024 * 1024;
 
 /// Sends updates `{q, u, upsert?, multi?}`, unordered, majority-committed. `Client::bulk_write` needs MongoDB 8.0.
 ///
 /// # Errors
 /// Anything but a duplicate key, which is reported in [`Updated`].
-pub async fn update_many(collection: &Collection<Document>, updates: Vec<Document>) -> Result<Updated, Unavailable> {
+pub async fn update_many(collection: &Collection<Document>, updates: Vec<Document>) -> Result<Updated, DatabaseError> {
     let database = collection.client().database(&collection.namespace().db);
     let mut done = Updated::default();
-    for (base, chunk) in (0..).step_by(UPDATES_A_COMMAND).zip(updates.chunks(UPDATES_A_COMMAND)) {
+    let mut rest = updates.into_iter().peekable();
+    let mut base = 0;
+    while rest.peek().is_some() {
+        let (mut chunk, mut bytes) = (Vec::new(), 0);
+        while chunk.len() < UPDATES_A_COMMAND && bytes < BYTES_A_COMMAND {
+            let Some(update) = rest.next() else { break };
+            bytes += mongodb::bson::serialize_to_vec(&update).map_err(|e| DatabaseError::Refused(e.to_string()))?.len();
+            chunk.push(update);
+        }
+        let count = chunk.len();
         // run_command neither takes the client's write concern nor turns write errors into an `Err`.
         let command = doc! {
             "update": collection.name(),
-            "updates": chunk.to_vec(),
+            "updates": chunk,
             "ordered": false,
             "writeConcern": {"w": "majority", "j": true, "wtimeout": WRITE_TIMEOUT.as_millis() as i64},
         };
         let reply = limited(async { Ok(database.run_command(command).await?) }).await?;
         if let Ok(error) = reply.get_document("writeConcernError") {
-            return Err(Unavailable(format!("{error}")));
+            return Err(DatabaseError::Unavailable(format!("{error}")));
         }
         let errors = reply.get_array("writeErrors").map(|e| e.as_slice()).unwrap_or_default();
         for error in errors.iter().filter_map(|e| e.as_document()) {
-            if error.get_i32("code").ok() != Some(DUPLICATE_KEY) {
-                return Err(Unavailable(format!("{error}")));
+            match error.get_i32("code").unwrap_or_default() {
+                DUPLICATE_KEY => {}
+                code if PERMANENT.contains(&code) => return Err(DatabaseError::Refused(format!("{error}"))),
+                _ => return Err(DatabaseError::Unavailable(format!("{error}"))),
             }
             let index = error.get_i32("index").unwrap_or_default() as usize;
-            done.duplicates.push((base + index, error.get_str("errmsg").unwrap_or_default().to_owned()));
+            done.duplicates.push(base + index);
         }
         done.matched += reply.get_i32("n").unwrap_or_default() as u64;
         done.modified += reply.get_i32("nModified").unwrap_or_default() as u64;
+        base += count;
     }
     Ok(done)
 }
 
-/// Inserts what is new; positions that hit a unique key come back with the error's text.
+/// Inserts what is new; positions that hit a unique key come back.
 ///
 /// # Errors
 /// Anything but a duplicate key.
-pub async fn insert_new(collection: &Collection<Document>, documents: &[Document]) -> Result<Vec<(usize, String)>, Unavailable> {
+pub async fn insert_new(collection: &Collection<Document>, documents: &[Document]) -> Result<Vec<usize>, DatabaseError> {
     if documents.is_empty() {
         return Ok(Vec::new());
     }
@@ -207,7 +251,7 @@ pub async fn insert_new(collection: &Collection<Document>, documents: &[Document
             ErrorKind::InsertMany(ref many) if many.write_concern_error.is_none() => {
                 let errors = many.write_errors.as_deref().unwrap_or_default();
                 match errors.iter().all(|e| e.code == DUPLICATE_KEY) && !errors.is_empty() {
-                    true => Ok(errors.iter().map(|e| (e.index, e.message.clone())).collect()),
+                    true => Ok(errors.iter().map(|e| e.index).collect()),
                     false => Err(error.into()),
                 }
             }
@@ -221,7 +265,7 @@ pub async fn insert_new(collection: &Collection<Document>, documents: &[Document
 ///
 /// # Errors
 /// It does not answer, or does not become primary within 30 s.
-pub async fn initiate_replica_set(host: &str) -> Result<(), Unavailable> {
+pub async fn initiate_replica_set(host: &str) -> Result<(), DatabaseError> {
     const PRIMARY_WITHIN: Duration = Duration::from_secs(30);
     let mut options = ClientOptions::parse(format!("mongodb://{host}/?directConnection=true")).await?;
     options.server_selection_timeout = Some(PRIMARY_WITHIN);
@@ -243,10 +287,12 @@ pub async fn initiate_replica_set(host: &str) -> Result<(), Unavailable> {
             }
         }
     };
-    tokio::time::timeout(PRIMARY_WITHIN, elect).await.unwrap_or_else(|_| Err(Unavailable("mongod did not become primary".into())))
+    tokio::time::timeout(PRIMARY_WITHIN, elect)
+        .await
+        .unwrap_or_else(|_| Err(DatabaseError::Unavailable("mongod did not become primary".into())))
 }
 
-async fn reconfigure(admin: &Database, host: &str) -> Result<(), Unavailable> {
+async fn reconfigure(admin: &Database, host: &str) -> Result<(), DatabaseError> {
     let reply = admin.run_command(doc! {"replSetGetConfig": 1}).await?;
     let mut config = reply.get_document("config").cloned().unwrap_or_default();
     let current = config.get_array("members").ok().and_then(|m| m.first()?.as_document()?.get_str("host").ok().map(str::to_owned));

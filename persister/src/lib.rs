@@ -17,7 +17,7 @@ use nats::runtime::settings::{Common, Settings};
 use nats::runtime::worker::watch_lag;
 use secrecy::SecretString;
 
-pub use database::{Unavailable, initiate_replica_set};
+pub use database::{DatabaseError, initiate_replica_set};
 pub use view::{Stored, Verdict, View};
 
 /// So many events behind, a persister is not ready: reads would be too old.

@@ -20,7 +20,7 @@ use nats::runtime::worker;
 use tokio::time::Instant;
 
 use crate::consume::SOURCE;
-use crate::database::{Unavailable, limited};
+use crate::database::{DatabaseError, limited};
 use crate::document::{self, BadDocument, oid};
 use crate::view::View;
 
@@ -31,9 +31,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(15);
 /// Conversations' documents of one contact: one a platform.
 const PLATFORMS: &[Platform] = Platform::ALL;
 
-impl From<Unavailable> for QueryError {
-    fn from(error: Unavailable) -> QueryError {
-        QueryError::Unavailable(error.0)
+impl From<DatabaseError> for QueryError {
+    fn from(error: DatabaseError) -> QueryError {
+        QueryError::Unavailable(error.into_text())
     }
 }
 

@@ -16,7 +16,7 @@ use nats::event::{BadEvent, Envelope, Event};
 use nats::outcome::Outcome;
 use secrecy::SecretString;
 
-use crate::database::{self, Collections, Unavailable};
+use crate::database::{self, Collections, DatabaseError};
 
 /// A message of the log.
 #[derive(Clone, Debug)]
@@ -74,7 +74,7 @@ impl View {
     ///
     /// # Errors
     /// The URI cannot be used.
-    pub async fn open(uri: &SecretString) -> Result<View, Unavailable> {
+    pub async fn open(uri: &SecretString) -> Result<View, DatabaseError> {
         let database = database::open(uri).await?;
         let collections = Collections::of(&database);
         Ok(View { database, collections })
@@ -89,7 +89,7 @@ impl View {
     ///
     /// # Errors
     /// MongoDB is away.
-    pub async fn create_indexes(&self) -> Result<(), Unavailable> {
+    pub async fn create_indexes(&self) -> Result<(), DatabaseError> {
         self.collections.create_indexes().await
     }
 
@@ -97,8 +97,9 @@ impl View {
     /// `settled_to` is known to be settled by all replicas; 0 if that is not known.
     ///
     /// # Errors
-    /// MongoDB is away: apply the same batch again later. Part of it may be applied already, which does no harm.
-    pub async fn apply(&self, batch: &[Stored], settled_to: u64) -> Result<Vec<Verdict>, Unavailable> {
+    /// MongoDB is away: apply the same batch again later. Part of it may be applied already, which does no harm. Or it will
+    /// never take something in this batch: [`View::apply_one_by_one`] finds out what.
+    pub async fn apply(&self, batch: &[Stored], settled_to: u64) -> Result<Vec<Verdict>, DatabaseError> {
         let mut verdicts = vec![APPLIED; batch.len()];
         let sorted = sort(batch, &mut verdicts);
         self.apply_directory(&sorted, &mut verdicts).await?;
@@ -108,6 +109,22 @@ impl View {
         effects.add_reads(&sorted);
         let folded = self.fold(effects, settled_to).await?;
         self.mark_read(&sorted, &folded, &mut verdicts).await?;
+        Ok(verdicts)
+    }
+
+    /// Applies each message by itself, so that one that MongoDB will never take is rejected alone and holds up nobody.
+    ///
+    /// # Errors
+    /// MongoDB is away.
+    pub async fn apply_one_by_one(&self, batch: &[Stored], settled_to: u64) -> Result<Vec<Verdict>, DatabaseError> {
+        let mut verdicts = Vec::with_capacity(batch.len());
+        for message in batch {
+            match self.apply(std::slice::from_ref(message), settled_to).await {
+                Ok(mut one) => verdicts.append(&mut one),
+                Err(DatabaseError::Refused(why)) => verdicts.push(Verdict::Rejected(Reason::Failed, why)),
+                Err(away) => return Err(away),
+            }
+        }
         Ok(verdicts)
     }
 }

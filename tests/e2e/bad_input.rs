@@ -1,7 +1,5 @@
 //! What is wrong is named, kept and passed over; nothing stops for it.
 
-use std::process::Command;
-
 use async_nats::jetstream::consumer::pull;
 use futures_util::{SinkExt, StreamExt};
 use reqwest::StatusCode;
@@ -50,10 +48,37 @@ async fn malformed_and_unknown_events_become_dead_letters_and_consumption_goes_o
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_mongodb_will_never_take_dies_alone() {
+    let system = System::shared().await;
+    let staff = system.new_company().await;
+    let nul = json!({"fullName": "x", "profile": {"deep": [{"a\u{0}b": 1}]}});
+    let (status, answer) = staff.post("/contacts", nul.clone()).await;
+    assert_eq!((status, &answer["errors"][0]["field"]), (StatusCode::BAD_REQUEST, &json!("profile")), "{answer}");
+
+    // The same, past the gateway.
+    let id = "c".repeat(24);
+    let data = json!({"_id": id, "company_id": staff.company, "fullName": "x", "profile": nul["profile"], "created_at": "2026-01-01T00:00:00.000Z"});
+    let event = json!({"id": "e".repeat(24), "type": "contact.created", "version": 1, "occurred_at": "2026-01-01T00:00:00.000Z",
+        "actor": {"kind": "system"}, "company_id": staff.company, "data": data});
+    let jetstream = system.operator().await;
+    let subject = format!("contact.created.{}.{id}", staff.company);
+    let contact = staff.new_contact().await;
+    jetstream.publish(subject.clone(), event.to_string().into()).await.unwrap().await.unwrap();
+    let created = staff.message(&contact, "user", "not held up").await;
+    let (status, _) = staff.get(&format!("/messages/{}", created["messageData"]["_id"].as_str().unwrap())).await;
+    assert_eq!(status, StatusCode::OK);
+    let dead = jetstream.get_stream("DEAD").await.unwrap();
+    let letter =
+        eventually("a dead letter", SOON, || async { dead.direct_get_last_for_subject(format!("dead.persister.{subject}")).await.ok() })
+            .await;
+    assert_eq!(letter.headers.get("Dead-Reason").unwrap().as_str(), "failed");
+}
+
 #[test]
 fn wrong_settings_stop_a_service_at_start_with_all_problems_listed() {
     for service in ["gateway", "persister", "forwarder", "scheduler", "realtime"] {
-        let output = Command::new(env!("CARGO_BIN_EXE_petbuddy"))
+        let output = crate::harness::petbuddy()
             .arg(service)
             .env_clear()
             .envs([("PATH", "/usr/bin:/bin"), ("LOG_LEVEL", "loud"), ("NODE_ENV", "moon"), ("HOST", "here"), ("NATS_PASSWORD", "")])

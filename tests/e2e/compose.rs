@@ -4,7 +4,8 @@
 
 use std::collections::BTreeSet;
 use std::error::Error;
-use std::path::Path;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs, process};
 
@@ -23,10 +24,10 @@ struct Expected {
 }
 
 const SERVICES: [Expected; 5] = [
-    expected("gateway", 2, "PORT", 4000, &["INTERNAL_SERVICE_API_KEY", "JWT_ACCESS_SECRET", "JWT_REFRESH_SECRET", "NATS_PASSWORD"]),
+    expected("gateway", 2, "PORT", 4000, &["INTERNAL_SERVICE_API_KEY", "JWT_ACCESS_SECRET", "NATS_PASSWORD"]),
     expected("persister", 2, "PERSISTER_PORT", 4010, &["MONGODB_URI", "NATS_PASSWORD"]),
     expected("forwarder", 2, "FORWARDER_PORT", 4020, &["INTERNAL_SERVICE_API_KEY", "NATS_PASSWORD"]),
-    expected("scheduler", 2, "SCHEDULER_PORT", 4030, &["FACEBOOK_APP_SECRET", "GOOGLE_CLIENT_SECRET", "NATS_PASSWORD"]),
+    expected("scheduler", 2, "SCHEDULER_PORT", 4030, &["FACEBOOK_APP_SECRET", "NATS_PASSWORD"]),
     expected("realtime", 3, "REALTIME_PORT", 4001, &["JWT_ACCESS_SECRET", "NATS_PASSWORD"]),
 ];
 
@@ -103,6 +104,35 @@ fn example_variables(example: &str) -> Vec<(&str, &str)> {
     settings.filter(|(name, _)| !name.is_empty() && name.chars().all(is_name_character)).collect()
 }
 
+/// The settings that the Rust code in these files and folders reads: `settings.text("NAME"` and its like.
+fn settings_read_in(paths: &[&str]) -> Check<BTreeSet<String>> {
+    fn sources(path: &Path, text: &mut String) -> Check {
+        if path.is_dir() {
+            for entry in fs::read_dir(path)? {
+                sources(&entry?.path(), text)?;
+            }
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            *text += &fs::read_to_string(path)?;
+        }
+        Ok(())
+    }
+    let mut text = String::new();
+    for path in paths {
+        sources(&root().join(path), &mut text)?;
+    }
+    // `text("NAME"`, over a line break too; `problem("NAME must be…")` reads nothing.
+    let first_arguments = text.split("settings.").skip(1).filter_map(|rest| {
+        let (_, argument) = rest.split_once('(').filter(|(method, _)| method.bytes().all(|c| c.is_ascii_lowercase() || c == b'_'))?;
+        argument.trim_start().strip_prefix('"')?.split_once('"')
+    });
+    Ok(first_arguments.map(|(name, _)| name).filter(|name| name.chars().all(is_name_character)).map(str::to_owned).collect())
+}
+
+/// Open files that a container may have.
+fn open_files(service: &Value) -> u64 {
+    service["ulimits"]["nofile"].as_u64().unwrap_or_default()
+}
+
 /// `(host path, container path)` of every bind mount.
 fn bind_mounts(service: &Value) -> Vec<(&str, &str)> {
     let mounts = texts(&service["volumes"]).into_iter().filter_map(|mount| mount.strip_prefix("./")?.split_once(':'));
@@ -171,6 +201,99 @@ fn variables_and_env_example_agree() -> Check {
 
     for (name, value) in example_variables(&example).into_iter().filter(|(name, _)| is_secret(name) && *name != "MONGODB_URI") {
         assert!(value.is_empty(), ".env.example must not hold a secret, but {name} has a value");
+    }
+    Ok(())
+}
+
+#[test]
+fn each_service_is_given_exactly_the_settings_that_its_code_reads() -> Check {
+    const COMMON: &str = "nats/src/runtime/settings.rs";
+    let compose = compose()?;
+    let sources = SERVICES.map(|expected| (expected.name, format!("{}/src", expected.name)));
+    for (name, source) in sources.into_iter().chain([("setup", "src/setup.rs".to_owned())]) {
+        let given: BTreeSet<String> = environment(&compose["services"][name]).map(|(key, _)| key.to_owned()).collect();
+        assert_eq!(given, settings_read_in(&[COMMON, &source])?, "{name}: what it is given, and what its code reads");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_balancer_holds_every_socket_of_the_realtime_nodes_and_stops_in_time() -> Check {
+    let (compose, balancer, example) = (compose()?, read("deploy/haproxy.cfg")?, read(".env.example")?);
+    let global = balancer.split("\ndefaults").next().unwrap_or_default();
+    let setting = |name: &str| global.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(' ')).ok_or(name.to_owned());
+    let maxconn: u64 = setting("maxconn")?.parse()?;
+    let max_sockets = example_variables(&example).into_iter().find(|(name, _)| *name == "MAX_SOCKETS").ok_or("MAX_SOCKETS")?.1;
+    let (max_sockets, realtime) = (max_sockets.parse::<u64>()?, &compose["services"]["realtime"]);
+    let sockets = max_sockets * realtime["deploy"]["replicas"].as_u64().unwrap_or_default();
+    assert!(sockets > 0 && maxconn > sockets, "{maxconn} connections for {sockets} sockets and the requests");
+    assert!(open_files(realtime) > max_sockets, "a realtime node runs out of files before its sockets");
+    // HAProxy wants two for each connection and refuses to start with fewer.
+    assert!(open_files(&compose["services"]["load-balancer"]) > 2 * maxconn, "too few files for {maxconn} connections");
+
+    let seconds = |text: &str| text.strip_suffix('s').and_then(|text| text.parse::<u64>().ok());
+    let stop = seconds(setting("hard-stop-after")?).ok_or("hard-stop-after in seconds")?;
+    let grace = compose["services"]["load-balancer"]["stop_grace_period"].as_str().and_then(seconds).ok_or("stop_grace_period")?;
+    assert!(stop < grace, "killed after {grace} s, before it gives up its sockets after {stop} s");
+    Ok(())
+}
+
+/// Runs `deploy/new-env.sh` on a copy of `.env.example`, with `openssl` (a program, or none) and otherwise only what it needs
+/// on the PATH. The folder, its exit code, what it said.
+fn new_env(test: &str, openssl: Option<&str>) -> Check<(PathBuf, Option<i32>, String)> {
+    let folder = env::temp_dir().join(format!("petbuddy-new-env-{test}-{}", process::id()));
+    for file in [".env.example", "deploy/new-env.sh"] {
+        copy_tree(&root().join(file), &folder.join(file))?;
+    }
+    fs::create_dir(folder.join("bin"))?;
+    let path = env::var_os("PATH").unwrap_or_default();
+    let programs = ["dirname", "grep", "mv", "rm"].map(|name| (name, name));
+    for (name, program) in programs.into_iter().chain(openssl.map(|program| ("openssl", program))) {
+        let found = env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file());
+        symlink(found.ok_or(format!("no {program} on the PATH"))?, folder.join("bin").join(name))?;
+    }
+    let script = Command::new("/bin/sh").arg(folder.join("deploy/new-env.sh")).env("PATH", folder.join("bin")).output()?;
+    Ok((folder, script.status.code(), String::from_utf8_lossy(&script.stderr).into_owned()))
+}
+
+#[test]
+fn new_env_makes_every_secret_of_ours() -> Check {
+    let (folder, code, said) = new_env("good", Some("openssl"))?;
+    let made = fs::read_to_string(folder.join(".env"));
+    let again = Command::new("/bin/sh").arg(folder.join("deploy/new-env.sh")).output()?;
+    let left = fs::read_to_string(folder.join(".env"));
+    fs::remove_dir_all(&folder)?;
+    assert_eq!((code, said.as_str()), (Some(0), ""));
+    let made = made?;
+    assert!(!again.status.success() && left? == made, "an .env that exists must stay");
+
+    let example = read(".env.example")?;
+    assert_eq!(made.lines().count(), example.lines().count());
+    let mut secrets = BTreeSet::new();
+    for (before, after) in example.lines().zip(made.lines()) {
+        let ours = before.strip_suffix('=').filter(|name| !name.starts_with('#') && is_secret(name) && !name.starts_with("FACEBOOK_"));
+        let Some(name) = ours else {
+            assert_eq!(before, after, "only our secrets are filled in");
+            continue;
+        };
+        let secret = after.strip_prefix(before).ok_or(name)?;
+        assert!(secret.len() > 48 && secret.chars().all(|c| c.is_ascii_alphanumeric()), "{name} has {} characters", secret.len());
+        assert!(!name.ends_with("_PASSWORD") || secret.starts_with('n'), "{name} must begin with a letter");
+        assert!(secrets.insert(secret), "{name} is the same as another");
+    }
+    assert!(!secrets.is_empty());
+    Ok(())
+}
+
+#[test]
+fn new_env_writes_nothing_without_a_working_openssl() -> Check {
+    // Absent; failing; ending well without a word.
+    for (test, openssl) in [("absent", None), ("failing", Some("false")), ("silent", Some("true"))] {
+        let (folder, code, said) = new_env(test, openssl)?;
+        let written = [".env", ".env.partial"].into_iter().find(|file| folder.join(file).exists());
+        fs::remove_dir_all(&folder)?;
+        assert_eq!((code, written), (Some(1), None), "{test}");
+        assert!(said.contains("openssl") && said.lines().count() == 1, "{test}: {said}");
     }
     Ok(())
 }

@@ -14,8 +14,31 @@ use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::{Instant, interval};
 
-/// A start fetches nothing (the first test to run has), but on two cores several may start at once.
-pub const START: Duration = Duration::from_secs(180);
+/// The first start on a machine fetches nats-server and mongod; others wait for it, and on two cores several start at once.
+pub const START: Duration = Duration::from_secs(660);
+/// Settings of this shell that a system under test must not get: tests drop databases and delete consumers.
+const SETTINGS: [&str; 20] = [
+    "NATS_",
+    "MONGODB_",
+    "META_BOT_",
+    "PETBUDDY_CONFIG",
+    "NODE_ENV",
+    "LOG_",
+    "HOST",
+    "PORT",
+    "BOT_PORT",
+    "GATEWAY_",
+    "PERSISTER_",
+    "FORWARDER_",
+    "SCHEDULER_",
+    "REALTIME_",
+    "JWT_",
+    "INTERNAL_",
+    "EVENTS_MAX_BYTES",
+    "MAX_",
+    "TOKEN_REFRESH_",
+    "FACEBOOK_",
+];
 /// Whatever shall become true in a healthy system.
 pub const SOON: Duration = Duration::from_secs(30);
 /// The same after a fault: the consumer's ack wait passes first.
@@ -254,7 +277,7 @@ impl Drop for System {
 /// Starts the runner; its output goes to `console.txt` in the folder.
 pub fn runner(folder: &Path, args: &[&str], environment: &[(&str, &str)]) -> Child {
     let console = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("console.txt")).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_petbuddy"));
+    let mut command = petbuddy();
     command
         .args(["up", "--free-ports", "--until-stdin-closes", "--dir"])
         .arg(folder)
@@ -265,6 +288,17 @@ pub fn runner(folder: &Path, args: &[&str], environment: &[(&str, &str)]) -> Chi
         .stdout(console.try_clone().unwrap())
         .stderr(console);
     command.spawn().unwrap()
+}
+
+/// The binary, in an environment without what this shell happens to have set.
+pub fn petbuddy() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_petbuddy"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| SETTINGS.iter().any(|setting| name.starts_with(setting))) {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 /// `kill` by pid.

@@ -99,13 +99,20 @@ async fn the_forwarder_takes_outbound_messages_and_reports_on_them() {
 async fn the_scheduler_keeps_schedules_and_sees_no_messages() {
     let system = System::shared().await;
     let publish = ["message.created.a.b.web.inbound.user", "query.message.get", "$JS.API.DIRECT.GET.EVENTS"];
-    refused(system, "scheduler", &[&publish[..], &EVERYBODYS_TABOO].concat(), &["live.message.>", "query.>"], &[]).await;
+    refused(
+        system,
+        "scheduler",
+        &[&publish[..], &EVERYBODYS_TABOO].concat(),
+        &["live.message.>", "query.>"],
+        &["$JS.API.DIRECT.GET.JOBS.jobs.schedule.token-refresh"],
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_realtime_node_listens_and_marks_read() {
     let system = System::shared().await;
-    let publish = ["message.created.a.b.web.inbound.user", "message.deleted.a.b", "query.message.get"];
+    let publish = ["message.created.a.b.web.inbound.user", "message.deleted.a.b", "query.message.get", "$JS.API.DIRECT.GET.EVENTS"];
     refused(system, "realtime", &[&publish[..], &EVERYBODYS_TABOO].concat(), &["query.>", "outcome.>", "message.>"], &["typing.a.b"]).await;
 }
 

@@ -89,7 +89,7 @@ async fn setup_is_idempotent_widens_and_only_reports_what_could_lose_something()
     use std::time::Duration;
     let system = System::start(&[]).await;
     let setup = || {
-        let output = std::process::Command::new(env!("CARGO_BIN_EXE_petbuddy"))
+        let output = crate::harness::petbuddy()
             .arg("setup")
             .env("NATS_URL", system.url("nats"))
             .env("NATS_USER", "operator")

@@ -9,33 +9,39 @@ use tokio_tungstenite::tungstenite::Message as Frame;
 
 use crate::harness::{AFTER_FAULT, SOON, System, eventually};
 
-/// The sum of a counter over all its labels.
-fn counter(metrics: &str, name: &str) -> u64 {
-    let of_name = |l: &&str| l.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+/// The sum of a counter over all series with a label.
+fn counter(metrics: &str, name: &str, label: &str) -> u64 {
+    let of_name = |l: &&str| l.strip_prefix(name).is_some_and(|rest| rest.starts_with('{') && rest.contains(label));
     metrics.lines().filter(of_name).filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() as u64
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_schedulers_run_each_tick_once() {
-    const TICKS: u64 = 8;
-    let environment = [("TOKEN_REFRESH_INTERVAL", "1s"), ("TOKEN_REFRESH_FIRST_DELAY", "1s")];
+    const TICKS: u64 = 5;
+    let environment = [("TOKEN_REFRESH_INTERVAL", "2s"), ("TOKEN_REFRESH_FIRST_DELAY", "1s")];
     let system = System::start_with(crate::harness::Folder::new(), &["--replicas", "scheduler=2"], &environment).await;
     let jobs = system.operator().await.get_stream("JOBS").await.unwrap();
+    // The server keeps the last hundred ticks; five of two seconds are far from that.
     let ticks = || async {
         let info = jobs.info_with_subjects("jobs.tick.token-refresh").await.ok()?;
         let found: Vec<(String, usize)> = info.filter_map(|s| async { s.ok() }).collect().await;
         found.first().map(|(_, count)| *count as u64)
     };
-    eventually("several ticks", AFTER_FAULT, || async { ticks().await.filter(|n| *n >= TICKS) }).await;
-    // Both sides go on counting: compare until a moment at which they agree, and never is there more work than ticks.
-    eventually("each tick was run once", SOON, || async {
+    let runs = || async {
         let mut runs = 0;
         for url in system.services("scheduler") {
-            runs += counter(&system.http.get(format!("{url}/metrics")).send().await.ok()?.text().await.ok()?, "job_runs_total");
+            let metrics = system.http.get(format!("{url}/metrics")).send().await.ok()?.text().await.ok()?;
+            runs += counter(&metrics, "job_runs_total", "result=\"ok\"");
         }
-        let ticks = ticks().await?;
+        Some(runs)
+    };
+    eventually("several ticks were run", AFTER_FAULT, || async { runs().await.filter(|n| *n >= TICKS) }).await;
+    // Runs first: a tick that comes in between may only make it fewer.
+    eventually("each tick was run once", SOON, || async {
+        let (runs, ticks) = (runs().await?, ticks().await?);
         assert!(runs <= ticks, "{runs} runs of {ticks} ticks");
-        (runs == ticks && runs >= TICKS).then_some(())
+        // The first tick makes up for a missed one; where a regular one comes before it, it finds the work done.
+        (runs + 1 >= ticks).then_some(())
     })
     .await;
 }

@@ -42,7 +42,7 @@ async fn a_taken_port_is_a_plain_sentence_and_an_exit_code() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let folder = crate::harness::Folder::new();
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_petbuddy"))
+    let output = crate::harness::petbuddy()
         .args(["up", "--dir"])
         .arg(&folder.0)
         .env("PORT", &port)

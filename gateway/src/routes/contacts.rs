@@ -1,6 +1,6 @@
 //! `/contacts`: enter one, look at one.
 
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use nats::domain::{Contact, Email, Profile, ShortText, Social};
@@ -10,6 +10,7 @@ use nats::runtime::query::QueryError;
 use nats::{Id, Timestamp};
 use serde_json::{Map, Value, json};
 
+use super::messages::company_in;
 use crate::auth::Caller;
 use crate::http::{JsonObject, Trace, json, raw_json};
 use crate::log::Log;
@@ -36,12 +37,14 @@ pub async fn create(
 }
 
 /// `GET /contacts/{id}`
-pub async fn get(State(log): State<Log>, caller: Caller, Trace(trace): Trace, Path(id): Path<String>) -> Result<Response, Problem> {
-    let own = match caller {
-        Caller::Staff { company, .. } => Some(company),
-        Caller::Service => None,
-    };
-    let question = GetContact { company_id: caller.company(own)?, id: path_id(&id)? };
+pub async fn get(
+    State(log): State<Log>,
+    caller: Caller,
+    Trace(trace): Trace,
+    Path(id): Path<String>,
+    Query(query): Query<Vec<(String, String)>>,
+) -> Result<Response, Problem> {
+    let question = GetContact { company_id: caller.company(company_in(&query)?)?, id: path_id(&id)? };
     let answer = log.ask_raw(&question, trace).await.map_err(|e| match e {
         QueryError::NotFound => Problem::NotFound("contact"),
         other => other.into(),
@@ -94,7 +97,23 @@ fn read_profile(f: &mut Fields<'_>) -> Profile {
         f.wrong("profile", format!("must have at most {PROFILE_BYTES} bytes as JSON"));
         return Profile::default();
     }
+    if has_nul_key(object) {
+        f.wrong("profile", "must not have names with NUL characters");
+        return Profile::default();
+    }
     let name = f.inside("profile", |p| p.optional("name", non_empty(ShortText::new)).flatten()).flatten();
     let rest = object.iter().filter(|(k, _)| *k != "name").map(|(k, v)| (k.clone(), v.clone())).collect();
     Profile { name, rest }
+}
+
+/// Names that a BSON document cannot have.
+fn has_nul_key(object: &Map<String, Value>) -> bool {
+    fn inside(value: &Value) -> bool {
+        match value {
+            Value::Object(object) => has_nul_key(object),
+            Value::Array(list) => list.iter().any(inside),
+            _ => false,
+        }
+    }
+    object.iter().any(|(name, value)| name.contains('\0') || inside(value))
 }

@@ -80,8 +80,14 @@ pub async fn conversations(
 }
 
 /// `GET /messages/{id}`
-pub async fn get(State(log): State<Log>, caller: Caller, Trace(trace): Trace, Path(id): Path<String>) -> Result<Response, Problem> {
-    let question = GetMessage { company_id: caller.company(own(&caller))?, id: path_id(&id)? };
+pub async fn get(
+    State(log): State<Log>,
+    caller: Caller,
+    Trace(trace): Trace,
+    Path(id): Path<String>,
+    Query(query): Query<Vec<(String, String)>>,
+) -> Result<Response, Problem> {
+    let question = GetMessage { company_id: caller.company(company_in(&query)?)?, id: path_id(&id)? };
     let answer = log.ask_raw(&question, trace).await.map_err(message_not_found)?;
     Ok(raw_json(StatusCode::OK, r#"{"messageData":"#, &answer, "}"))
 }
@@ -134,6 +140,7 @@ pub async fn delete(
     let settled = command(&log, &caller, company_id, Event::MessageDeleted(event), trace).await?;
     match settled.outcome {
         None => Ok(accepted(&settled, &format!("/api/v1/messages/{}", before.message.id))),
+        Some(Outcome::NotFound) => Err(Problem::NotFound("message")),
         Some(_) => {
             Ok(json(StatusCode::OK, json!({"message": "Message deleted successfully", "_id": before.message.id, "seq": settled.seq})))
         }
@@ -191,12 +198,10 @@ fn message_not_found(error: nats::runtime::query::QueryError) -> Problem {
     }
 }
 
-/// The company of a request that names none.
-fn own(caller: &Caller) -> Option<Id> {
-    match caller {
-        Caller::Staff { company, .. } => Some(*company),
-        Caller::Service => None,
-    }
+/// The `company_id` of a query string, which an internal service must give.
+pub(super) fn company_in(query: &[(String, String)]) -> Result<Option<Id>, Problem> {
+    let named = query.iter().find(|(name, _)| name == "company_id");
+    named.map(|(_, id)| id.parse().map_err(|_| Problem::BadId("company_id"))).transpose()
 }
 
 fn platform_name(text: &str) -> Result<Platform, nats::domain::UnknownName> {

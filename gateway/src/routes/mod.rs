@@ -6,11 +6,14 @@ mod create_message;
 mod messages;
 
 use axum::Router;
-use axum::extract::FromRef;
+use axum::extract::{DefaultBodyLimit, FromRef};
 use axum::routing::{get, post, put};
 
 use crate::auth::{Passwords, Tokens};
 use crate::log::Log;
+
+/// Largest body of a request without a token.
+const AUTH_BODY_BYTES: usize = 16 * 1024;
 
 /// What the routes need; each handler takes only its part.
 #[derive(Clone)]
@@ -45,6 +48,8 @@ pub fn router(app: App) -> Router {
         .route("/mark-read", put(messages::mark_read));
     let contacts = Router::new().route("/", post(contacts::create)).route("/{id}", get(contacts::get));
     let auth = Router::new().route("/register", post(auth::register)).route("/login", post(auth::login)).route("/me", get(auth::me));
+    // Nobody has been asked who they are here.
+    let auth = auth.layer(DefaultBodyLimit::max(AUTH_BODY_BYTES));
     let api = Router::new().nest("/messages", messages).nest("/contacts", contacts).nest("/auth", auth);
     Router::new().nest("/api/v1", api).with_state(app)
 }

@@ -2,7 +2,6 @@
 //! Ready means: every check is good, and was confirmed within its limit. A worker that hangs goes stale by itself.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -133,13 +132,4 @@ async fn show_ready(State(ops): State<Ops>) -> Response {
 async fn show_metrics(State(ops): State<Ops>) -> Response {
     ops.metrics.run_upkeep();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], ops.metrics.render()).into_response()
-}
-
-/// Serves `router` until `stop`; open requests are answered first. For services whose port is for operators only.
-///
-/// # Errors
-/// The port cannot be had.
-pub async fn serve(address: SocketAddr, router: Router, stop: CancellationToken) -> std::io::Result<()> {
-    let listener = tokio::net::TcpListener::bind(address).await?;
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
 }

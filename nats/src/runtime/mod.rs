@@ -7,6 +7,7 @@ pub mod external;
 pub mod health;
 pub mod outcome;
 pub mod publish;
+mod pull;
 pub mod query;
 pub mod service;
 pub mod settings;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use tracing::warn;
 
-use super::connection::Connection;
+use super::connection::{Connection, REQUEST_TIMEOUT};
 use crate::outcome::Outcome;
 use crate::{Id, Timestamp, subject};
 
@@ -24,8 +24,13 @@ impl Inbox {
     /// Opens an inbox for one command.
     ///
     /// # Errors
-    /// The client is closed.
-    pub async fn open(connection: &Connection) -> Result<Inbox, async_nats::SubscribeError> {
+    /// The client is closed, or takes nothing within its request timeout.
+    pub async fn open(connection: &Connection) -> Result<Inbox, String> {
+        let open = Inbox::subscribe(connection);
+        tokio::time::timeout(REQUEST_TIMEOUT, open).await.map_err(|_| "the client is stuck".to_owned())?.map_err(|e| e.to_string())
+    }
+
+    async fn subscribe(connection: &Connection) -> Result<Inbox, async_nats::SubscribeError> {
         let call = Id::generate(Timestamp::now()).to_string();
         let subject = subject::outcome(connection.service, &connection.instance, &call);
         let mut subscription = connection.client.subscribe(subject.clone()).await?;

@@ -318,7 +318,7 @@ fn settle(payload: &[u8]) -> Result<Receipt, PublishError> {
             {
                 Err(PublishError::Full)
             }
-            _ if error.code() >= 500 => Err(PublishError::Unavailable(error.to_string())),
+            _ if error.code() >= 500 || error.code() == 429 => Err(PublishError::Unavailable(error.to_string())),
             _ => Err(PublishError::Refused(error.to_string())),
         },
         Err(e) => Err(PublishError::Unavailable(format!("unreadable acknowledgement: {e}"))),

@@ -57,7 +57,12 @@ pub async fn ask_raw<Q: Query>(connection: &Connection, question: &Q, trace: Tra
     let mut headers = HeaderMap::new();
     headers.insert(header::TRACEPARENT, trace.child().to_string());
     let request = Request::new().headers(headers).payload(payload.into()).timeout(Some(QUERY_TIMEOUT));
-    let reply = connection.client.send_request(Q::SUBJECT, request).await.map_err(|e| match e.kind() {
+    if !connection.is_connected() {
+        return Err(QueryError::Unavailable("not connected to NATS".into()));
+    }
+    // The client's own limit begins only once its queue has taken the request.
+    let asked = tokio::time::timeout(QUERY_TIMEOUT, connection.client.send_request(Q::SUBJECT, request)).await;
+    let reply = asked.map_err(|_| QueryError::Unavailable(format!("no answer within {QUERY_TIMEOUT:?}")))?.map_err(|e| match e.kind() {
         RequestErrorKind::NoResponders => QueryError::Unavailable("no persister is there".into()),
         _ => QueryError::Unavailable(e.to_string()),
     })?;

@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -68,6 +69,8 @@ pub struct Service {
     pub tasks: TaskTracker,
     metrics: PrometheusHandle,
     critical: JoinSet<()>,
+    /// The task that ended early, if one did.
+    ended: Arc<OnceLock<&'static str>>,
     _telemetry: Telemetry,
 }
 
@@ -96,6 +99,7 @@ impl Service {
             tasks,
             metrics: telemetry.metrics.clone(),
             critical: JoinSet::new(),
+            ended: Arc::default(),
             _telemetry: telemetry,
         };
         let watch = health::watch_connection(service.health.clone(), service.connection.clone(), service.stop.clone());
@@ -105,10 +109,11 @@ impl Service {
 
     /// Runs a task for as long as the process. If it ends before the stop, the process ends.
     pub fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        let stop = self.stop.clone();
+        let (stop, ended) = (self.stop.clone(), self.ended.clone());
         self.critical.spawn(async move {
             task.await;
             if !stop.is_cancelled() {
+                let _ = ended.set(name); // the first one counts
                 error!(task = name, "a task ended that should run on; the process stops");
                 stop.cancel();
             }
@@ -164,6 +169,7 @@ impl Service {
         };
         let settled = tokio::time::timeout(STOP_DEADLINE - STOP_RESERVE, settle).await;
         info!("stopped");
+        let early = early.or_else(|| self.ended.get().map(|name| ServiceError::TaskEnded((*name).to_owned())));
         match (early, settled) {
             (Some(e), _) => Err(e),
             (None, Ok(())) => Ok(()),

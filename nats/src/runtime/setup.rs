@@ -133,7 +133,8 @@ fn streams(sizes: Sizes) -> Vec<Config> {
             max_bytes: stream::OUTBOUND_MAX_BYTES,
             discard: DiscardPolicy::New,
             sources: Some(vec![Source { name: stream::EVENTS.into(), subject_transforms: transforms.collect(), ..Source::default() }]),
-            ..file(stream::OUTBOUND, &[])
+            // What the server sources, and what an operator replays; nobody else may publish here.
+            ..file(stream::OUTBOUND, &[subject::OUTBOUND])
         },
         Config {
             description: Some("What could not be processed, whole.".into()),

@@ -5,12 +5,12 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{PullConsumer, pull};
+use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind};
 use async_nats::jetstream::{AckKind, Context, ErrorCode, Message};
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::FutureExt;
 use metrics::{counter, gauge, histogram};
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -23,22 +23,21 @@ use super::CancellationToken;
 use super::connection::Connection;
 use super::dead_letter;
 use super::health::Health;
+use super::pull::{Pull, Pulled};
 use super::setup;
 use crate::Timestamp;
 use crate::dead::Reason;
 
-/// A pull request stays open at the server for so long.
-const PULL_EXPIRES: Duration = Duration::from_secs(5);
-/// The server says so often that it is there; two missed ones rebuild the pull.
-const PULL_HEARTBEAT: Duration = Duration::from_secs(1);
 /// First and longest pause before a pull is rebuilt.
 const REBUILD_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
-/// A loop that receives nothing confirms its health, and looks at its lag, so often.
+/// A loop that receives nothing confirms its health so often.
 const IDLE_BEAT: Duration = Duration::from_secs(1);
 /// After a batch of so many messages the next one is gathered.
 const BUSY_BATCH: usize = 32;
-/// At shutdown, what the server had already sent is given back; no longer wait than this for the next of it.
-const GIVE_BACK_WAIT: Duration = Duration::from_millis(50);
+/// A message that a stopping worker gives back comes again after this: at another replica, for here nothing is asked for.
+const GIVE_BACK: Duration = Duration::from_millis(100);
+/// A stopping worker waits no longer than this for the end of its last request.
+const GIVE_BACK_WITHIN: Duration = Duration::from_secs(4);
 /// A message in work says so at this interval, well below the consumer's ack wait.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 
@@ -89,7 +88,7 @@ pub struct Worker {
     source: Source,
     health: Health,
     stop: CancellationToken,
-    stream: Option<pull::Stream>,
+    pull: Option<Pull>,
     pause: Duration,
 }
 
@@ -97,7 +96,7 @@ impl Worker {
     /// Consumes nothing yet.
     pub fn new(connection: Connection, source: Source, health: Health, stop: CancellationToken) -> Worker {
         health.expect(&[source.consumer]);
-        Worker { connection, source, health, stop, stream: None, pause: REBUILD_PAUSE.0 }
+        Worker { connection, source, health, stop, pull: None, pause: REBUILD_PAUSE.0 }
     }
 
     /// Hands batches to `handle`, which answers one [`Settle`] a message, in order. A batch is what is there at once, or
@@ -123,12 +122,13 @@ impl Worker {
             busy = batch.len() >= BUSY_BATCH;
             histogram!("worker_batch_messages").record(batch.len() as f64);
             let batch = Arc::new(batch);
-            let settles = handle(batch.clone()).await;
+            let settles = with_progress(&batch, handle(batch.clone())).await;
             debug_assert_eq!(settles.len(), batch.len());
             for (delivery, settle) in batch.iter().zip(settles) {
                 self.settle(delivery, settle).await;
             }
         }
+        self.give_back().await;
     }
 
     /// Hands messages to `handle`, up to `concurrency` at a time, each in a task of its own that keeps the server informed
@@ -146,7 +146,7 @@ impl Worker {
             let delivery = Arc::new(delivery);
             let (work, settler) = (handle(delivery.clone()), self.settler());
             tasks.spawn(async move {
-                let settle = with_progress(&delivery, work).await;
+                let settle = with_progress(std::slice::from_ref(&*delivery), work).await;
                 settler.settle(&delivery, settle).await;
                 drop(slot);
             });
@@ -172,33 +172,37 @@ impl Worker {
     async fn next(&mut self) -> Option<Delivery> {
         loop {
             if self.stop.is_cancelled() {
-                self.give_back().await;
                 return None;
             }
-            let Some(stream) = &mut self.stream else {
+            let Some(pull) = &mut self.pull else {
                 self.open().await;
                 continue;
             };
-            let received = tokio::select! {
+            if !pull.is_open()
+                && let Err(e) = pull.request(self.source.prefetch).await
+            {
+                self.lost(&e);
+                continue;
+            }
+            let pulled = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => continue,
-                received = stream.next() => received,
+                pulled = pull.next() => pulled,
                 () = tokio::time::sleep(IDLE_BEAT) => {
                     self.beat();
                     continue;
                 }
             };
-            match received {
-                Some(Ok(message)) => match Delivery::of(message) {
+            match pulled {
+                Ok(Pulled::Message(message)) => match Delivery::of(*message) {
                     Ok(delivery) => {
                         self.pause = REBUILD_PAUSE.0;
-                        self.beat();
                         return Some(delivery);
                     }
                     Err(e) => self.lost(&e),
                 },
-                Some(Err(e)) => self.lost(&e.to_string()),
-                None => self.lost("the pull ended"),
+                Ok(Pulled::Exhausted) => self.beat(),
+                Err(e) => self.lost(&e),
             }
         }
     }
@@ -211,21 +215,20 @@ impl Worker {
         counter!("worker_rebuilds_total", "consumer" => self.source.consumer).increment(1);
         warn!(consumer = self.source.consumer, why, "the pull is rebuilt");
         self.health.bad(self.source.consumer, json!(why));
-        self.stream = None;
+        self.pull = None;
     }
 
     async fn open(&mut self) {
         let (stop, source) = (self.stop.clone(), self.source);
-        let jetstream = self.connection.jetstream.clone();
+        let connection = self.connection.clone();
         let attempt = async move {
-            let consumer = find_or_make(&jetstream, source).await.map_err(|e| e.to_string())?;
-            let pull = consumer.stream().max_messages_per_batch(source.prefetch).expires(PULL_EXPIRES).heartbeat(PULL_HEARTBEAT);
-            pull.messages().await.map_err(|e| e.to_string())
+            find_or_make(&connection.jetstream, source).await.map_err(|e| e.to_string())?;
+            Pull::open(&connection, source.stream, source.consumer).await
         };
         match stop.run_until_cancelled(attempt).await {
-            Some(Ok(stream)) => {
+            Some(Ok(pull)) => {
                 info!(consumer = source.consumer, "consuming");
-                self.stream = Some(stream);
+                self.pull = Some(pull);
                 self.beat();
             }
             Some(Err(e)) => {
@@ -240,11 +243,16 @@ impl Worker {
 
     /// What the server has sent and nobody has begun is another replica's at once, not after the ack wait.
     async fn give_back(&mut self) {
-        let Some(mut stream) = self.stream.take() else { return };
-        while let Ok(Some(Ok(message))) = tokio::time::timeout(GIVE_BACK_WAIT, stream.next()).await {
-            if let Err(e) = message.ack_with(AckKind::Nak(None)).await {
-                warn!(error = %e, "a message could not be given back; it comes again after the ack wait");
+        let Some(mut pull) = self.pull.take() else { return };
+        let drain = async {
+            while let Ok(Pulled::Message(message)) = pull.next().await {
+                if let Err(e) = message.ack_with(AckKind::Nak(Some(GIVE_BACK))).await {
+                    warn!(error = %e, "a message could not be given back; it comes again after the ack wait");
+                }
             }
+        };
+        if tokio::time::timeout(GIVE_BACK_WITHIN, drain).await.is_err() {
+            warn!(consumer = self.source.consumer, "not everything could be given back; it comes again after the ack wait");
         }
     }
 
@@ -298,15 +306,16 @@ async fn find_or_make(jetstream: &Context, source: Source) -> Result<PullConsume
     jetstream.create_consumer_on_stream(config, stream).await
 }
 
-async fn with_progress<F: Future<Output = Settle>>(delivery: &Delivery, work: F) -> Settle {
+/// Runs `work` and tells the server meanwhile that these messages are in it.
+async fn with_progress<F: Future>(deliveries: &[Delivery], work: F) -> F::Output {
     tokio::pin!(work);
     loop {
-        match tokio::time::timeout(PROGRESS_EVERY, &mut work).await {
-            Ok(settle) => return settle,
-            Err(_) => {
-                if let Err(e) = delivery.message.ack_with(AckKind::Progress).await {
-                    warn!(error = %e, "progress could not be reported");
-                }
+        if let Ok(done) = tokio::time::timeout(PROGRESS_EVERY, &mut work).await {
+            return done;
+        }
+        for delivery in deliveries {
+            if let Err(e) = delivery.message.ack_with(AckKind::Progress).await {
+                warn!(error = %e, "progress could not be reported");
             }
         }
     }

@@ -6,9 +6,10 @@ use futures_util::TryStreamExt;
 use mongodb::bson::{DateTime, Document, doc, oid::ObjectId};
 use nats::domain::Platform;
 
+use super::messages::deleted_at;
 use super::{Sorted, View};
 use crate::conversation::{Conversation, Effect, floor};
-use crate::database::{Unavailable, limited, update_many};
+use crate::database::{DatabaseError, limited, update_many};
 use crate::document::{date, long, oid};
 
 /// Rounds of reading and writing until no other replica was in between. Each round at least one replica gets through.
@@ -42,10 +43,18 @@ struct CreatedIn {
     unread: bool,
 }
 
+/// A message that this batch, or an earlier one, deletes.
+struct DeletedIn {
+    id: ObjectId,
+    of: i64,
+    unread: bool,
+}
+
 /// What a batch does to conversations.
 #[derive(Default)]
 pub struct Effects {
     by_conversation: HashMap<Key, Vec<Effect>>,
+    deleted: HashMap<Key, Vec<DeletedIn>>,
     created: Vec<CreatedIn>,
 }
 
@@ -53,6 +62,12 @@ impl Effects {
     /// Adds one.
     pub fn add(&mut self, key: Key, effect: Effect) {
         self.by_conversation.entry(key).or_default().push(effect);
+    }
+
+    /// Notes a deleted message. Which of several deletes counts is read only when the conversation has been.
+    pub fn deleted(&mut self, key: Key, id: ObjectId, of: i64, unread: bool) {
+        self.by_conversation.entry(key).or_default();
+        self.deleted.entry(key).or_default().push(DeletedIn { id, of, unread });
     }
 
     /// Notes a created message, for the read marks that may be there already.
@@ -92,8 +107,8 @@ impl Folded {
 
 impl View {
     /// Applies the effects and writes every conversation that changed.
-    pub(super) async fn fold(&self, effects: Effects, settled_to: u64) -> Result<Folded, Unavailable> {
-        let Effects { by_conversation, created } = effects;
+    pub(super) async fn fold(&self, effects: Effects, settled_to: u64) -> Result<Folded, DatabaseError> {
+        let Effects { by_conversation, deleted, created } = effects;
         let mut conversations = HashMap::with_capacity(by_conversation.len());
         let mut open: Vec<Key> = by_conversation.keys().copied().collect();
         for _ in 0..MAX_ROUNDS {
@@ -101,11 +116,17 @@ impl View {
                 return Ok(Folded { conversations, created });
             }
             let mut read = self.read_conversations(&open).await?;
+            // After the conversations: a first delete that another replica counts later than this changes their revision.
+            let deletes = self.first_deletes(&deleted).await?;
             let mut writes = Vec::new();
             for key in &open {
                 let mut conversation = read.remove(&key.id()).unwrap_or_default();
                 let known = conversation.revision;
-                let changed = by_conversation[key].iter().filter(|e| conversation.apply(**e)).count() > 0;
+                let of_deletes = deleted.get(key).into_iter().flatten().filter_map(|d| {
+                    let seq = *deletes.get(&d.id)?;
+                    Some(Effect::Deleted { seq, of: d.of, unread: d.unread })
+                });
+                let changed = by_conversation[key].iter().copied().chain(of_deletes).filter(|e| conversation.apply(*e)).count() > 0;
                 if conversation.latest_is_stale {
                     conversation.latest = self.newest_message(key).await?;
                 }
@@ -124,10 +145,20 @@ impl View {
             // Else another replica wrote one of them in between. Which one is not said; all are read again, and those
             // that were written show no change.
         }
-        Err(Unavailable(format!("conversations were changed by others {MAX_ROUNDS} times over")))
+        Err(DatabaseError::Unavailable(format!("conversations were changed by others {MAX_ROUNDS} times over")))
     }
 
-    async fn read_conversations(&self, keys: &[Key]) -> Result<HashMap<String, Conversation>, Unavailable> {
+    /// The sequence of the first delete of each message.
+    async fn first_deletes(&self, deleted: &HashMap<Key, Vec<DeletedIn>>) -> Result<HashMap<ObjectId, i64>, DatabaseError> {
+        if deleted.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let ids: Vec<ObjectId> = deleted.values().flatten().map(|d| d.id).collect();
+        let found = self.find_messages(doc! {"_id": {"$in": ids}}, doc! {"applied.deleted": 1}).await?;
+        Ok(found.into_iter().filter_map(|(id, d)| Some((id, deleted_at(&d)?))).collect())
+    }
+
+    async fn read_conversations(&self, keys: &[Key]) -> Result<HashMap<String, Conversation>, DatabaseError> {
         let ids: Vec<String> = keys.iter().map(Key::id).collect();
         let find =
             async { Ok(self.collections.conversations.find(doc! {"_id": {"$in": ids}}).await?.try_collect::<Vec<Document>>().await?) };
@@ -136,7 +167,7 @@ impl View {
     }
 
     /// The newest message that is left, when the newest was deleted.
-    async fn newest_message(&self, key: &Key) -> Result<Option<i64>, Unavailable> {
+    async fn newest_message(&self, key: &Key) -> Result<Option<i64>, DatabaseError> {
         let filter = doc! {
             "contact_id": key.contact, "company_id": key.company, "platform": key.platform.as_str(), "seq": {"$exists": true}, "deleted_at": {"$exists": false},
         };

@@ -4,11 +4,11 @@ use mongodb::bson::{Document, doc};
 use nats::outcome::Outcome;
 
 use super::{Sorted, Verdict, View};
-use crate::database::{EMAIL_INDEX, Unavailable, insert_new, limited};
+use crate::database::{DatabaseError, EMAIL_INDEX, insert_new, limited};
 use crate::document;
 
 impl View {
-    pub(super) async fn apply_directory(&self, sorted: &Sorted, verdicts: &mut [Verdict]) -> Result<(), Unavailable> {
+    pub(super) async fn apply_directory(&self, sorted: &Sorted, verdicts: &mut [Verdict]) -> Result<(), DatabaseError> {
         let contacts: Vec<Document> = sorted.contacts.iter().map(|c| document::contact(&c.event, c.seq)).collect();
         // A contact that is there is the same one: its id was made for this event.
         insert_new(&self.collections.contacts, &contacts).await?;
@@ -25,7 +25,7 @@ impl View {
         Ok(())
     }
 
-    async fn is_same_user(&self, c: &super::At<nats::event::CompanyCreated>) -> Result<bool, Unavailable> {
+    async fn is_same_user(&self, c: &super::At<nats::event::CompanyCreated>) -> Result<bool, DatabaseError> {
         let filter = doc! {"_id": document::oid(c.event.manager.id)};
         let find = async { Ok(self.collections.users.find_one(filter).projection(doc! {"_id": 1}).await?) };
         Ok(limited(find).await?.is_some())

@@ -12,7 +12,7 @@ use nats::outcome::Outcome;
 use super::conversations::{Effects, Folded, Key};
 use super::{Sorted, Verdict, View};
 use crate::conversation::Effect;
-use crate::database::{EXTERNAL_INDEX, Unavailable, insert_new, limited, update_many};
+use crate::database::{DatabaseError, EXTERNAL_INDEX, insert_new, limited, update_many};
 use crate::document::{self, date, long, oid};
 
 /// One guarded change: set `fields` if no later event has set `guard` yet.
@@ -47,10 +47,15 @@ impl Guarded {
 
 impl View {
     /// Inserts the messages created in this batch and notes what that does to their conversations.
-    pub(super) async fn insert_created(&self, sorted: &Sorted, effects: &mut Effects, verdicts: &mut [Verdict]) -> Result<(), Unavailable> {
+    pub(super) async fn insert_created(
+        &self,
+        sorted: &Sorted,
+        effects: &mut Effects,
+        verdicts: &mut [Verdict],
+    ) -> Result<(), DatabaseError> {
         let documents: Vec<Document> = sorted.created.iter().map(|c| document::message(&c.event, c.seq)).collect();
         let refused = insert_new(&self.collections.messages, &documents).await?;
-        let refused: HashSet<usize> = refused.into_iter().map(|(index, _)| index).collect();
+        let refused: HashSet<usize> = refused.into_iter().collect();
         let known = self.fill_shells(refused.iter().map(|index| &documents[*index])).await?;
         for (index, created) in sorted.created.iter().enumerate() {
             let m = &created.event;
@@ -65,8 +70,8 @@ impl View {
                 if known.get_i64("seq").ok() != Some(seq) {
                     continue; // The same message, published once more; the first to come stays.
                 }
-                if let Some(by) = deleted_at(known) {
-                    effects.add(key, Effect::Deleted { seq: by, of: seq, unread });
+                if deleted_at(known).is_some() {
+                    effects.deleted(key, oid(m.id), seq, unread);
                 }
             }
             effects.add(key, Effect::Created { seq, unread });
@@ -77,26 +82,32 @@ impl View {
 
     /// Puts messages' own fields under what later events have already set. Returns the documents as they now are; one is
     /// missing where another message holds its external id.
-    async fn fill_shells(&self, created: impl Iterator<Item = &Document>) -> Result<HashMap<ObjectId, Document>, Unavailable> {
-        let (mut fills, mut ids) = (Vec::new(), Vec::new());
-        for document in created {
-            let Some(id) = document.get("_id") else { continue };
-            let merged = doc! {"$mergeObjects": [
-                {"$literal": document}, "$$ROOT", {"updated_at": {"$max": [{"$literal": document.get("updated_at")}, "$updated_at"]}},
-            ]};
-            // Only a shell is filled: a whole message has its `seq`.
-            fills.push(doc! {"q": {"_id": id, "seq": {"$exists": false}}, "u": [{"$replaceWith": merged}]});
-            ids.push(id.clone());
-        }
-        if ids.is_empty() {
+    async fn fill_shells(&self, created: impl Iterator<Item = &Document>) -> Result<HashMap<ObjectId, Document>, DatabaseError> {
+        let documents: Vec<(ObjectId, &Document)> = created.filter_map(|d| Some((d.get_object_id("_id").ok()?, d))).collect();
+        if documents.is_empty() {
             return Ok(HashMap::new());
         }
+        let ids: Vec<ObjectId> = documents.iter().map(|(id, _)| *id).collect();
+        let fields = || doc! {"seq": 1, "applied.deleted": 1};
+        let whole = || doc! {"_id": {"$in": &ids}, "seq": {"$exists": true}};
+        // A batch that comes again is mostly whole already.
+        let known = self.find_messages(whole(), fields()).await?;
+        let fill = |(id, document): &(ObjectId, &Document)| {
+            let merged = doc! {"$mergeObjects": [
+                {"$literal": *document}, "$$ROOT", {"updated_at": {"$max": [{"$literal": document.get("updated_at")}, "$updated_at"]}},
+            ]};
+            doc! {"q": {"_id": id, "seq": {"$exists": false}}, "u": [{"$replaceWith": merged}]}
+        };
+        let fills: Vec<Document> = documents.iter().filter(|(id, _)| !known.contains_key(id)).map(fill).collect();
+        if fills.is_empty() {
+            return Ok(known);
+        }
         update_many(&self.collections.messages, fills).await?;
-        let (filter, fields) = (doc! {"_id": {"$in": ids}, "seq": {"$exists": true}}, doc! {"seq": 1, "applied.deleted": 1});
-        self.find_messages(filter, fields).await
+        self.find_messages(whole(), fields()).await
     }
 
-    async fn find_messages(&self, filter: Document, fields: Document) -> Result<HashMap<ObjectId, Document>, Unavailable> {
+    /// Documents by `_id`, with some of their fields.
+    pub(super) async fn find_messages(&self, filter: Document, fields: Document) -> Result<HashMap<ObjectId, Document>, DatabaseError> {
         let find = async { Ok(self.collections.messages.find(filter).projection(fields).await?.try_collect::<Vec<_>>().await?) };
         Ok(limited(find).await?.into_iter().filter_map(|d| Some((d.get_object_id("_id").ok()?, d))).collect())
     }
@@ -107,17 +118,33 @@ impl View {
         sorted: &Sorted,
         effects: &mut Effects,
         verdicts: &mut [Verdict],
-    ) -> Result<(), Unavailable> {
+    ) -> Result<(), DatabaseError> {
         let guarded = guarded_changes(sorted);
-        let done = update_many(&self.collections.messages, guarded.iter().map(Guarded::update).collect()).await?;
-        if !done.duplicates.is_empty() {
-            update_many(&self.collections.messages, done.duplicates.iter().map(|(i, _)| guarded[*i].touch()).collect()).await?;
+        let unsettled = self.upsert(guarded.iter().map(Guarded::update).collect()).await?;
+        if !unsettled.is_empty() {
+            update_many(&self.collections.messages, unsettled.iter().map(|i| guarded[*i].touch()).collect()).await?;
         }
         self.delete_messages(sorted, effects, verdicts).await
     }
 
+    /// Sends guarded upserts. One that met the `_id` is sent once more without the upsert: either its guard was held by a
+    /// later event, and it matches nothing; or another replica has inserted the document in between, and it applies now.
+    /// (MongoDB repeats an upsert by itself only where its filter is nothing but equalities.) Returns the positions of those.
+    async fn upsert(&self, updates: Vec<Document>) -> Result<Vec<usize>, DatabaseError> {
+        let met = update_many(&self.collections.messages, updates.clone()).await?.duplicates;
+        let again = met.iter().map(|i| {
+            let mut update = updates[*i].clone();
+            update.remove("upsert");
+            update
+        });
+        if !met.is_empty() {
+            update_many(&self.collections.messages, again.collect()).await?;
+        }
+        Ok(met)
+    }
+
     /// The first delete of a message counts, whichever comes first; so the guard is the other way round.
-    async fn delete_messages(&self, sorted: &Sorted, effects: &mut Effects, verdicts: &mut [Verdict]) -> Result<(), Unavailable> {
+    async fn delete_messages(&self, sorted: &Sorted, effects: &mut Effects, verdicts: &mut [Verdict]) -> Result<(), DatabaseError> {
         if sorted.deleted.is_empty() {
             return Ok(());
         }
@@ -130,23 +157,24 @@ impl View {
                 "upsert": true,
             }
         });
-        update_many(&self.collections.messages, updates.collect()).await?;
+        self.upsert(updates.collect()).await?;
         let ids: Vec<ObjectId> = sorted.deleted.iter().map(|d| oid(d.event.message_id)).collect();
-        let fields = doc! {"seq": 1, "direction": 1, "platform": 1, "company_id": 1, "contact_id": 1, "applied.deleted": 1};
+        let fields = doc! {"seq": 1, "direction": 1, "platform": 1, "company_id": 1, "contact_id": 1};
         let found = self.find_messages(doc! {"_id": {"$in": ids}}, fields).await?;
         for d in &sorted.deleted {
-            let Some((key, seq, unread, by)) = found.get(&oid(d.event.message_id)).and_then(deletable) else {
+            let id = oid(d.event.message_id);
+            let Some((key, seq, unread)) = found.get(&id).and_then(deletable) else {
                 // Not there yet: the delete stands in the shell, and is counted when the message comes.
                 verdicts[d.position] = Verdict::Applied(Outcome::NotFound);
                 continue;
             };
-            effects.add(key, Effect::Deleted { seq: by, of: seq, unread });
+            effects.deleted(key, id, seq, unread);
         }
         Ok(())
     }
 
     /// Marks what the read events of this batch cover, and what of this batch earlier-applied read events cover.
-    pub(super) async fn mark_read(&self, sorted: &Sorted, folded: &Folded, verdicts: &mut [Verdict]) -> Result<(), Unavailable> {
+    pub(super) async fn mark_read(&self, sorted: &Sorted, folded: &Folded, verdicts: &mut [Verdict]) -> Result<(), DatabaseError> {
         let unread_at = |seq: i64| doc! {"$or": [{"applied.read": {"$exists": false}}, {"applied.read": {"$gt": seq}}]};
         let set = |seq: i64, at: mongodb::bson::DateTime| doc! {"$set": {"read": true, "read_at": at, "applied.read": seq}};
         for r in &sorted.read {
@@ -175,16 +203,16 @@ impl View {
 }
 
 /// The sequence of the delete that removed a message, if one did.
-fn deleted_at(document: &Document) -> Option<i64> {
+pub(super) fn deleted_at(document: &Document) -> Option<i64> {
     document.get_document("applied").ok()?.get_i64("deleted").ok()
 }
 
-/// What a delete needs to know of a message that is there.
-fn deletable(document: &Document) -> Option<(Key, i64, bool, i64)> {
+/// What a delete needs to know of a message that is there: its conversation, its sequence, whether it counts as unread.
+fn deletable(document: &Document) -> Option<(Key, i64, bool)> {
     let platform = document.get_str("platform").ok()?.parse().ok()?;
     let key = Key::new(document.get_object_id("company_id").ok()?, document.get_object_id("contact_id").ok()?, platform);
     let unread = document.get_str("direction").ok()? == Direction::Inbound.as_str();
-    Some((key, document.get_i64("seq").ok()?, unread, deleted_at(document)?))
+    Some((key, document.get_i64("seq").ok()?, unread))
 }
 
 /// The guarded changes of a batch. Of several delivery steps of one message only the last is written.
