@@ -2,7 +2,9 @@
 //! that a taken port is one sentence and not a child that dies.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
+use std::sync::{Mutex, PoisonError};
 
 use rand::RngExt;
 
@@ -59,7 +61,7 @@ pub fn choose(
         return Err(Failure::PortsTaken(taken));
     }
     for want in wants.iter().filter(|w| w.fixed.is_none()) {
-        let usable = |port: u16| !chosen.values().any(|p| *p == port) && is_free(port);
+        let usable = |port: u16| !chosen.values().any(|p| *p == port) && claim(port) && is_free(port);
         let again = remembered.get(&want.name).copied();
         let random = std::iter::repeat_with(|| rand::rng().random_range(FREE)).take(TRIES);
         let port = again.into_iter().chain(random).find(|port| usable(*port));
@@ -67,6 +69,26 @@ pub fn choose(
         chosen.insert(want.name.clone(), port);
     }
     Ok(chosen)
+}
+
+/// Claims a free port until this process ends: between the choice and the part that listens there, another run that
+/// starts at the same time must not choose it too.
+fn claim(port: u16) -> bool {
+    static CLAIMS: Mutex<BTreeMap<u16, File>> = Mutex::new(BTreeMap::new());
+    let mut claims = CLAIMS.lock().unwrap_or_else(PoisonError::into_inner);
+    if claims.contains_key(&port) {
+        return true;
+    }
+    let path = std::env::temp_dir().join(format!("petbuddy-port-{port}.lock"));
+    // Where it cannot be made, as in another user's folder, the port is only looked at.
+    let Ok(file) = File::create(path) else { return true };
+    match file.try_lock() {
+        Ok(()) => {
+            claims.insert(port, file);
+            true
+        }
+        Err(_) => false,
+    }
 }
 
 /// Whether one could listen there now.

@@ -55,8 +55,8 @@ impl Verdict {
     }
 }
 
-/// The table.
-pub fn judge(ending: &Ending) -> Verdict {
+/// The table. `repeated`: the message may have been sent before, under the same idempotency key.
+pub fn judge(ending: &Ending, repeated: bool) -> Verdict {
     let retry = |error: &str| Verdict::Retry { error: error.to_owned(), after: None };
     match *ending {
         Ending::NoConnection => retry("no connection to the bot"),
@@ -64,6 +64,8 @@ pub fn judge(ending: &Ending) -> Verdict {
         Ending::Broken => retry("the connection to the bot broke"),
         Ending::Answered { status, retry_after } => match status {
             200..=299 => Verdict::Delivered,
+            // A bot that knows the key says that it has the message.
+            409 if repeated => Verdict::Delivered,
             408 | 425 | 429 | 500..=599 => Verdict::Retry { error: format!("HTTP {status}"), after: retry_after },
             400..=499 => Verdict::Reject { error: format!("HTTP {status}") },
             // A redirect, most likely: the address is wrong, which staff can mend within the message's day.
@@ -105,11 +107,12 @@ mod tests {
             (answered(400, None), "reject", "HTTP 400"),
             (answered(401, None), "reject", "HTTP 401"),
             (answered(404, Some(9)), "reject", "HTTP 404"),
+            (answered(409, None), "reject", "HTTP 409"),
             (answered(422, None), "reject", "HTTP 422"),
             (answered(499, None), "reject", "HTTP 499"),
         ];
         for (ending, label, text) in rows {
-            let verdict = judge(&ending);
+            let verdict = judge(&ending, false);
             assert_eq!(verdict.label(), label, "{ending:?}");
             match verdict {
                 Verdict::Retry { error, .. } | Verdict::Reject { error } => assert_eq!(error, text, "{ending:?}"),
@@ -119,10 +122,15 @@ mod tests {
     }
 
     #[test]
+    fn a_conflict_on_a_repeated_call_means_that_the_bot_has_it() {
+        assert_eq!(judge(&Ending::Answered { status: 409, retry_after: None }, true), Verdict::Delivered);
+    }
+
+    #[test]
     fn what_the_bot_asks_for_is_passed_on() {
         for status in [429, 503] {
             let after = Some(Duration::from_secs(7));
-            let verdict = judge(&Ending::Answered { status, retry_after: after });
+            let verdict = judge(&Ending::Answered { status, retry_after: after }, true);
             assert_eq!(verdict, Verdict::Retry { error: format!("HTTP {status}"), after });
         }
     }

@@ -1,5 +1,6 @@
 //! One company's two subscriptions: stored events as the server republishes them, and typing. Each is turned into a frame
-//! once and queued for the sockets. It repairs nothing: what the server sent while the connection was down is not fetched.
+//! once and queued for the sockets. It repairs nothing: when the server may have sent what did not arrive here, the sockets
+//! are closed, so that their clients know, come back and fetch.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,7 @@ const GRACE: Duration = Duration::from_secs(5);
 pub async fn run(hub: Hub, company: Arc<Company>) {
     // However this task ends, nobody is left waiting for events that will not come.
     let _end = End { hub: &hub, company: &company };
+    let mut gaps = hub.connection().gaps();
     let opened = hub.stop().run_until_cancelled(open(&hub, company.id)).await;
     let Some(Some((mut live, mut typing))) = opened else { return };
     company.feed.send_replace(FeedState::Live);
@@ -32,6 +34,7 @@ pub async fn run(hub: Hub, company: Arc<Company>) {
     loop {
         tokio::select! {
             () = hub.stop().cancelled() => return,
+            _ = gaps.changed() => break,
             message = live.next() => match message {
                 Some(message) => on_live(&company, &message),
                 None => break,
@@ -51,7 +54,7 @@ pub async fn run(hub: Hub, company: Arc<Company>) {
         }
     }
     counter!("realtime_feeds_lost_total").increment(1);
-    error!(company = %company.id, "a subscription ended; the company's sockets are sent away");
+    error!(company = %company.id, "events may have been missed; the company's sockets are sent away");
 }
 
 struct End<'a> {

@@ -35,6 +35,7 @@ fn lines() -> Vec<Line> {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_line_of_the_cookbook_works() {
     if Command::new("nats").arg("--version").stdout(Stdio::null()).status().await.is_err() {
+        assert!(std::env::var_os("PETBUDDY_NEEDS_NATS_CLI").is_none(), "the `nats` CLI is not on PATH");
         println!("NOT TRIED: there is no `nats` CLI on PATH; `go install github.com/nats-io/natscli/nats@latest` gives one");
         return;
     }
@@ -44,12 +45,20 @@ async fn every_line_of_the_cookbook_works() {
     let id = staff.message(&contact, "user", "hello").await["messageData"]["_id"].as_str().unwrap().to_owned();
     let jetstream = system.operator().await;
     let subject = format!("message.created.{}.{contact}.web.inbound.user", staff.company);
+    // Two dead letters: an answer that the bot has refused, which the cookbook replays, and what is no event.
+    system.bot_mode(serde_json::json!({"status": 400})).await;
+    let refused = staff.message(&contact, "operator", "refused, then replayed").await["messageData"]["_id"].as_str().unwrap().to_owned();
+    let letters = async |count: u64| {
+        eventually("dead letters to look at", SOON, || async {
+            let mut dead = jetstream.get_stream("DEAD").await.ok()?;
+            (dead.info().await.ok()?.state.messages >= count).then_some(())
+        })
+        .await;
+    };
+    letters(1).await;
+    system.bot_mode(serde_json::json!({})).await;
     jetstream.publish(subject, "not an event".into()).await.unwrap().await.unwrap();
-    eventually("a dead letter to look at", SOON, || async {
-        let mut dead = jetstream.get_stream("DEAD").await.ok()?;
-        (dead.info().await.ok()?.state.messages > 0).then_some(())
-    })
-    .await;
+    letters(2).await;
 
     let lines = lines();
     assert!(lines.len() >= 10, "the cookbook has only {} lines", lines.len());
@@ -76,6 +85,11 @@ async fn every_line_of_the_cookbook_works() {
             Err(_) => assert!(endless, "did not end: {text}"),
         }
     }
+    eventually("the replayed answer is delivered", SOON, || async {
+        let (_, found) = staff.get(&format!("/messages/{refused}")).await;
+        (found["messageData"]["delivery"]["state"] == "delivered").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -161,16 +161,22 @@ async fn mongodb_away_for_20_s_fails_no_create() {
 async fn sigterm_settles_or_gives_back_at_once() {
     // Far below the consumers' ack wait of 30 s, after which it would come again in any case.
     const AT_ONCE: Duration = Duration::from_secs(15);
+    // Below the 30 s that a stop may take: nobody waits for the bound.
+    const STOPPED: Duration = Duration::from_secs(20);
     let system = System::start(&[]).await;
     let staff = system.new_company().await;
     let contacts = [staff.new_contact().await, staff.new_contact().await];
     let load = Load::start(system.url("gateway"), staff.token.clone(), contacts.to_vec());
     load.more(STEADY).await;
+    // A bot that is slow, so that there is a backlog to be given back.
+    system.bot_mode(json!({"delay_ms": 1_500})).await;
+    load.more(STEADY).await;
     for name in ["persister", "forwarder", "gateway"] {
         let old = system.signal("-TERM", name);
-        eventually(&format!("{name} is restarted"), AFTER_FAULT, || async { system.pid(name).filter(|pid| *pid != old) }).await;
+        eventually(&format!("{name} is restarted"), STOPPED, || async { system.pid(name).filter(|pid| *pid != old) }).await;
         load.more(STEADY / 3).await;
     }
+    system.bot_mode(json!({})).await;
     let accepted = load.end().await;
     let jetstream = system.operator().await;
     for (stream, name) in [("EVENTS", "persister"), ("OUTBOUND", "forwarder")] {
@@ -183,6 +189,9 @@ async fn sigterm_settles_or_gives_back_at_once() {
         .await;
     }
     nothing_is_missing(&system, &staff.company, &accepted).await;
+    // Given back once, not again and again to the one who gives it back.
+    let tossed = documents(&system.database().await, "messages", doc! {"delivery.attempts": {"$gt": 2}}).await;
+    assert!(tossed.is_empty(), "{} messages were delivered in more than two attempts", tossed.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]

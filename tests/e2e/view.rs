@@ -12,7 +12,7 @@ use proptest::test_runner::{Config, TestRunner};
 use crate::harness::{System, documents};
 
 /// Histories tried. Each costs about a hundred round trips to MongoDB.
-const CASES: u32 = 40;
+const CASES: u32 = 100;
 
 /// One step of a history, before ids are given.
 #[derive(Clone, Debug)]

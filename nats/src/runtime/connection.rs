@@ -9,6 +9,7 @@ use async_nats::jetstream::{self, context::ContextBuilder};
 use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 use metrics::counter;
 use secrecy::ExposeSecret;
+use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
 use super::settings::NatsSettings;
@@ -35,6 +36,7 @@ pub struct Connection {
     /// `<service>-<id>`: this process among its replicas.
     pub instance: Arc<str>,
     lame_duck: Arc<AtomicBool>,
+    gaps: Arc<watch::Sender<u64>>,
 }
 
 impl Connection {
@@ -45,6 +47,8 @@ impl Connection {
     pub async fn open(settings: &NatsSettings, service: &'static str, instance: Id) -> Result<Connection, async_nats::Error> {
         let lame_duck = Arc::new(AtomicBool::new(false));
         let duck = lame_duck.clone();
+        let gaps = Arc::new(watch::Sender::new(0));
+        let gap = gaps.clone();
         let instance: Arc<str> = format!("{service}-{instance}").into();
         let options = ConnectOptions::new()
             .name(&*instance)
@@ -55,7 +59,7 @@ impl Connection {
             .retry_on_initial_connect()
             .reconnect_delay_callback(|attempt| Duration::from_millis(50 * attempt as u64).min(MAX_RECONNECT_DELAY))
             .event_callback(move |event| {
-                note(&event, &duck);
+                note(&event, &duck, &gap);
                 std::future::ready(())
             });
         let servers = settings.url.split(',').map(|s| s.trim().parse()).collect::<Result<Vec<ServerAddr>, _>>()?;
@@ -65,12 +69,17 @@ impl Connection {
         let options = options.user_and_password(user, password);
         let client = options.connect(servers).await?;
         let jetstream = ContextBuilder::new().timeout(REQUEST_TIMEOUT).build(client.clone());
-        Ok(Connection { client, jetstream, service, instance, lame_duck })
+        Ok(Connection { client, jetstream, service, instance, lame_duck, gaps })
     }
 
     /// Whether requests reach a server right now. Reconnecting is not connected.
     pub fn is_connected(&self) -> bool {
         self.client.connection_state() == State::Connected
+    }
+
+    /// Changes whenever core subscriptions have missed something: the connection was lost, or one was too slow.
+    pub fn gaps(&self) -> watch::Receiver<u64> {
+        self.gaps.subscribe()
     }
 
     /// Whether the server has said that it is about to stop.
@@ -79,7 +88,7 @@ impl Connection {
     }
 }
 
-fn note(event: &Event, lame_duck: &AtomicBool) {
+fn note(event: &Event, lame_duck: &AtomicBool, gaps: &watch::Sender<u64>) {
     match event {
         Event::Connected => {
             lame_duck.store(false, Ordering::Relaxed);
@@ -87,6 +96,7 @@ fn note(event: &Event, lame_duck: &AtomicBool) {
         }
         Event::Disconnected => {
             counter!("nats_disconnects_total").increment(1);
+            gaps.send_modify(|count| *count += 1);
             warn!("the connection to NATS is lost; reconnecting");
         }
         Event::LameDuckMode => {
@@ -95,6 +105,7 @@ fn note(event: &Event, lame_duck: &AtomicBool) {
         }
         Event::SlowConsumer(sid) => {
             counter!("nats_slow_consumer_total").increment(1);
+            gaps.send_modify(|count| *count += 1);
             warn!(sid, "a subscription is too slow; messages were dropped");
         }
         // A violation of permissions shows only here; the call itself just times out.
