@@ -19,7 +19,7 @@ use crate::view::{Stored, Verdict, View};
 /// Events written in one go.
 const MAX_BATCH: usize = 2_000;
 /// Under load, how long a batch is gathered: many messages of a conversation then share one write of it.
-const GATHER: Duration = Duration::from_millis(150);
+const GATHER: Duration = Duration::from_millis(250);
 /// Where it reads.
 pub const SOURCE: Source = Source { stream: stream::EVENTS, consumer: stream::PERSISTER, prefetch: 2 * MAX_BATCH };
 /// Below the consumer's ack wait: so long a batch is kept and tried again here before it is given back.

@@ -157,16 +157,16 @@ async fn write_groups(connection: Connection, mut waiting: mpsc::Receiver<Waitin
         // Two turns of the executor let the requests that are ready join the group; measured, not a delay.
         tokio::task::yield_now().await;
         tokio::task::yield_now().await;
-        let mut group = Vec::with_capacity(waiting.len().min(MAX_GROUP) + 1);
-        let mut bytes = first.event.bytes();
-        group.push(first);
-        while group.len() < MAX_GROUP && bytes < MAX_GROUP_BYTES {
-            let Ok(next) = waiting.try_recv() else { break };
-            bytes += next.event.bytes();
-            group.push(next);
-        }
+        let mut group = vec![first];
+        fill(&mut group, &mut waiting);
         let started = Instant::now();
         let mut group = refuse_taken(&connection, &mut check, group).await;
+        // Those whom the last group has answered are back by now, and a batch costs little more with them. Measured at 64
+        // connections: groups of 62 instead of 42.
+        let checked = group.len();
+        fill(&mut group, &mut waiting);
+        let late = group.split_off(checked);
+        group.append(&mut refuse_taken(&connection, &mut check, late).await);
         // Nobody waits for these any more; what was not sent must not appear later.
         group.retain(|w| !w.answer.is_closed());
         if group.is_empty() {
@@ -175,6 +175,16 @@ async fn write_groups(connection: Connection, mut waiting: mpsc::Receiver<Waitin
         histogram!("publish_group_events").record(group.len() as f64);
         write_group(&connection, group).await;
         histogram!("publish_group_seconds").record(started.elapsed().as_secs_f64());
+    }
+}
+
+/// Takes what is waiting, as far as the group's bounds allow.
+fn fill(group: &mut Vec<Waiting>, waiting: &mut mpsc::Receiver<Waiting>) {
+    let mut bytes: usize = group.iter().map(|w| w.event.bytes()).sum();
+    while group.len() < MAX_GROUP && bytes < MAX_GROUP_BYTES {
+        let Ok(next) = waiting.try_recv() else { return };
+        bytes += next.event.bytes();
+        group.push(next);
     }
 }
 
