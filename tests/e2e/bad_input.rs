@@ -153,4 +153,9 @@ async fn bad_requests_are_problems_with_a_code() {
     assert_eq!(staff.get("/nowhere").await.0, StatusCode::NOT_FOUND);
     let huge = json!({"content": "x".repeat(11 * 1024 * 1024)});
     assert_eq!(staff.post("/messages", huge).await.0, StatusCode::PAYLOAD_TOO_LARGE);
+    // The largest message that is allowed fits into the log.
+    let (long, wide) = ("😀".repeat(1_000), "😀".repeat(2_000));
+    let file = json!({"type": long, "url": format!("https://a.example/{wide}"), "file_description": long});
+    let body = json!({"contact_id": contact, "role": "user", "platform": "web", "direction": "inbound", "content": "😀".repeat(5_000), "attachments": vec![file; 20]});
+    assert_eq!(staff.post("/messages", body).await.0, StatusCode::CREATED);
 }

@@ -1,6 +1,6 @@
 //! `/contacts`: enter one, look at one.
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, Query};
 use axum::http::StatusCode;
 use axum::response::Response;
 use nats::domain::{Contact, Email, Profile, ShortText, Social};
@@ -10,9 +10,10 @@ use nats::runtime::query::QueryError;
 use nats::{Id, Timestamp};
 use serde_json::{Map, Value, json};
 
+use super::Call;
 use super::messages::company_in;
 use crate::auth::Caller;
-use crate::http::{JsonObject, Trace, json, raw_json};
+use crate::http::{JsonObject, json, raw_json};
 use crate::log::Log;
 use crate::problem::Problem;
 use crate::validate::{Fields, non_empty, path_id};
@@ -21,12 +22,7 @@ use crate::validate::{Fields, non_empty, path_id};
 const PROFILE_BYTES: usize = 16 * 1024;
 
 /// `POST /contacts`
-pub async fn create(
-    State(log): State<Log>,
-    caller: Caller,
-    Trace(trace): Trace,
-    JsonObject(body): JsonObject,
-) -> Result<Response, Problem> {
+pub async fn create(Call { log, caller, trace }: Call, JsonObject(body): JsonObject) -> Result<Response, Problem> {
     let now = Timestamp::now();
     let contact = read(&body, &caller, now)?;
     let (id, company) = (contact.id, contact.company_id);
@@ -38,9 +34,7 @@ pub async fn create(
 
 /// `GET /contacts/{id}`
 pub async fn get(
-    State(log): State<Log>,
-    caller: Caller,
-    Trace(trace): Trace,
+    Call { log, caller, trace }: Call,
     Path(id): Path<String>,
     Query(query): Query<Vec<(String, String)>>,
 ) -> Result<Response, Problem> {

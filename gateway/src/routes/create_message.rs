@@ -1,19 +1,17 @@
 //! `POST /messages`: accept a message. 201 once the log has it on disk. The same path with a `contact_id` and nothing of a
 //! message lists a conversation, as the old backend's did.
 
-use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
 use nats::domain::{Attachment, Content, ExternalId, MAX_ATTACHMENTS, Message, ShortText, Url};
 use nats::event::Event;
 use nats::query::ExternalKey;
-use nats::trace::TraceContext;
 use nats::{Id, Timestamp};
 use serde_json::{Map, Value, json};
 
-use super::messages;
+use super::{Call, messages};
 use crate::auth::Caller;
-use crate::http::{JsonObject, Trace, json};
+use crate::http::{JsonObject, json};
 use crate::log::Log;
 use crate::problem::Problem;
 use crate::validate::{Fields, non_empty};
@@ -24,40 +22,28 @@ const KEY_CHARS: usize = 255;
 const CLOCK_SKEW: std::time::Duration = std::time::Duration::from_secs(300);
 
 /// `POST /messages`
-pub async fn create_or_list(
-    State(log): State<Log>,
-    caller: Caller,
-    Trace(trace): Trace,
-    headers: HeaderMap,
-    JsonObject(body): JsonObject,
-) -> Result<Response, Problem> {
+pub async fn create_or_list(call: Call, headers: HeaderMap, JsonObject(body): JsonObject) -> Result<Response, Problem> {
     let is_list = body.contains_key("contact_id") && !["role", "direction", "content", "attachments"].iter().any(|f| body.contains_key(*f));
     match is_list {
-        true => messages::list_of(&log, &caller, trace, &body).await,
-        false => create(&log, &caller, trace, &headers, &body).await,
+        true => messages::list_of(&call.log, &call.caller, call.trace, &body).await,
+        false => create(call, &headers, &body).await,
     }
 }
 
-async fn create(
-    log: &Log,
-    caller: &Caller,
-    trace: TraceContext,
-    headers: &HeaderMap,
-    body: &Map<String, Value>,
-) -> Result<Response, Problem> {
+async fn create(Call { log, caller, trace }: Call, headers: &HeaderMap, body: &Map<String, Value>) -> Result<Response, Problem> {
     let now = Timestamp::now();
-    let message = read(body, caller, now)?;
+    let message = read(body, &caller, now)?;
     let key = idempotency_key(headers)?;
     let (id, company, platform) = (message.id, message.company_id, message.platform);
     let external_id = message.external_message_id.clone();
     // The platform's own id is the stronger key: it outlives the log's duplicate window.
     let msg_id = match (&external_id, &key) {
         (Some(external_id), _) => format!("ext:{company}:{platform}:{external_id}"),
-        (None, Some(key)) => format!("key:{company}:{}:{key}", caller_name(caller)),
+        (None, Some(key)) => format!("key:{company}:{}:{key}", caller_name(&caller)),
         (None, None) => id.to_string(),
     };
     let unique = external_id.clone().map(|external_message_id| ExternalKey { company_id: company, platform, external_message_id });
-    let envelope = Log::envelope(caller, company, Event::MessageCreated(message), now);
+    let envelope = Log::envelope(&caller, company, Event::MessageCreated(message), now);
     let receipt = log.publish(&envelope, msg_id, unique, trace).await?;
     let Event::MessageCreated(message) = envelope.event else { return Err(Problem::Internal) };
     if !receipt.duplicate {

@@ -1,6 +1,6 @@
 //! `/messages` beyond creating: list, get, edit, delete, mark read, and the conversations of a platform.
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, Query};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use nats::domain::{Content, MAX_ATTACHMENTS, MessagePatch, MessageView, Platform};
@@ -11,9 +11,10 @@ use nats::trace::TraceContext;
 use nats::{Id, Timestamp};
 use serde_json::{Map, Value, json};
 
+use super::Call;
 use super::create_message::attachment;
 use crate::auth::Caller;
-use crate::http::{JsonObject, Trace, json, raw_json};
+use crate::http::{JsonObject, json, raw_json};
 use crate::log::{Log, Settled};
 use crate::problem::Problem;
 use crate::validate::{Fields, path_id};
@@ -38,12 +39,7 @@ const IMMUTABLE: &[&str] = &[
 ];
 
 /// `GET /messages?contact_id=`
-pub async fn list(
-    State(log): State<Log>,
-    caller: Caller,
-    Trace(trace): Trace,
-    Query(query): Query<Vec<(String, String)>>,
-) -> Result<Response, Problem> {
+pub async fn list(Call { log, caller, trace }: Call, Query(query): Query<Vec<(String, String)>>) -> Result<Response, Problem> {
     let query: Map<String, Value> = query.into_iter().map(|(k, v)| (k, Value::String(v))).collect();
     list_of(&log, &caller, trace, &query).await
 }
@@ -63,12 +59,7 @@ pub async fn list_of(log: &Log, caller: &Caller, trace: TraceContext, given: &Ma
 }
 
 /// `POST /messages/instagram`
-pub async fn conversations(
-    State(log): State<Log>,
-    caller: Caller,
-    Trace(trace): Trace,
-    JsonObject(body): JsonObject,
-) -> Result<Response, Problem> {
+pub async fn conversations(Call { log, caller, trace }: Call, JsonObject(body): JsonObject) -> Result<Response, Problem> {
     let mut f = Fields::of(&body);
     let company = f.optional("company_id", str::parse::<Id>);
     let platform = f.optional("platform", platform_name).unwrap_or(Platform::Instagram);
@@ -81,9 +72,7 @@ pub async fn conversations(
 
 /// `GET /messages/{id}`
 pub async fn get(
-    State(log): State<Log>,
-    caller: Caller,
-    Trace(trace): Trace,
+    Call { log, caller, trace }: Call,
     Path(id): Path<String>,
     Query(query): Query<Vec<(String, String)>>,
 ) -> Result<Response, Problem> {
@@ -93,12 +82,7 @@ pub async fn get(
 }
 
 /// `PATCH /messages`
-pub async fn update(
-    State(log): State<Log>,
-    caller: Caller,
-    Trace(trace): Trace,
-    JsonObject(body): JsonObject,
-) -> Result<Response, Problem> {
+pub async fn update(Call { log, caller, trace }: Call, JsonObject(body): JsonObject) -> Result<Response, Problem> {
     let mut f = Fields::of(&body);
     let id = f.required("_id", str::parse::<Id>);
     for field in IMMUTABLE.iter().filter(|field| body.contains_key(**field) && **field != "company_id") {
@@ -124,12 +108,7 @@ pub async fn update(
 }
 
 /// `DELETE /messages`
-pub async fn delete(
-    State(log): State<Log>,
-    caller: Caller,
-    Trace(trace): Trace,
-    JsonObject(body): JsonObject,
-) -> Result<Response, Problem> {
+pub async fn delete(Call { log, caller, trace }: Call, JsonObject(body): JsonObject) -> Result<Response, Problem> {
     let mut f = Fields::of(&body);
     let id = f.required("_id", str::parse::<Id>);
     let company = f.optional("company_id", str::parse::<Id>);
@@ -148,12 +127,7 @@ pub async fn delete(
 }
 
 /// `PUT /messages/mark-read`
-pub async fn mark_read(
-    State(log): State<Log>,
-    caller: Caller,
-    Trace(trace): Trace,
-    JsonObject(body): JsonObject,
-) -> Result<Response, Problem> {
+pub async fn mark_read(Call { log, caller, trace }: Call, JsonObject(body): JsonObject) -> Result<Response, Problem> {
     let mut f = Fields::of(&body);
     let contact_id = f.required("contact_id", str::parse::<Id>);
     let platform = f.optional("platform", platform_name);

@@ -6,11 +6,16 @@ mod create_message;
 mod messages;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, FromRef};
+use axum::extract::{DefaultBodyLimit, FromRef, FromRequestParts};
+use axum::http::request::Parts;
 use axum::routing::{get, post, put};
 
-use crate::auth::{Passwords, Tokens};
+use nats::trace::TraceContext;
+
+use crate::auth::{Caller, Passwords, Tokens};
+use crate::http::Trace;
 use crate::log::Log;
+use crate::problem::Problem;
 
 /// Largest body of a request without a token.
 const AUTH_BODY_BYTES: usize = 16 * 1024;
@@ -38,6 +43,26 @@ macro_rules! part {
 part!(Log, log);
 part!(Tokens, tokens);
 part!(Passwords, passwords);
+
+/// What a request of a known caller comes with.
+pub struct Call {
+    /// Events and queries.
+    pub log: Log,
+    /// Who calls.
+    pub caller: Caller,
+    /// The trace that its events and queries belong to.
+    pub trace: TraceContext,
+}
+
+impl FromRequestParts<App> for Call {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Call, Problem> {
+        let caller = Caller::from_request_parts(parts, app).await?;
+        let Trace(trace) = Trace::from_request_parts(parts, app).await?;
+        Ok(Call { log: app.log.clone(), caller, trace })
+    }
+}
 
 /// All of them, under `/api/v1`.
 pub fn router(app: App) -> Router {
