@@ -54,8 +54,9 @@ async fn write(connection: &Connection, view: &View, batch: &Arc<Vec<Delivery>>,
     let started = Instant::now();
     let verdicts = loop {
         let applied = match view.apply(&stored, settled_to).await {
-            Err(DatabaseError::Refused(why)) => {
-                warn!(why, events = stored.len(), "MongoDB will never take something in this batch; each event by itself");
+            Err(DatabaseError::Refused(_)) => {
+                // Why goes into the dead letter's header: it may quote the document, which is not for logs.
+                warn!(events = stored.len(), "MongoDB will never take something in this batch; each event by itself");
                 view.apply_one_by_one(&stored, settled_to).await
             }
             other => other,
