@@ -146,3 +146,56 @@ fn any_order_twice_and_two_persisters_at_once_give_the_same_documents() {
         panic!("{failure}");
     }
 }
+
+/// The window between an upsert that finds nothing and its insert is small; thousands of messages meet it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_races_the_insert_of_its_message_is_not_lost() {
+    const ROUNDS: usize = 12;
+    const MESSAGES: usize = 400;
+    let system = System::shared().await;
+    let uri = system.url("mongodb").replace("/petbuddy", "/races");
+    let (one, two) = (View::open(&uri.clone().into()).await.unwrap(), View::open(&uri.into()).await.unwrap());
+    one.create_indexes().await.unwrap();
+    for round in 0..ROUNDS {
+        let now = Timestamp::from_millis(1_700_000_000_000);
+        let (company, contact) = (Id::generate(now), Id::generate(now));
+        let create = Step::Create { platform: Platform::Facebook, inbound: false };
+        let created = history(&vec![create; MESSAGES], company, contact);
+        let steps: Vec<Stored> = created
+            .iter()
+            .zip(MESSAGES as u64 + 1..)
+            .map(|(stored, seq)| {
+                let Event::MessageCreated(message) = Envelope::from_json(&stored.payload).unwrap().event else { unreachable!() };
+                // One kind of step a round: a shell that one has made would hide what happens to the other.
+                let event = match round % 2 {
+                    0 => {
+                        let delivery = Delivery { state: DeliveryState::Sending, ..Delivery::queued() };
+                        let (status, duration_ms) = (None, None);
+                        Event::MessageDelivery(MessageDelivery {
+                            message_id: message.id,
+                            contact_id: contact,
+                            delivery,
+                            status,
+                            duration_ms,
+                        })
+                    }
+                    _ => Event::MessageDeleted(MessageDeleted { message_id: message.id, contact_id: contact }),
+                };
+                let envelope = Envelope { id: Id::generate(now), occurred_at: now, actor: Actor::System, company_id: company, event };
+                Stored { seq, subject: envelope.subject().to_string(), payload: envelope.to_json().unwrap().into() }
+            })
+            .collect();
+        let (inserted, stepped) = tokio::join!(one.apply(&created, 0), two.apply(&steps, 0));
+        inserted.unwrap();
+        stepped.unwrap();
+        let (messages, conversations) = seen(&one, company).await;
+        assert_eq!(messages.len(), MESSAGES);
+        let kept = |m: &&Document| match round % 2 {
+            0 => m.get_document("delivery").unwrap().get_str("state").unwrap() == "sending",
+            _ => m.contains_key("deleted_at"),
+        };
+        assert_eq!(messages.iter().filter(kept).count(), MESSAGES, "round {round}: steps were lost");
+        let left = if round % 2 == 0 { MESSAGES } else { 0 };
+        assert_eq!(conversations[0].get_i64("total").unwrap(), left as i64, "round {round}");
+    }
+}
