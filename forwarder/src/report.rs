@@ -7,7 +7,7 @@ use nats::domain::{Delivery, DeliveryState, Message};
 use nats::event::{Actor, Envelope, Event, MessageDelivery};
 use nats::runtime::publish::{Outgoing, PublishError, Publisher};
 use nats::trace::TraceContext;
-use nats::{Id, Timestamp};
+use nats::Timestamp;
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -88,6 +88,6 @@ fn outgoing(of: Subject<'_>, step: &Step, now: Timestamp) -> Result<Outgoing, Pu
         status: step.status,
         duration_ms: step.took.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
     });
-    let envelope = Envelope { id: Id::generate(now), occurred_at: now, actor: Actor::System, company_id: message.company_id, event };
+    let envelope = Envelope::new(now, Actor::System, message.company_id, event);
     Outgoing::event(&envelope, msg_id, trace.child())
 }

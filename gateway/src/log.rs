@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nats::event::{Envelope, Event};
 use nats::outcome::Outcome;
-use nats::query::{ExternalKey, Query};
+use nats::query::{Query, UniqueKey};
 use nats::runtime::CancellationToken;
 use nats::runtime::connection::Connection;
 use nats::runtime::health::Health;
@@ -46,7 +46,7 @@ impl Log {
 
     /// An envelope of this moment.
     pub fn envelope(caller: &Caller, company_id: Id, event: Event, now: Timestamp) -> Envelope {
-        Envelope { id: Id::generate(now), occurred_at: now, actor: caller.actor(), company_id, event }
+        Envelope::new(now, caller.actor(), company_id, event)
     }
 
     /// Stores an event. The receipt says if it was stored before under the same id. `unique` is a key that no other message
@@ -55,7 +55,7 @@ impl Log {
         &self,
         envelope: &Envelope,
         msg_id: String,
-        unique: Option<ExternalKey>,
+        unique: Option<UniqueKey>,
         trace: TraceContext,
     ) -> Result<Receipt, PublishError> {
         self.publisher.publish(Outgoing { unique, ..Outgoing::event(envelope, msg_id, trace)? }).await

@@ -3,6 +3,7 @@
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use nats::query::KeyOf;
 use nats::runtime::publish::PublishError;
 use nats::runtime::query::QueryError;
 use serde::Serialize;
@@ -52,6 +53,8 @@ pub enum Problem {
         /// Who holds it.
         holder: Option<nats::Id>,
     },
+    /// The `Idempotency-Key` belongs to another request.
+    KeyReused,
     /// More than this gateway can work on.
     Overloaded,
     /// The log or the persister does not answer.
@@ -106,6 +109,12 @@ impl Problem {
             Problem::Method => (S::METHOD_NOT_ALLOWED, "Method not allowed", "METHOD_NOT_ALLOWED", "this path has no such method".into()),
             Problem::Duplicate { key, holder: Some(id) } => (S::CONFLICT, "Duplicate", "DUPLICATE_KEY", format!("{key} is taken by {id}")),
             Problem::Duplicate { key, holder: None } => (S::CONFLICT, "Duplicate", "DUPLICATE_KEY", format!("{key} is taken")),
+            Problem::KeyReused => (
+                S::UNPROCESSABLE_ENTITY,
+                "Idempotency key reused",
+                "IDEMPOTENCY_KEY_REUSED",
+                "this Idempotency-Key came with another body before; choose a new key for a new request".into(),
+            ),
             Problem::Overloaded => {
                 (S::SERVICE_UNAVAILABLE, "Overloaded", "OVERLOADED", "too many requests are being worked on; try again".into())
             }
@@ -143,7 +152,13 @@ impl From<PublishError> for Problem {
     fn from(error: PublishError) -> Problem {
         match error {
             PublishError::Overloaded => Problem::Overloaded,
-            PublishError::Taken(holder) => Problem::Duplicate { key: "external_message_id", holder: Some(holder) },
+            PublishError::Taken(holder) => {
+                let key = match holder.key.key {
+                    KeyOf::External { .. } => "external_message_id",
+                    KeyOf::Request(_) => "Idempotency-Key",
+                };
+                Problem::Duplicate { key, holder: Some(holder.message_id) }
+            }
             PublishError::Full => Problem::Unavailable("the log is full"),
             PublishError::Unavailable(_) => Problem::Unavailable("the log does not answer"),
             PublishError::Refused(why) => {

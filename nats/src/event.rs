@@ -4,7 +4,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::domain::{Company, Contact, Delivery, DeliveryState, Message, MessagePatch, Platform, User};
+use crate::domain::{Company, Contact, ContactPatch, Delivery, DeliveryState, Integration, Message, MessagePatch, Platform, User};
 use crate::subject::{EventSubject, Facets};
 use crate::{Id, Timestamp};
 
@@ -90,6 +90,31 @@ pub struct CompanyCreated {
     pub manager: User,
 }
 
+/// `contact.updated`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ContactUpdated {
+    /// The contact.
+    pub contact_id: Id,
+    /// What changes.
+    pub patch: ContactPatch,
+}
+
+/// `integration.deleted`: the company is no longer connected with the platform.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IntegrationDeleted {
+    /// The channel.
+    pub platform: Platform,
+}
+
+/// Which request of a caller caused an event, so that its repetition is known for as long as the database keeps the message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Idempotency {
+    /// The caller and the `Idempotency-Key` that they chose.
+    pub key: String,
+    /// A digest of the request's body: the same key with another body is a mistake of the caller's.
+    pub fingerprint: String,
+}
+
 /// Everything that can happen.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
@@ -105,8 +130,16 @@ pub enum Event {
     MessageDelivery(MessageDelivery),
     /// A contact was entered.
     ContactCreated(Box<Contact>),
+    /// A contact was edited.
+    ContactUpdated(Box<ContactUpdated>),
     /// A company registered.
     CompanyCreated(CompanyCreated),
+    /// A member of staff joined a company.
+    UserCreated(User),
+    /// A company's access to a platform was entered or replaced.
+    IntegrationUpdated(Integration),
+    /// It was removed.
+    IntegrationDeleted(IntegrationDeleted),
 }
 
 impl Event {
@@ -119,7 +152,11 @@ impl Event {
             Event::MessageRead(_) => "message.read",
             Event::MessageDelivery(_) => "message.delivery",
             Event::ContactCreated(_) => "contact.created",
+            Event::ContactUpdated(_) => "contact.updated",
             Event::CompanyCreated(_) => "company.created",
+            Event::UserCreated(_) => "user.created",
+            Event::IntegrationUpdated(_) => "integration.updated",
+            Event::IntegrationDeleted(_) => "integration.deleted",
         }
     }
 }
@@ -135,6 +172,8 @@ pub struct Envelope {
     pub actor: Actor,
     /// The tenant.
     pub company_id: Id,
+    /// Which request caused it, where the caller gave it a key.
+    pub idempotency: Option<Idempotency>,
     /// What happened.
     pub event: Event,
 }
@@ -163,6 +202,8 @@ struct Written<'a, D> {
     occurred_at: Timestamp,
     actor: Actor,
     company_id: Id,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idempotency: Option<&'a Idempotency>,
     data: &'a D,
 }
 
@@ -179,11 +220,18 @@ struct Read<'a> {
     occurred_at: Timestamp,
     actor: Actor,
     company_id: Id,
+    #[serde(default)]
+    idempotency: Option<Idempotency>,
     #[serde(borrow)]
     data: &'a RawValue,
 }
 
 impl Envelope {
+    /// An event of this moment, with an id of its own.
+    pub fn new(now: Timestamp, actor: Actor, company_id: Id, event: Event) -> Envelope {
+        Envelope { id: Id::generate(now), occurred_at: now, actor, company_id, idempotency: None, event }
+    }
+
     /// The JSON payload.
     ///
     /// # Errors
@@ -196,13 +244,18 @@ impl Envelope {
             Event::MessageRead(data) => self.write(data),
             Event::MessageDelivery(data) => self.write(data),
             Event::ContactCreated(data) => self.write(data),
+            Event::ContactUpdated(data) => self.write(data),
             Event::CompanyCreated(data) => self.write(data),
+            Event::UserCreated(data) => self.write(data),
+            Event::IntegrationUpdated(data) => self.write(data),
+            Event::IntegrationDeleted(data) => self.write(data),
         }
     }
 
     fn write<D: Serialize>(&self, data: &D) -> Result<Vec<u8>, serde_json::Error> {
         let Envelope { id, occurred_at, actor, company_id, .. } = *self;
-        serde_json::to_vec(&Written { id, r#type: self.event.kind(), version: VERSION, occurred_at, actor, company_id, data })
+        let (r#type, idempotency) = (self.event.kind(), self.idempotency.as_ref());
+        serde_json::to_vec(&Written { id, r#type, version: VERSION, occurred_at, actor, company_id, idempotency, data })
     }
 
     /// Reads a payload of the log.
@@ -225,10 +278,15 @@ impl Envelope {
             "message.read" => Event::MessageRead(parse(data)?),
             "message.delivery" => Event::MessageDelivery(parse(data)?),
             "contact.created" => Event::ContactCreated(Box::new(parse(data)?)),
+            "contact.updated" => Event::ContactUpdated(Box::new(parse(data)?)),
             "company.created" => Event::CompanyCreated(parse(data)?),
+            "user.created" => Event::UserCreated(parse(data)?),
+            "integration.updated" => Event::IntegrationUpdated(parse(data)?),
+            "integration.deleted" => Event::IntegrationDeleted(parse(data)?),
             _ => return Err(unknown()),
         };
-        Ok(Envelope { id: read.id, occurred_at: read.occurred_at, actor: read.actor, company_id: read.company_id, event })
+        let Read { id, occurred_at, actor, company_id, idempotency, .. } = read;
+        Ok(Envelope { id, occurred_at, actor, company_id, idempotency, event })
     }
 
     /// Where it belongs in the log.
@@ -245,7 +303,11 @@ impl Envelope {
             Event::MessageRead(e) => EventSubject::MessageRead { company, contact: e.contact_id },
             Event::MessageDelivery(e) => EventSubject::MessageDelivery { company, contact: e.contact_id },
             Event::ContactCreated(c) => EventSubject::ContactCreated { company, contact: c.id },
+            Event::ContactUpdated(e) => EventSubject::ContactUpdated { company, contact: e.contact_id },
             Event::CompanyCreated(_) => EventSubject::CompanyCreated { company },
+            Event::UserCreated(u) => EventSubject::UserCreated { company, user: u.id },
+            Event::IntegrationUpdated(i) => EventSubject::IntegrationUpdated { company, platform: i.platform },
+            Event::IntegrationDeleted(e) => EventSubject::IntegrationDeleted { company, platform: e.platform },
         }
     }
 
@@ -258,6 +320,8 @@ impl Envelope {
         let inner = match &envelope.event {
             Event::MessageCreated(m) => m.company_id,
             Event::ContactCreated(c) => c.company_id,
+            Event::UserCreated(u) => u.company_id,
+            Event::IntegrationUpdated(i) => i.company_id,
             Event::CompanyCreated(c) if c.company.id == c.manager.company_id => c.company.id,
             Event::CompanyCreated(_) => return Err(BadEvent::Malformed("the manager is of another company".into())),
             _ => envelope.company_id,

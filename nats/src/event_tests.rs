@@ -1,7 +1,9 @@
 //! The format of every event is pinned by a file in `nats/golden/`: what was once written must stay readable, byte for byte.
 
 use super::*;
-use crate::domain::{Attachment, Content, Direction, Email, ExternalId, Profile, Role, ShortText, Social, StaffRole, Url};
+use crate::domain::{
+    Attachment, Content, Direction, Email, ExternalId, Profile, Role, Sealed, ShortText, Social, SocialPatch, StaffRole, Url,
+};
 
 fn id(digit: char) -> Id {
     digit.to_string().repeat(24).parse().unwrap()
@@ -66,6 +68,23 @@ fn examples() -> Vec<(&'static str, Event)> {
         password_hash: "$2b$12$…".into(),
         created_at: at(0),
     };
+    let patch = ContactPatch {
+        lead_stage: Some(Some(short("won"))),
+        phone: Some(None),
+        bot_suspended: Some(true),
+        bot_suspend_until: Some(Some(at(60_000))),
+        social: SocialPatch { instagram_id: Some(Some(short("55"))), ..SocialPatch::default() },
+        ..ContactPatch::default()
+    };
+    let integration = Integration {
+        company_id: id('a'),
+        platform: Platform::Facebook,
+        account_id: Some(short("1020")),
+        account_name: Some(short("Happy Paws")),
+        access_token: Sealed { key_id: "k1".into(), sealed: "AAEC".into() },
+        token_expires_at: Some(at(5_184_000_000)),
+        updated_at: at(0),
+    };
     vec![
         ("message.created", Event::MessageCreated(message)),
         (
@@ -89,12 +108,16 @@ fn examples() -> Vec<(&'static str, Event)> {
             }),
         ),
         ("contact.created", Event::ContactCreated(Box::new(contact))),
-        ("company.created", Event::CompanyCreated(CompanyCreated { company, manager })),
+        ("contact.updated", Event::ContactUpdated(Box::new(ContactUpdated { contact_id: id('b'), patch }))),
+        ("company.created", Event::CompanyCreated(CompanyCreated { company, manager: manager.clone() })),
+        ("user.created", Event::UserCreated(User { id: id('f'), role: StaffRole::Receptionist, ..manager })),
+        ("integration.updated", Event::IntegrationUpdated(integration)),
+        ("integration.deleted", Event::IntegrationDeleted(IntegrationDeleted { platform: Platform::Facebook })),
     ]
 }
 
 fn envelope(event: Event) -> Envelope {
-    Envelope { id: id('e'), occurred_at: at(5), actor: Actor::User { id: id('d') }, company_id: id('a'), event }
+    Envelope { id: id('e'), occurred_at: at(5), actor: Actor::User { id: id('d') }, company_id: id('a'), idempotency: None, event }
 }
 
 #[test]
@@ -112,6 +135,13 @@ fn every_event_is_written_and_read_as_its_golden_file_says() {
         assert_eq!(String::from_utf8(written).unwrap(), String::from_utf8(golden.trim_ascii().to_vec()).unwrap());
         assert_eq!(Envelope::from_message(&envelope.subject().to_string(), &golden).unwrap(), envelope);
     }
+}
+
+#[test]
+fn the_request_that_caused_an_event_is_kept_with_it() {
+    let idempotency = Some(Idempotency { key: "service:7".into(), fingerprint: "0f".into() });
+    let envelope = Envelope { idempotency, ..envelope(examples().remove(0).1) };
+    assert_eq!(Envelope::from_json(&envelope.to_json().unwrap()).unwrap(), envelope);
 }
 
 #[test]

@@ -1,10 +1,15 @@
 //! Questions that the persister answers from MongoDB over NATS request/reply. Types only; see `runtime::query` for asking.
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
 
-use crate::Id;
-use crate::domain::{Contact, ExternalId, MessageView, Platform, User};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::domain::{Contact, Delivery, DeliveryState, ExternalId, Integration, MessageView, Platform, User};
+#[cfg(doc)]
+use crate::event::Idempotency;
+use crate::{Id, Timestamp};
 
 /// Most documents in one page.
 pub const MAX_PAGE: u32 = 200;
@@ -33,7 +38,66 @@ impl Query for GetMessage {
     type Answer = MessageView;
 }
 
-/// A conversation's messages, newest first.
+/// Where a page ends: what the next one comes after. Its text is opaque to clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// What the list is sorted by: milliseconds or a sequence.
+    pub key: i64,
+    /// Of the last document, where two have the same key.
+    pub id: Id,
+}
+
+/// The text is no cursor of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be a next_cursor of an earlier answer")]
+pub struct BadCursor;
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}{}", self.key, self.id)
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = BadCursor;
+
+    fn from_str(text: &str) -> Result<Cursor, BadCursor> {
+        let (key, id) = text.split_at_checked(16).ok_or(BadCursor)?;
+        if !key.bytes().all(|c| c.is_ascii_hexdigit()) {
+            return Err(BadCursor);
+        }
+        let key = u64::from_str_radix(key, 16).map_err(|_| BadCursor)?;
+        Ok(Cursor { key: key.cast_signed(), id: id.parse().map_err(|_| BadCursor)? })
+    }
+}
+
+impl Serialize for Cursor {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Cursor {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Cursor, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Which part of a list.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Page {
+    /// 1 to [`MAX_PAGE`].
+    pub limit: u32,
+    /// Entries to pass over. An entry that comes or goes meanwhile shifts the page; a cursor does not.
+    #[serde(default)]
+    pub skip: u64,
+    /// Begin after this entry.
+    #[serde(default)]
+    pub after: Option<Cursor>,
+}
+
+/// A conversation's messages, newest first. Not found where there is neither a message nor the contact.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct ListMessages {
     /// The tenant.
@@ -42,20 +106,20 @@ pub struct ListMessages {
     pub contact_id: Id,
     /// On one platform only.
     pub platform: Option<Platform>,
-    /// 1 to [`MAX_PAGE`].
-    pub limit: u32,
-    /// Messages to pass over.
-    pub skip: u64,
+    /// Which part.
+    pub page: Page,
 }
 
 /// The answer to [`ListMessages`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub struct MessagePage {
     /// Newest first.
     pub messages: Vec<MessageView>,
     /// In the whole conversation.
+    #[serde(rename = "totalMessages")]
     pub total_messages: u64,
+    /// Where the next page begins; `None` on the last.
+    pub next_cursor: Option<Cursor>,
 }
 
 impl Query for ListMessages {
@@ -63,17 +127,60 @@ impl Query for ListMessages {
     type Answer = MessagePage;
 }
 
+/// How the delivery of one message went, call by call.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct GetDelivery {
+    /// The tenant.
+    pub company_id: Id,
+    /// The message.
+    pub id: Id,
+}
+
+/// Most attempts in one answer; the newest. In 24 h there are about 300.
+pub const MAX_ATTEMPTS: i64 = 1_000;
+
+/// The answer to [`GetDelivery`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DeliveryHistory {
+    /// Where it stands; `None` where the message is not forwarded.
+    pub delivery: Option<Delivery>,
+    /// Oldest first, at most [`MAX_ATTEMPTS`].
+    pub attempts: Vec<Attempt>,
+}
+
+/// One call to the bot, or one decision not to call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// When it ended.
+    pub at: Timestamp,
+    /// Which call, from 1.
+    pub attempt: u32,
+    /// What it led to.
+    pub state: DeliveryState,
+    /// HTTP status, where there was an answer.
+    pub status: Option<u16>,
+    /// How long it took, in ms.
+    pub duration_ms: Option<u64>,
+    /// What went wrong.
+    pub error: Option<String>,
+    /// When the next call was due.
+    pub next_attempt_at: Option<Timestamp>,
+}
+
+impl Query for GetDelivery {
+    const SUBJECT: &'static str = "query.message.delivery";
+    type Answer = DeliveryHistory;
+}
+
 /// A company's conversations on a platform, latest first.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct ListConversations {
     /// The tenant.
     pub company_id: Id,
-    /// The channel.
-    pub platform: Platform,
-    /// 1 to [`MAX_PAGE`].
-    pub limit: u32,
-    /// Conversations to pass over.
-    pub skip: u64,
+    /// The channel; `None` for all.
+    pub platform: Option<Platform>,
+    /// Which part.
+    pub page: Page,
 }
 
 /// One line of [`ConversationPage`].
@@ -81,6 +188,8 @@ pub struct ListConversations {
 pub struct Conversation {
     /// The customer.
     pub contact_id: Id,
+    /// The channel.
+    pub platform: Platform,
     /// Their name, where the contact is known.
     #[serde(rename = "fullName")]
     pub full_name: Option<String>,
@@ -99,6 +208,8 @@ pub struct Conversation {
 pub struct ConversationPage {
     /// Latest first.
     pub contacts: Vec<Conversation>,
+    /// Where the next page begins; `None` on the last. A conversation that gets a message meanwhile moves to the first page.
+    pub next_cursor: Option<Cursor>,
 }
 
 impl Query for ListConversations {
@@ -106,40 +217,55 @@ impl Query for ListConversations {
     type Answer = ConversationPage;
 }
 
-/// Which of these external ids are taken, for a whole commit group at once.
+/// Which of these keys are taken, for a whole commit group at once.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct FindExternal {
-    /// At most [`crate::query::MAX_EXTERNAL`].
-    pub keys: Vec<ExternalKey>,
+pub struct FindHolders {
+    /// At most [`MAX_KEYS`].
+    pub keys: Vec<UniqueKey>,
 }
 
-/// Most keys in one [`FindExternal`].
-pub const MAX_EXTERNAL: usize = 1_000;
+/// Most keys in one [`FindHolders`].
+pub const MAX_KEYS: usize = 1_000;
 
-/// What is unique about a platform's own message id.
+/// What no two messages of a company share.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct ExternalKey {
+pub struct UniqueKey {
     /// The tenant.
     pub company_id: Id,
-    /// The channel.
-    pub platform: Platform,
-    /// The platform's id.
-    pub external_message_id: ExternalId,
+    /// The key itself.
+    #[serde(flatten)]
+    pub key: KeyOf,
+}
+
+/// Where a [`UniqueKey`] comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyOf {
+    /// The platform's own message id.
+    External {
+        /// The channel.
+        platform: Platform,
+        /// The platform's id.
+        id: ExternalId,
+    },
+    /// A caller's request, as in [`Idempotency`].
+    Request(String),
 }
 
 /// A taken key and the message that holds it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ExternalHolder {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
     /// The key.
-    #[serde(flatten)]
-    pub key: ExternalKey,
+    pub key: UniqueKey,
     /// The message.
     pub message_id: Id,
+    /// Where the log has its `message.created`.
+    pub seq: u64,
 }
 
-impl Query for FindExternal {
-    const SUBJECT: &'static str = "query.message.external";
-    type Answer = Vec<ExternalHolder>;
+impl Query for FindHolders {
+    const SUBJECT: &'static str = "query.message.holders";
+    type Answer = Vec<Holder>;
 }
 
 /// One contact of a company, by id.
@@ -156,6 +282,71 @@ impl Query for GetContact {
     type Answer = Contact;
 }
 
+/// A company's contacts, newest first.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ListContacts {
+    /// The tenant.
+    pub company_id: Id,
+    /// Every word of it must begin a word of the contact's names, email, phone or ids on the networks.
+    pub search: Option<String>,
+    /// Which part.
+    pub page: Page,
+}
+
+/// The answer to [`ListContacts`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ContactPage {
+    /// Newest first.
+    pub contacts: Vec<Contact>,
+    /// Where the next page begins; `None` on the last.
+    pub next_cursor: Option<Cursor>,
+}
+
+impl Query for ListContacts {
+    const SUBJECT: &'static str = "query.contact.list";
+    type Answer = ContactPage;
+}
+
+/// A company's integrations, one a platform at most.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct ListIntegrations {
+    /// The tenant.
+    pub company_id: Id,
+}
+
+impl Query for ListIntegrations {
+    const SUBJECT: &'static str = "query.integration.list";
+    type Answer = Vec<Integration>;
+}
+
+/// One integration.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct GetIntegration {
+    /// The tenant.
+    pub company_id: Id,
+    /// The channel.
+    pub platform: Platform,
+}
+
+impl Query for GetIntegration {
+    const SUBJECT: &'static str = "query.integration.get";
+    type Answer = Integration;
+}
+
+/// A member of staff, by id.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct GetUser {
+    /// The tenant.
+    pub company_id: Id,
+    /// The user.
+    pub id: Id,
+}
+
+impl Query for GetUser {
+    const SUBJECT: &'static str = "query.user.get";
+    type Answer = User;
+}
+
 /// A member of staff by email, for the login.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct UserByEmail {
@@ -166,4 +357,23 @@ pub struct UserByEmail {
 impl Query for UserByEmail {
     const SUBJECT: &'static str = "query.user.by_email";
     type Answer = User;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_cursor_parses_as_it_prints(key in any::<i64>(), id in any::<[u8; 12]>()) {
+            let cursor = Cursor { key, id: Id::from_bytes(id) };
+            prop_assert_eq!(cursor.to_string().parse(), Ok(cursor));
+        }
+
+        #[test]
+        fn no_text_makes_the_cursor_panic(text in ".{0,60}") {
+            let _ = text.parse::<Cursor>();
+        }
+    }
 }

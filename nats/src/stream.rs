@@ -20,6 +20,10 @@ pub const SCHEDULER: &str = "scheduler";
 
 /// KV bucket: the last run of each job.
 pub const JOB_RUNS: &str = "job-runs";
+/// KV bucket: logins that can be refreshed, `<user>.<session>`; gone with their refresh token.
+pub const SESSIONS: &str = "sessions";
+/// KV bucket: failed logins by a digest of the email; gone after [`LOCKOUT_WINDOW`].
+pub const LOCKOUTS: &str = "lockouts";
 
 /// How long `EVENTS` keeps an event.
 pub const EVENTS_MAX_AGE: Duration = Duration::from_secs(30 * 86_400);
@@ -37,6 +41,13 @@ pub const DEAD_MAX_BYTES: i64 = 512 * 1024 * 1024;
 pub const OUTBOUND_MAX_BYTES: i64 = 1024 * 1024 * 1024;
 /// Ticks of one job kept for looking at.
 pub const JOBS_MAX_PER_SUBJECT: i64 = 100;
+
+/// How long failed logins are counted, and how long a lock lasts.
+pub const LOCKOUT_WINDOW: Duration = Duration::from_secs(15 * 60);
+/// Disk that a bucket may take: at some 300 bytes an entry more than 200,000 logins. A full one refuses new entries.
+pub const BUCKET_MAX_BYTES: i64 = 64 * 1024 * 1024;
+/// How long the marker of an entry that has expired stays, for those who watch the bucket.
+pub const BUCKET_MARKERS: Duration = Duration::from_secs(60);
 
 /// A consumer's message comes again if it is neither settled nor in progress for so long. Bounds how long a crash delays one.
 pub const ACK_WAIT: Duration = Duration::from_secs(30);

@@ -49,8 +49,16 @@ pub enum EventSubject {
     MessageDelivery { company: Id, contact: Id },
     /// `contact.created.<company>.<contact>`
     ContactCreated { company: Id, contact: Id },
+    /// `contact.updated.<company>.<contact>`
+    ContactUpdated { company: Id, contact: Id },
     /// `company.created.<company>.<company>`
     CompanyCreated { company: Id },
+    /// `user.created.<company>.<user>`
+    UserCreated { company: Id, user: Id },
+    /// `integration.updated.<company>.<platform>`
+    IntegrationUpdated { company: Id, platform: Platform },
+    /// `integration.deleted.<company>.<platform>`
+    IntegrationDeleted { company: Id, platform: Platform },
 }
 
 impl fmt::Display for EventSubject {
@@ -64,7 +72,11 @@ impl fmt::Display for EventSubject {
             EventSubject::MessageRead { company, contact } => write!(f, "message.read.{company}.{contact}"),
             EventSubject::MessageDelivery { company, contact } => write!(f, "message.delivery.{company}.{contact}"),
             EventSubject::ContactCreated { company, contact } => write!(f, "contact.created.{company}.{contact}"),
+            EventSubject::ContactUpdated { company, contact } => write!(f, "contact.updated.{company}.{contact}"),
             EventSubject::CompanyCreated { company } => write!(f, "company.created.{company}.{company}"),
+            EventSubject::UserCreated { company, user } => write!(f, "user.created.{company}.{user}"),
+            EventSubject::IntegrationUpdated { company, platform } => write!(f, "integration.updated.{company}.{platform}"),
+            EventSubject::IntegrationDeleted { company, platform } => write!(f, "integration.deleted.{company}.{platform}"),
         }
     }
 }
@@ -82,6 +94,14 @@ impl FromStr for EventSubject {
         let tokens: Vec<&str> = text.split('.').collect();
         let [entity, event, company, aggregate, facets @ ..] = tokens.as_slice() else { return Err(bad()) };
         let company: Id = company.parse().map_err(|_| bad())?;
+        if *entity == "integration" {
+            let platform = aggregate.parse().map_err(|_| bad())?;
+            return match (*event, facets) {
+                ("updated", []) => Ok(EventSubject::IntegrationUpdated { company, platform }),
+                ("deleted", []) => Ok(EventSubject::IntegrationDeleted { company, platform }),
+                _ => Err(bad()),
+            };
+        }
         let contact: Id = aggregate.parse().map_err(|_| bad())?;
         let subject = match (*entity, *event, facets) {
             ("message", "created", [platform, direction, role]) => {
@@ -97,7 +117,9 @@ impl FromStr for EventSubject {
             ("message", "read", []) => EventSubject::MessageRead { company, contact },
             ("message", "delivery", []) => EventSubject::MessageDelivery { company, contact },
             ("contact", "created", []) => EventSubject::ContactCreated { company, contact },
+            ("contact", "updated", []) => EventSubject::ContactUpdated { company, contact },
             ("company", "created", []) if company == contact => EventSubject::CompanyCreated { company },
+            ("user", "created", []) => EventSubject::UserCreated { company, user: contact },
             _ => return Err(bad()),
         };
         Ok(subject)
@@ -107,6 +129,11 @@ impl FromStr for EventSubject {
 /// `live.` and the subject: where a stored message is republished.
 pub fn live(subject: EventSubject) -> String {
     format!("live.{subject}")
+}
+
+/// The live delivery steps of a conversation.
+pub fn live_delivery(company: Id, contact: Id) -> String {
+    live(EventSubject::MessageDelivery { company, contact })
 }
 
 /// The stored subject of a live one.

@@ -15,13 +15,17 @@ fn facets() -> impl Strategy<Value = Facets> {
 }
 
 fn event_subject() -> impl Strategy<Value = EventSubject> {
-    (id(), id(), facets(), 0..7).prop_map(|(company, contact, facets, kind)| match kind {
+    (id(), id(), facets(), 0..11).prop_map(|(company, contact, facets, kind)| match kind {
         0 => EventSubject::MessageCreated { company, contact, facets },
         1 => EventSubject::MessageUpdated { company, contact },
         2 => EventSubject::MessageDeleted { company, contact },
         3 => EventSubject::MessageRead { company, contact },
         4 => EventSubject::MessageDelivery { company, contact },
         5 => EventSubject::ContactCreated { company, contact },
+        6 => EventSubject::ContactUpdated { company, contact },
+        7 => EventSubject::UserCreated { company, user: contact },
+        8 => EventSubject::IntegrationUpdated { company, platform: facets.platform },
+        9 => EventSubject::IntegrationDeleted { company, platform: facets.platform },
         _ => EventSubject::CompanyCreated { company },
     })
 }

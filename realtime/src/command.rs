@@ -88,13 +88,7 @@ async fn publish_typing(hub: Hub, company: Id, conversation: Id, typing: Typing)
 
 async fn publish_read(publisher: Publisher, session: Session, read: MessageRead) -> Outcome {
     let now = Timestamp::now();
-    let envelope = Envelope {
-        id: Id::generate(now),
-        occurred_at: now,
-        actor: Actor::User { id: session.user },
-        company_id: session.company,
-        event: Event::MessageRead(read),
-    };
+    let envelope = Envelope::new(now, Actor::User { id: session.user }, session.company, Event::MessageRead(read));
     let stored = match Outgoing::event(&envelope, envelope.id.to_string(), TraceContext::generate()) {
         Ok(event) => publisher.publish(event).await,
         Err(e) => Err(e),

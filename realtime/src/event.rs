@@ -114,7 +114,12 @@ pub fn of_event(envelope: Envelope, seq: u64) -> Result<Option<Utf8Bytes>, serde
                 seq,
             },
         ),
-        Event::ContactCreated(_) | Event::CompanyCreated(_) => return Ok(None),
+        Event::ContactCreated(_)
+        | Event::ContactUpdated(_)
+        | Event::CompanyCreated(_)
+        | Event::UserCreated(_)
+        | Event::IntegrationUpdated(_)
+        | Event::IntegrationDeleted(_) => return Ok(None),
     };
     frame.map(Some)
 }

@@ -76,7 +76,7 @@ fn history(steps: &[Step], company: Id, contact: Id) -> Vec<Stored> {
             }),
         };
         let Some(event) = event else { continue };
-        let envelope = Envelope { id: Id::generate(at), occurred_at: at, actor: Actor::System, company_id: company, event };
+        let envelope = Envelope::new(at, Actor::System, company, event);
         stored.push(Stored { seq, subject: envelope.subject().to_string(), payload: envelope.to_json().unwrap().into() });
     }
     stored
@@ -181,7 +181,7 @@ async fn a_step_that_races_the_insert_of_its_message_is_not_lost() {
                     }
                     _ => Event::MessageDeleted(MessageDeleted { message_id: message.id, contact_id: contact }),
                 };
-                let envelope = Envelope { id: Id::generate(now), occurred_at: now, actor: Actor::System, company_id: company, event };
+                let envelope = Envelope::new(now, Actor::System, company, event);
                 Stored { seq, subject: envelope.subject().to_string(), payload: envelope.to_json().unwrap().into() }
             })
             .collect();

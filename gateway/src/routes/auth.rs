@@ -54,7 +54,7 @@ pub async fn register(
     };
     let actor = Actor::User { id: manager.id };
     let event = Event::CompanyCreated(CompanyCreated { company: company.clone(), manager: manager.clone() });
-    let envelope = Envelope { id: Id::generate(now), occurred_at: now, actor, company_id: company.id, event };
+    let envelope = Envelope::new(now, actor, company.id, event);
     // Two who register one email at once: the log takes the first.
     let (settled, receipt) = log.command(&envelope, format!("email:{email}"), trace).await?;
     if receipt.duplicate || matches!(settled.outcome, Some(Outcome::Conflict { .. })) {

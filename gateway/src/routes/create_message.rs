@@ -4,10 +4,13 @@
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
 use nats::domain::{Attachment, Content, ExternalId, MAX_ATTACHMENTS, Message, ShortText, Url};
-use nats::event::Event;
-use nats::query::ExternalKey;
+use nats::event::{Envelope, Event, Idempotency};
+use nats::query::{KeyOf, UniqueKey};
+use nats::runtime::publish::PublishError;
+use nats::trace::TraceContext;
 use nats::{Id, Timestamp};
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
 use super::{Call, messages};
 use crate::auth::Caller;
@@ -18,8 +21,8 @@ use crate::validate::{Fields, non_empty};
 
 /// Longest `Idempotency-Key`.
 const KEY_CHARS: usize = 255;
-/// A message can be written so far ahead of our clock.
-const CLOCK_SKEW: std::time::Duration = std::time::Duration::from_secs(300);
+/// Of the digest of a body so much is kept.
+const FINGERPRINT_BYTES: usize = 16;
 
 /// `POST /messages`
 pub async fn create_or_list(call: Call, headers: HeaderMap, JsonObject(body): JsonObject) -> Result<Response, Problem> {
@@ -33,33 +36,76 @@ pub async fn create_or_list(call: Call, headers: HeaderMap, JsonObject(body): Js
 async fn create(Call { log, caller, trace }: Call, headers: &HeaderMap, body: &Map<String, Value>) -> Result<Response, Problem> {
     let now = Timestamp::now();
     let message = read(body, &caller, now)?;
-    let key = idempotency_key(headers)?;
-    let (id, company, platform) = (message.id, message.company_id, message.platform);
-    let external_id = message.external_message_id.clone();
-    // The platform's own id is the stronger key: it outlives the log's duplicate window.
-    let msg_id = match (&external_id, &key) {
-        (Some(external_id), _) => format!("ext:{company}:{platform}:{external_id}"),
-        (None, Some(key)) => format!("key:{company}:{}:{key}", caller_name(&caller)),
-        (None, None) => id.to_string(),
+    let request = idempotency(headers, &caller, body)?;
+    let stored = store(&log, &caller, message, request, now, trace).await?;
+    let mut response = created(stored.message, stored.seq);
+    if stored.replayed {
+        response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
+    }
+    Ok(response)
+}
+
+/// A message that the log has.
+struct Stored {
+    message: Message,
+    seq: u64,
+    /// An earlier request with the same `Idempotency-Key` stored it.
+    replayed: bool,
+}
+
+/// Stores a message, or finds that this request has stored it before.
+async fn store(
+    log: &Log,
+    caller: &Caller,
+    message: Message,
+    request: Option<Idempotency>,
+    now: Timestamp,
+    trace: TraceContext,
+) -> Result<Stored, Problem> {
+    let (id, company_id, platform) = (message.id, message.company_id, message.platform);
+    // The platform's own id is the stronger key: a bot that tries again may well have lost its own.
+    let key = match (&message.external_message_id, &request) {
+        (Some(id), _) => Some(KeyOf::External { platform, id: id.clone() }),
+        (None, Some(request)) => Some(KeyOf::Request(request.key.clone())),
+        (None, None) => None,
     };
-    let unique = external_id.clone().map(|external_message_id| ExternalKey { company_id: company, platform, external_message_id });
-    let envelope = Log::envelope(&caller, company, Event::MessageCreated(message), now);
-    let receipt = log.publish(&envelope, msg_id, unique, trace).await?;
+    let msg_id = match &key {
+        Some(KeyOf::External { platform, id }) => format!("ext:{company_id}:{platform}:{id}"),
+        Some(KeyOf::Request(key)) => format!("key:{company_id}:{key}"),
+        None => id.to_string(),
+    };
+    let unique = key.map(|key| UniqueKey { company_id, key });
+    let mut envelope = Log::envelope(caller, company_id, Event::MessageCreated(message), now);
+    envelope.idempotency = request;
+    let (first_at, taken) = match log.publish(&envelope, msg_id, unique, trace).await {
+        Ok(receipt) if !receipt.duplicate => return stored(envelope, receipt.seq, false),
+        // In the log's duplicate window the log knows of it, …
+        Ok(receipt) => (receipt.seq, None),
+        // … later the database does.
+        Err(PublishError::Taken(holder)) => (holder.seq, Some(holder)),
+        Err(e) => return Err(e.into()),
+    };
+    let first = match (log.stored(first_at).await, taken) {
+        (Ok(first), _) => first,
+        // It is older than what the log keeps.
+        (Err(PublishError::Refused(_)), Some(holder)) => return Err(PublishError::Taken(holder).into()),
+        (Err(e), _) => return Err(e.into()),
+    };
+    let Event::MessageCreated(first_message) = &first.event else { return Err(Problem::Internal) };
+    // Our own message: an answer of the log was lost on the way, and the repetition found it.
+    if first_message.id == id {
+        return stored(first, first_at, false);
+    }
+    match (&envelope.idempotency, &first.idempotency) {
+        (Some(ours), Some(theirs)) if ours == theirs => stored(first, first_at, true),
+        (Some(ours), Some(theirs)) if ours.key == theirs.key => Err(Problem::KeyReused),
+        _ => Err(Problem::Duplicate { key: "external_message_id", holder: Some(first_message.id) }),
+    }
+}
+
+fn stored(envelope: Envelope, seq: u64, replayed: bool) -> Result<Stored, Problem> {
     let Event::MessageCreated(message) = envelope.event else { return Err(Problem::Internal) };
-    if !receipt.duplicate {
-        return Ok(created(message, receipt.seq));
-    }
-    let Event::MessageCreated(first) = log.stored(receipt.seq).await?.event else { return Err(Problem::Internal) };
-    match external_id {
-        // Our own message: an answer of the log was lost on the way, and the repetition found it.
-        _ if first.id == id => Ok(created(first, receipt.seq)),
-        Some(_) => Err(Problem::Duplicate { key: "external_message_id", holder: Some(first.id) }),
-        None => {
-            let mut response = created(first, receipt.seq);
-            response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
-            Ok(response)
-        }
-    }
+    Ok(Stored { message, seq, replayed })
 }
 
 fn created(message: Message, seq: u64) -> Response {
@@ -85,10 +131,16 @@ fn caller_name(caller: &Caller) -> String {
     }
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+/// The request's key and a digest of its body, where the caller gave a key.
+fn idempotency(headers: &HeaderMap, caller: &Caller, body: &Map<String, Value>) -> Result<Option<Idempotency>, Problem> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     match value.to_str().map(str::trim) {
-        Ok(key) if !key.is_empty() && key.len() <= KEY_CHARS => Ok(Some(key.to_owned())),
+        Ok(key) if !key.is_empty() && key.len() <= KEY_CHARS => {
+            // `serde_json` keeps the names of an object sorted, so their order in the request makes no difference.
+            let digest = Sha256::digest(serde_json::to_vec(body).map_err(|_| Problem::Internal)?);
+            let fingerprint = digest.iter().take(FINGERPRINT_BYTES).map(|byte| format!("{byte:02x}")).collect();
+            Ok(Some(Idempotency { key: format!("{}:{key}", caller_name(caller)), fingerprint }))
+        }
         _ => Err(Problem::field("Idempotency-Key", format!("must have 1 to {KEY_CHARS} visible ASCII characters"))),
     }
 }
@@ -107,9 +159,6 @@ fn read(body: &Map<String, Value>, caller: &Caller, now: Timestamp) -> Result<Me
     if content.as_ref().is_none_or(|c| c.as_str().is_empty()) && !f.has("attachments") && (!f.has("content") || content.is_some()) {
         f.wrong("content", "is required where there are no attachments");
     }
-    if created_at.is_some_and(|at| at > now.plus(CLOCK_SKEW)) {
-        f.wrong("created_at", "must not lie in the future");
-    }
     f.finish()?;
     let (Some(contact_id), Some(role), Some(platform), Some(direction)) = (contact_id, role, platform, direction) else {
         return Err(Problem::Internal); // finish() has refused what is absent
@@ -124,7 +173,8 @@ fn read(body: &Map<String, Value>, caller: &Caller, now: Timestamp) -> Result<Me
         content: content.unwrap_or_else(Content::empty),
         attachments,
         external_message_id,
-        created_at: created_at.unwrap_or(now),
+        // Whose clock is ahead has written it now. Refused, the message would be lost; believed, it would stay on top for long.
+        created_at: created_at.map_or(now, |at| at.min(now)),
         extra: Map::new(),
     })
 }
@@ -180,6 +230,6 @@ mod tests {
         assert_eq!(try_read(json!({"contact_id": "x"})), Err(Problem::BadId("contact_id")));
         assert!(matches!(try_read(json!({"company_id": "c".repeat(24)})), Err(Problem::Forbidden(_))));
         assert!(matches!(try_read(json!({"content": "  "})), Err(Problem::Validation(_))));
-        assert!(matches!(try_read(json!({"created_at": "2999-01-01T00:00:00Z"})), Err(Problem::Validation(_))));
+        assert!(try_read(json!({"created_at": "2999-01-01T00:00:00Z"})).unwrap().created_at <= Timestamp::now());
     }
 }

@@ -6,7 +6,8 @@ use axum::response::Response;
 use nats::domain::{Content, MAX_ATTACHMENTS, MessagePatch, MessageView, Platform};
 use nats::event::{Event, MessageDeleted, MessageRead, MessageUpdated};
 use nats::outcome::Outcome;
-use nats::query::{DEFAULT_PAGE, GetMessage, ListConversations, ListMessages, MAX_PAGE};
+use nats::query::{DEFAULT_PAGE, GetMessage, ListConversations, ListMessages, MAX_PAGE, Page};
+use nats::runtime::query::QueryError;
 use nats::trace::TraceContext;
 use nats::{Id, Timestamp};
 use serde_json::{Map, Value, json};
@@ -50,12 +51,15 @@ pub async fn list_of(log: &Log, caller: &Caller, trace: TraceContext, given: &Ma
     let company = f.optional("company_id", str::parse::<Id>);
     let contact_id = f.required("contact_id", str::parse::<Id>);
     let platform = f.optional("platform", platform_name);
-    let (limit, skip) = page(&mut f);
+    let page = page(&mut f);
     f.finish()?;
     let Some(contact_id) = contact_id else { return Err(Problem::Internal) };
-    let question = ListMessages { company_id: caller.company(company)?, contact_id, platform, limit, skip };
-    let answer = log.ask_raw(&question, trace).await?;
-    Ok(with_page(&answer, limit, skip))
+    let question = ListMessages { company_id: caller.company(company)?, contact_id, platform, page };
+    let answer = log.ask_raw(&question, trace).await.map_err(|e| match e {
+        QueryError::NotFound => Problem::NotFound("contact"),
+        other => other.into(),
+    })?;
+    Ok(with_page(&answer, page))
 }
 
 /// `POST /messages/instagram`
@@ -63,11 +67,11 @@ pub async fn conversations(Call { log, caller, trace }: Call, JsonObject(body): 
     let mut f = Fields::of(&body);
     let company = f.optional("company_id", str::parse::<Id>);
     let platform = f.optional("platform", platform_name).unwrap_or(Platform::Instagram);
-    let (limit, skip) = page(&mut f);
+    let page = page(&mut f);
     f.finish()?;
-    let question = ListConversations { company_id: caller.company(company)?, platform, limit, skip };
+    let question = ListConversations { company_id: caller.company(company)?, platform: Some(platform), page };
     let answer = log.ask_raw(&question, trace).await?;
-    Ok(with_page(&answer, limit, skip))
+    Ok(with_page(&answer, page))
 }
 
 /// `GET /messages/{id}`
@@ -165,9 +169,9 @@ async fn find(log: &Log, company_id: Id, id: Option<Id>, trace: TraceContext) ->
     log.ask(&GetMessage { company_id, id }, trace).await.map_err(message_not_found)
 }
 
-fn message_not_found(error: nats::runtime::query::QueryError) -> Problem {
+fn message_not_found(error: QueryError) -> Problem {
     match error {
-        nats::runtime::query::QueryError::NotFound => Problem::NotFound("message"),
+        QueryError::NotFound => Problem::NotFound("message"),
         other => other.into(),
     }
 }
@@ -182,13 +186,19 @@ fn platform_name(text: &str) -> Result<Platform, nats::domain::UnknownName> {
     text.trim().to_lowercase().parse()
 }
 
-fn page(f: &mut Fields<'_>) -> (u32, u64) {
-    let limit = f.number("limit", u64::from(DEFAULT_PAGE), 1..=u64::from(MAX_PAGE));
-    (limit as u32, f.number("skip", 0, 0..=MAX_SKIP))
+/// `limit`, and `skip` or `cursor`.
+pub(super) fn page(f: &mut Fields<'_>) -> Page {
+    let limit = f.number("limit", u64::from(DEFAULT_PAGE), 1..=u64::from(MAX_PAGE)) as u32;
+    let skip = f.number("skip", 0, 0..=MAX_SKIP);
+    let after = f.optional("cursor", str::parse);
+    if after.is_some() && skip > 0 {
+        f.wrong("skip", "does not go with cursor");
+    }
+    Page { limit, skip, after }
 }
 
 /// The persister's answer, and the page that was asked for, in one object.
-fn with_page(answer: &[u8], limit: u32, skip: u64) -> Response {
+pub(super) fn with_page(answer: &[u8], Page { limit, skip, .. }: Page) -> Response {
     let inner = answer.strip_suffix(b"}").unwrap_or(answer);
     raw_json(StatusCode::OK, "", inner, &format!(r#","limit":{limit},"skip":{skip}}}"#))
 }

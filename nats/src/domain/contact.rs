@@ -95,3 +95,68 @@ pub struct Profile {
     #[serde(flatten)]
     pub rest: Map<String, Value>,
 }
+
+/// The fields of a contact that an edit changes. Outer `None` leaves a field as it is, inner `None` removes it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ContactPatch {
+    /// A new name; it cannot be removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub full_name: Option<ShortText>,
+    /// Email.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub email: Option<Option<Email>>,
+    /// Phone.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub phone: Option<Option<ShortText>>,
+    /// The name on the network they came from.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub social_network_name: Option<Option<ShortText>>,
+    /// The company's own word for where things stand.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub contact_status: Option<Option<ShortText>>,
+    /// Where they stand in the sale.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub lead_stage: Option<Option<ShortText>>,
+    /// Silence the bot, or let it speak.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bot_suspended: Option<bool>,
+    /// Until then.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub bot_suspend_until: Option<Option<Timestamp>>,
+    /// Ids on the networks, each by itself.
+    #[serde(skip_serializing_if = "SocialPatch::is_empty")]
+    pub social: SocialPatch,
+    /// A new profile in place of the old one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Profile>,
+}
+
+/// The part of [`ContactPatch`] that is about the networks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SocialPatch {
+    /// Page-scoped id on Facebook.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub facebook_id: Option<Option<ShortText>>,
+    /// Id on Instagram.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub instagram_id: Option<Option<ShortText>>,
+    /// Id on Telegram.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub telegram_id: Option<Option<ShortText>>,
+    /// Id on WhatsApp.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub whatsapp_id: Option<Option<ShortText>>,
+}
+
+impl SocialPatch {
+    fn is_empty(&self) -> bool {
+        *self == SocialPatch::default()
+    }
+}
+
+/// A field that is there, even as null.
+fn given<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}

@@ -3,16 +3,17 @@
 
 pub mod connection;
 pub mod dead_letter;
-pub mod external;
 pub mod health;
 pub mod outcome;
 pub mod publish;
 mod pull;
 pub mod query;
+pub mod seal;
 pub mod service;
 pub mod settings;
 pub mod setup;
 pub mod telemetry;
+pub mod unique;
 pub mod worker;
 
 pub use tokio_util::sync::CancellationToken;

@@ -18,9 +18,9 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::connection::Connection;
-use super::external::ExternalCheck;
+use super::unique::UniqueCheck;
 use crate::event::{Envelope, VERSION};
-use crate::query::ExternalKey;
+use crate::query::{Holder, UniqueKey};
 use crate::trace::TraceContext;
 use crate::{Id, header};
 
@@ -58,7 +58,7 @@ pub struct Outgoing {
     /// The other headers.
     pub headers: HeaderMap,
     /// A key that no other message may hold, also beyond the duplicate window.
-    pub unique: Option<ExternalKey>,
+    pub unique: Option<UniqueKey>,
 }
 
 impl Outgoing {
@@ -102,8 +102,8 @@ pub enum PublishError {
     #[error("the log is full")]
     Full,
     /// Another message holds its unique key. Nothing was sent.
-    #[error("the key is held by {0}")]
-    Taken(Id),
+    #[error("the key is held by {}", .0.message_id)]
+    Taken(Box<Holder>),
     /// The server will not take this event, ever.
     #[error("the log refuses the event: {0}")]
     Refused(String),
@@ -152,7 +152,7 @@ impl Publisher {
 }
 
 async fn write_groups(connection: Connection, mut waiting: mpsc::Receiver<Waiting>) {
-    let mut check = ExternalCheck::new();
+    let mut check = UniqueCheck::new();
     while let Some(first) = waiting.recv().await {
         // Two turns of the executor let the requests that are ready join the group; measured, not a delay.
         tokio::task::yield_now().await;
@@ -190,8 +190,8 @@ fn fill(group: &mut Vec<Waiting>, waiting: &mut mpsc::Receiver<Waiting>) {
 
 /// Answers those whose key is taken, and returns the others. One query a group, made here rather than ahead of the queue:
 /// a group half as large would cost the same batch.
-async fn refuse_taken(connection: &Connection, check: &mut ExternalCheck, group: Vec<Waiting>) -> Vec<Waiting> {
-    let keys: Vec<ExternalKey> = group.iter().filter_map(|w| w.event.unique.clone()).collect();
+async fn refuse_taken(connection: &Connection, check: &mut UniqueCheck, group: Vec<Waiting>) -> Vec<Waiting> {
+    let keys: Vec<UniqueKey> = group.iter().filter_map(|w| w.event.unique.clone()).collect();
     let taken = check.holders(connection, keys).await;
     if taken.is_empty() {
         return group;
@@ -199,7 +199,7 @@ async fn refuse_taken(connection: &Connection, check: &mut ExternalCheck, group:
     let mut free = Vec::with_capacity(group.len());
     for w in group {
         match w.event.unique.as_ref().and_then(|key| taken.get(key)) {
-            Some(holder) => drop(w.answer.send(Err(PublishError::Taken(*holder)))),
+            Some(holder) => drop(w.answer.send(Err(PublishError::Taken(Box::new(holder.clone()))))),
             None => free.push(w),
         }
     }

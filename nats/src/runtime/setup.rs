@@ -184,13 +184,24 @@ pub fn consumers() -> [(&'static str, pull::Config); 3] {
 }
 
 fn buckets(sizes: Sizes) -> Vec<kv::Config> {
-    vec![kv::Config {
-        bucket: stream::JOB_RUNS.into(),
-        description: "The last run of each job.".into(),
+    let bucket = |name: &str, description: &str| kv::Config {
+        bucket: name.into(),
+        description: description.into(),
         history: 1,
         num_replicas: sizes.replicas,
         ..kv::Config::default()
-    }]
+    };
+    // Each entry has a time to live of its own.
+    let expiring = |name: &str, description: &str| kv::Config {
+        max_bytes: stream::BUCKET_MAX_BYTES,
+        limit_markers: Some(stream::BUCKET_MARKERS),
+        ..bucket(name, description)
+    };
+    vec![
+        bucket(stream::JOB_RUNS, "The last run of each job."),
+        expiring(stream::SESSIONS, "Logins that can be refreshed."),
+        expiring(stream::LOCKOUTS, "Failed logins."),
+    ]
 }
 
 /// Fields that differ, by whether bringing them up is safe.

@@ -1,4 +1,4 @@
-//! Which platform message ids of a commit group are taken, asked of the persister in one query. It covers what lies outside
+//! Which unique keys of a commit group are taken, asked of the persister in one query. It covers what lies outside
 //! the log's duplicate window; inside it `Nats-Msg-Id` decides. Where the persister does not answer in time nobody waits
 //! for it: messages are accepted, and the unique index has the last word.
 
@@ -11,8 +11,7 @@ use tracing::warn;
 
 use super::connection::Connection;
 use super::query;
-use crate::Id;
-use crate::query::{ExternalKey, FindExternal};
+use crate::query::{FindHolders, Holder, UniqueKey};
 use crate::trace::TraceContext;
 
 /// How long a commit group waits for the answer.
@@ -21,41 +20,41 @@ const TIMEOUT: Duration = Duration::from_millis(300);
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// Asks, unless the last answer failed to come a moment ago.
-pub struct ExternalCheck {
+pub struct UniqueCheck {
     paused_until: Instant,
 }
 
-impl ExternalCheck {
+impl UniqueCheck {
     /// Asks from the start.
-    pub fn new() -> ExternalCheck {
-        ExternalCheck { paused_until: Instant::now() }
+    pub fn new() -> UniqueCheck {
+        UniqueCheck { paused_until: Instant::now() }
     }
 
     /// The taken ones of these keys, each with the message that holds it.
-    pub async fn holders(&mut self, connection: &Connection, keys: Vec<ExternalKey>) -> HashMap<ExternalKey, Id> {
+    pub async fn holders(&mut self, connection: &Connection, keys: Vec<UniqueKey>) -> HashMap<UniqueKey, Holder> {
         if keys.is_empty() {
             return HashMap::new();
         }
         let count = keys.len() as u64;
         if Instant::now() < self.paused_until {
-            counter!("external_checks_skipped_total", "reason" => "paused").increment(count);
+            counter!("unique_checks_skipped_total", "reason" => "paused").increment(count);
             return HashMap::new();
         }
-        let question = FindExternal { keys };
+        let question = FindHolders { keys };
         let why = match tokio::time::timeout(TIMEOUT, query::ask(connection, &question, TraceContext::generate())).await {
-            Ok(Ok(holders)) => return holders.into_iter().map(|h| (h.key, h.message_id)).collect(),
+            Ok(Ok(holders)) => return holders.into_iter().map(|h| (h.key.clone(), h)).collect(),
             Ok(Err(e)) => e.to_string(),
             Err(_) => format!("no answer within {TIMEOUT:?}"),
         };
-        warn!(why, "external ids cannot be checked against the database for now");
-        counter!("external_checks_skipped_total", "reason" => "failed").increment(count);
+        warn!(why, "unique keys cannot be checked against the database for now");
+        counter!("unique_checks_skipped_total", "reason" => "failed").increment(count);
         self.paused_until = Instant::now() + PAUSE;
         HashMap::new()
     }
 }
 
-impl Default for ExternalCheck {
-    fn default() -> ExternalCheck {
-        ExternalCheck::new()
+impl Default for UniqueCheck {
+    fn default() -> UniqueCheck {
+        UniqueCheck::new()
     }
 }
