@@ -119,7 +119,7 @@ async fn converse(tcp: TcpStream, peer: IpAddr, router: Router, stop: Cancellati
         debug!(error = %e, "TCP_NODELAY");
     }
     let turns = Turns::default();
-    let stream = TokioIo::new(TimedStream::new(tcp, turns.clone()));
+    let stream = TokioIo::new(TimedStream::new(tcp, turns.clone(), stop.clone()));
     let answer = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
         let turn = turns.begin();
         let mut request = request.map(Body::new);
@@ -156,4 +156,91 @@ async fn converse(tcp: TcpStream, peer: IpAddr, router: Router, stop: Cancellati
 /// Errors of one connection, which say nothing about the next.
 fn was_the_clients(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    const BOUND: Duration = Duration::from_secs(10);
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n";
+
+    /// A port whose answers wait for `leave`, and say in `begun` that they do.
+    struct Running {
+        address: SocketAddr,
+        begun: Arc<Notify>,
+        leave: Arc<Notify>,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    }
+
+    async fn running(max_connections: usize) -> Running {
+        let (begun, leave) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let (starts, waits) = (begun.clone(), leave.clone());
+        let answer = move || async move {
+            starts.notify_one();
+            waits.notified().await;
+            "answered"
+        };
+        let trusted = TrustedProxies::read(&mut nats::runtime::settings::Settings::of([]));
+        let port = Port {
+            router: Router::new().route("/", get(answer)),
+            limits: Limits { max_connections, max_per_address: 0, trusted },
+            room: Arc::new(Semaphore::new(max_connections)),
+            crowd: Crowd::default(),
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+        };
+        let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tasks.spawn(port.run(listener));
+        tasks.close();
+        Running { address, begun, leave, tasks, stop }
+    }
+
+    async fn until_closed(mut connection: TcpStream) -> String {
+        let mut said = String::new();
+        let read = tokio::time::timeout(BOUND, connection.read_to_string(&mut said)).await;
+        let _ = read.expect("closed in time"); // a reset is an end too
+        said
+    }
+
+    #[tokio::test]
+    async fn one_connection_too_many_is_closed_and_the_others_are_served() {
+        let port = running(1).await;
+        let mut first = TcpStream::connect(port.address).await.unwrap();
+        first.write_all(REQUEST).await.unwrap();
+        port.begun.notified().await;
+        assert_eq!(until_closed(TcpStream::connect(port.address).await.unwrap()).await, "");
+        port.leave.notify_one();
+        let mut answer = vec![0; 15];
+        first.read_exact(&mut answer).await.unwrap();
+        assert_eq!(answer, b"HTTP/1.1 200 OK");
+        port.stop.cancel();
+        tokio::time::timeout(BOUND, port.tasks.wait()).await.expect("nothing is left");
+    }
+
+    #[tokio::test]
+    async fn at_the_stop_open_requests_are_answered_and_nobody_else_holds_it_up() {
+        let port = running(9).await;
+        let idle = TcpStream::connect(port.address).await.unwrap();
+        let mut half = TcpStream::connect(port.address).await.unwrap();
+        half.write_all(&REQUEST[..10]).await.unwrap();
+        let mut open = TcpStream::connect(port.address).await.unwrap();
+        open.write_all(REQUEST).await.unwrap();
+        port.begun.notified().await;
+        port.stop.cancel();
+        assert_eq!((until_closed(idle).await, until_closed(half).await), (String::new(), String::new()));
+        assert!(!port.tasks.is_empty(), "a request is open");
+        port.leave.notify_one();
+        let answer = until_closed(open).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("connection: close") && answer.ends_with("answered"), "{answer}");
+        tokio::time::timeout(BOUND, port.tasks.wait()).await.expect("nothing is left");
+        assert!(TcpStream::connect(port.address).await.is_err());
+    }
 }

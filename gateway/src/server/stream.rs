@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use metrics::counter;
+use nats::runtime::CancellationToken;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
@@ -48,6 +49,7 @@ impl Drop for Turn {
 pub struct TimedStream<S> {
     inner: S,
     turns: Turns,
+    stop: CancellationToken,
     /// Until when the head must be there that began at this turn.
     head: Option<(u32, Pin<Box<Sleep>>)>,
     /// Until when the answer must be gone that waits for the client.
@@ -55,10 +57,10 @@ pub struct TimedStream<S> {
 }
 
 impl<S> TimedStream<S> {
-    /// Its first head is due from now.
-    pub fn new(inner: S, turns: Turns) -> TimedStream<S> {
+    /// Its first head is due from now. After `stop` no head is waited for; hyper alone would wait for the first one.
+    pub fn new(inner: S, turns: Turns, stop: CancellationToken) -> TimedStream<S> {
         let head = Some((turns.now(), Box::pin(tokio::time::sleep(HEAD_WITHIN))));
-        TimedStream { inner, turns, head, answer: None }
+        TimedStream { inner, turns, stop, head, answer: None }
     }
 
     /// The client has not taken the last bytes yet; ends the connection once that has lasted too long.
@@ -91,6 +93,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for TimedStream<S> {
             // While an answer is under way, its own deadline counts.
             Poll::Pending if this.answer.is_some() => Poll::Pending,
             Poll::Pending => match &mut this.head {
+                Some(_) if this.stop.is_cancelled() => Poll::Ready(Ok(())),
                 Some((_, deadline)) => {
                     ready!(deadline.as_mut().poll(cx));
                     cut("head")
@@ -157,7 +160,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_head_that_comes_in_drops_is_cut_off_and_so_is_silence_at_the_beginning() {
         let (mut client, server) = duplex(64);
-        let mut stream = TimedStream::new(server, Turns::default());
+        let mut stream = TimedStream::new(server, Turns::default(), CancellationToken::new());
         let start = Instant::now();
         let drops = async {
             loop {
@@ -172,14 +175,14 @@ mod tests {
         assert!(start.elapsed() < HEAD_WITHIN + LITTLE);
 
         let (_silent, server) = duplex(64);
-        assert_eq!(read_error(&mut TimedStream::new(server, Turns::default())).await, io::ErrorKind::TimedOut);
+        assert_eq!(read_error(&mut TimedStream::new(server, Turns::default(), CancellationToken::new())).await, io::ErrorKind::TimedOut);
     }
 
     #[tokio::test(start_paused = true)]
     async fn work_and_idle_time_do_not_count_and_each_head_has_its_own_time() {
         let (mut client, server) = duplex(64);
         let turns = Turns::default();
-        let mut stream = TimedStream::new(server, turns.clone());
+        let mut stream = TimedStream::new(server, turns.clone(), CancellationToken::new());
         for _ in 0..2 {
             client.write_all(b"head").await.unwrap();
             stream.read_exact(&mut [0; 4]).await.unwrap();
@@ -197,7 +200,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_is_taken_in_drops_is_cut_off_and_one_that_is_taken_is_not() {
         let (mut client, server) = duplex(64);
-        let mut stream = TimedStream::new(server, Turns::default());
+        let mut stream = TimedStream::new(server, Turns::default(), CancellationToken::new());
         let drops = async {
             loop {
                 tokio::time::sleep(ANSWER_WITHIN / 8).await;
@@ -212,7 +215,7 @@ mod tests {
         assert!(start.elapsed() < ANSWER_WITHIN + LITTLE);
 
         let (mut client, server) = duplex(64);
-        let mut stream = TimedStream::new(server, Turns::default());
+        let mut stream = TimedStream::new(server, Turns::default(), CancellationToken::new());
         for _ in 0..3 {
             let taken = async {
                 tokio::time::sleep(ANSWER_WITHIN / 2).await;
