@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{FromRef, FromRequestParts};
+use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+use axum::middleware::Next;
+use axum::response::Response;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use nats::domain::{StaffRole, User};
@@ -24,6 +27,9 @@ struct Claims {
     user_id: Id,
     company_id: Id,
     role: StaffRole,
+    /// The session that the token came from; one that another service signed may have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sid: Option<Id>,
     iat: i64,
     exp: i64,
 }
@@ -37,6 +43,10 @@ pub enum Caller {
         user: Id,
         /// Their company: the only one whose data they reach.
         company: Id,
+        /// What they may do.
+        role: StaffRole,
+        /// The session that their token came from, if it names one.
+        session: Option<Id>,
     },
     /// An internal service, which names the company itself.
     Service,
@@ -94,7 +104,7 @@ impl Tokens {
     pub fn issue(&self, user: &User, now: Timestamp) -> Result<(String, u64), Problem> {
         let iat = now.millis() / 1_000;
         let ttl = self.0.ttl.as_secs();
-        let claims = Claims { user_id: user.id, company_id: user.company_id, role: user.role, iat, exp: iat + ttl as i64 };
+        let claims = Claims { user_id: user.id, company_id: user.company_id, role: user.role, sid: None, iat, exp: iat + ttl as i64 };
         let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.0.sign).map_err(|e| {
             tracing::error!(error = %e, "a token cannot be signed");
             Problem::Internal
@@ -103,11 +113,24 @@ impl Tokens {
     }
 
     fn verify(&self, token: &str) -> Result<Caller, Problem> {
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.0.verify, &self.0.rules).map_err(|e| match e.kind() {
+        let decoded = jsonwebtoken::decode::<Claims>(token, &self.0.verify, &self.0.rules).map_err(|e| match e.kind() {
             ErrorKind::ExpiredSignature => Problem::TokenExpired,
             _ => Problem::InvalidToken,
         })?;
-        Ok(Caller::Staff { user: claims.claims.user_id, company: claims.claims.company_id })
+        let Claims { user_id: user, company_id: company, role, sid: session, .. } = decoded.claims;
+        Ok(Caller::Staff { user, company, role, session })
+    }
+
+    /// Who sends these headers. Where there is a bearer token it alone decides.
+    fn caller(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
+        if let Some(bearer) = headers.get(header::AUTHORIZATION) {
+            let token = bearer.to_str().ok().and_then(|b| b.strip_prefix("Bearer ")).ok_or(Problem::InvalidToken)?;
+            return self.verify(token.trim());
+        }
+        match headers.get("x-api-key") {
+            Some(key) if self.is_internal_key(key.as_bytes()) => Ok(Caller::Service),
+            _ => Err(Problem::InvalidToken),
+        }
     }
 
     fn is_internal_key(&self, given: &[u8]) -> bool {
@@ -120,27 +143,25 @@ fn constant_time_eq(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |differences, (x, y)| differences | (x ^ y)) == 0
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Caller
-where
-    Tokens: FromRef<S>,
-{
+/// A layer: works out once who calls, for the rate limits and for the handlers.
+pub async fn identify(State(tokens): State<Tokens>, mut request: Request, next: Next) -> Response {
+    let caller = tokens.caller(request.headers());
+    if let Ok(Caller::Staff { company, .. }) = &caller {
+        tracing::Span::current().record("company", tracing::field::display(company));
+    }
+    request.extensions_mut().insert(caller);
+    next.run(request).await
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Caller, Problem> {
-        let tokens = Tokens::from_ref(state);
-        let caller = if let Some(bearer) = parts.headers.get(axum::http::header::AUTHORIZATION) {
-            let token = bearer.to_str().ok().and_then(|b| b.strip_prefix("Bearer ")).ok_or(Problem::InvalidToken)?;
-            tokens.verify(token.trim())?
-        } else {
-            match parts.headers.get("x-api-key") {
-                Some(key) if tokens.is_internal_key(key.as_bytes()) => Caller::Service,
-                _ => return Err(Problem::InvalidToken),
-            }
-        };
-        if let Caller::Staff { company, .. } = caller {
-            tracing::Span::current().record("company", tracing::field::display(company));
-        }
-        Ok(caller)
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Caller, Problem> {
+        let found = parts.extensions.get::<Result<Caller, Problem>>().cloned();
+        found.unwrap_or_else(|| {
+            tracing::error!("a route without the layer `identify`");
+            Err(Problem::Internal)
+        })
     }
 }
 
@@ -202,6 +223,8 @@ impl Passwords {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderName;
+
     use super::*;
 
     fn tokens(secret: &str) -> Tokens {
@@ -220,13 +243,29 @@ mod tests {
     fn a_token_is_good_until_it_expires_and_only_under_its_key() {
         let good = tokens(&"s".repeat(32));
         let (token, _) = good.issue(&user(), Timestamp::now()).unwrap();
-        assert_eq!(good.verify(&token), Ok(Caller::Staff { user: user().id, company: user().company_id }));
+        let (user, company, role) = (user().id, user().company_id, user().role);
+        assert_eq!(good.verify(&token), Ok(Caller::Staff { user, company, role, session: None }));
         assert_eq!(tokens(&"t".repeat(32)).verify(&token), Err(Problem::InvalidToken));
-        let (old, _) = good.issue(&user(), Timestamp::from_millis(0)).unwrap();
+        let (old, _) = good.issue(&self::user(), Timestamp::from_millis(0)).unwrap();
         assert_eq!(good.verify(&old), Err(Problem::TokenExpired));
         for bad in ["", "a.b.c", "eyJhbGciOiJub25lIn0.e30."] {
             assert_eq!(good.verify(bad), Err(Problem::InvalidToken), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_bearer_token_decides_and_a_key_must_be_exact() {
+        let tokens = tokens(&"s".repeat(32));
+        let (token, _) = tokens.issue(&user(), Timestamp::now()).unwrap();
+        let with = |headers: &[(&'static str, &str)]| {
+            tokens.caller(&headers.iter().map(|(n, v)| (HeaderName::from_static(n), v.parse().unwrap())).collect())
+        };
+        let (bearer, key, near) = (format!("Bearer {token}"), "k".repeat(32), "k".repeat(31) + "j");
+        assert!(matches!(with(&[("authorization", &bearer), ("x-api-key", "wrong")]), Ok(Caller::Staff { .. })));
+        assert_eq!(with(&[("authorization", "Bearer x"), ("x-api-key", &key)]), Err(Problem::InvalidToken));
+        assert_eq!(with(&[("x-api-key", &key)]), Ok(Caller::Service));
+        assert_eq!(with(&[("x-api-key", &near)]), Err(Problem::InvalidToken));
+        assert_eq!(with(&[]), Err(Problem::InvalidToken));
     }
 
     #[tokio::test]
