@@ -1,6 +1,8 @@
 //! Errors as clients see them: RFC 9457 problem documents. The one place where a domain error becomes an HTTP status; no
 //! internal text passes it.
 
+use std::time::Duration;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use nats::query::KeyOf;
@@ -40,6 +42,13 @@ pub enum Problem {
     TokenExpired,
     /// Email or password is wrong.
     BadLogin,
+    /// Too many failed logins of this email.
+    Locked {
+        /// How long it stays so.
+        left: Duration,
+    },
+    /// The cookie came without the header that proves whose page sent it.
+    Csrf,
     /// The caller may not.
     Forbidden(&'static str),
     /// It does not exist, or is another company's.
@@ -104,6 +113,13 @@ impl Problem {
             }
             Problem::TokenExpired => (S::UNAUTHORIZED, "Token expired", "TOKEN_EXPIRED", "the token has expired; log in again".into()),
             Problem::BadLogin => (S::UNAUTHORIZED, "Login failed", "INVALID_CREDENTIALS", "email or password is wrong".into()),
+            Problem::Locked { left } => (
+                S::LOCKED,
+                "Account locked",
+                "ACCOUNT_LOCKED",
+                format!("too many failed logins; try again in {} minutes", left.as_secs().div_ceil(60)),
+            ),
+            Problem::Csrf => (S::FORBIDDEN, "Forbidden", "CSRF", "the header X-CSRF-Token must equal the cookie csrfToken".into()),
             Problem::Forbidden(why) => (S::FORBIDDEN, "Forbidden", "FORBIDDEN", (*why).into()),
             Problem::NotFound(what) => (S::NOT_FOUND, "Not found", "NOT_FOUND", format!("{what} not found")),
             Problem::Method => (S::METHOD_NOT_ALLOWED, "Method not allowed", "METHOD_NOT_ALLOWED", "this path has no such method".into()),
@@ -139,6 +155,10 @@ impl IntoResponse for Problem {
         let json = serde_json::to_vec(&body).unwrap_or_default();
         let mut response = (status, [(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"))], json).into_response();
         let headers = response.headers_mut();
+        if let Problem::Locked { left } = self {
+            // Rounded up: a moment too early would be refused again.
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(left.as_secs() + 1));
+        }
         match status {
             StatusCode::SERVICE_UNAVAILABLE => drop(headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS))),
             StatusCode::UNAUTHORIZED => drop(headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),

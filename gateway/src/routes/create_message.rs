@@ -191,7 +191,8 @@ mod tests {
     use super::*;
 
     fn staff() -> Caller {
-        Caller::Staff { user: "d".repeat(24).parse().unwrap(), company: "a".repeat(24).parse().unwrap() }
+        let (user, company) = ("d".repeat(24).parse().unwrap(), "a".repeat(24).parse().unwrap());
+        Caller::Staff { user, company, role: nats::domain::StaffRole::Manager, session: None }
     }
 
     fn try_read(changes: Value) -> Result<Message, Problem> {

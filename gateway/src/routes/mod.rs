@@ -4,6 +4,7 @@ mod auth;
 mod contacts;
 mod create_message;
 mod messages;
+mod sessions;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRef, FromRequestParts};
@@ -12,7 +13,7 @@ use axum::routing::{get, post, put};
 
 use nats::trace::TraceContext;
 
-use crate::auth::{Caller, Passwords, Tokens};
+use crate::auth::{Caller, Logins, Tokens};
 use crate::http::Trace;
 use crate::log::Log;
 use crate::problem::Problem;
@@ -25,10 +26,10 @@ const AUTH_BODY_BYTES: usize = 16 * 1024;
 pub struct App {
     /// Events and queries.
     pub log: Log,
-    /// Credentials.
+    /// What a caller shows.
     pub tokens: Tokens,
-    /// Password hashes.
-    pub passwords: Passwords,
+    /// What `/auth` needs to let somebody in.
+    pub logins: Logins,
 }
 
 macro_rules! part {
@@ -42,7 +43,7 @@ macro_rules! part {
 }
 part!(Log, log);
 part!(Tokens, tokens);
-part!(Passwords, passwords);
+part!(Logins, logins);
 
 /// What a request of a known caller comes with.
 pub struct Call {
@@ -72,7 +73,13 @@ pub fn router(app: App) -> Router {
         .route("/instagram", post(messages::conversations))
         .route("/mark-read", put(messages::mark_read));
     let contacts = Router::new().route("/", post(contacts::create)).route("/{id}", get(contacts::get));
-    let auth = Router::new().route("/register", post(auth::register)).route("/login", post(auth::login)).route("/me", get(auth::me));
+    let auth = Router::new()
+        .route("/register", post(auth::register))
+        .route("/login", post(auth::login))
+        .route("/refresh", post(sessions::refresh))
+        .route("/logout", post(sessions::logout))
+        .route("/invitations", post(auth::invite))
+        .route("/me", get(auth::me));
     // Nobody has been asked who they are here.
     let auth = auth.layer(DefaultBodyLimit::max(AUTH_BODY_BYTES));
     let api = Router::new().nest("/messages", messages).nest("/contacts", contacts).nest("/auth", auth);
