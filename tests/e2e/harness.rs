@@ -17,7 +17,7 @@ use tokio::time::{Instant, interval};
 /// The first start on a machine fetches nats-server and mongod; others wait for it, and on two cores several start at once.
 pub const START: Duration = Duration::from_secs(660);
 /// Settings of this shell that a system under test must not get: tests drop databases and delete consumers.
-const SETTINGS: [&str; 20] = [
+const SETTINGS: [&str; 23] = [
     "NATS_",
     "MONGODB_",
     "META_BOT_",
@@ -38,6 +38,9 @@ const SETTINGS: [&str; 20] = [
     "MAX_",
     "TOKEN_REFRESH_",
     "FACEBOOK_",
+    "ACCESS_TOKEN_",
+    "REFRESH_TOKEN_",
+    "FRONTEND_URL",
 ];
 /// Whatever shall become true in a healthy system.
 pub const SOON: Duration = Duration::from_secs(30);
