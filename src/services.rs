@@ -66,7 +66,7 @@ impl Service {
                 "CORS_ORIGINS",
                 "FRONTEND_URL",
                 "ACCESS_TOKEN_TTL",
-                "REFRESH_TOKEN_TTL",
+                "REFRESH_TOKEN_*",
                 "BCRYPT_SALT_ROUNDS",
                 "RATE_LIMIT_*",
                 "TRUSTED_PROXIES",

@@ -1,4 +1,13 @@
-//! Who calls: access tokens (JWT, HS256), the internal services' key, and password hashes. Sessions and lockout are not here.
+//! Who calls: access tokens (JWT, HS256) and the internal services' key. How one comes by a token is in the modules below it,
+//! which keep no state of their own: passwords, sessions, lockout, and the tokens that are no access tokens.
+
+mod bucket;
+mod cookies;
+mod grants;
+mod lockout;
+mod logins;
+mod passwords;
+mod sessions;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +21,17 @@ use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use nats::domain::{StaffRole, User};
 use nats::event::Actor;
-use nats::trace::TraceContext;
 use nats::{Id, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
+use subtle::ConstantTimeEq;
+
+pub use cookies::{Cookies, refresh_token};
+pub use grants::{Grants, INVITATION_TTL, Invitation, Refresh};
+pub use lockout::Lockout;
+pub use logins::Logins;
+pub use passwords::{PASSWORD_BYTES, Passwords};
+pub use sessions::{Open, Sessions};
 
 use crate::problem::Problem;
 
@@ -27,7 +42,7 @@ struct Claims {
     user_id: Id,
     company_id: Id,
     role: StaffRole,
-    /// The session that the token came from; one that another service signed may have none.
+    /// The login that the token comes from. Tokens that others have signed have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sid: Option<Id>,
     iat: i64,
@@ -45,7 +60,7 @@ pub enum Caller {
         company: Id,
         /// What they may do.
         role: StaffRole,
-        /// The session that their token came from, if it names one.
+        /// The login, where the token names one.
         session: Option<Id>,
     },
     /// An internal service, which names the company itself.
@@ -68,6 +83,14 @@ impl Caller {
             (Caller::Staff { company, .. }, _) => Ok(*company),
             (Caller::Service, Some(named)) => Ok(named),
             (Caller::Service, None) => Err(Problem::field("company_id", "is required")),
+        }
+    }
+
+    /// Refuses everybody but managers.
+    pub fn manager(&self) -> Result<(), Problem> {
+        match self {
+            Caller::Staff { role: StaffRole::Manager, .. } => Ok(()),
+            _ => Err(Problem::Forbidden("only a manager may do this")),
         }
     }
 }
@@ -100,11 +123,12 @@ impl Tokens {
         }))
     }
 
-    /// An access token and the seconds that it lives.
-    pub fn issue(&self, user: &User, now: Timestamp) -> Result<(String, u64), Problem> {
+    /// An access token of a login, and the seconds that it lives.
+    pub fn issue(&self, user: &User, session: Id, now: Timestamp) -> Result<(String, u64), Problem> {
         let iat = now.millis() / 1_000;
         let ttl = self.0.ttl.as_secs();
-        let claims = Claims { user_id: user.id, company_id: user.company_id, role: user.role, sid: None, iat, exp: iat + ttl as i64 };
+        let claims =
+            Claims { user_id: user.id, company_id: user.company_id, role: user.role, sid: Some(session), iat, exp: iat + ttl as i64 };
         let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.0.sign).map_err(|e| {
             tracing::error!(error = %e, "a token cannot be signed");
             Problem::Internal
@@ -134,13 +158,8 @@ impl Tokens {
     }
 
     fn is_internal_key(&self, given: &[u8]) -> bool {
-        constant_time_eq(given, self.0.internal_key.expose_secret().as_bytes())
+        given.ct_eq(self.0.internal_key.expose_secret().as_bytes()).into()
     }
-}
-
-/// Takes as long for a near miss as for a far one. The length may show.
-fn constant_time_eq(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0, |differences, (x, y)| differences | (x ^ y)) == 0
 }
 
 /// A layer: works out once who calls, for the rate limits and for the handlers.
@@ -165,62 +184,6 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     }
 }
 
-/// bcrypt off the async threads, no more at a time than there are cores.
-#[derive(Clone)]
-pub struct Passwords {
-    rounds: u32,
-    slots: Arc<Semaphore>,
-    /// Compared against where there is no such user, so that the answer takes as long.
-    decoy: Arc<str>,
-}
-
-/// How long a login waits for its turn.
-const PASSWORD_WAIT: Duration = Duration::from_secs(2);
-/// bcrypt reads no more than 72 bytes; a longer password would be cut silently.
-pub const PASSWORD_BYTES: std::ops::RangeInclusive<usize> = 8..=72;
-
-impl Passwords {
-    /// With this cost. Takes as long as one login.
-    ///
-    /// # Errors
-    /// The system gives no random numbers.
-    pub fn new(rounds: u32) -> Result<Passwords, bcrypt::BcryptError> {
-        let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let nobodys = format!("{}{}", Id::generate(Timestamp::now()), TraceContext::generate().trace_id());
-        let decoy = bcrypt::hash(nobodys, rounds)?.into();
-        Ok(Passwords { rounds, slots: Arc::new(Semaphore::new(cores)), decoy })
-    }
-
-    /// The hash to store.
-    pub async fn hash(&self, password: String) -> Result<String, Problem> {
-        let rounds = self.rounds;
-        self.blocking(move || bcrypt::hash(password, rounds)).await?.map_err(|e| {
-            tracing::error!(error = %e, "a password cannot be hashed");
-            Problem::Internal
-        })
-    }
-
-    /// Whether it is the user's password; as slow for a user that does not exist.
-    pub async fn check(&self, password: String, hash: Option<String>) -> Result<bool, Problem> {
-        let known = hash.is_some();
-        let hash = hash.unwrap_or_else(|| self.decoy.to_string());
-        let matches = self.blocking(move || bcrypt::verify(password, &hash).unwrap_or(false)).await?;
-        Ok(matches && known)
-    }
-
-    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
-        let slot = tokio::time::timeout(PASSWORD_WAIT, self.slots.clone().acquire_owned()).await;
-        let Ok(Ok(slot)) = slot else { return Err(Problem::Overloaded) };
-        // The slot goes with the work: a caller who leaves does not end it.
-        let work = move || {
-            let done = work();
-            drop(slot);
-            done
-        };
-        tokio::task::spawn_blocking(work).await.map_err(|_| Problem::Internal)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderName;
@@ -241,12 +204,15 @@ mod tests {
 
     #[test]
     fn a_token_is_good_until_it_expires_and_only_under_its_key() {
+        let session = Id::from_bytes([7; 12]);
         let good = tokens(&"s".repeat(32));
-        let (token, _) = good.issue(&user(), Timestamp::now()).unwrap();
-        let (user, company, role) = (user().id, user().company_id, user().role);
-        assert_eq!(good.verify(&token), Ok(Caller::Staff { user, company, role, session: None }));
+        let (token, _) = good.issue(&user(), session, Timestamp::now()).unwrap();
+        assert_eq!(
+            good.verify(&token),
+            Ok(Caller::Staff { user: user().id, company: user().company_id, role: StaffRole::Manager, session: Some(session) })
+        );
         assert_eq!(tokens(&"t".repeat(32)).verify(&token), Err(Problem::InvalidToken));
-        let (old, _) = good.issue(&self::user(), Timestamp::from_millis(0)).unwrap();
+        let (old, _) = good.issue(&user(), session, Timestamp::from_millis(0)).unwrap();
         assert_eq!(good.verify(&old), Err(Problem::TokenExpired));
         for bad in ["", "a.b.c", "eyJhbGciOiJub25lIn0.e30."] {
             assert_eq!(good.verify(bad), Err(Problem::InvalidToken), "{bad}");
@@ -256,7 +222,7 @@ mod tests {
     #[test]
     fn a_bearer_token_decides_and_a_key_must_be_exact() {
         let tokens = tokens(&"s".repeat(32));
-        let (token, _) = tokens.issue(&user(), Timestamp::now()).unwrap();
+        let (token, _) = tokens.issue(&user(), Id::from_bytes([7; 12]), Timestamp::now()).unwrap();
         let with = |headers: &[(&'static str, &str)]| {
             tokens.caller(&headers.iter().map(|(n, v)| (HeaderName::from_static(n), v.parse().unwrap())).collect())
         };
@@ -266,14 +232,5 @@ mod tests {
         assert_eq!(with(&[("x-api-key", &key)]), Ok(Caller::Service));
         assert_eq!(with(&[("x-api-key", &near)]), Err(Problem::InvalidToken));
         assert_eq!(with(&[]), Err(Problem::InvalidToken));
-    }
-
-    #[tokio::test]
-    async fn passwords_are_checked_and_nobody_has_the_decoys() {
-        let passwords = Passwords::new(4).unwrap();
-        let hash = passwords.hash("correct horse".into()).await.unwrap();
-        assert!(passwords.check("correct horse".into(), Some(hash.clone())).await.unwrap());
-        assert!(!passwords.check("wrong horse".into(), Some(hash)).await.unwrap());
-        assert!(!passwords.check("anything".into(), None).await.unwrap());
     }
 }

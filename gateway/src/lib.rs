@@ -19,9 +19,9 @@ use nats::runtime::CancellationToken;
 use nats::runtime::publish::Publisher;
 use nats::runtime::service::{self, Service, ServiceError};
 use nats::runtime::settings::{Common, Environment, Settings};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
-use auth::{Passwords, Tokens};
+use auth::{Cookies, Grants, Lockout, Logins, Passwords, Sessions, Tokens};
 use log::Log;
 use protect::{Origins, Protection, RateLimiters, RateLimits, TrustedProxies};
 
@@ -33,10 +33,18 @@ pub struct Config {
     pub port: u16,
     /// `JWT_ACCESS_SECRET`: signs access tokens.
     pub access_secret: SecretString,
+    /// `JWT_REFRESH_SECRET`: signs refresh tokens and invitations.
+    pub refresh_secret: SecretString,
     /// `INTERNAL_SERVICE_API_KEY`: what channel bots send as `x-api-key`.
     pub internal_key: SecretString,
     /// `ACCESS_TOKEN_TTL`
     pub access_ttl: Duration,
+    /// `REFRESH_TOKEN_TTL`: how long a login lasts without a refresh.
+    pub refresh_ttl: Duration,
+    /// `REFRESH_TOKEN_COOKIE`: refresh tokens come and go in cookies, and not in bodies.
+    pub refresh_cookie: bool,
+    /// `FRONTEND_URL`: where an invitation can be accepted.
+    pub frontend_url: Option<String>,
     /// `BCRYPT_SALT_ROUNDS`
     pub bcrypt_rounds: u32,
     /// `MAX_IN_FLIGHT`: requests worked on at a time; beyond it 503.
@@ -58,11 +66,25 @@ impl Config {
     pub fn read(settings: &mut Settings) -> Config {
         const DAY: Duration = Duration::from_secs(86_400);
         let common = Common::read(settings, "gateway");
+        let access_secret = settings.secret("JWT_ACCESS_SECRET");
+        let refresh_secret = settings.secret("JWT_REFRESH_SECRET");
+        if access_secret.expose_secret() == refresh_secret.expose_secret() && !access_secret.expose_secret().is_empty() {
+            settings.problem("JWT_REFRESH_SECRET must differ from JWT_ACCESS_SECRET");
+        }
+        let access_ttl = settings.duration("ACCESS_TOKEN_TTL", Duration::from_secs(900), Duration::from_secs(1)..=DAY);
+        let refresh_ttl = settings.duration("REFRESH_TOKEN_TTL", 7 * DAY, Duration::from_secs(1)..=90 * DAY);
+        if refresh_ttl < access_ttl {
+            settings.problem("REFRESH_TOKEN_TTL must not be less than ACCESS_TOKEN_TTL");
+        }
         Config {
             port: settings.number("PORT", 4000, 1..=u16::MAX),
-            access_secret: settings.secret("JWT_ACCESS_SECRET"),
+            access_secret,
+            refresh_secret,
             internal_key: settings.secret("INTERNAL_SERVICE_API_KEY"),
-            access_ttl: settings.duration("ACCESS_TOKEN_TTL", Duration::from_secs(900), Duration::from_secs(1)..=DAY),
+            access_ttl,
+            refresh_ttl,
+            refresh_cookie: settings.flag("REFRESH_TOKEN_COOKIE", false),
+            frontend_url: settings.optional("FRONTEND_URL").map(|_| settings.http_url("FRONTEND_URL", "")),
             // Fewer than 10 is too few to protect anybody, more than 15 takes seconds.
             bcrypt_rounds: settings.number("BCRYPT_SALT_ROUNDS", 12, 10..=15),
             max_in_flight: settings.number("MAX_IN_FLIGHT", 2_048, 1..=100_000),
@@ -89,11 +111,19 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     let log = Log::new(service.connection.clone(), publisher, (config.max_in_flight / 4).max(1));
     let watch = log::watch(service.connection.clone(), service.health.clone(), service.stop.clone());
     service.spawn("log watch", watch);
-    let app = routes::App {
-        log,
-        tokens: Tokens::new(&config.access_secret, config.access_ttl, &config.internal_key),
+    let tokens = Tokens::new(&config.access_secret, config.access_ttl, &config.internal_key);
+    let secure = config.common.environment != Environment::Development;
+    let logins = Logins {
+        tokens: tokens.clone(),
+        grants: Grants::new(&config.refresh_secret),
         passwords: Passwords::new(config.bcrypt_rounds).map_err(|e| ServiceError::Start(e.to_string()))?,
+        sessions: Sessions::new(service.connection.clone(), config.refresh_ttl),
+        lockout: Lockout::new(service.connection.clone()),
+        cookies: config.refresh_cookie.then_some(Cookies { secure, ttl: config.refresh_ttl }),
+        refresh_ttl: config.refresh_ttl,
+        frontend_url: config.frontend_url,
     };
+    let app = routes::App { log, tokens, logins };
     let limiters = RateLimiters::new(&config.rate_limits);
     let forget = limiters.clone().forget_the_quiet(service.stop.clone());
     service.spawn("rate limits", forget);

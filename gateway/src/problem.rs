@@ -1,6 +1,8 @@
 //! Errors as clients see them: RFC 9457 problem documents. The one place where a domain error becomes an HTTP status; no
 //! internal text passes it.
 
+use std::time::Duration;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use nats::query::KeyOf;
@@ -53,6 +55,13 @@ pub enum Problem {
     TokenExpired,
     /// Email or password is wrong.
     BadLogin,
+    /// Too many failed logins of this email.
+    Locked {
+        /// How long it stays so.
+        left: Duration,
+    },
+    /// The cookie came without the header that proves whose page sent it.
+    Csrf,
     /// The caller may not.
     Forbidden(&'static str),
     /// It does not exist, or is another company's.
@@ -143,6 +152,13 @@ impl Problem {
             }
             Problem::TokenExpired => (S::UNAUTHORIZED, "Token expired", "TOKEN_EXPIRED", "the token has expired; log in again".into()),
             Problem::BadLogin => (S::UNAUTHORIZED, "Login failed", "INVALID_CREDENTIALS", "email or password is wrong".into()),
+            Problem::Locked { left } => (
+                S::LOCKED,
+                "Account locked",
+                "ACCOUNT_LOCKED",
+                format!("too many failed logins; try again in {} minutes", left.as_secs().div_ceil(60)),
+            ),
+            Problem::Csrf => (S::FORBIDDEN, "Forbidden", "CSRF", "the header X-CSRF-Token must equal the cookie csrfToken".into()),
             Problem::Forbidden(why) => (S::FORBIDDEN, "Forbidden", "FORBIDDEN", (*why).into()),
             Problem::NotFound(what) => (S::NOT_FOUND, "Not found", "NOT_FOUND", format!("{what} not found")),
             Problem::Method => (S::METHOD_NOT_ALLOWED, "Method not allowed", "METHOD_NOT_ALLOWED", "this path has no such method".into()),
@@ -187,6 +203,8 @@ impl IntoResponse for Problem {
         let headers = response.headers_mut();
         match (status, self) {
             (_, Problem::RateLimited { after }) => drop(headers.insert(header::RETRY_AFTER, after.into())),
+            // Rounded up: a moment too early would be refused again.
+            (_, Problem::Locked { left }) => drop(headers.insert(header::RETRY_AFTER, (left.as_secs() + 1).into())),
             (StatusCode::SERVICE_UNAVAILABLE, _) => drop(headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS.into())),
             (StatusCode::UNAUTHORIZED, _) => drop(headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
             _ => {}

@@ -24,7 +24,7 @@ struct Expected {
 }
 
 const SERVICES: [Expected; 5] = [
-    expected("gateway", 2, "PORT", 4000, &["INTERNAL_SERVICE_API_KEY", "JWT_ACCESS_SECRET", "NATS_PASSWORD"]),
+    expected("gateway", 2, "PORT", 4000, &["INTERNAL_SERVICE_API_KEY", "JWT_ACCESS_SECRET", "JWT_REFRESH_SECRET", "NATS_PASSWORD"]),
     expected("persister", 2, "PERSISTER_PORT", 4010, &["MONGODB_URI", "NATS_PASSWORD"]),
     expected("forwarder", 2, "FORWARDER_PORT", 4020, &["INTERNAL_SERVICE_API_KEY", "NATS_PASSWORD"]),
     expected("scheduler", 2, "SCHEDULER_PORT", 4030, &["FACEBOOK_APP_SECRET", "NATS_PASSWORD"]),

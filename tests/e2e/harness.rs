@@ -41,6 +41,9 @@ const SETTINGS: [&str; 23] = [
     "CORS_ORIGINS",
     "TOKEN_REFRESH_",
     "FACEBOOK_",
+    "ACCESS_TOKEN_",
+    "REFRESH_TOKEN_",
+    "FRONTEND_URL",
 ];
 /// Whatever shall become true in a healthy system.
 pub const SOON: Duration = Duration::from_secs(30);

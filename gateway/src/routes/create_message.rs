@@ -192,7 +192,7 @@ mod tests {
 
     fn staff() -> Caller {
         let (user, company) = ("d".repeat(24).parse().unwrap(), "a".repeat(24).parse().unwrap());
-        Caller::Staff { user, company, role: nats::domain::StaffRole::Receptionist, session: None }
+        Caller::Staff { user, company, role: nats::domain::StaffRole::Manager, session: None }
     }
 
     fn try_read(changes: Value) -> Result<Message, Problem> {

@@ -4,6 +4,7 @@ mod auth;
 mod contacts;
 mod create_message;
 mod messages;
+mod sessions;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRef, FromRequestParts};
@@ -13,7 +14,7 @@ use axum::routing::{get, post, put};
 
 use nats::trace::TraceContext;
 
-use crate::auth::{Caller, Passwords, Tokens, identify};
+use crate::auth::{Caller, Logins, Tokens, identify};
 use crate::http::Trace;
 use crate::log::Log;
 use crate::problem::Problem;
@@ -27,10 +28,10 @@ const AUTH_BODY_BYTES: usize = 16 * 1024;
 pub struct App {
     /// Events and queries.
     pub log: Log,
-    /// Credentials.
+    /// What a caller shows.
     pub tokens: Tokens,
-    /// Password hashes.
-    pub passwords: Passwords,
+    /// What `/auth` needs to let somebody in.
+    pub logins: Logins,
 }
 
 macro_rules! part {
@@ -44,7 +45,7 @@ macro_rules! part {
 }
 part!(Log, log);
 part!(Tokens, tokens);
-part!(Passwords, passwords);
+part!(Logins, logins);
 
 /// What a request of a known caller comes with.
 pub struct Call {
@@ -75,10 +76,17 @@ pub fn router(app: App, limiters: RateLimiters) -> Router {
         .route("/mark-read", put(messages::mark_read));
     let contacts = Router::new().route("/", post(contacts::create)).route("/{id}", get(contacts::get));
     // Nobody has been asked who they are here.
-    let open = Router::new().route("/register", post(auth::register)).route("/login", post(auth::login));
+    let open = Router::new()
+        .route("/register", post(auth::register))
+        .route("/login", post(auth::login))
+        .route("/refresh", post(sessions::refresh));
     let open = open.layer(DefaultBodyLimit::max(AUTH_BODY_BYTES)).layer(from_fn_with_state(limiters.clone(), by_address));
-    let auth = open.route("/me", get(auth::me));
+    let known = Router::new()
+        .route("/logout", post(sessions::logout))
+        .route("/invitations", post(auth::invite))
+        .route("/me", get(auth::me))
+        .layer(DefaultBodyLimit::max(AUTH_BODY_BYTES));
     let messages = messages.layer(from_fn_with_state(limiters, by_caller));
-    let api = Router::new().nest("/messages", messages).nest("/contacts", contacts).nest("/auth", auth);
+    let api = Router::new().nest("/messages", messages).nest("/contacts", contacts).nest("/auth", open.merge(known));
     Router::new().nest("/api/v1", api).layer(from_fn_with_state(app.tokens.clone(), identify)).with_state(app)
 }
