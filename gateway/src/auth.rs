@@ -37,6 +37,10 @@ pub enum Caller {
         user: Id,
         /// Their company: the only one whose data they reach.
         company: Id,
+        /// What they may do.
+        role: StaffRole,
+        /// The session that their token came from, if it names one.
+        session: Option<Id>,
     },
     /// An internal service, which names the company itself.
     Service,
@@ -58,6 +62,22 @@ impl Caller {
             (Caller::Staff { company, .. }, _) => Ok(*company),
             (Caller::Service, Some(named)) => Ok(named),
             (Caller::Service, None) => Err(Problem::field("company_id", "is required")),
+        }
+    }
+
+    /// The company of a member of staff. Services are refused.
+    pub fn staff(&self) -> Result<Id, Problem> {
+        match self {
+            Caller::Staff { company, .. } => Ok(*company),
+            Caller::Service => Err(Problem::Forbidden("only for staff")),
+        }
+    }
+
+    /// The company of a manager. Everyone else is refused.
+    pub fn manager(&self) -> Result<Id, Problem> {
+        match self {
+            Caller::Staff { company, role: StaffRole::Manager, .. } => Ok(*company),
+            _ => Err(Problem::Forbidden("only for managers")),
         }
     }
 }
@@ -107,7 +127,8 @@ impl Tokens {
             ErrorKind::ExpiredSignature => Problem::TokenExpired,
             _ => Problem::InvalidToken,
         })?;
-        Ok(Caller::Staff { user: claims.claims.user_id, company: claims.claims.company_id })
+        let Claims { user_id: user, company_id: company, role, .. } = claims.claims;
+        Ok(Caller::Staff { user, company, role, session: None })
     }
 
     fn is_internal_key(&self, given: &[u8]) -> bool {
@@ -220,7 +241,8 @@ mod tests {
     fn a_token_is_good_until_it_expires_and_only_under_its_key() {
         let good = tokens(&"s".repeat(32));
         let (token, _) = good.issue(&user(), Timestamp::now()).unwrap();
-        assert_eq!(good.verify(&token), Ok(Caller::Staff { user: user().id, company: user().company_id }));
+        let manager = Caller::Staff { user: user().id, company: user().company_id, role: StaffRole::Manager, session: None };
+        assert_eq!(good.verify(&token), Ok(manager));
         assert_eq!(tokens(&"t".repeat(32)).verify(&token), Err(Problem::InvalidToken));
         let (old, _) = good.issue(&user(), Timestamp::from_millis(0)).unwrap();
         assert_eq!(good.verify(&old), Err(Problem::TokenExpired));

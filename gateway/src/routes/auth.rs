@@ -95,7 +95,7 @@ pub async fn login(
 /// `GET /auth/me`
 pub async fn me(caller: Caller) -> Result<Response, Problem> {
     match caller {
-        Caller::Staff { user, company } => Ok(json(StatusCode::OK, json!({"user": {"_id": user, "company_id": company}}))),
+        Caller::Staff { user, company, .. } => Ok(json(StatusCode::OK, json!({"user": {"_id": user, "company_id": company}}))),
         Caller::Service => Err(Problem::Forbidden("a service is nobody's account")),
     }
 }
