@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use metrics::counter;
+use nats::Timestamp;
 use nats::domain::{Delivery, DeliveryState, Message};
 use nats::event::{Actor, Envelope, Event, MessageDelivery};
 use nats::runtime::publish::{Outgoing, PublishError, Publisher};
 use nats::trace::TraceContext;
-use nats::Timestamp;
 use tokio::time::Instant;
 use tracing::debug;
 

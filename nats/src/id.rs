@@ -44,6 +44,22 @@ impl Id {
     }
 }
 
+#[cfg(feature = "schema")]
+impl utoipa::PartialSchema for Id {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        use utoipa::openapi::schema::*;
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some("24 hex digits"))
+            .pattern(Some("^[0-9a-fA-F]{24}$"))
+            .examples(["665f1e0c9b1d4a7f3c2e8a01"])
+            .into()
+    }
+}
+
+#[cfg(feature = "schema")]
+impl utoipa::ToSchema for Id {}
+
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";

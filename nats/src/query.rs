@@ -52,6 +52,17 @@ pub struct Cursor {
 #[error("must be a next_cursor of an earlier answer")]
 pub struct BadCursor;
 
+#[cfg(feature = "schema")]
+impl utoipa::PartialSchema for Cursor {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        use utoipa::openapi::schema::*;
+        ObjectBuilder::new().schema_type(Type::String).description(Some("opaque")).pattern(Some("^[0-9a-f]{40}$")).into()
+    }
+}
+
+#[cfg(feature = "schema")]
+impl utoipa::ToSchema for Cursor {}
+
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}{}", self.key, self.id)
@@ -112,6 +123,7 @@ pub struct ListMessages {
 
 /// The answer to [`ListMessages`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct MessagePage {
     /// Newest first.
     pub messages: Vec<MessageView>,
@@ -141,6 +153,7 @@ pub const MAX_ATTEMPTS: i64 = 1_000;
 
 /// The answer to [`GetDelivery`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct DeliveryHistory {
     /// Where it stands; `None` where the message is not forwarded.
     pub delivery: Option<Delivery>,
@@ -150,6 +163,7 @@ pub struct DeliveryHistory {
 
 /// One call to the bot, or one decision not to call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Attempt {
     /// When it ended.
     pub at: Timestamp,
@@ -185,6 +199,7 @@ pub struct ListConversations {
 
 /// One line of [`ConversationPage`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Conversation {
     /// The customer.
     pub contact_id: Id,
@@ -205,6 +220,7 @@ pub struct Conversation {
 
 /// The answer to [`ListConversations`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ConversationPage {
     /// Latest first.
     pub contacts: Vec<Conversation>,
@@ -295,6 +311,7 @@ pub struct ListContacts {
 
 /// The answer to [`ListContacts`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ContactPage {
     /// Newest first.
     pub contacts: Vec<Contact>,

@@ -65,6 +65,8 @@ const PERMANENT: &[i32] = &[2, 9, 14, 22, 52, 56, 66, 121, 10_334, 17_280, 17_41
 
 /// The name of the unique index on a platform's own message ids, as it stands in a duplicate key error.
 pub const EXTERNAL_INDEX: &str = "company_platform_external";
+/// The name of the unique index on callers' requests, as it stands in a duplicate key error.
+pub const REQUEST_INDEX: &str = "company_request";
 /// The name of the unique index on staff emails.
 pub const EMAIL_INDEX: &str = "email";
 /// The server's code for a duplicate key.
@@ -102,6 +104,10 @@ pub struct Collections {
     pub companies: Collection<Document>,
     /// Staff.
     pub users: Collection<Document>,
+    /// One document for a company's access to a platform.
+    pub integrations: Collection<Document>,
+    /// One document for each call to the bot, by the sequence of the event that tells of it.
+    pub attempts: Collection<Document>,
 }
 
 impl Collections {
@@ -114,6 +120,8 @@ impl Collections {
             contacts: named("contacts"),
             companies: named("companies"),
             users: named("users"),
+            integrations: named("integrations"),
+            attempts: named("attempts"),
         }
     }
 
@@ -139,10 +147,18 @@ impl Collections {
                 EXTERNAL_INDEX,
                 Some(doc! {"external_message_id": {"$exists": true}}),
             ),
+            unique(doc! {"company_id": 1, "request": 1}, REQUEST_INDEX, Some(doc! {"request": {"$exists": true}})),
         ];
         self.messages.create_indexes(messages).await?;
-        self.conversations.create_index(index(doc! {"company_id": 1, "platform": 1, "latest.seq": -1})).await?;
-        self.contacts.create_index(index(doc! {"company_id": 1, "created_at": -1})).await?;
+        let conversations = [
+            index(doc! {"company_id": 1, "platform": 1, "latest.seq": -1}),
+            // Of all platforms.
+            index(doc! {"company_id": 1, "latest.seq": -1}),
+        ];
+        self.conversations.create_indexes(conversations).await?;
+        let contacts = [index(doc! {"company_id": 1, "created_at": -1, "_id": -1}), index(doc! {"company_id": 1, "search": 1})];
+        self.contacts.create_indexes(contacts).await?;
+        self.attempts.create_index(index(doc! {"message_id": 1, "_id": 1})).await?;
         self.users.create_indexes([unique(doc! {"email": 1}, EMAIL_INDEX, None), index(doc! {"company_id": 1})]).await?;
         Ok(())
     }

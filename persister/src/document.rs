@@ -1,7 +1,12 @@
 //! The form of documents in MongoDB, and the way back to the contract's types. No queries, no writes.
 
 use mongodb::bson::{Bson, DateTime, Document, doc, oid::ObjectId};
-use nats::domain::{Attachment, Company, Contact, Delivery, Message, MessageView, StaffRole, User};
+use nats::domain::{
+    Attachment, Company, Contact, ContactPatch, Delivery, Integration, Message, MessageView, Profile, Sealed, ShortText, Social, StaffRole,
+    User,
+};
+use nats::event::{Idempotency, MessageDelivery};
+use nats::query::Attempt;
 use nats::{Id, Timestamp};
 use serde_json::Value as Json;
 
@@ -34,8 +39,9 @@ pub fn long(seq: u64) -> i64 {
     i64::try_from(seq).unwrap_or(i64::MAX)
 }
 
-/// The fields of a message that come from its `message.created` alone.
-pub fn message(message: &Message, seq: u64) -> Document {
+/// The fields of a message that come from its `message.created` alone. The caller's request is a unique key only where the
+/// platform's own id is none: a bot may well repeat a message with another key.
+pub fn message(message: &Message, request: Option<&Idempotency>, seq: u64) -> Document {
     let mut document = doc! {
         "_id": oid(message.id),
         "company_id": oid(message.company_id),
@@ -54,6 +60,8 @@ pub fn message(message: &Message, seq: u64) -> Document {
     };
     if let Some(external) = &message.external_message_id {
         document.insert("external_message_id", external.as_str());
+    } else if let Some(request) = request {
+        document.insert("request", &request.key);
     }
     if message.is_forwardable() {
         document.insert("delivery", delivery(&Delivery::queued()));
@@ -168,7 +176,7 @@ impl Fields<'_> {
 /// # Errors
 /// [`BadDocument`]
 pub fn read_message(document: &Document) -> Result<MessageView, BadDocument> {
-    use nats::domain::{Content, ExternalId, ShortText, Url};
+    use nats::domain::{Content, ExternalId, Url};
     let f = Fields(document);
     let mut attachments = Vec::new();
     for a in document.get_array("attachments").map_err(|_| f.bad("attachments"))? {
@@ -216,6 +224,40 @@ fn read_delivery(document: &Document) -> Result<Delivery, BadDocument> {
     })
 }
 
+/// What a call to the bot led to.
+pub fn attempt(step: &MessageDelivery, company: ObjectId, seq: u64, at: Timestamp) -> Document {
+    let delivery = &step.delivery;
+    doc! {
+        "_id": long(seq),
+        "message_id": oid(step.message_id),
+        "company_id": company,
+        "at": date(at),
+        "attempt": i64::from(delivery.attempts),
+        "state": delivery.state.as_str(),
+        "status": step.status.map(i32::from),
+        "duration_ms": step.duration_ms.map(long),
+        "error": delivery.last_error.as_deref(),
+        "next_attempt_at": delivery.next_attempt_at.map(date),
+    }
+}
+
+/// As it was kept.
+///
+/// # Errors
+/// [`BadDocument`]
+pub fn read_attempt(document: &Document) -> Result<Attempt, BadDocument> {
+    let f = Fields(document);
+    Ok(Attempt {
+        at: f.at("at")?,
+        attempt: f.number("attempt").unwrap_or_default() as u32,
+        state: f.parsed("state", str::parse)?,
+        status: f.number("status").and_then(|status| u16::try_from(status).ok()),
+        duration_ms: f.number("duration_ms").map(|ms| ms as u64),
+        error: f.maybe("error", |t| Ok::<_, BadDocument>(t.to_owned()))?,
+        next_attempt_at: f.maybe_at("next_attempt_at"),
+    })
+}
+
 /// A contact. Its optional parts are kept as they are in JSON, with dates as dates.
 pub fn contact(contact: &Contact, seq: u64) -> Document {
     let text = |t: &Option<nats::domain::ShortText>| t.as_ref().map(|t| t.as_str().to_owned());
@@ -227,19 +269,9 @@ pub fn contact(contact: &Contact, seq: u64) -> Document {
         "created_at": date(contact.created_at),
         "seq": long(seq),
     };
-    let social = &contact.social;
-    let social = [
-        ("facebookId", &social.facebook_id),
-        ("instagramId", &social.instagram_id),
-        ("telegramId", &social.telegram_id),
-        ("whatsappId", &social.whatsapp_id),
-    ];
-    document.insert("social", social.into_iter().filter_map(|(k, v)| Some((k.to_owned(), Bson::String(text(v)?)))).collect::<Document>());
-    let mut profile = free_form(&contact.profile.rest);
-    if let Some(name) = text(&contact.profile.name) {
-        profile.insert("name", name);
-    }
-    document.insert("profile", profile);
+    let social = SOCIAL.iter().zip(social_ids(&contact.social)).filter_map(|(k, v)| Some(((*k).to_owned(), Bson::String(text(v)?))));
+    document.insert("social", social.collect::<Document>());
+    document.insert("profile", profile(&contact.profile));
     let optional = [
         ("email", contact.email.as_ref().map(|e| e.as_str().to_owned())),
         ("phone", text(&contact.phone)),
@@ -257,12 +289,50 @@ pub fn contact(contact: &Contact, seq: u64) -> Document {
     document
 }
 
+/// Names of the fields in `social`.
+const SOCIAL: [&str; 4] = ["facebookId", "instagramId", "telegramId", "whatsappId"];
+
+fn social_ids(social: &Social) -> [&Option<ShortText>; 4] {
+    [&social.facebook_id, &social.instagram_id, &social.telegram_id, &social.whatsapp_id]
+}
+
+fn profile(profile: &Profile) -> Document {
+    let mut document = free_form(&profile.rest);
+    if let Some(name) = &profile.name {
+        document.insert("name", name.as_str());
+    }
+    document
+}
+
+/// The fields that an edit sets, as paths of at most two names; null removes one.
+pub fn contact_edit(patch: &ContactPatch) -> Vec<(String, Bson)> {
+    fn text<T>(given: &Option<Option<T>>, write: impl Fn(&T) -> Bson) -> Option<Bson> {
+        given.as_ref().map(|value| value.as_ref().map_or(Bson::Null, write))
+    }
+    let short = |given: &Option<Option<ShortText>>| text(given, |t| t.as_str().into());
+    let s = &patch.social;
+    let social = SOCIAL.iter().zip([&s.facebook_id, &s.instagram_id, &s.telegram_id, &s.whatsapp_id]);
+    let fields = [
+        ("fullName", patch.full_name.as_ref().map(|t| t.as_str().into())),
+        ("email", text(&patch.email, |e| e.as_str().into())),
+        ("phone", short(&patch.phone)),
+        ("socialNetworkName", short(&patch.social_network_name)),
+        ("contactStatus", short(&patch.contact_status)),
+        ("leadStage", short(&patch.lead_stage)),
+        ("botSuspended", patch.bot_suspended.map(Bson::Boolean)),
+        ("botSuspendUntil", text(&patch.bot_suspend_until, |at| date(*at).into())),
+        ("profile", patch.profile.as_ref().map(|p| profile(p).into())),
+    ];
+    let fields = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    fields.chain(social.filter_map(|(name, given)| Some((format!("social.{name}"), short(given)?)))).collect()
+}
+
 /// A whole contact.
 ///
 /// # Errors
 /// [`BadDocument`]
 pub fn read_contact(document: &Document) -> Result<Contact, BadDocument> {
-    use nats::domain::{Email, ShortText, Social};
+    use nats::domain::Email;
     let f = Fields(document);
     let empty = Document::new();
     let s = Fields(document.get_document("social").unwrap_or(&empty));
@@ -295,6 +365,42 @@ pub fn company(company: &Company, seq: u64) -> Document {
     doc! {"_id": oid(company.id), "name": company.name.as_str(), "created_at": date(company.created_at), "seq": long(seq)}
 }
 
+/// A company's access to a platform. One that was removed leaves its sequence, so that an older change cannot bring it back.
+pub fn integration(integration: &Integration, seq: u64) -> Document {
+    let text = |t: &Option<ShortText>| t.as_ref().map(|t| t.as_str().to_owned());
+    let mut document = doc! {
+        "company_id": oid(integration.company_id),
+        "platform": integration.platform.as_str(),
+        "access_token": {"key_id": &integration.access_token.key_id, "sealed": &integration.access_token.sealed},
+        "updated_at": date(integration.updated_at),
+        "seq": long(seq),
+    };
+    let optional = [("account_id", text(&integration.account_id)), ("account_name", text(&integration.account_name))];
+    document.extend(optional.into_iter().filter_map(|(k, v)| Some((k.to_owned(), Bson::String(v?)))));
+    if let Some(at) = integration.token_expires_at {
+        document.insert("token_expires_at", date(at));
+    }
+    document
+}
+
+/// A whole integration.
+///
+/// # Errors
+/// [`BadDocument`]
+pub fn read_integration(document: &Document) -> Result<Integration, BadDocument> {
+    let f = Fields(document);
+    let token = Fields(document.get_document("access_token").map_err(|_| f.bad("access_token"))?);
+    Ok(Integration {
+        company_id: f.id("company_id")?,
+        platform: f.parsed("platform", str::parse)?,
+        account_id: f.maybe("account_id", ShortText::new)?,
+        account_name: f.maybe("account_name", ShortText::new)?,
+        access_token: Sealed { key_id: token.text("key_id")?.to_owned(), sealed: token.text("sealed")?.to_owned() },
+        token_expires_at: f.maybe_at("token_expires_at"),
+        updated_at: f.at("updated_at")?,
+    })
+}
+
 /// A member of staff.
 pub fn user(user: &User, seq: u64) -> Document {
     doc! {
@@ -321,7 +427,7 @@ fn staff_role(role: StaffRole) -> &'static str {
 /// # Errors
 /// [`BadDocument`]
 pub fn read_user(document: &Document) -> Result<User, BadDocument> {
-    use nats::domain::{Email, ShortText};
+    use nats::domain::Email;
     let f = Fields(document);
     let role = match f.text("role")? {
         "manager" => StaffRole::Manager,
@@ -353,11 +459,16 @@ mod tests {
     fn documents_are_read_back_as_they_were_written() {
         let Event::MessageCreated(mut m) = golden("message.created") else { panic!() };
         m.extra.insert("$where".into(), serde_json::json!({"a.b": 1}));
-        assert_eq!(read_message(&message(&m, 7)).unwrap(), m.initial_view(Some(7)));
+        assert_eq!(read_message(&message(&m, None, 7)).unwrap(), m.initial_view(Some(7)));
         let Event::ContactCreated(mut c) = golden("contact.created") else { panic!() };
         c.profile.rest.insert("$set".into(), serde_json::json!([1, {"x": null}]));
         assert_eq!(read_contact(&contact(&c, 7)).unwrap(), *c);
         let Event::CompanyCreated(c) = golden("company.created") else { panic!() };
         assert_eq!(read_user(&user(&c.manager, 7)).unwrap(), c.manager);
+        let Event::IntegrationUpdated(i) = golden("integration.updated") else { panic!() };
+        assert_eq!(read_integration(&integration(&i, 7)).unwrap(), i);
+        let Event::MessageDelivery(d) = golden("message.delivery") else { panic!() };
+        let read = read_attempt(&attempt(&d, ObjectId::new(), 7, Timestamp::from_millis(5))).unwrap();
+        assert_eq!((read.status, read.duration_ms, read.error), (d.status, d.duration_ms, d.delivery.last_error));
     }
 }

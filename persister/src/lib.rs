@@ -2,6 +2,7 @@
 //! knows MongoDB. Any number of replicas share one consumer, because what they write does not depend on order.
 
 mod consume;
+mod contact;
 mod conversation;
 mod database;
 mod document;

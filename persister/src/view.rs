@@ -4,9 +4,12 @@
 //! (`applied.<field>`), which makes a shell of a message that is not there yet; the insert then fills the shell. Counters
 //! and read marks are folded per conversation (`conversation.rs`) and written only onto the revision they were read from.
 
+mod contacts;
 mod conversations;
 mod directory;
 mod messages;
+
+pub(crate) use directory::integration_id;
 
 use std::collections::BTreeMap;
 
@@ -58,13 +61,16 @@ struct At<T> {
 /// The events of a batch by kind, each with its position in the batch.
 #[derive(Default)]
 struct Sorted {
-    created: Vec<At<nats::domain::Message>>,
+    created: Vec<At<(nats::domain::Message, Option<nats::event::Idempotency>)>>,
     updated: Vec<At<nats::event::MessageUpdated>>,
     deleted: Vec<At<nats::event::MessageDeleted>>,
     delivery: Vec<At<nats::event::MessageDelivery>>,
     read: Vec<At<(nats::Id, nats::event::MessageRead)>>,
     contacts: Vec<At<Box<nats::domain::Contact>>>,
+    contact_edits: Vec<At<Box<nats::event::ContactUpdated>>>,
     companies: Vec<At<nats::event::CompanyCreated>>,
+    users: Vec<At<nats::domain::User>>,
+    integrations: Vec<At<directory::IntegrationChange>>,
     /// The tenant of each event, for shells.
     companies_of: BTreeMap<usize, nats::Id>,
 }
@@ -102,6 +108,7 @@ impl View {
     pub async fn apply(&self, batch: &[Stored], settled_to: u64) -> Result<Vec<Verdict>, DatabaseError> {
         let mut verdicts = vec![APPLIED; batch.len()];
         let sorted = sort(batch, &mut verdicts);
+        self.apply_contacts(&sorted, &mut verdicts).await?;
         self.apply_directory(&sorted, &mut verdicts).await?;
         let mut effects = conversations::Effects::default();
         self.insert_created(&sorted, &mut effects, &mut verdicts).await?;
@@ -109,6 +116,7 @@ impl View {
         effects.add_reads(&sorted);
         let folded = self.fold(effects, settled_to).await?;
         self.mark_read(&sorted, &folded, &mut verdicts).await?;
+        self.keep_attempts(&sorted).await?;
         Ok(verdicts)
     }
 
@@ -151,13 +159,17 @@ fn sort(batch: &[Stored], verdicts: &mut [Verdict]) -> Sorted {
             };
         }
         match envelope.event {
-            Event::MessageCreated(e) => push!(created, e),
+            Event::MessageCreated(e) => push!(created, (e, envelope.idempotency)),
             Event::MessageUpdated(e) => push!(updated, e),
             Event::MessageDeleted(e) => push!(deleted, e),
             Event::MessageDelivery(e) => push!(delivery, e),
             Event::MessageRead(e) => push!(read, (company, e)),
             Event::ContactCreated(e) => push!(contacts, e),
+            Event::ContactUpdated(e) => push!(contact_edits, e),
             Event::CompanyCreated(e) => push!(companies, e),
+            Event::UserCreated(e) => push!(users, e),
+            Event::IntegrationUpdated(e) => push!(integrations, directory::IntegrationChange::Entered(e)),
+            Event::IntegrationDeleted(e) => push!(integrations, directory::IntegrationChange::Removed(company, e.platform)),
         }
     }
     sorted

@@ -1,10 +1,16 @@
 //! Law 4 on a real MongoDB: events of one conversation give the same documents in any order, twice, and by two persisters at once.
 
 use mongodb::bson::{Document, doc, oid::ObjectId};
-use nats::domain::{Content, Delivery, DeliveryState, Direction, Message, MessagePatch, Platform, Role};
-use nats::event::{Actor, Envelope, Event, MessageDeleted, MessageDelivery, MessageRead, MessageUpdated};
+use nats::domain::{
+    Contact, ContactPatch, Content, Delivery, DeliveryState, Direction, Integration, Message, MessagePatch, Platform, Role, Sealed,
+    ShortText, SocialPatch,
+};
+use nats::event::{
+    Actor, ContactUpdated, Envelope, Event, IntegrationDeleted, MessageDeleted, MessageDelivery, MessageRead, MessageUpdated,
+};
 use nats::{Id, Timestamp};
 use persister::{Stored, View};
+use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::{Config, TestRunner};
@@ -22,6 +28,10 @@ enum Step {
     Delete { which: Index },
     Read { platform: Option<Platform> },
     Deliver { which: Index, state: DeliveryState },
+    Enter,
+    EditContact { phone: Option<String>, facebook_id: Option<String>, suspended: Option<bool> },
+    Connect { platform: Platform, account: String },
+    Disconnect { platform: Platform },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -30,8 +40,13 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (platform(), any::<bool>()).prop_map(|(platform, inbound)| Step::Create { platform, inbound }),
         1 => (any::<Index>(), "[a-z]{1,5}").prop_map(|(which, text)| Step::Edit { which, text }),
         1 => any::<Index>().prop_map(|which| Step::Delete { which }),
-        1 => proptest::option::of(platform()).prop_map(|platform| Step::Read { platform }),
+        1 => option::of(platform()).prop_map(|platform| Step::Read { platform }),
         2 => (any::<Index>(), select(DeliveryState::ALL)).prop_map(|(which, state)| Step::Deliver { which, state }),
+        1 => Just(Step::Enter),
+        2 => (option::of("[0-9]{3}"), option::of("[0-9]{3}"), option::of(any::<bool>()))
+            .prop_map(|(phone, facebook_id, suspended)| Step::EditContact { phone, facebook_id, suspended }),
+        1 => (platform(), "[a-z]{3}").prop_map(|(platform, account)| Step::Connect { platform, account }),
+        1 => platform().prop_map(|platform| Step::Disconnect { platform }),
     ]
 }
 
@@ -39,6 +54,7 @@ fn step() -> impl Strategy<Value = Step> {
 fn history(steps: &[Step], company: Id, contact: Id) -> Vec<Stored> {
     let mut created: Vec<Id> = Vec::new();
     let mut stored = Vec::new();
+    let mut entered = false;
     for (seq, step) in (1..).zip(steps) {
         let at = Timestamp::from_millis(1_700_000_000_000 + (seq as i64 * 7_919) % 1_000);
         let pick = |which: &Index, created: &[Id]| (!created.is_empty()).then(|| *which.get(created));
@@ -74,26 +90,57 @@ fn history(steps: &[Step], company: Id, contact: Id) -> Vec<Stored> {
                     Delivery { state: *state, attempts: seq as u32, last_error: None, next_attempt_at: None, delivered_at: None };
                 Event::MessageDelivery(MessageDelivery { message_id, contact_id: contact, delivery, status: None, duration_ms: None })
             }),
+            Step::Enter => Some(Event::ContactCreated(Box::new(a_contact(company, contact, at)))),
+            Step::EditContact { phone, facebook_id, suspended } => {
+                // A text removes with its first digit even, so that both are tried.
+                let text = |t: &Option<String>| t.as_ref().map(|t| (t.as_bytes()[0] % 2 == 1).then(|| ShortText::new(t).unwrap()));
+                let social = SocialPatch { facebook_id: text(facebook_id), ..SocialPatch::default() };
+                let patch = ContactPatch { phone: text(phone), bot_suspended: *suspended, social, ..ContactPatch::default() };
+                Some(Event::ContactUpdated(Box::new(ContactUpdated { contact_id: contact, patch })))
+            }
+            Step::Connect { platform, account } => Some(Event::IntegrationUpdated(Integration {
+                company_id: company,
+                platform: *platform,
+                account_id: Some(ShortText::new(account).unwrap()),
+                account_name: None,
+                access_token: Sealed { key_id: "k1".into(), sealed: account.clone() },
+                token_expires_at: None,
+                updated_at: at,
+            })),
+            Step::Disconnect { platform } => Some(Event::IntegrationDeleted(IntegrationDeleted { platform: *platform })),
         };
-        let Some(event) = event else { continue };
+        let Some(event) = event.filter(|e| !matches!(e, Event::ContactCreated(_)) || !std::mem::replace(&mut entered, true)) else {
+            continue;
+        };
         let envelope = Envelope::new(at, Actor::System, company, event);
         stored.push(Stored { seq, subject: envelope.subject().to_string(), payload: envelope.to_json().unwrap().into() });
     }
     stored
 }
 
-/// What a reader of the database sees of a company.
-async fn seen(view: &View, company: Id) -> (Vec<Document>, Vec<Document>) {
+fn a_contact(company: Id, contact: Id, at: Timestamp) -> Contact {
+    let text = |t: &str| Some(ShortText::new(t).unwrap());
+    let file = format!("{}/nats/golden/contact.created.v1.json", env!("CARGO_MANIFEST_DIR"));
+    let Event::ContactCreated(golden) = Envelope::from_json(&std::fs::read(file).unwrap()).unwrap().event else { unreachable!() };
+    Contact { id: contact, company_id: company, phone: text("+49 170"), created_at: at, ..*golden }
+}
+
+const COLLECTIONS: [&str; 5] = ["messages", "conversations", "contacts", "integrations", "attempts"];
+
+/// What a reader of the database sees of a company: the documents of each of [`COLLECTIONS`].
+async fn seen(view: &View, company: Id) -> [Vec<Document>; 5] {
     let filter = doc! {"company_id": ObjectId::from_bytes(company.bytes())};
-    let messages = documents(view.database(), "messages", filter.clone()).await;
-    let mut conversations = documents(view.database(), "conversations", filter).await;
-    for c in &mut conversations {
-        // How it was counted, not what.
-        c.remove("fold");
-        c.remove("revision");
+    let mut all = [const { Vec::new() }; 5];
+    for (collection, found) in COLLECTIONS.iter().zip(&mut all) {
+        for mut document in documents(view.database(), collection, filter.clone()).await {
+            // How it was made, not what.
+            document.remove("fold");
+            document.remove("revision");
+            // A document's fields have no order that means something.
+            found.push(sorted(document));
+        }
     }
-    // A document's fields have no order that means something.
-    (messages.into_iter().map(sorted).collect(), conversations.into_iter().map(sorted).collect())
+    all
 }
 
 fn sorted(document: Document) -> Document {
@@ -188,7 +235,7 @@ async fn a_step_that_races_the_insert_of_its_message_is_not_lost() {
         let (inserted, stepped) = tokio::join!(one.apply(&created, 0), two.apply(&steps, 0));
         inserted.unwrap();
         stepped.unwrap();
-        let (messages, conversations) = seen(&one, company).await;
+        let [messages, conversations, ..] = seen(&one, company).await;
         assert_eq!(messages.len(), MESSAGES);
         let kept = |m: &&Document| match round % 2 {
             0 => m.get_document("delivery").unwrap().get_str("state").unwrap() == "sending",

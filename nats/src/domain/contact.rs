@@ -9,6 +9,7 @@ use crate::{Id, Timestamp};
 /// A customer of one company. Also the data of `contact.created`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Contact {
     /// Made by the gateway; the conversation's id too.
     #[serde(rename = "_id")]
@@ -50,12 +51,14 @@ pub struct Contact {
     pub created_at: Timestamp,
     /// Fields that a newer build has added: kept, not understood.
     #[serde(flatten)]
+    #[cfg_attr(feature = "schema", schema(ignore))]
     pub extra: Map<String, Value>,
 }
 
 /// A contact's ids on the networks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Social {
     /// Page-scoped id on Facebook.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -87,12 +90,14 @@ impl Social {
 
 /// What is known of a contact beyond the schema: at least a name, else whatever the bot has learnt.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Profile {
     /// The name they go by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<ShortText>,
     /// The rest, as it came.
     #[serde(flatten)]
+    #[cfg_attr(feature = "schema", schema(ignore))]
     pub rest: Map<String, Value>,
 }
 

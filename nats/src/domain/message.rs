@@ -22,6 +22,7 @@ macro_rules! names {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(rename_all = "lowercase")]
+        #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
         pub enum $name { $($(#[$vdoc])* $variant),+ }
 
         impl $name {
@@ -109,6 +110,7 @@ impl Platform {
 
 /// A file that goes with a message. It stays where it is; only its address is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Attachment {
     /// What it is: `image`, `video`, `file`, …
     #[serde(rename = "type")]
@@ -122,6 +124,7 @@ pub struct Attachment {
 
 /// A message as it was accepted. This is the data of `message.created`; it never changes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Message {
     /// Made by the gateway.
     #[serde(rename = "_id")]
@@ -138,7 +141,7 @@ pub struct Message {
     pub direction: Direction,
     /// The text.
     pub content: Content,
-    /// At most [`MAX_ATTACHMENTS`].
+    /// At most 20.
     #[serde(default)]
     pub attachments: Vec<Attachment>,
     /// The platform's own id.
@@ -148,6 +151,7 @@ pub struct Message {
     pub created_at: Timestamp,
     /// Fields that a newer build has added: kept, not understood.
     #[serde(flatten)]
+    #[cfg_attr(feature = "schema", schema(ignore))]
     pub extra: Map<String, Value>,
 }
 
@@ -166,6 +170,7 @@ impl Message {
 
 /// A message as clients see it: what was accepted, and what has become of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct MessageView {
     /// What was accepted, with later edits.
     #[serde(flatten)]
@@ -188,6 +193,7 @@ pub struct MessageView {
 
 /// The field `delivery` of a forwardable message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Delivery {
     /// How far it has come.
     pub state: DeliveryState,

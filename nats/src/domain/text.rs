@@ -38,7 +38,7 @@ fn checked(text: &str, max: usize, multiline: bool) -> Result<String, InvalidTex
 }
 
 macro_rules! text {
-    ($(#[$doc:meta])* $name:ident, $check:expr) => {
+    ($(#[$doc:meta])* $name:ident, $schema:expr, $check:expr) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -70,6 +70,16 @@ macro_rules! text {
             }
         }
 
+        #[cfg(feature = "schema")]
+        impl utoipa::PartialSchema for $name {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+                $schema.into()
+            }
+        }
+
+        #[cfg(feature = "schema")]
+        impl utoipa::ToSchema for $name {}
+
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(&self.0)
@@ -78,9 +88,25 @@ macro_rules! text {
     };
 }
 
+/// The forms of texts, for schemas: what is accepted may be more, never less.
+#[cfg(feature = "schema")]
+mod schema {
+    use utoipa::openapi::schema::{ObjectBuilder, Type};
+
+    /// No control characters but tab and line breaks.
+    pub const MULTILINE: &str = r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*$";
+    /// No control characters, and something that is seen at both ends.
+    pub const ONE_LINE: &str = r"^[!-~\u00a1-\u1fff]([^\u0000-\u001f\u007f-\u009f]*[!-~\u00a1-\u1fff])?$";
+
+    pub fn text(pattern: &str) -> ObjectBuilder {
+        ObjectBuilder::new().schema_type(Type::String).pattern(Some(pattern))
+    }
+}
+
 text!(
     /// A message's text: at most 5,000 characters, may be empty, line breaks allowed.
     Content,
+    schema::text(schema::MULTILINE).max_length(Some(5_000)),
     |t| checked(t, 5_000, true)
 );
 impl Content {
@@ -93,6 +119,7 @@ impl Content {
 text!(
     /// A name, label or short remark: 1 to 1,000 characters on one line.
     ShortText,
+    schema::text(schema::ONE_LINE).min_length(Some(1)).max_length(Some(1_000)),
     |t| match checked(t, 1_000, false)? {
         t if t.is_empty() => Err(InvalidText::Empty),
         t => Ok(t),
@@ -102,6 +129,7 @@ text!(
 text!(
     /// The id that a platform gave a message: 1 to 256 characters, unique within company and platform.
     ExternalId,
+    schema::text(schema::ONE_LINE).min_length(Some(1)).max_length(Some(256)),
     |t| match checked(t, 256, false)? {
         t if t.is_empty() => Err(InvalidText::Empty),
         t => Ok(t),
@@ -111,6 +139,7 @@ text!(
 text!(
     /// An absolute `http` or `https` URL of at most 2,048 characters. It is passed on, never fetched.
     Url,
+    schema::text(r"^https?://[0-9A-Za-z\[][!-~]*$").max_length(Some(2_048)),
     |t| {
         let t = checked(t, 2_048, false)?;
         let rest = t.strip_prefix("https://").or_else(|| t.strip_prefix("http://"));
@@ -124,6 +153,7 @@ text!(
 text!(
     /// An email address in lower case: one `@`, something before it, a dotted or local host after it; at most 254 characters.
     Email,
+    schema::text(r"^[0-9A-Za-z!#$%&'*+/=?^_`{|}~.-]+@[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*$").max_length(Some(254)),
     |t| {
         let t = checked(t, 254, false)?.to_lowercase();
         let good = t.split_once('@').is_some_and(|(local, host)| {

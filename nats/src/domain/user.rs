@@ -7,6 +7,7 @@ use crate::{Id, Timestamp};
 
 /// A tenant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Company {
     /// Made by the gateway.
     #[serde(rename = "_id")]
@@ -20,6 +21,7 @@ pub struct Company {
 /// What a member of staff may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum StaffRole {
     /// Everything of their company.
     Manager,

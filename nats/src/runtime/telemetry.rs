@@ -88,6 +88,8 @@ pub fn init(common: &Common, service: &'static str) -> Result<Telemetry, Telemet
         .map_err(twice)?
         .install_recorder()
         .map_err(twice)?;
+    // Which build runs where; and a process that has done nothing yet answers with something.
+    metrics::gauge!("build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     Ok(Telemetry { metrics, _guards: guards })
 }
 

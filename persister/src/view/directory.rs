@@ -1,33 +1,84 @@
-//! Contacts, companies and staff.
+//! Companies, staff and integrations.
 
 use mongodb::bson::{Document, doc};
+use nats::Id;
+use nats::domain::{Integration, Platform};
 use nats::outcome::Outcome;
 
-use super::{Sorted, Verdict, View};
+use super::messages::upsert;
+use super::{At, Sorted, Verdict, View};
 use crate::database::{DatabaseError, EMAIL_INDEX, insert_new, limited};
-use crate::document;
+use crate::document::{self, date, long, oid};
+
+/// What happened to a company's access to a platform.
+pub enum IntegrationChange {
+    /// It was entered or replaced.
+    Entered(Integration),
+    /// It was removed.
+    Removed(Id, Platform),
+}
 
 impl View {
     pub(super) async fn apply_directory(&self, sorted: &Sorted, verdicts: &mut [Verdict]) -> Result<(), DatabaseError> {
-        let contacts: Vec<Document> = sorted.contacts.iter().map(|c| document::contact(&c.event, c.seq)).collect();
-        // A contact that is there is the same one: its id was made for this event.
-        insert_new(&self.collections.contacts, &contacts).await?;
         for c in &sorted.companies {
-            let (company, manager) = (document::company(&c.event.company, c.seq), document::user(&c.event.manager, c.seq));
             // The manager first: without one there must be no company.
-            let conflicts = insert_new(&self.collections.users, &[manager]).await?;
-            if !conflicts.is_empty() && !self.is_same_user(c).await? {
-                verdicts[c.position] = Verdict::Applied(Outcome::Conflict { key: EMAIL_INDEX.into() });
-                continue;
+            if self.enter_user(&c.event.manager, c.seq).await? {
+                insert_new(&self.collections.companies, &[document::company(&c.event.company, c.seq)]).await?;
+            } else {
+                verdicts[c.position] = taken();
             }
-            insert_new(&self.collections.companies, &[company]).await?;
+        }
+        for u in &sorted.users {
+            if !self.enter_user(&u.event, u.seq).await? {
+                verdicts[u.position] = taken();
+            }
+        }
+        for change in &sorted.integrations {
+            self.apply_integration(change, verdicts).await?;
         }
         Ok(())
     }
 
-    async fn is_same_user(&self, c: &super::At<nats::event::CompanyCreated>) -> Result<bool, DatabaseError> {
-        let filter = doc! {"_id": document::oid(c.event.manager.id)};
+    /// False if another user has the email.
+    async fn enter_user(&self, user: &nats::domain::User, seq: u64) -> Result<bool, DatabaseError> {
+        if insert_new(&self.collections.users, &[document::user(user, seq)]).await?.is_empty() {
+            return Ok(true);
+        }
+        let filter = doc! {"_id": oid(user.id)};
         let find = async { Ok(self.collections.users.find_one(filter).projection(doc! {"_id": 1}).await?) };
         Ok(limited(find).await?.is_some())
     }
+
+    /// The latest change by sequence stays.
+    async fn apply_integration(&self, change: &At<IntegrationChange>, verdicts: &mut [Verdict]) -> Result<(), DatabaseError> {
+        let seq = long(change.seq);
+        let (company, platform, document) = match &change.event {
+            IntegrationChange::Entered(i) => (i.company_id, i.platform, document::integration(i, change.seq)),
+            IntegrationChange::Removed(company, platform) => {
+                let gone = doc! {
+                    "company_id": oid(*company), "platform": platform.as_str(), "deleted_at": date(change.envelope_at), "seq": seq,
+                };
+                (*company, *platform, gone)
+            }
+        };
+        let id = integration_id(company, platform);
+        if matches!(change.event, IntegrationChange::Removed(..)) {
+            let find = async { Ok(self.collections.integrations.find_one(doc! {"_id": &id}).await?) };
+            let there = |d: Document| !d.contains_key("deleted_at") || d.get_i64("seq").ok() == Some(seq);
+            if !limited(find).await?.is_some_and(there) {
+                verdicts[change.position] = Verdict::Applied(Outcome::NotFound);
+            }
+        }
+        let update = doc! {"q": {"_id": &id, "seq": {"$not": {"$gte": seq}}}, "u": document, "upsert": true};
+        upsert(&self.collections.integrations, vec![update]).await.map(drop)
+    }
+}
+
+fn taken() -> Verdict {
+    Verdict::Applied(Outcome::Conflict { key: EMAIL_INDEX.into() })
+}
+
+/// The document's `_id`.
+pub fn integration_id(company: Id, platform: Platform) -> String {
+    format!("{company}:{platform}")
 }

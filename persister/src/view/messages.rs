@@ -3,16 +3,17 @@
 use std::collections::{HashMap, HashSet};
 
 use futures_util::TryStreamExt;
+use mongodb::Collection;
 use mongodb::bson::{Bson, Document, doc, oid::ObjectId};
 use nats::dead::Reason;
-use nats::domain::Direction;
+use nats::domain::{DeliveryState, Direction};
 use nats::event::MessageDelivery;
 use nats::outcome::Outcome;
 
 use super::conversations::{Effects, Folded, Key};
-use super::{Sorted, Verdict, View};
+use super::{At, Sorted, Verdict, View};
 use crate::conversation::Effect;
-use crate::database::{DatabaseError, EXTERNAL_INDEX, insert_new, limited, update_many};
+use crate::database::{DatabaseError, EXTERNAL_INDEX, REQUEST_INDEX, insert_new, limited, update_many};
 use crate::document::{self, date, long, oid};
 
 /// One guarded change: set `fields` if no later event has set `guard` yet.
@@ -53,17 +54,17 @@ impl View {
         effects: &mut Effects,
         verdicts: &mut [Verdict],
     ) -> Result<(), DatabaseError> {
-        let documents: Vec<Document> = sorted.created.iter().map(|c| document::message(&c.event, c.seq)).collect();
+        let documents: Vec<Document> = sorted.created.iter().map(|c| document::message(&c.event.0, c.event.1.as_ref(), c.seq)).collect();
         let refused = insert_new(&self.collections.messages, &documents).await?;
         let refused: HashSet<usize> = refused.into_iter().collect();
         let known = self.fill_shells(refused.iter().map(|index| &documents[*index])).await?;
         for (index, created) in sorted.created.iter().enumerate() {
-            let m = &created.event;
+            let m = &created.event.0;
             let key = Key::new(oid(m.company_id), oid(m.contact_id), m.platform);
             let (seq, unread) = (long(created.seq), m.direction == Direction::Inbound);
             if refused.contains(&index) {
                 let Some(known) = known.get(&oid(m.id)) else {
-                    let why = format!("another message holds this external_message_id ({EXTERNAL_INDEX})");
+                    let why = format!("another message holds its key ({EXTERNAL_INDEX} or {REQUEST_INDEX})");
                     verdicts[created.position] = Verdict::Rejected(Reason::DuplicateKey, why);
                     continue;
                 };
@@ -120,27 +121,21 @@ impl View {
         verdicts: &mut [Verdict],
     ) -> Result<(), DatabaseError> {
         let guarded = guarded_changes(sorted);
-        let unsettled = self.upsert(guarded.iter().map(Guarded::update).collect()).await?;
+        let unsettled = upsert(&self.collections.messages, guarded.iter().map(Guarded::update).collect()).await?;
         if !unsettled.is_empty() {
             update_many(&self.collections.messages, unsettled.iter().map(|i| guarded[*i].touch()).collect()).await?;
         }
         self.delete_messages(sorted, effects, verdicts).await
     }
 
-    /// Sends guarded upserts. One that met the `_id` is sent once more without the upsert: either its guard was held by a
-    /// later event, and it matches nothing; or another replica has inserted the document in between, and it applies now.
-    /// (MongoDB repeats an upsert by itself only where its filter is nothing but equalities.) Returns the positions of those.
-    async fn upsert(&self, updates: Vec<Document>) -> Result<Vec<usize>, DatabaseError> {
-        let met = update_many(&self.collections.messages, updates.clone()).await?.duplicates;
-        let again = met.iter().map(|i| {
-            let mut update = updates[*i].clone();
-            update.remove("upsert");
-            update
-        });
-        if !met.is_empty() {
-            update_many(&self.collections.messages, again.collect()).await?;
-        }
-        Ok(met)
+    /// Keeps what each call to the bot led to. A step that only announces a call is none.
+    pub(super) async fn keep_attempts(&self, sorted: &Sorted) -> Result<(), DatabaseError> {
+        let of_call = |step: &&At<MessageDelivery>| !matches!(step.event.delivery.state, DeliveryState::Queued | DeliveryState::Sending);
+        let company = |position: &usize| sorted.companies_of.get(position).map(|c| oid(*c)).unwrap_or_default();
+        let attempts =
+            sorted.delivery.iter().filter(of_call).map(|s| document::attempt(&s.event, company(&s.position), s.seq, s.envelope_at));
+        // One that is there is the same: its `_id` is the sequence.
+        insert_new(&self.collections.attempts, &attempts.collect::<Vec<_>>()).await.map(drop)
     }
 
     /// The first delete of a message counts, whichever comes first; so the guard is the other way round.
@@ -157,7 +152,7 @@ impl View {
                 "upsert": true,
             }
         });
-        self.upsert(updates.collect()).await?;
+        upsert(&self.collections.messages, updates.collect()).await?;
         let ids: Vec<ObjectId> = sorted.deleted.iter().map(|d| oid(d.event.message_id)).collect();
         let fields = doc! {"seq": 1, "direction": 1, "platform": 1, "company_id": 1, "contact_id": 1};
         let found = self.find_messages(doc! {"_id": {"$in": ids}}, fields).await?;
@@ -200,6 +195,22 @@ impl View {
         }
         Ok(())
     }
+}
+
+/// Sends guarded upserts. One that met the `_id` is sent once more without the upsert: either its guard was held by a
+/// later event, and it matches nothing; or another replica has inserted the document in between, and it applies now.
+/// (MongoDB repeats an upsert by itself only where its filter is nothing but equalities.) Returns the positions of those.
+pub(super) async fn upsert(collection: &Collection<Document>, updates: Vec<Document>) -> Result<Vec<usize>, DatabaseError> {
+    let met = update_many(collection, updates.clone()).await?.duplicates;
+    let again = met.iter().map(|i| {
+        let mut update = updates[*i].clone();
+        update.remove("upsert");
+        update
+    });
+    if !met.is_empty() {
+        update_many(collection, again.collect()).await?;
+    }
+    Ok(met)
 }
 
 /// The sequence of the delete that removed a message, if one did.

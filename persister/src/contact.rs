@@ -1,0 +1,186 @@
+//! What a contact's document becomes by entering and editing it. A pure fold that gives the same document in any order and
+//! however often an event comes: each field remembers the sequence that set it. No I/O.
+
+use std::collections::BTreeSet;
+
+use mongodb::bson::{Bson, Document};
+use nats::domain::{Contact, ContactPatch};
+
+use crate::document::{self, long};
+
+/// Where the sequences stand that set the fields.
+const APPLIED: &str = "applied";
+/// Words by which a contact is found.
+const MAX_WORDS: usize = 64;
+/// A longer word is found by its beginning.
+const MAX_WORD_CHARS: usize = 32;
+/// Fields by whose words a contact is found, paths of at most two names.
+const SEARCHED: [&str; 9] = [
+    "fullName",
+    "email",
+    "phone",
+    "socialNetworkName",
+    "profile.name",
+    "social.facebookId",
+    "social.instagramId",
+    "social.telegramId",
+    "social.whatsappId",
+];
+
+/// One event of a contact.
+#[derive(Clone, Copy)]
+pub enum Change<'a> {
+    /// It was entered.
+    Entered(&'a Contact),
+    /// It was edited.
+    Edited(&'a ContactPatch),
+}
+
+/// The document of a contact that is new.
+pub fn entered(contact: &Contact, seq: u64) -> Document {
+    let mut document = document::contact(contact, seq);
+    index_words(&mut document);
+    document
+}
+
+/// Applies a change to what is there, be it a shell; false if it was known.
+pub fn apply(document: &mut Document, change: Change<'_>, seq: u64) -> bool {
+    let changed = match change {
+        Change::Entered(_) if document.contains_key("seq") => false,
+        Change::Entered(contact) => {
+            let edited = std::mem::replace(document, document::contact(contact, seq));
+            let applied = edited.get_document(APPLIED).cloned().unwrap_or_default();
+            for path in applied.keys() {
+                let path = path.replace(':', ".");
+                set(document, &path, get(&edited, &path).cloned().unwrap_or(Bson::Null));
+            }
+            document.insert(APPLIED, applied);
+            // What it is written onto is not the contact's own.
+            if let Some(revision) = edited.get("revision") {
+                document.insert("revision", revision);
+            }
+            true
+        }
+        Change::Edited(patch) => {
+            let mut applied = document.get_document(APPLIED).cloned().unwrap_or_default();
+            let mut changed = false;
+            for (path, value) in document::contact_edit(patch) {
+                // A dot in a name would read as a path.
+                let name = path.replace('.', ":");
+                if applied.get_i64(&name).is_ok_and(|by| by >= long(seq)) {
+                    continue;
+                }
+                applied.insert(name, long(seq));
+                set(document, &path, value);
+                changed = true;
+            }
+            document.insert(APPLIED, applied);
+            changed
+        }
+    };
+    if changed {
+        index_words(document);
+    }
+    changed
+}
+
+fn get<'a>(document: &'a Document, path: &str) -> Option<&'a Bson> {
+    match path.split_once('.') {
+        Some((outer, inner)) => document.get_document(outer).ok()?.get(inner),
+        None => document.get(path),
+    }
+}
+
+fn set(document: &mut Document, path: &str, value: Bson) {
+    match path.split_once('.') {
+        Some((outer, inner)) => {
+            let mut part = document.get_document(outer).cloned().unwrap_or_default();
+            set(&mut part, inner, value);
+            document.insert(outer, part);
+        }
+        None if value == Bson::Null => drop(document.remove(path)),
+        None => drop(document.insert(path, value)),
+    }
+}
+
+fn index_words(document: &mut Document) {
+    let texts = SEARCHED.iter().filter_map(|path| get(document, path)?.as_str());
+    let found: BTreeSet<String> = texts.flat_map(words).collect();
+    let found: Vec<String> = found.into_iter().take(MAX_WORDS).collect();
+    document.insert("search", found);
+}
+
+/// The words of a text as they are searched: lower case, letters and digits only. A text of several words without a letter,
+/// such as a phone number, is one more word.
+pub fn words(text: &str) -> Vec<String> {
+    let cut = |word: &str| word.to_lowercase().chars().take(MAX_WORD_CHARS).collect::<String>();
+    let mut words: Vec<String> = text.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty()).map(cut).collect();
+    if words.len() > 1 && !text.contains(char::is_alphabetic) {
+        words.push(cut(&words.concat()));
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nats::domain::{ShortText, SocialPatch};
+    use nats::event::{Envelope, Event};
+    use proptest::prelude::*;
+
+    fn contact() -> Contact {
+        let file = format!("{}/../nats/golden/contact.created.v1.json", env!("CARGO_MANIFEST_DIR"));
+        let Event::ContactCreated(contact) = Envelope::from_json(&std::fs::read(file).unwrap()).unwrap().event else { panic!() };
+        *contact
+    }
+
+    fn maybe() -> impl Strategy<Value = Option<Option<ShortText>>> {
+        prop_oneof![Just(None), Just(Some(None)), "[a-c]{1,3}".prop_map(|t| Some(Some(ShortText::new(&t).unwrap())))]
+    }
+
+    fn patch() -> impl Strategy<Value = ContactPatch> {
+        (maybe(), maybe(), maybe(), prop::option::of(any::<bool>())).prop_map(|(phone, lead_stage, facebook_id, bot_suspended)| {
+            ContactPatch {
+                phone,
+                lead_stage,
+                bot_suspended,
+                social: SocialPatch { facebook_id, ..SocialPatch::default() },
+                ..ContactPatch::default()
+            }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_order_and_repetition_give_the_same_document(
+            patches in prop::collection::vec(patch(), 0..6),
+            order in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
+        ) {
+            let contact = contact();
+            let mut events = vec![(Change::Entered(&contact), 1)];
+            events.extend(patches.iter().zip(2..).map(|(p, seq)| (Change::Edited(p), seq)));
+            let mut straight = Document::new();
+            for (change, seq) in &events {
+                apply(&mut straight, *change, *seq);
+            }
+            let mut shuffled = Document::new();
+            for index in &order {
+                let (change, seq) = index.get(&events);
+                apply(&mut shuffled, *change, *seq);
+            }
+            for (change, seq) in events.iter().rev() {
+                apply(&mut shuffled, *change, *seq);
+            }
+            // The order of names in `applied` is the order of arrival.
+            let sorted = |d: &Document| serde_json::to_value(d).unwrap();
+            prop_assert_eq!(sorted(&straight), sorted(&shuffled));
+        }
+    }
+
+    #[test]
+    fn words_are_lower_case_and_a_phone_number_is_found_as_a_whole() {
+        assert_eq!(words("Éva  O'Neil"), ["éva", "o", "neil"]);
+        assert_eq!(words("+49 (170) 12-3"), ["49", "170", "12", "3", "49170123"]);
+        assert_eq!(words(" $gt: "), ["gt"]);
+    }
+}
