@@ -2,8 +2,10 @@
 //! query to the persister. It holds no state that a second gateway would need, and no database credential.
 
 mod auth;
+mod delivery;
 mod http;
 mod log;
+mod prefer;
 mod problem;
 mod routes;
 mod validate;
@@ -14,11 +16,13 @@ use std::time::Duration;
 
 use nats::runtime::CancellationToken;
 use nats::runtime::publish::Publisher;
+use nats::runtime::seal::Keyring;
 use nats::runtime::service::{self, Service, ServiceError};
 use nats::runtime::settings::{Common, Settings};
 use secrecy::SecretString;
 
 use auth::{Passwords, Tokens};
+use delivery::Waits;
 use log::Log;
 
 /// Settings of the gateway.
@@ -35,6 +39,8 @@ pub struct Config {
     pub access_ttl: Duration,
     /// `BCRYPT_SALT_ROUNDS`
     pub bcrypt_rounds: u32,
+    /// `ENCRYPTION_KEYS`: seal the platforms' access tokens.
+    pub keyring: Keyring,
     /// `MAX_IN_FLIGHT`: requests worked on at a time; beyond it 503.
     pub max_in_flight: usize,
 }
@@ -51,6 +57,7 @@ impl Config {
             access_ttl: settings.duration("ACCESS_TOKEN_TTL", Duration::from_secs(900), Duration::from_secs(1)..=DAY),
             // Fewer than 10 is too few to protect anybody, more than 15 takes seconds.
             bcrypt_rounds: settings.number("BCRYPT_SALT_ROUNDS", 12, 10..=15),
+            keyring: Keyring::read(settings),
             max_in_flight: settings.number("MAX_IN_FLIGHT", 2_048, 1..=100_000),
         }
     }
@@ -65,11 +72,14 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     service.health.expect(&["log"]);
     let publisher = Publisher::start(service.connection.clone(), &service.tasks);
     // Reads that wait for a database that is away must leave room for creates, which do not need it.
-    let log = Log::new(service.connection.clone(), publisher, (config.max_in_flight / 4).max(1));
+    let a_quarter = (config.max_in_flight / 4).max(1);
+    let log = Log::new(service.connection.clone(), publisher, a_quarter);
     let watch = log::watch(service.connection.clone(), service.health.clone(), service.stop.clone());
     service.spawn("log watch", watch);
     let app = routes::App {
         log,
+        keyring: config.keyring,
+        waits: Waits::new(service.connection.clone(), a_quarter, service.stop.clone()),
         tokens: Tokens::new(&config.access_secret, config.access_ttl, &config.internal_key),
         passwords: Passwords::new(config.bcrypt_rounds).map_err(|e| ServiceError::Start(e.to_string()))?,
     };

@@ -1,21 +1,32 @@
 //! The routes, a file for each subject.
 
 mod auth;
+mod batch;
+mod command;
+mod contact_fields;
 mod contacts;
+mod conversations;
 mod create_message;
+mod integrations;
 mod messages;
+mod page;
+mod store;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRef, FromRequestParts};
 use axum::http::request::Parts;
 use axum::routing::{get, post, put};
-
+use nats::Id;
+use nats::runtime::seal::Keyring;
 use nats::trace::TraceContext;
+use serde_json::{Map, Value};
 
 use crate::auth::{Caller, Passwords, Tokens};
+use crate::delivery::Waits;
 use crate::http::Trace;
 use crate::log::Log;
 use crate::problem::Problem;
+use crate::validate::Fields;
 
 /// Largest body of a request without a token.
 const AUTH_BODY_BYTES: usize = 16 * 1024;
@@ -29,6 +40,10 @@ pub struct App {
     pub tokens: Tokens,
     /// Password hashes.
     pub passwords: Passwords,
+    /// Seals the platforms' access tokens.
+    pub keyring: Keyring,
+    /// Waits for deliveries.
+    pub waits: Waits,
 }
 
 macro_rules! part {
@@ -43,6 +58,8 @@ macro_rules! part {
 part!(Log, log);
 part!(Tokens, tokens);
 part!(Passwords, passwords);
+part!(Keyring, keyring);
+part!(Waits, waits);
 
 /// What a request of a known caller comes with.
 pub struct Call {
@@ -69,12 +86,32 @@ pub fn router(app: App) -> Router {
     let messages = Router::new()
         .route("/", post(create_message::create_or_list).get(messages::list).patch(messages::update).delete(messages::delete))
         .route("/{id}", get(messages::get))
-        .route("/instagram", post(messages::conversations))
+        .route("/{id}/delivery", get(messages::delivery))
+        .route("/batch", post(batch::create))
+        .route("/instagram", post(conversations::instagram))
         .route("/mark-read", put(messages::mark_read));
-    let contacts = Router::new().route("/", post(contacts::create)).route("/{id}", get(contacts::get));
+    let conversations = Router::new().route("/", get(conversations::list));
+    let contacts =
+        Router::new().route("/", post(contacts::create).get(contacts::list)).route("/{id}", get(contacts::get).patch(contacts::update));
+    let integrations = Router::new()
+        .route("/", get(integrations::list))
+        .route("/{platform}", put(integrations::put).get(integrations::get).delete(integrations::delete));
     let auth = Router::new().route("/register", post(auth::register)).route("/login", post(auth::login)).route("/me", get(auth::me));
     // Nobody has been asked who they are here.
     let auth = auth.layer(DefaultBodyLimit::max(AUTH_BODY_BYTES));
-    let api = Router::new().nest("/messages", messages).nest("/contacts", contacts).nest("/auth", auth);
+    let api = Router::new()
+        .nest("/messages", messages)
+        .nest("/conversations", conversations)
+        .nest("/contacts", contacts)
+        .nest("/integrations", integrations)
+        .nest("/auth", auth);
     Router::new().nest("/api/v1", api).with_state(app)
+}
+
+/// The company of a request whose query string may name one; an internal service must.
+fn company_in(query: &Map<String, Value>, caller: &Caller) -> Result<Id, Problem> {
+    let mut f = Fields::of(query);
+    let named = f.optional("company_id", str::parse::<Id>);
+    f.finish()?;
+    caller.company(named)
 }
