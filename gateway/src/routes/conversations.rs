@@ -11,14 +11,32 @@ use super::Call;
 use super::page::{page, with_page};
 use crate::http::JsonObject;
 use crate::problem::Problem;
+use crate::schema::{After, BadBody, ConversationList, ConversationsBody, Denied, OfCompany, OnPlatform, PageOf, Refused};
 use crate::validate::{Fields, QueryFields, non_empty, platform_name};
 
 /// `GET /conversations`: of every platform, unless one is named.
+#[utoipa::path(
+    get,
+    path = "/",
+    tag = "conversations",
+    summary = "List conversations, latest first",
+    params(OnPlatform, PageOf, After, OfCompany),
+    responses((status = 200, body = ConversationList), Refused, Denied),
+)]
 pub async fn list(call: Call, QueryFields(query): QueryFields) -> Result<Response, Problem> {
     answer(call, &query, None).await
 }
 
 /// `POST /messages/instagram`: of Instagram, unless another platform is named.
+#[utoipa::path(
+    post,
+    path = "/instagram",
+    tag = "conversations",
+    summary = "List conversations, the old backend's way",
+    description = "Of instagram, unless another platform is named.",
+    request_body = ConversationsBody,
+    responses((status = 200, body = ConversationList), Refused, Denied, BadBody),
+)]
 pub async fn instagram(call: Call, JsonObject(body): JsonObject) -> Result<Response, Problem> {
     answer(call, &body, Some(Platform::Instagram)).await
 }
