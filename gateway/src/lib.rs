@@ -112,3 +112,25 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
 pub fn main() -> ExitCode {
     service::main(Config::read, run)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(more: &[(&str, &str)]) -> String {
+        let secrets = [("JWT_ACCESS_SECRET", "a"), ("JWT_REFRESH_SECRET", "r"), ("INTERNAL_SERVICE_API_KEY", "i"), ("NATS_PASSWORD", "n")];
+        let secrets = secrets.map(|(name, letter)| (name.to_owned(), letter.repeat(32)));
+        let mut settings = Settings::of(secrets.into_iter().chain(more.iter().map(|(k, v)| (k.to_string(), v.to_string()))));
+        Config::read(&mut settings);
+        settings.finish().map_or_else(|e| e.to_string(), |()| String::new())
+    }
+
+    #[test]
+    fn settings_that_contradict_each_other_are_named() {
+        assert_eq!(problems(&[]), "");
+        assert!(problems(&[("JWT_REFRESH_SECRET", &"a".repeat(32))]).contains("JWT_REFRESH_SECRET must differ"));
+        assert!(problems(&[("ACCESS_TOKEN_TTL", "2h"), ("REFRESH_TOKEN_TTL", "1h")]).contains("REFRESH_TOKEN_TTL"));
+        assert!(problems(&[("REFRESH_TOKEN_COOKIE", "yes")]).contains("REFRESH_TOKEN_COOKIE"));
+        assert!(problems(&[("FRONTEND_URL", "app.example.com")]).contains("FRONTEND_URL"));
+    }
+}
