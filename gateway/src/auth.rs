@@ -12,8 +12,11 @@ mod sessions;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{FromRef, FromRequestParts};
+use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+use axum::middleware::Next;
+use axum::response::Response;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use nats::domain::{StaffRole, User};
@@ -138,8 +141,20 @@ impl Tokens {
             ErrorKind::ExpiredSignature => Problem::TokenExpired,
             _ => Problem::InvalidToken,
         })?;
-        let Claims { user_id, company_id, role, sid, .. } = decoded.claims;
-        Ok(Caller::Staff { user: user_id, company: company_id, role, session: sid })
+        let Claims { user_id: user, company_id: company, role, sid: session, .. } = decoded.claims;
+        Ok(Caller::Staff { user, company, role, session })
+    }
+
+    /// Who sends these headers. Where there is a bearer token it alone decides.
+    fn caller(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
+        if let Some(bearer) = headers.get(header::AUTHORIZATION) {
+            let token = bearer.to_str().ok().and_then(|b| b.strip_prefix("Bearer ")).ok_or(Problem::InvalidToken)?;
+            return self.verify(token.trim());
+        }
+        match headers.get("x-api-key") {
+            Some(key) if self.is_internal_key(key.as_bytes()) => Ok(Caller::Service),
+            _ => Err(Problem::InvalidToken),
+        }
     }
 
     fn is_internal_key(&self, given: &[u8]) -> bool {
@@ -147,32 +162,32 @@ impl Tokens {
     }
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Caller
-where
-    Tokens: FromRef<S>,
-{
+/// A layer: works out once who calls, for the rate limits and for the handlers.
+pub async fn identify(State(tokens): State<Tokens>, mut request: Request, next: Next) -> Response {
+    let caller = tokens.caller(request.headers());
+    if let Ok(Caller::Staff { company, .. }) = &caller {
+        tracing::Span::current().record("company", tracing::field::display(company));
+    }
+    request.extensions_mut().insert(caller);
+    next.run(request).await
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Caller, Problem> {
-        let tokens = Tokens::from_ref(state);
-        let caller = if let Some(bearer) = parts.headers.get(axum::http::header::AUTHORIZATION) {
-            let token = bearer.to_str().ok().and_then(|b| b.strip_prefix("Bearer ")).ok_or(Problem::InvalidToken)?;
-            tokens.verify(token.trim())?
-        } else {
-            match parts.headers.get("x-api-key") {
-                Some(key) if tokens.is_internal_key(key.as_bytes()) => Caller::Service,
-                _ => return Err(Problem::InvalidToken),
-            }
-        };
-        if let Caller::Staff { company, .. } = caller {
-            tracing::Span::current().record("company", tracing::field::display(company));
-        }
-        Ok(caller)
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Caller, Problem> {
+        let found = parts.extensions.get::<Result<Caller, Problem>>().cloned();
+        found.unwrap_or_else(|| {
+            tracing::error!("a route without the layer `identify`");
+            Err(Problem::Internal)
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderName;
+
     use super::*;
 
     fn tokens(secret: &str) -> Tokens {
@@ -202,5 +217,20 @@ mod tests {
         for bad in ["", "a.b.c", "eyJhbGciOiJub25lIn0.e30."] {
             assert_eq!(good.verify(bad), Err(Problem::InvalidToken), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_bearer_token_decides_and_a_key_must_be_exact() {
+        let tokens = tokens(&"s".repeat(32));
+        let (token, _) = tokens.issue(&user(), Id::from_bytes([7; 12]), Timestamp::now()).unwrap();
+        let with = |headers: &[(&'static str, &str)]| {
+            tokens.caller(&headers.iter().map(|(n, v)| (HeaderName::from_static(n), v.parse().unwrap())).collect())
+        };
+        let (bearer, key, near) = (format!("Bearer {token}"), "k".repeat(32), "k".repeat(31) + "j");
+        assert!(matches!(with(&[("authorization", &bearer), ("x-api-key", "wrong")]), Ok(Caller::Staff { .. })));
+        assert_eq!(with(&[("authorization", "Bearer x"), ("x-api-key", &key)]), Err(Problem::InvalidToken));
+        assert_eq!(with(&[("x-api-key", &key)]), Ok(Caller::Service));
+        assert_eq!(with(&[("x-api-key", &near)]), Err(Problem::InvalidToken));
+        assert_eq!(with(&[]), Err(Problem::InvalidToken));
     }
 }

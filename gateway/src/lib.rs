@@ -2,10 +2,13 @@
 //! query to the persister. It holds no state that a second gateway would need, and no database credential.
 
 mod auth;
+mod body;
 mod http;
 mod log;
 mod problem;
+mod protect;
 mod routes;
+mod server;
 mod validate;
 
 use std::net::SocketAddr;
@@ -20,6 +23,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use auth::{Cookies, Grants, Lockout, Logins, Passwords, Sessions, Tokens};
 use log::Log;
+use protect::{Origins, Protection, RateLimiters, RateLimits, TrustedProxies};
 
 /// Settings of the gateway.
 pub struct Config {
@@ -45,12 +49,23 @@ pub struct Config {
     pub bcrypt_rounds: u32,
     /// `MAX_IN_FLIGHT`: requests worked on at a time; beyond it 503.
     pub max_in_flight: usize,
+    /// `MAX_CONNECTIONS`: open at a time; a further one is closed at once.
+    pub max_connections: usize,
+    /// `MAX_CONNECTIONS_PER_ADDRESS`: of these from one address that is no trusted proxy; 0 switches it off.
+    pub max_connections_per_address: usize,
+    /// `TRUSTED_PROXIES`: whose word on where a request comes from is taken.
+    pub trusted_proxies: TrustedProxies,
+    /// `CORS_ORIGINS`: pages that may call the API.
+    pub origins: Origins,
+    /// `RATE_LIMIT_*`
+    pub rate_limits: RateLimits,
 }
 
 impl Config {
     /// Reads them.
     pub fn read(settings: &mut Settings) -> Config {
         const DAY: Duration = Duration::from_secs(86_400);
+        let common = Common::read(settings, "gateway");
         let access_secret = settings.secret("JWT_ACCESS_SECRET");
         let refresh_secret = settings.secret("JWT_REFRESH_SECRET");
         if access_secret.expose_secret() == refresh_secret.expose_secret() && !access_secret.expose_secret().is_empty() {
@@ -62,7 +77,6 @@ impl Config {
             settings.problem("REFRESH_TOKEN_TTL must not be less than ACCESS_TOKEN_TTL");
         }
         Config {
-            common: Common::read(settings, "gateway"),
             port: settings.number("PORT", 4000, 1..=u16::MAX),
             access_secret,
             refresh_secret,
@@ -74,6 +88,13 @@ impl Config {
             // Fewer than 10 is too few to protect anybody, more than 15 takes seconds.
             bcrypt_rounds: settings.number("BCRYPT_SALT_ROUNDS", 12, 10..=15),
             max_in_flight: settings.number("MAX_IN_FLIGHT", 2_048, 1..=100_000),
+            max_connections: settings.number("MAX_CONNECTIONS", 10_000, 1..=1_000_000),
+            // No single address can take them all, and the browsers of a large office behind one address fit.
+            max_connections_per_address: settings.number("MAX_CONNECTIONS_PER_ADDRESS", 1_000, 0..=1_000_000),
+            trusted_proxies: TrustedProxies::read(settings),
+            origins: Origins::read(settings, common.environment),
+            rate_limits: RateLimits::read(settings),
+            common,
         }
     }
 }
@@ -103,8 +124,15 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
         frontend_url: config.frontend_url,
     };
     let app = routes::App { log, tokens, logins };
-    let router = http::protect(routes::router(app), config.max_in_flight).merge(service.ops_routes());
-    http::serve(&mut service, SocketAddr::new(config.common.host, config.port), router).await?;
+    let limiters = RateLimiters::new(&config.rate_limits);
+    let forget = limiters.clone().forget_the_quiet(service.stop.clone());
+    service.spawn("rate limits", forget);
+    let (origins, trusted) = (config.origins, config.trusted_proxies);
+    let protection = Protection { origins, trusted: trusted.clone(), max_in_flight: config.max_in_flight };
+    let routes = protection.around(routes::router(app, limiters)).merge(service.ops_routes());
+    let router = protect::with_security_headers(routes, config.common.environment == Environment::Production);
+    let limits = server::Limits { max_connections: config.max_connections, max_per_address: config.max_connections_per_address, trusted };
+    server::serve(&mut service, SocketAddr::new(config.common.host, config.port), router, limits).await?;
     service.finish().await
 }
 

@@ -228,6 +228,8 @@ fn the_balancer_holds_every_socket_of_the_realtime_nodes_and_stops_in_time() -> 
     let sockets = max_sockets * realtime["deploy"]["replicas"].as_u64().unwrap_or_default();
     assert!(sockets > 0 && maxconn > sockets, "{maxconn} connections for {sockets} sockets and the requests");
     assert!(open_files(realtime) > max_sockets, "a realtime node runs out of files before its sockets");
+    let max_connections = example_variables(&example).into_iter().find(|(name, _)| *name == "MAX_CONNECTIONS").ok_or("MAX_CONNECTIONS")?.1;
+    assert!(open_files(&compose["services"]["gateway"]) > max_connections.parse()?, "a gateway runs out of files before its connections");
     // HAProxy wants two for each connection and refuses to start with fewer.
     assert!(open_files(&compose["services"]["load-balancer"]) > 2 * maxconn, "too few files for {maxconn} connections");
 

@@ -12,6 +12,7 @@ mod cookbook;
 mod delivery;
 mod faults;
 mod permissions;
+mod protection;
 mod rebuild;
 mod replicas;
 mod runner;

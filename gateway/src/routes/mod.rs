@@ -9,14 +9,16 @@ mod sessions;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRef, FromRequestParts};
 use axum::http::request::Parts;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post, put};
 
 use nats::trace::TraceContext;
 
-use crate::auth::{Caller, Logins, Tokens};
+use crate::auth::{Caller, Logins, Tokens, identify};
 use crate::http::Trace;
 use crate::log::Log;
 use crate::problem::Problem;
+use crate::protect::{RateLimiters, by_address, by_caller};
 
 /// Largest body of a request without a token.
 const AUTH_BODY_BYTES: usize = 16 * 1024;
@@ -65,23 +67,26 @@ impl FromRequestParts<App> for Call {
     }
 }
 
-/// All of them, under `/api/v1`.
-pub fn router(app: App) -> Router {
+/// All of them, under `/api/v1`, with the layers that depend on who calls.
+pub fn router(app: App, limiters: RateLimiters) -> Router {
     let messages = Router::new()
         .route("/", post(create_message::create_or_list).get(messages::list).patch(messages::update).delete(messages::delete))
         .route("/{id}", get(messages::get))
         .route("/instagram", post(messages::conversations))
         .route("/mark-read", put(messages::mark_read));
     let contacts = Router::new().route("/", post(contacts::create)).route("/{id}", get(contacts::get));
-    let auth = Router::new()
+    // Nobody has been asked who they are here.
+    let open = Router::new()
         .route("/register", post(auth::register))
         .route("/login", post(auth::login))
-        .route("/refresh", post(sessions::refresh))
+        .route("/refresh", post(sessions::refresh));
+    let open = open.layer(DefaultBodyLimit::max(AUTH_BODY_BYTES)).layer(from_fn_with_state(limiters.clone(), by_address));
+    let known = Router::new()
         .route("/logout", post(sessions::logout))
         .route("/invitations", post(auth::invite))
-        .route("/me", get(auth::me));
-    // Nobody has been asked who they are here.
-    let auth = auth.layer(DefaultBodyLimit::max(AUTH_BODY_BYTES));
-    let api = Router::new().nest("/messages", messages).nest("/contacts", contacts).nest("/auth", auth);
-    Router::new().nest("/api/v1", api).with_state(app)
+        .route("/me", get(auth::me))
+        .layer(DefaultBodyLimit::max(AUTH_BODY_BYTES));
+    let messages = messages.layer(from_fn_with_state(limiters, by_caller));
+    let api = Router::new().nest("/messages", messages).nest("/contacts", contacts).nest("/auth", open.merge(known));
+    Router::new().nest("/api/v1", api).layer(from_fn_with_state(app.tokens.clone(), identify)).with_state(app)
 }
