@@ -20,6 +20,7 @@ while IFS= read -r line; do
     \#*) value= ;;
     *_PASSWORD=) value=n$(openssl rand -hex 24) ;; # nats-server would read a leading digit as a number
     JWT_*_SECRET= | INTERNAL_SERVICE_API_KEY=) value=$(openssl rand -hex 32) ;;
+    ENCRYPTION_KEYS=) value=k1:$(openssl rand -base64 32) ;;
     MONGO_REPLICA_KEY=) value=$(openssl rand -hex 128) ;;
     *) value= ;;
   esac

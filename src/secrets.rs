@@ -6,6 +6,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +32,9 @@ pub struct Secrets {
     pub jwt_refresh: String,
     /// `INTERNAL_SERVICE_API_KEY`
     pub internal_api_key: String,
+    /// `ENCRYPTION_KEYS`; empty in a file of an earlier build.
+    #[serde(default)]
+    pub encryption_keys: String,
     /// Password by NATS user, for a nats-server that is a child.
     pub nats: BTreeMap<String, String>,
     /// Password of the demo manager.
@@ -42,6 +47,7 @@ impl Secrets {
             jwt_access: random_hex(),
             jwt_refresh: random_hex(),
             internal_api_key: random_hex(),
+            encryption_keys: new_encryption_key(),
             // The config of nats-server would read a leading digit as a number.
             nats: NATS_USERS.iter().map(|user| (user.to_string(), format!("nats{}", &random_hex()[..NATS_PASSWORD_DIGITS]))).collect(),
             demo_password: format!("Demo-1{}", &random_hex()[..12]),
@@ -55,18 +61,28 @@ impl Secrets {
     pub fn load(path: &Path) -> Result<(Secrets, bool), Failure> {
         match fs::read(path) {
             Ok(text) => match serde_json::from_slice::<Secrets>(&text) {
-                Ok(secrets) if NATS_USERS.iter().all(|user| secrets.nats.contains_key(*user)) => Ok((secrets, false)),
+                Ok(mut secrets) if NATS_USERS.iter().all(|user| secrets.nats.contains_key(*user)) => {
+                    if secrets.encryption_keys.is_empty() {
+                        secrets.encryption_keys = new_encryption_key();
+                        secrets.write(path)?;
+                    }
+                    Ok((secrets, false))
+                }
                 Ok(_) => Err(unreadable(path, "a NATS user is missing")),
                 Err(e) => Err(unreadable(path, &e.to_string())),
             },
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let secrets = Secrets::generate();
-                let text = serde_json::to_string_pretty(&secrets).map_err(|e| Failure::Other(e.to_string()))?;
-                write_private(path, &text).map_err(Failure::storage(path))?;
+                secrets.write(path)?;
                 Ok((secrets, true))
             }
             Err(error) => Err(Failure::Storage { path: path.to_owned(), error }),
         }
+    }
+
+    fn write(&self, path: &Path) -> Result<(), Failure> {
+        let text = serde_json::to_string_pretty(self).map_err(|e| Failure::Other(e.to_string()))?;
+        write_private(path, &text).map_err(Failure::storage(path))
     }
 
     /// Takes those that the environment sets.
@@ -75,6 +91,7 @@ impl Secrets {
             ("JWT_ACCESS_SECRET", &mut self.jwt_access),
             ("JWT_REFRESH_SECRET", &mut self.jwt_refresh),
             ("INTERNAL_SERVICE_API_KEY", &mut self.internal_api_key),
+            ("ENCRYPTION_KEYS", &mut self.encryption_keys),
         ] {
             if let Some(value) = environment(name) {
                 *secret = value;
@@ -88,10 +105,19 @@ fn unreadable(path: &Path, why: &str) -> Failure {
     Failure::Settings(format!("{} is damaged ({why}): delete it, and the next start makes new secrets", path.display()))
 }
 
-fn random_hex() -> String {
-    let mut bytes = [0_u8; SECRET_BYTES];
+fn random_bytes() -> [u8; SECRET_BYTES] {
+    let mut bytes = [0; SECRET_BYTES];
     rand::rng().fill_bytes(&mut bytes);
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    bytes
+}
+
+fn random_hex() -> String {
+    random_bytes().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// One key, as `ENCRYPTION_KEYS` wants it.
+fn new_encryption_key() -> String {
+    format!("k1:{}", BASE64.encode(random_bytes()))
 }
 
 #[cfg(test)]
@@ -117,6 +143,20 @@ mod tests {
         let set = second.or_environment(|name| (name == "JWT_ACCESS_SECRET").then(|| "mine".to_owned()));
         assert_eq!(set.jwt_access, "mine");
         assert_eq!(set.jwt_refresh, first.jwt_refresh);
+    }
+
+    #[test]
+    fn a_file_of_an_earlier_build_gets_an_encryption_key_and_keeps_the_rest() {
+        let scratch = Scratch::new("earlier");
+        let path = scratch.0.join("secrets.json");
+        let (first, _) = Secrets::load(&path).unwrap();
+        let mut earlier: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        earlier.as_object_mut().unwrap().remove("encryption_keys");
+        fs::write(&path, earlier.to_string()).unwrap();
+        let (second, new) = Secrets::load(&path).unwrap();
+        assert!(!new && second.encryption_keys.starts_with("k1:"));
+        assert_eq!((&second.jwt_access, &second.nats), (&first.jwt_access, &first.nats));
+        assert_eq!(Secrets::load(&path).unwrap().0.encryption_keys, second.encryption_keys);
     }
 
     #[test]

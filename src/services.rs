@@ -101,6 +101,7 @@ impl Service {
                 set("JWT_ACCESS_SECRET", &secrets.jwt_access);
                 set("JWT_REFRESH_SECRET", &secrets.jwt_refresh);
                 set("INTERNAL_SERVICE_API_KEY", &secrets.internal_api_key);
+                set("ENCRYPTION_KEYS", &secrets.encryption_keys);
             }
             Service::Persister => set("MONGODB_URI", &setting.mongodb_uri),
             Service::Forwarder => {
@@ -174,6 +175,7 @@ mod tests {
         assert_eq!(who_has("JWT_REFRESH_SECRET"), [Service::Gateway]);
         assert_eq!(who_has("JWT_ACCESS_SECRET"), [Service::Gateway, Service::Realtime]);
         assert_eq!(who_has("INTERNAL_SERVICE_API_KEY"), [Service::Gateway, Service::Forwarder]);
+        assert_eq!(who_has("ENCRYPTION_KEYS"), [Service::Gateway]);
         assert_eq!(who_has("FACEBOOK_APP_SECRET"), [Service::Scheduler]);
         assert_eq!(who_has("RATE_LIMIT_MAX"), [Service::Gateway]);
         assert_eq!(who_has("AWS_SECRET"), []);

@@ -86,11 +86,19 @@ impl Caller {
         }
     }
 
-    /// Refuses everybody but managers.
-    pub fn manager(&self) -> Result<(), Problem> {
+    /// The company of a member of staff. Services are refused.
+    pub fn staff(&self) -> Result<Id, Problem> {
         match self {
-            Caller::Staff { role: StaffRole::Manager, .. } => Ok(()),
-            _ => Err(Problem::Forbidden("only a manager may do this")),
+            Caller::Staff { company, .. } => Ok(*company),
+            Caller::Service => Err(Problem::Forbidden("only for staff")),
+        }
+    }
+
+    /// The company of a manager. Everyone else is refused.
+    pub fn manager(&self) -> Result<Id, Problem> {
+        match self {
+            Caller::Staff { company, role: StaffRole::Manager, .. } => Ok(*company),
+            _ => Err(Problem::Forbidden("only for managers")),
         }
     }
 }

@@ -116,6 +116,6 @@ pub fn raw_json(status: StatusCode, before: &str, raw: &[u8], after: &str) -> Re
 }
 
 /// An answer.
-pub fn json(status: StatusCode, body: Value) -> Response {
+pub fn json(status: StatusCode, body: impl serde::Serialize) -> Response {
     (status, Json(body)).into_response()
 }

@@ -3,8 +3,10 @@
 
 mod auth;
 mod body;
+mod delivery;
 mod http;
 mod log;
+mod prefer;
 mod problem;
 mod protect;
 mod routes;
@@ -17,11 +19,13 @@ use std::time::Duration;
 
 use nats::runtime::CancellationToken;
 use nats::runtime::publish::Publisher;
+use nats::runtime::seal::Keyring;
 use nats::runtime::service::{self, Service, ServiceError};
 use nats::runtime::settings::{Common, Environment, Settings};
 use secrecy::{ExposeSecret, SecretString};
 
 use auth::{Cookies, Grants, Lockout, Logins, Passwords, Sessions, Tokens};
+use delivery::Waits;
 use log::Log;
 use protect::{Origins, Protection, RateLimiters, RateLimits, TrustedProxies};
 
@@ -47,6 +51,8 @@ pub struct Config {
     pub frontend_url: Option<String>,
     /// `BCRYPT_SALT_ROUNDS`
     pub bcrypt_rounds: u32,
+    /// `ENCRYPTION_KEYS`: seal the platforms' access tokens.
+    pub keyring: Keyring,
     /// `MAX_IN_FLIGHT`: requests worked on at a time; beyond it 503.
     pub max_in_flight: usize,
     /// `MAX_CONNECTIONS`: open at a time; a further one is closed at once.
@@ -87,6 +93,7 @@ impl Config {
             frontend_url: settings.optional("FRONTEND_URL").map(|_| settings.http_url("FRONTEND_URL", "")),
             // Fewer than 10 is too few to protect anybody, more than 15 takes seconds.
             bcrypt_rounds: settings.number("BCRYPT_SALT_ROUNDS", 12, 10..=15),
+            keyring: Keyring::read(settings),
             max_in_flight: settings.number("MAX_IN_FLIGHT", 2_048, 1..=100_000),
             max_connections: settings.number("MAX_CONNECTIONS", 10_000, 1..=1_000_000),
             // No single address can take them all, and the browsers of a large office behind one address fit.
@@ -108,7 +115,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     service.health.expect(&["log"]);
     let publisher = Publisher::start(service.connection.clone(), &service.tasks);
     // Reads that wait for a database that is away must leave room for creates, which do not need it.
-    let log = Log::new(service.connection.clone(), publisher, (config.max_in_flight / 4).max(1));
+    let a_quarter = (config.max_in_flight / 4).max(1);
+    let log = Log::new(service.connection.clone(), publisher, a_quarter);
     let watch = log::watch(service.connection.clone(), service.health.clone(), service.stop.clone());
     service.spawn("log watch", watch);
     let tokens = Tokens::new(&config.access_secret, config.access_ttl, &config.internal_key);
@@ -123,7 +131,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
         refresh_ttl: config.refresh_ttl,
         frontend_url: config.frontend_url,
     };
-    let app = routes::App { log, tokens, logins };
+    let waits = Waits::new(service.connection.clone(), a_quarter, service.stop.clone());
+    let app = routes::App { log, tokens, logins, keyring: config.keyring, waits };
     let limiters = RateLimiters::new(&config.rate_limits);
     let forget = limiters.clone().forget_the_quiet(service.stop.clone());
     service.spawn("rate limits", forget);

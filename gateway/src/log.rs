@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::jetstream::stream::DirectGetErrorKind;
+use futures_util::future::join_all;
 use nats::event::{Envelope, Event};
 use nats::outcome::Outcome;
-use nats::query::{Query, UniqueKey};
+use nats::query::Query;
 use nats::runtime::CancellationToken;
 use nats::runtime::connection::Connection;
 use nats::runtime::health::Health;
@@ -16,9 +18,18 @@ use nats::trace::TraceContext;
 use nats::{Id, Timestamp, header, stream};
 use serde_json::json;
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
 
 use crate::auth::Caller;
 
+/// Batches of events that are published at a time: they leave room in the publisher's queue for single ones.
+const MAX_BATCHES: usize = 4;
+/// How long a batch waits for its turn.
+const BATCH_WAIT: Duration = Duration::from_secs(2);
+/// An event that is not found is looked for so often: a replica that answers may be a little behind.
+const LOOKS: u32 = 5;
+/// Pause between the looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// The log must answer a look at it within this, or the gateway is not ready.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -28,6 +39,7 @@ pub struct Log {
     connection: Connection,
     publisher: Publisher,
     questions: Arc<Semaphore>,
+    batches: Arc<Semaphore>,
 }
 
 /// A command and what the persister said of it, if it did in time.
@@ -41,7 +53,8 @@ pub struct Settled {
 impl Log {
     /// Over this connection, with so many questions to the persister open at a time.
     pub fn new(connection: Connection, publisher: Publisher, max_questions: usize) -> Log {
-        Log { connection, publisher, questions: Arc::new(Semaphore::new(max_questions)) }
+        let (questions, batches) = (Arc::new(Semaphore::new(max_questions)), Arc::new(Semaphore::new(MAX_BATCHES)));
+        Log { connection, publisher, questions, batches }
     }
 
     /// An envelope of this moment.
@@ -49,16 +62,18 @@ impl Log {
         Envelope::new(now, caller.actor(), company_id, event)
     }
 
-    /// Stores an event. The receipt says if it was stored before under the same id. `unique` is a key that no other message
-    /// may hold.
-    pub async fn publish(
-        &self,
-        envelope: &Envelope,
-        msg_id: String,
-        unique: Option<UniqueKey>,
-        trace: TraceContext,
-    ) -> Result<Receipt, PublishError> {
-        self.publisher.publish(Outgoing { unique, ..Outgoing::event(envelope, msg_id, trace)? }).await
+    /// Stores an event. The receipt says if it was stored before under the same id.
+    pub async fn publish(&self, event: Outgoing) -> Result<Receipt, PublishError> {
+        self.publisher.publish(event).await
+    }
+
+    /// Stores events together. The results stand in the order of the events.
+    pub async fn publish_all(&self, events: Vec<Outgoing>) -> Vec<Result<Receipt, PublishError>> {
+        let Ok(Ok(_turn)) = timeout(BATCH_WAIT, self.batches.acquire()).await else {
+            return events.iter().map(|_| Err(PublishError::Overloaded)).collect();
+        };
+        let queued: Vec<_> = events.into_iter().map(|event| self.publisher.queue(event)).collect();
+        join_all(queued.into_iter().map(|queued| async { queued?.receipt().await })).await
     }
 
     /// Stores an event and waits, bounded, until it is applied.
@@ -74,12 +89,19 @@ impl Log {
         Ok((Settled { seq: receipt.seq, outcome }, receipt))
     }
 
-    /// The event stored at a sequence: the first one, of a duplicate.
+    /// The event stored at a sequence: the first one, of a duplicate. Refused where the log keeps it no longer.
     pub async fn stored(&self, seq: u64) -> Result<Envelope, PublishError> {
         let unavailable = |e: &dyn std::fmt::Display| PublishError::Unavailable(e.to_string());
         let stream = self.connection.jetstream.get_stream_no_info(stream::EVENTS).await.map_err(|e| unavailable(&e))?;
-        let message = stream.direct_get(seq).await.map_err(|e| unavailable(&e))?;
-        Envelope::from_json(&message.payload).map_err(|e| PublishError::Refused(e.to_string()))
+        for look in 1..=LOOKS {
+            match stream.direct_get(seq).await {
+                Ok(message) => return Envelope::from_json(&message.payload).map_err(|e| PublishError::Refused(e.to_string())),
+                Err(e) if e.kind() != DirectGetErrorKind::NotFound => return Err(unavailable(&e)),
+                Err(_) if look < LOOKS => tokio::time::sleep(LOOK_AGAIN).await,
+                Err(_) => {}
+            }
+        }
+        Err(PublishError::Refused(format!("the log does not keep {seq} any more")))
     }
 
     /// Asks the persister.
@@ -103,7 +125,7 @@ impl Log {
 pub async fn watch(connection: Connection, health: Health, stop: CancellationToken) {
     let mut tick = tokio::time::interval(LOOK);
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        match tokio::time::timeout(LOOK, connection.jetstream.get_stream(stream::EVENTS)).await {
+        match timeout(LOOK, connection.jetstream.get_stream(stream::EVENTS)).await {
             Ok(Ok(stream)) => {
                 let info = stream.cached_info();
                 health.good("log", json!({"messages": info.state.messages, "bytes": info.state.bytes, "max_bytes": info.config.max_bytes}));

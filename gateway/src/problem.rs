@@ -9,6 +9,7 @@ use nats::query::KeyOf;
 use nats::runtime::publish::PublishError;
 use nats::runtime::query::QueryError;
 use serde::Serialize;
+use serde_json::Value;
 use tracing::error;
 
 /// Of every problem document.
@@ -126,6 +127,25 @@ impl Problem {
         }
     }
 
+    /// What a failed query means to a client who asked for `what`.
+    pub fn missing(what: &'static str) -> impl Fn(QueryError) -> Problem {
+        move |error| match error {
+            QueryError::NotFound => Problem::NotFound(what),
+            other => other.into(),
+        }
+    }
+
+    /// The document, and its status.
+    pub fn document(&self) -> (StatusCode, Value) {
+        let (status, title, code, detail) = self.parts();
+        let errors: &[FieldError] = if let Problem::Validation(errors) = self { errors } else { &[] };
+        let existing_id = if let Problem::Duplicate { holder, .. } = self { *holder } else { None };
+        let request_id = REQUEST_ID.try_with(Clone::clone).ok();
+        let (r#type, status_code) = ("about:blank", status.as_u16());
+        let body = Body { r#type, title, status: status_code, detail: &detail, code, message: &detail, errors, existing_id, request_id };
+        (status, serde_json::to_value(body).unwrap_or_default())
+    }
+
     fn parts(&self) -> (StatusCode, &'static str, &'static str, String) {
         use StatusCode as S;
         match self {
@@ -192,13 +212,8 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let (status, title, code, detail) = self.parts();
-        let errors: &[FieldError] = if let Problem::Validation(errors) = &self { errors } else { &[] };
-        let existing_id = if let Problem::Duplicate { holder, .. } = &self { *holder } else { None };
-        let request_id = REQUEST_ID.try_with(Clone::clone).ok();
-        let (r#type, status_code) = ("about:blank", status.as_u16());
-        let body = Body { r#type, title, status: status_code, detail: &detail, code, message: &detail, errors, existing_id, request_id };
-        let json = serde_json::to_vec(&body).unwrap_or_default();
+        let (status, document) = self.document();
+        let json = serde_json::to_vec(&document).unwrap_or_default();
         let mut response = (status, [(header::CONTENT_TYPE, CONTENT_TYPE)], json).into_response();
         let headers = response.headers_mut();
         match (status, self) {
@@ -213,17 +228,19 @@ impl IntoResponse for Problem {
     }
 }
 
+/// What a client calls a unique key.
+pub fn key_name(key: &KeyOf) -> &'static str {
+    match key {
+        KeyOf::External { .. } => "external_message_id",
+        KeyOf::Request(_) => "Idempotency-Key",
+    }
+}
+
 impl From<PublishError> for Problem {
     fn from(error: PublishError) -> Problem {
         match error {
             PublishError::Overloaded => Problem::Overloaded,
-            PublishError::Taken(holder) => {
-                let key = match holder.key.key {
-                    KeyOf::External { .. } => "external_message_id",
-                    KeyOf::Request(_) => "Idempotency-Key",
-                };
-                Problem::Duplicate { key, holder: Some(holder.message_id) }
-            }
+            PublishError::Taken(holder) => Problem::Duplicate { key: key_name(&holder.key.key), holder: Some(holder.message_id) },
             PublishError::Full => Problem::Unavailable("the log is full"),
             PublishError::Unavailable(_) => Problem::Unavailable("the log does not answer"),
             PublishError::Refused(why) => {

@@ -1,7 +1,9 @@
-//! From JSON objects to the domain. Every field that is wrong is named; nothing is guessed.
+//! From JSON objects and query strings to the domain. Every field that is wrong is named; nothing is guessed.
 
+use axum::extract::{FromRequestParts, Query};
+use axum::http::request::Parts;
 use nats::Id;
-use nats::domain::InvalidText;
+use nats::domain::{Platform, UnknownName};
 use serde_json::{Map, Value};
 
 use crate::problem::{FieldError, Problem};
@@ -25,6 +27,11 @@ impl<'a> Fields<'a> {
     /// Whether the field is there and not null.
     pub fn has(&self, field: &str) -> bool {
         self.object.get(field).is_some_and(|v| !v.is_null())
+    }
+
+    /// Whether the field is there as null.
+    pub fn is_null(&self, field: &str) -> bool {
+        self.object.get(field).is_some_and(Value::is_null)
     }
 
     /// Notes a problem.
@@ -61,6 +68,11 @@ impl<'a> Fields<'a> {
         self.optional(field, parse)
     }
 
+    /// Tells null, or an empty text, from absence: `Some(None)`.
+    pub fn given<T, E: std::fmt::Display>(&mut self, field: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Option<Option<T>> {
+        self.object.contains_key(field).then(|| self.optional(field, non_empty(parse)).flatten())
+    }
+
     /// A whole number within a range.
     pub fn number(&mut self, field: &str, default: u64, range: std::ops::RangeInclusive<u64>) -> u64 {
         let given = match self.object.get(field) {
@@ -79,15 +91,22 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// True or false.
-    pub fn flag(&mut self, field: &str) -> bool {
-        match self.object.get(field) {
-            None | Some(Value::Null) => false,
-            Some(Value::Bool(b)) => *b,
-            Some(_) => {
+    /// True or false; null is false.
+    pub fn flag(&mut self, field: &str) -> Option<bool> {
+        match self.object.get(field)? {
+            Value::Null => Some(false),
+            Value::Bool(b) => Some(*b),
+            _ => {
                 self.wrong(field, "must be true or false");
-                false
+                None
             }
+        }
+    }
+
+    /// Names each of these that is there: whoever sends one expects it to be changed.
+    pub fn refuse(&mut self, immutable: &[&str]) {
+        for field in immutable.iter().filter(|field| self.object.contains_key(**field)) {
+            self.wrong(field, "cannot be changed");
         }
     }
 
@@ -153,13 +172,31 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// A query string as an object of texts, for [`Fields`].
+pub struct QueryFields(pub Map<String, Value>);
+
+impl<S: Send + Sync> FromRequestParts<S> for QueryFields {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<QueryFields, Problem> {
+        let pairs = Query::<Vec<(String, String)>>::from_request_parts(parts, state).await;
+        let Query(pairs) = pairs.map_err(|_| Problem::field("query", "must be name=value pairs in UTF-8"))?;
+        Ok(QueryFields(pairs.into_iter().map(|(name, value)| (name, Value::String(value))).collect()))
+    }
+}
+
+/// A platform, whatever case it is written in.
+pub fn platform_name(text: &str) -> Result<Platform, UnknownName> {
+    text.trim().to_lowercase().parse()
+}
+
 /// An id in a path.
 pub fn path_id(text: &str) -> Result<Id, Problem> {
     text.parse().map_err(|_| Problem::BadId("id"))
 }
 
 /// Empty optional texts count as absent, as forms send them.
-pub fn non_empty<T>(parse: impl FnOnce(&str) -> Result<T, InvalidText>) -> impl FnOnce(&str) -> Result<Option<T>, InvalidText> {
+pub fn non_empty<T, E>(parse: impl FnOnce(&str) -> Result<T, E>) -> impl FnOnce(&str) -> Result<Option<T>, E> {
     move |text| match text.trim() {
         "" => Ok(None),
         text => parse(text).map(Some),

@@ -17,7 +17,7 @@ use tokio::time::{Instant, interval};
 /// The first start on a machine fetches nats-server and mongod; others wait for it, and on two cores several start at once.
 pub const START: Duration = Duration::from_secs(660);
 /// Settings of this shell that a system under test must not get: tests drop databases and delete consumers.
-const SETTINGS: [&str; 23] = [
+const SETTINGS: &[&str] = &[
     "NATS_",
     "MONGODB_",
     "META_BOT_",
@@ -34,6 +34,7 @@ const SETTINGS: [&str; 23] = [
     "REALTIME_",
     "JWT_",
     "INTERNAL_",
+    "ENCRYPTION_",
     "EVENTS_MAX_BYTES",
     "MAX_",
     "RATE_LIMIT_",

@@ -155,10 +155,7 @@ pub async fn invite(State(logins): State<Logins>, caller: Caller, JsonObject(bod
 /// `GET /auth/me`
 pub async fn me(Call { log, caller, trace }: Call) -> Result<Response, Problem> {
     let Caller::Staff { user, company, .. } = caller else { return Err(Problem::Forbidden("a service is nobody's account")) };
-    let user = log.ask(&GetUser { company_id: company, id: user }, trace).await.map_err(|e| match e {
-        QueryError::NotFound => Problem::NotFound("user"),
-        other => other.into(),
-    })?;
+    let user = log.ask(&GetUser { company_id: company, id: user }, trace).await.map_err(Problem::missing("user"))?;
     Ok(json(StatusCode::OK, json!({"user": public(&user)})))
 }
 

@@ -1,113 +1,103 @@
-//! `/contacts`: enter one, look at one.
+//! `/contacts`: enter one, look at one, look through them, edit one.
 
-use axum::extract::{Path, Query};
+use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::Response;
-use nats::domain::{Contact, Email, Profile, ShortText, Social};
-use nats::event::Event;
-use nats::query::GetContact;
-use nats::runtime::query::QueryError;
+use nats::domain::{Contact, ContactPatch};
+use nats::event::{ContactUpdated, Event};
+use nats::outcome::Outcome;
+use nats::query::{GetContact, ListContacts};
+use nats::runtime::publish::Outgoing;
+use nats::trace::TraceContext;
 use nats::{Id, Timestamp};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
-use super::Call;
-use super::messages::company_in;
-use crate::auth::Caller;
+use super::command::{accepted, command};
+use super::page::{page, with_page};
+use super::{Call, company_in, contact_fields};
 use crate::http::{JsonObject, json, raw_json};
 use crate::log::Log;
 use crate::problem::Problem;
-use crate::validate::{Fields, non_empty, path_id};
+use crate::validate::{Fields, QueryFields, path_id};
 
-/// Largest profile, as JSON.
-const PROFILE_BYTES: usize = 16 * 1024;
+/// Longest search, in characters.
+const SEARCH_CHARS: usize = 100;
+/// What PATCH refuses by name. `company_id` says whose contact it is.
+const IMMUTABLE: &[&str] = &["_id", "id", "created_at", "updated_at"];
 
 /// `POST /contacts`
 pub async fn create(Call { log, caller, trace }: Call, JsonObject(body): JsonObject) -> Result<Response, Problem> {
     let now = Timestamp::now();
-    let contact = read(&body, &caller, now)?;
+    let mut f = Fields::of(&body);
+    let company = f.optional("company_id", str::parse::<Id>);
+    if !f.has("fullName") {
+        f.wrong("fullName", "is required");
+    }
+    let fields = contact_fields::read(&mut f);
+    f.finish()?;
+    let contact = contact_fields::contact(fields, caller.company(company)?, now)?;
     let (id, company) = (contact.id, contact.company_id);
     let envelope = Log::envelope(&caller, company, Event::ContactCreated(Box::new(contact)), now);
-    let receipt = log.publish(&envelope, id.to_string(), None, trace).await?;
+    let receipt = log.publish(Outgoing::event(&envelope, id.to_string(), trace)?).await?;
     let Event::ContactCreated(contact) = envelope.event else { return Err(Problem::Internal) };
     Ok(json(StatusCode::CREATED, json!({"message": "Contact created successfully", "contact": contact, "seq": receipt.seq})))
 }
 
+/// `GET /contacts?search=`: newest first.
+pub async fn list(Call { log, caller, trace }: Call, QueryFields(query): QueryFields) -> Result<Response, Problem> {
+    let mut f = Fields::of(&query);
+    let company = f.optional("company_id", str::parse::<Id>);
+    let search = f.given("search", search_text).flatten();
+    let page = page(&mut f);
+    f.finish()?;
+    let question = ListContacts { company_id: caller.company(company)?, search, page };
+    let answer = log.ask_raw(&question, trace).await?;
+    Ok(with_page(&answer, page))
+}
+
 /// `GET /contacts/{id}`
-pub async fn get(
-    Call { log, caller, trace }: Call,
-    Path(id): Path<String>,
-    Query(query): Query<Vec<(String, String)>>,
-) -> Result<Response, Problem> {
-    let question = GetContact { company_id: caller.company(company_in(&query)?)?, id: path_id(&id)? };
-    let answer = log.ask_raw(&question, trace).await.map_err(|e| match e {
-        QueryError::NotFound => Problem::NotFound("contact"),
-        other => other.into(),
-    })?;
+pub async fn get(Call { log, caller, trace }: Call, Path(id): Path<String>, QueryFields(query): QueryFields) -> Result<Response, Problem> {
+    let question = GetContact { company_id: company_in(&query, &caller)?, id: path_id(&id)? };
+    let answer = log.ask_raw(&question, trace).await.map_err(Problem::missing("contact"))?;
     Ok(raw_json(StatusCode::OK, r#"{"contact":"#, &answer, "}"))
 }
 
-fn read(body: &Map<String, Value>, caller: &Caller, now: Timestamp) -> Result<Contact, Problem> {
-    let mut f = Fields::of(body);
+/// `PATCH /contacts/{id}`: what is absent stays, null removes.
+pub async fn update(Call { log, caller, trace }: Call, Path(id): Path<String>, JsonObject(body): JsonObject) -> Result<Response, Problem> {
+    let id = path_id(&id)?;
+    let mut f = Fields::of(&body);
     let company = f.optional("company_id", str::parse::<Id>);
-    let full_name = f.required("fullName", ShortText::new);
-    let email = f.optional("email", non_empty(Email::new)).flatten();
-    let mut text = |name: &str| f.optional(name, non_empty(ShortText::new)).flatten();
-    let (phone, social_network_name, contact_status, lead_stage) =
-        (text("phone"), text("socialNetworkName"), text("contactStatus"), text("leadStage"));
-    let bot_suspended = f.flag("botSuspended");
-    let bot_suspend_until = f.optional("botSuspendUntil", str::parse::<Timestamp>);
-    let social = f.inside("social", |s| {
-        let mut text = |name: &str| s.optional(name, non_empty(ShortText::new)).flatten();
-        Social {
-            facebook_id: text("facebookId"),
-            instagram_id: text("instagramId"),
-            telegram_id: text("telegramId"),
-            whatsapp_id: text("whatsappId"),
-        }
-    });
-    let profile = read_profile(&mut f);
+    f.refuse(IMMUTABLE);
+    if f.is_null("fullName") {
+        f.wrong("fullName", "cannot be removed");
+    }
+    let patch = contact_fields::read(&mut f);
     f.finish()?;
-    Ok(Contact {
-        id: Id::generate(now),
-        company_id: caller.company(company)?,
-        full_name: full_name.ok_or(Problem::Internal)?, // finish() has refused its absence
-        email,
-        phone,
-        social_network_name,
-        contact_status,
-        lead_stage,
-        bot_suspended,
-        bot_suspend_until,
-        social: social.unwrap_or_default(),
-        profile,
-        created_at: now,
-        extra: Map::new(),
-    })
-}
-
-fn read_profile(f: &mut Fields<'_>) -> Profile {
-    let Some(object) = f.object("profile") else { return Profile::default() };
-    if Value::Object(object.clone()).to_string().len() > PROFILE_BYTES {
-        f.wrong("profile", format!("must have at most {PROFILE_BYTES} bytes as JSON"));
-        return Profile::default();
+    let company_id = caller.company(company)?;
+    if patch == ContactPatch::default() {
+        return Err(Problem::field("fullName", "is required, or another field to change"));
     }
-    if has_nul_key(object) {
-        f.wrong("profile", "must not have names with NUL characters");
-        return Profile::default();
-    }
-    let name = f.inside("profile", |p| p.optional("name", non_empty(ShortText::new)).flatten()).flatten();
-    let rest = object.iter().filter(|(k, _)| *k != "name").map(|(k, v)| (k.clone(), v.clone())).collect();
-    Profile { name, rest }
-}
-
-/// Names that a BSON document cannot have.
-fn has_nul_key(object: &Map<String, Value>) -> bool {
-    fn inside(value: &Value) -> bool {
-        match value {
-            Value::Object(object) => has_nul_key(object),
-            Value::Array(list) => list.iter().any(inside),
-            _ => false,
+    // Nothing is stored about a contact that does not exist.
+    find(&log, company_id, id, trace).await?;
+    let event = Event::ContactUpdated(Box::new(ContactUpdated { contact_id: id, patch }));
+    let settled = command(&log, &caller, company_id, event, trace).await?;
+    match settled.outcome {
+        None => Ok(accepted(&settled, &format!("/api/v1/contacts/{id}"))),
+        Some(Outcome::NotFound) => Err(Problem::NotFound("contact")),
+        Some(_) => {
+            let contact = find(&log, company_id, id, trace).await?;
+            Ok(json(StatusCode::OK, json!({"message": "Contact updated successfully", "contact": contact, "seq": settled.seq})))
         }
     }
-    object.iter().any(|(name, value)| name.contains('\0') || inside(value))
+}
+
+async fn find(log: &Log, company_id: Id, id: Id, trace: TraceContext) -> Result<Contact, Problem> {
+    log.ask(&GetContact { company_id, id }, trace).await.map_err(Problem::missing("contact"))
+}
+
+fn search_text(text: &str) -> Result<String, String> {
+    match text.chars().count() {
+        0..=SEARCH_CHARS => Ok(text.to_owned()),
+        has => Err(format!("must have at most {SEARCH_CHARS} characters, has {has}")),
+    }
 }

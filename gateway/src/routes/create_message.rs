@@ -1,156 +1,141 @@
-//! `POST /messages`: accept a message. 201 once the log has it on disk. The same path with a `contact_id` and nothing of a
-//! message lists a conversation, as the old backend's did.
+//! `POST /messages`: accept a message. 201 once the log has it on disk; with `Prefer: wait=N` once the bot has it, or will not.
+//! The same path with a `contact_id` and nothing of a message lists a conversation, as the old backend's did.
 
+use std::time::Duration;
+
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
-use nats::domain::{Attachment, Content, ExternalId, MAX_ATTACHMENTS, Message, ShortText, Url};
-use nats::event::{Envelope, Event, Idempotency};
-use nats::query::{KeyOf, UniqueKey};
-use nats::runtime::publish::PublishError;
-use nats::trace::TraceContext;
+use nats::domain::{Attachment, Content, Delivery, DeliveryState, ExternalId, MAX_ATTACHMENTS, Message, MessageView, ShortText, Url};
 use nats::{Id, Timestamp};
-use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
+use serde::Serialize;
+use serde_json::{Map, Value};
 
+use super::store::{Create, Stored, idempotency, request_key};
 use super::{Call, messages};
 use crate::auth::Caller;
+use crate::delivery::Waits;
 use crate::http::{JsonObject, json};
-use crate::log::Log;
+use crate::prefer;
 use crate::problem::Problem;
-use crate::validate::{Fields, non_empty};
-
-/// Longest `Idempotency-Key`.
-const KEY_CHARS: usize = 255;
-/// Of the digest of a body so much is kept.
-const FINGERPRINT_BYTES: usize = 16;
+use crate::validate::{Fields, non_empty, platform_name};
 
 /// `POST /messages`
-pub async fn create_or_list(call: Call, headers: HeaderMap, JsonObject(body): JsonObject) -> Result<Response, Problem> {
+pub async fn create_or_list(
+    State(waits): State<Waits>,
+    call: Call,
+    headers: HeaderMap,
+    JsonObject(body): JsonObject,
+) -> Result<Response, Problem> {
     let is_list = body.contains_key("contact_id") && !["role", "direction", "content", "attachments"].iter().any(|f| body.contains_key(*f));
     match is_list {
         true => messages::list_of(&call.log, &call.caller, call.trace, &body).await,
-        false => create(call, &headers, &body).await,
+        false => create(&waits, call, &headers, &body).await,
     }
 }
 
-async fn create(Call { log, caller, trace }: Call, headers: &HeaderMap, body: &Map<String, Value>) -> Result<Response, Problem> {
+async fn create(
+    waits: &Waits,
+    Call { log, caller, trace }: Call,
+    headers: &HeaderMap,
+    body: &Map<String, Value>,
+) -> Result<Response, Problem> {
     let now = Timestamp::now();
     let message = read(body, &caller, now)?;
-    let request = idempotency(headers, &caller, body)?;
-    let stored = store(&log, &caller, message, request, now, trace).await?;
-    let mut response = created(stored.message, stored.seq);
-    if stored.replayed {
-        response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
-    }
-    Ok(response)
+    let request = request_key(headers)?.map(|key| idempotency(&caller, key, body)).transpose()?;
+    let within = prefer::wait(headers).filter(|_| message.is_forwardable());
+    let (id, company, contact) = (message.id, message.company_id, message.contact_id);
+    let create = Create::new(&caller, message, request, now);
+    // Listen first: the bot may be quicker than the log's answer.
+    let wait = match within {
+        Some(within) => waits.open(company, contact).await.map(|wait| (wait, within)),
+        None => None,
+    };
+    let published = log.publish(create.outgoing(trace)?).await;
+    let stored = create.settle(&log, published).await?;
+    let replayed = stored.replayed;
+    let Some((wait, within)) = wait else { return Ok(answer(Created::new(stored), replayed, None)) };
+    let is_old = stored.message.id != id;
+    let delivery = wait.settled(&log, &stored.message, is_old, within, trace).await;
+    Ok(answer(Created::new(stored).delivered(delivery), replayed, Some(within)))
 }
 
-/// A message that the log has.
-struct Stored {
-    message: Message,
+fn answer(created: Created, replayed: bool, waited: Option<Duration>) -> Response {
+    let mut response = json(StatusCode::CREATED, created);
+    let headers = response.headers_mut();
+    if replayed {
+        headers.insert("idempotency-replayed", HeaderValue::from_static("true"));
+    }
+    if let Some(applied) = waited.and_then(|w| HeaderValue::from_str(&format!("wait={}", w.as_secs())).ok()) {
+        headers.insert("preference-applied", applied);
+    }
+    response
+}
+
+/// The body of a 201.
+#[derive(Serialize)]
+pub struct Created {
+    message: &'static str,
+    #[serde(rename = "messageData")]
+    message_data: MessageView,
+    forwarding: Forwarding,
+    warning: Option<&'static str>,
     seq: u64,
-    /// An earlier request with the same `Idempotency-Key` stored it.
-    replayed: bool,
 }
 
-/// Stores a message, or finds that this request has stored it before.
-async fn store(
-    log: &Log,
-    caller: &Caller,
-    message: Message,
-    request: Option<Idempotency>,
-    now: Timestamp,
-    trace: TraceContext,
-) -> Result<Stored, Problem> {
-    let (id, company_id, platform) = (message.id, message.company_id, message.platform);
-    // The platform's own id is the stronger key: a bot that tries again may well have lost its own.
-    let key = match (&message.external_message_id, &request) {
-        (Some(id), _) => Some(KeyOf::External { platform, id: id.clone() }),
-        (None, Some(request)) => Some(KeyOf::Request(request.key.clone())),
-        (None, None) => None,
-    };
-    let msg_id = match &key {
-        Some(KeyOf::External { platform, id }) => format!("ext:{company_id}:{platform}:{id}"),
-        Some(KeyOf::Request(key)) => format!("key:{company_id}:{key}"),
-        None => id.to_string(),
-    };
-    let unique = key.map(|key| UniqueKey { company_id, key });
-    let mut envelope = Log::envelope(caller, company_id, Event::MessageCreated(message), now);
-    envelope.idempotency = request;
-    let (first_at, taken) = match log.publish(&envelope, msg_id, unique, trace).await {
-        Ok(receipt) if !receipt.duplicate => return stored(envelope, receipt.seq, false),
-        // In the log's duplicate window the log knows of it, …
-        Ok(receipt) => (receipt.seq, None),
-        // … later the database does.
-        Err(PublishError::Taken(holder)) => (holder.seq, Some(holder)),
-        Err(e) => return Err(e.into()),
-    };
-    let first = match (log.stored(first_at).await, taken) {
-        (Ok(first), _) => first,
-        // It is older than what the log keeps.
-        (Err(PublishError::Refused(_)), Some(holder)) => return Err(PublishError::Taken(holder).into()),
-        (Err(e), _) => return Err(e.into()),
-    };
-    let Event::MessageCreated(first_message) = &first.event else { return Err(Problem::Internal) };
-    // Our own message: an answer of the log was lost on the way, and the repetition found it.
-    if first_message.id == id {
-        return stored(first, first_at, false);
+/// What becomes of a message on the way to its platform.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Forwarding {
+    /// It is not forwarded.
+    Skipped { skipped: bool, reason: &'static str },
+    /// It is, and nobody has waited.
+    Queued { queued: bool },
+    /// The bot has it.
+    Delivered { success: bool, state: DeliveryState, attempts: u32, delivered_at: Option<Timestamp> },
+    /// The bot does not get it as things stand.
+    Failed { success: bool, failed: bool, state: DeliveryState, attempts: u32, error: Option<String> },
+    /// It was waited for in vain.
+    Pending { queued: bool, state: DeliveryState, attempts: u32, error: Option<String> },
+}
+
+impl Created {
+    /// Of a message that nobody waits for.
+    pub fn new(Stored { message, seq, .. }: Stored) -> Created {
+        let forwarding = match message.is_forwardable() {
+            true => Forwarding::Queued { queued: true },
+            false => Forwarding::Skipped { skipped: true, reason: "only operator messages to facebook and instagram are forwarded" },
+        };
+        let message_data = message.initial_view(Some(seq));
+        Created { message: "Message created successfully", message_data, forwarding, warning: None, seq }
     }
-    match (&envelope.idempotency, &first.idempotency) {
-        (Some(ours), Some(theirs)) if ours == theirs => stored(first, first_at, true),
-        (Some(ours), Some(theirs)) if ours.key == theirs.key => Err(Problem::KeyReused),
-        _ => Err(Problem::Duplicate { key: "external_message_id", holder: Some(first_message.id) }),
+
+    /// With what the wait for its delivery has come to.
+    fn delivered(mut self, delivery: Delivery) -> Created {
+        let Delivery { state, attempts, last_error: error, delivered_at, .. } = delivery.clone();
+        (self.forwarding, self.warning) = match state {
+            DeliveryState::Delivered => (Forwarding::Delivered { success: true, state, attempts, delivered_at }, None),
+            DeliveryState::Failed | DeliveryState::Held => (
+                Forwarding::Failed { success: false, failed: true, state, attempts, error },
+                Some("Message saved, but forwarding to the platform failed"),
+            ),
+            DeliveryState::Queued | DeliveryState::Sending | DeliveryState::Retrying => (
+                Forwarding::Pending { queued: true, state, attempts, error },
+                Some("Message saved, but not forwarded to the platform yet; it will be tried again"),
+            ),
+        };
+        self.message_data.delivered = state == DeliveryState::Delivered;
+        self.message_data.delivery = Some(delivery);
+        self
     }
 }
 
-fn stored(envelope: Envelope, seq: u64, replayed: bool) -> Result<Stored, Problem> {
-    let Event::MessageCreated(message) = envelope.event else { return Err(Problem::Internal) };
-    Ok(Stored { message, seq, replayed })
-}
-
-fn created(message: Message, seq: u64) -> Response {
-    let forwarding = match message.is_forwardable() {
-        true => json!({"queued": true}),
-        false => json!({"skipped": true, "reason": "only operator messages to facebook and instagram are forwarded"}),
-    };
-    let body = json!({
-        "message": "Message created successfully",
-        "messageData": message.initial_view(Some(seq)),
-        "forwarding": forwarding,
-        "warning": null,
-        "seq": seq,
-    });
-    json(StatusCode::CREATED, body)
-}
-
-/// Two callers of a company may choose the same key without meaning the same request.
-fn caller_name(caller: &Caller) -> String {
-    match caller {
-        Caller::Staff { user, .. } => user.to_string(),
-        Caller::Service => "service".into(),
-    }
-}
-
-/// The request's key and a digest of its body, where the caller gave a key.
-fn idempotency(headers: &HeaderMap, caller: &Caller, body: &Map<String, Value>) -> Result<Option<Idempotency>, Problem> {
-    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
-    match value.to_str().map(str::trim) {
-        Ok(key) if !key.is_empty() && key.len() <= KEY_CHARS => {
-            // `serde_json` keeps the names of an object sorted, so their order in the request makes no difference.
-            let digest = Sha256::digest(serde_json::to_vec(body).map_err(|_| Problem::Internal)?);
-            let fingerprint = digest.iter().take(FINGERPRINT_BYTES).map(|byte| format!("{byte:02x}")).collect();
-            Ok(Some(Idempotency { key: format!("{}:{key}", caller_name(caller)), fingerprint }))
-        }
-        _ => Err(Problem::field("Idempotency-Key", format!("must have 1 to {KEY_CHARS} visible ASCII characters"))),
-    }
-}
-
-fn read(body: &Map<String, Value>, caller: &Caller, now: Timestamp) -> Result<Message, Problem> {
+pub(super) fn read(body: &Map<String, Value>, caller: &Caller, now: Timestamp) -> Result<Message, Problem> {
     let mut f = Fields::of(body);
     let named_company = f.optional("company_id", str::parse::<Id>);
     let contact_id = f.required("contact_id", str::parse::<Id>);
     let role = f.required("role", str::parse);
-    let platform = f.required("platform", |p| p.trim().to_lowercase().parse());
+    let platform = f.required("platform", platform_name);
     let direction = f.required("direction", str::parse);
     let content = f.optional("content", Content::new);
     let attachments = f.list("attachments", MAX_ATTACHMENTS, attachment).unwrap_or_default();
@@ -188,11 +173,13 @@ pub(super) fn attachment(f: &mut Fields<'_>) -> Option<Attachment> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn staff() -> Caller {
         let (user, company) = ("d".repeat(24).parse().unwrap(), "a".repeat(24).parse().unwrap());
-        Caller::Staff { user, company, role: nats::domain::StaffRole::Manager, session: None }
+        Caller::Staff { user, company, role: nats::domain::StaffRole::Receptionist, session: None }
     }
 
     fn try_read(changes: Value) -> Result<Message, Problem> {

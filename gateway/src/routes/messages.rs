@@ -1,30 +1,28 @@
-//! `/messages` beyond creating: list, get, edit, delete, mark read, and the conversations of a platform.
+//! `/messages` beyond creating: list, get, delivery, edit, delete, mark read.
 
-use axum::extract::{Path, Query};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::extract::Path;
+use axum::http::StatusCode;
 use axum::response::Response;
-use nats::domain::{Content, MAX_ATTACHMENTS, MessagePatch, MessageView, Platform};
+use nats::Id;
+use nats::domain::{Content, MAX_ATTACHMENTS, MessagePatch, MessageView};
 use nats::event::{Event, MessageDeleted, MessageRead, MessageUpdated};
 use nats::outcome::Outcome;
-use nats::query::{DEFAULT_PAGE, GetMessage, ListConversations, ListMessages, MAX_PAGE, Page};
-use nats::runtime::query::QueryError;
+use nats::query::{GetDelivery, GetMessage, ListMessages, Page};
 use nats::trace::TraceContext;
-use nats::{Id, Timestamp};
 use serde_json::{Map, Value, json};
 
-use super::Call;
+use super::command::{accepted, command};
 use super::create_message::attachment;
+use super::page::{page, with_page};
+use super::{Call, company_in};
 use crate::auth::Caller;
 use crate::http::{JsonObject, json, raw_json};
-use crate::log::{Log, Settled};
+use crate::log::Log;
 use crate::problem::Problem;
-use crate::validate::{Fields, path_id};
+use crate::validate::{Fields, QueryFields, non_empty, path_id, platform_name};
 
-/// Furthest that `skip` reaches; a cursor goes further.
-const MAX_SKIP: u64 = 100_000;
-/// What PATCH refuses by name.
+/// What PATCH refuses by name. `company_id` says whose message it is.
 const IMMUTABLE: &[&str] = &[
-    "company_id",
     "contact_id",
     "role",
     "platform",
@@ -40,8 +38,7 @@ const IMMUTABLE: &[&str] = &[
 ];
 
 /// `GET /messages?contact_id=`
-pub async fn list(Call { log, caller, trace }: Call, Query(query): Query<Vec<(String, String)>>) -> Result<Response, Problem> {
-    let query: Map<String, Value> = query.into_iter().map(|(k, v)| (k, Value::String(v))).collect();
+pub async fn list(Call { log, caller, trace }: Call, QueryFields(query): QueryFields) -> Result<Response, Problem> {
     list_of(&log, &caller, trace, &query).await
 }
 
@@ -50,48 +47,38 @@ pub async fn list_of(log: &Log, caller: &Caller, trace: TraceContext, given: &Ma
     let mut f = Fields::of(given);
     let company = f.optional("company_id", str::parse::<Id>);
     let contact_id = f.required("contact_id", str::parse::<Id>);
-    let platform = f.optional("platform", platform_name);
+    let platform = f.optional("platform", non_empty(platform_name)).flatten();
     let page = page(&mut f);
     f.finish()?;
     let Some(contact_id) = contact_id else { return Err(Problem::Internal) };
     let question = ListMessages { company_id: caller.company(company)?, contact_id, platform, page };
-    let answer = log.ask_raw(&question, trace).await.map_err(|e| match e {
-        QueryError::NotFound => Problem::NotFound("contact"),
-        other => other.into(),
-    })?;
-    Ok(with_page(&answer, page))
-}
-
-/// `POST /messages/instagram`
-pub async fn conversations(Call { log, caller, trace }: Call, JsonObject(body): JsonObject) -> Result<Response, Problem> {
-    let mut f = Fields::of(&body);
-    let company = f.optional("company_id", str::parse::<Id>);
-    let platform = f.optional("platform", platform_name).unwrap_or(Platform::Instagram);
-    let page = page(&mut f);
-    f.finish()?;
-    let question = ListConversations { company_id: caller.company(company)?, platform: Some(platform), page };
-    let answer = log.ask_raw(&question, trace).await?;
+    let answer = log.ask_raw(&question, trace).await.map_err(Problem::missing("contact"))?;
     Ok(with_page(&answer, page))
 }
 
 /// `GET /messages/{id}`
-pub async fn get(
+pub async fn get(Call { log, caller, trace }: Call, Path(id): Path<String>, QueryFields(query): QueryFields) -> Result<Response, Problem> {
+    let question = GetMessage { company_id: company_in(&query, &caller)?, id: path_id(&id)? };
+    let answer = log.ask_raw(&question, trace).await.map_err(Problem::missing("message"))?;
+    Ok(raw_json(StatusCode::OK, r#"{"messageData":"#, &answer, "}"))
+}
+
+/// `GET /messages/{id}/delivery`: where delivery stands, and every attempt.
+pub async fn delivery(
     Call { log, caller, trace }: Call,
     Path(id): Path<String>,
-    Query(query): Query<Vec<(String, String)>>,
+    QueryFields(query): QueryFields,
 ) -> Result<Response, Problem> {
-    let question = GetMessage { company_id: caller.company(company_in(&query)?)?, id: path_id(&id)? };
-    let answer = log.ask_raw(&question, trace).await.map_err(message_not_found)?;
-    Ok(raw_json(StatusCode::OK, r#"{"messageData":"#, &answer, "}"))
+    let question = GetDelivery { company_id: company_in(&query, &caller)?, id: path_id(&id)? };
+    let answer = log.ask_raw(&question, trace).await.map_err(Problem::missing("message"))?;
+    Ok(raw_json(StatusCode::OK, "", &answer, ""))
 }
 
 /// `PATCH /messages`
 pub async fn update(Call { log, caller, trace }: Call, JsonObject(body): JsonObject) -> Result<Response, Problem> {
     let mut f = Fields::of(&body);
-    let id = f.required("_id", str::parse::<Id>);
-    for field in IMMUTABLE.iter().filter(|field| body.contains_key(**field) && **field != "company_id") {
-        f.wrong(field, "cannot be changed");
-    }
+    let id = message_id(&mut f);
+    f.refuse(IMMUTABLE);
     let content = f.optional("content", Content::new);
     let attachments = f.list("attachments", MAX_ATTACHMENTS, attachment);
     if content.is_none() && attachments.is_none() && !f.has("content") && !f.has("attachments") {
@@ -114,7 +101,7 @@ pub async fn update(Call { log, caller, trace }: Call, JsonObject(body): JsonObj
 /// `DELETE /messages`
 pub async fn delete(Call { log, caller, trace }: Call, JsonObject(body): JsonObject) -> Result<Response, Problem> {
     let mut f = Fields::of(&body);
-    let id = f.required("_id", str::parse::<Id>);
+    let id = message_id(&mut f);
     let company = f.optional("company_id", str::parse::<Id>);
     f.finish()?;
     let company_id = caller.company(company)?;
@@ -134,71 +121,38 @@ pub async fn delete(Call { log, caller, trace }: Call, JsonObject(body): JsonObj
 pub async fn mark_read(Call { log, caller, trace }: Call, JsonObject(body): JsonObject) -> Result<Response, Problem> {
     let mut f = Fields::of(&body);
     let contact_id = f.required("contact_id", str::parse::<Id>);
-    let platform = f.optional("platform", platform_name);
+    let platform = f.optional("platform", non_empty(platform_name)).flatten();
     let company = f.optional("company_id", str::parse::<Id>);
     f.finish()?;
     let Some(contact_id) = contact_id else { return Err(Problem::Internal) };
+    let company_id = caller.company(company)?;
     let event = Event::MessageRead(MessageRead { contact_id, platform });
-    let settled = command(&log, &caller, caller.company(company)?, event, trace).await?;
-    match settled.outcome {
-        Some(Outcome::Applied { matched, modified }) => Ok(json(
-            StatusCode::OK,
-            json!({"message": "Messages marked as read", "matched": matched, "modified": modified, "seq": settled.seq}),
-        )),
-        _ => Ok(accepted(&settled, &format!("/api/v1/messages?contact_id={contact_id}"))),
+    let settled = command(&log, &caller, company_id, event, trace).await?;
+    let Some(Outcome::Applied { matched, modified }) = settled.outcome else {
+        return Ok(accepted(&settled, &format!("/api/v1/messages?contact_id={contact_id}")));
+    };
+    if matched == 0 {
+        // All is read, or there is no such conversation: its list tells.
+        let page = Page { limit: 1, skip: 0, after: None };
+        log.ask_raw(&ListMessages { company_id, contact_id, platform: None, page }, trace).await.map_err(Problem::missing("contact"))?;
     }
+    let body = json!({"message": "Messages marked as read", "matched": matched, "modified": modified, "seq": settled.seq});
+    Ok(json(StatusCode::OK, body))
 }
 
-/// 202: durable, and not applied yet.
-fn accepted(settled: &Settled, location: &str) -> Response {
-    let mut response = json(StatusCode::ACCEPTED, json!({"message": "Accepted; it will be applied", "seq": settled.seq}));
-    if let Ok(location) = HeaderValue::from_str(location) {
-        response.headers_mut().insert(header::LOCATION, location);
+/// `_id`, or `id` as some of the old clients have it.
+fn message_id(f: &mut Fields<'_>) -> Option<Id> {
+    if !f.has("id") {
+        return f.required("_id", str::parse::<Id>);
     }
-    response
-}
-
-async fn command(log: &Log, caller: &Caller, company_id: Id, event: Event, trace: TraceContext) -> Result<Settled, Problem> {
-    let envelope = Log::envelope(caller, company_id, event, Timestamp::now());
-    let msg_id = envelope.id.to_string();
-    Ok(log.command(&envelope, msg_id, trace).await?.0)
+    let (id, alias) = (f.optional("_id", str::parse::<Id>), f.optional("id", str::parse::<Id>));
+    if id.is_some() && alias.is_some() && id != alias {
+        f.wrong("id", "differs from _id");
+    }
+    id.or(alias)
 }
 
 async fn find(log: &Log, company_id: Id, id: Option<Id>, trace: TraceContext) -> Result<MessageView, Problem> {
     let id = id.ok_or(Problem::Internal)?; // finish() has refused its absence
-    log.ask(&GetMessage { company_id, id }, trace).await.map_err(message_not_found)
-}
-
-fn message_not_found(error: QueryError) -> Problem {
-    match error {
-        QueryError::NotFound => Problem::NotFound("message"),
-        other => other.into(),
-    }
-}
-
-/// The `company_id` of a query string, which an internal service must give.
-pub(super) fn company_in(query: &[(String, String)]) -> Result<Option<Id>, Problem> {
-    let named = query.iter().find(|(name, _)| name == "company_id");
-    named.map(|(_, id)| id.parse().map_err(|_| Problem::BadId("company_id"))).transpose()
-}
-
-fn platform_name(text: &str) -> Result<Platform, nats::domain::UnknownName> {
-    text.trim().to_lowercase().parse()
-}
-
-/// `limit`, and `skip` or `cursor`.
-pub(super) fn page(f: &mut Fields<'_>) -> Page {
-    let limit = f.number("limit", u64::from(DEFAULT_PAGE), 1..=u64::from(MAX_PAGE)) as u32;
-    let skip = f.number("skip", 0, 0..=MAX_SKIP);
-    let after = f.optional("cursor", str::parse);
-    if after.is_some() && skip > 0 {
-        f.wrong("skip", "does not go with cursor");
-    }
-    Page { limit, skip, after }
-}
-
-/// The persister's answer, and the page that was asked for, in one object.
-pub(super) fn with_page(answer: &[u8], Page { limit, skip, .. }: Page) -> Response {
-    let inner = answer.strip_suffix(b"}").unwrap_or(answer);
-    raw_json(StatusCode::OK, "", inner, &format!(r#","limit":{limit},"skip":{skip}}}"#))
+    log.ask(&GetMessage { company_id, id }, trace).await.map_err(Problem::missing("message"))
 }

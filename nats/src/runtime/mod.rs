@@ -1,9 +1,11 @@
 //! How a service speaks the contract: settings, connection, publish, worker loop, dead letters, queries, health, telemetry,
 //! life cycle. No business rule of any one service.
 
+mod commit;
 pub mod connection;
 pub mod dead_letter;
 pub mod health;
+pub mod order;
 pub mod outcome;
 pub mod publish;
 mod pull;

@@ -1,50 +1,27 @@
-//! Publishing into the log with group commit: what is waiting together shares one atomic batch, and so one fsync. Answers
-//! only what the server has acknowledged. It retries within the caller's deadline, with the same `Nats-Msg-Id`; it keeps
-//! nothing across a restart.
+//! Publishing into the log: a queue that is written in groups (see `commit`). Answers only what the server has acknowledged,
+//! within the caller's deadline; it keeps nothing across a restart.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
-use async_nats::client::Request;
-use async_nats::jetstream::publish::PublishAck;
-use async_nats::jetstream::response::Response;
-use async_nats::{HeaderMap, RequestErrorKind};
+use async_nats::HeaderMap;
 use bytes::Bytes;
-use futures_util::future::join_all;
-use metrics::{counter, histogram};
+use metrics::counter;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
 
+use super::commit;
 use super::connection::Connection;
-use super::unique::UniqueCheck;
+use super::order::Order;
 use crate::event::{Envelope, VERSION};
+use crate::header;
 use crate::query::{Holder, UniqueKey};
 use crate::trace::TraceContext;
-use crate::{Id, header};
 
 /// From [`Publisher::publish`] to its answer. Below the 2 s within which a client gets its 503.
 pub const PUBLISH_DEADLINE: Duration = Duration::from_millis(1_700);
 /// Events that wait for a group; beyond it a caller is refused at once.
 pub const QUEUE_EVENTS: usize = 4_096;
-/// The server takes at most 1,000 messages a batch.
-const MAX_GROUP: usize = 1_000;
-/// And so many bytes, to keep one group's write short.
-const MAX_GROUP_BYTES: usize = 4 * 1024 * 1024;
-/// Up to here single publishes in flight together beat a batch, whose staging costs about 3 ms (`performance-notes`).
-const MAX_SINGLES: usize = 16;
-/// One try of a publish; a lost answer is asked for again within the deadline.
-const TRY_TIMEOUT: Duration = Duration::from_millis(800);
-/// Pause before the next try, while there is no leader.
-const RETRY_PAUSE: Duration = Duration::from_millis(50);
-
-/// JetStream's error codes that matter here.
-mod code {
-    pub const BATCH_DUPLICATE: u64 = 10_201;
-    pub const STORE_FAILED: u64 = 10_077; // with "maximum bytes exceeded" in its text
-    pub const INSUFFICIENT_RESOURCES: u64 = 10_023;
-}
 
 /// One event on its way.
 #[derive(Clone, Debug)]
@@ -59,6 +36,8 @@ pub struct Outgoing {
     pub headers: HeaderMap,
     /// A key that no other message may hold, also beyond the duplicate window.
     pub unique: Option<UniqueKey>,
+    /// The order that it keeps with others; without one, events that are queued together may be stored in any order.
+    pub order: Option<Order>,
 }
 
 impl Outgoing {
@@ -72,10 +51,11 @@ impl Outgoing {
         headers.insert(header::EVENT_TYPE, envelope.event.kind());
         headers.insert(header::EVENT_VERSION, VERSION.to_string());
         headers.insert(header::TRACEPARENT, trace.to_string());
-        Ok(Outgoing { subject: envelope.subject().to_string(), payload: payload.into(), msg_id, headers, unique: None })
+        Ok(Outgoing { subject: envelope.subject().to_string(), payload: payload.into(), msg_id, headers, unique: None, order: None })
     }
 
-    fn bytes(&self) -> usize {
+    /// About what it takes of a group's bounds.
+    pub(super) fn bytes(&self) -> usize {
         self.payload.len() + self.subject.len() + 256
     }
 }
@@ -109,10 +89,63 @@ pub enum PublishError {
     Refused(String),
 }
 
-struct Waiting {
-    event: Outgoing,
+/// An event in the queue, as the writing task sees it.
+pub(super) struct Waiting {
+    /// The event.
+    pub event: Outgoing,
     answer: oneshot::Sender<Result<Receipt, PublishError>>,
+    /// When the caller gives up.
+    pub deadline: Instant,
+}
+
+impl Waiting {
+    /// Tells the caller, and ends the event's order if it is lost.
+    pub fn answer(self, result: Result<Receipt, PublishError>) {
+        let is_lost = matches!(result, Err(PublishError::Unavailable(_) | PublishError::Full));
+        if let Some(order) = self.event.order.as_ref().filter(|_| is_lost) {
+            order.end();
+        }
+        let _ = self.answer.send(result); // the caller may have left
+    }
+
+    /// Itself, if it is still to be sent. Where nobody waits any more it must not appear later.
+    pub fn if_wanted(self) -> Option<Waiting> {
+        let order = self.event.order.as_ref();
+        if self.answer.is_closed() {
+            order.inspect(|order| order.end());
+            return None;
+        }
+        if order.is_some_and(Order::has_ended) {
+            self.answer(Err(earlier_one_missing()));
+            return None;
+        }
+        Some(self)
+    }
+}
+
+fn earlier_one_missing() -> PublishError {
+    PublishError::Unavailable("an earlier event of the same order is not stored".into())
+}
+
+/// An event in the queue.
+#[derive(Debug)]
+pub struct Queued {
+    answered: oneshot::Receiver<Result<Receipt, PublishError>>,
     deadline: Instant,
+}
+
+impl Queued {
+    /// Returns once the event is on disk in the log.
+    ///
+    /// # Errors
+    /// See [`PublishError`]; within [`PUBLISH_DEADLINE`] of the queueing in any case.
+    pub async fn receipt(self) -> Result<Receipt, PublishError> {
+        match tokio::time::timeout_at(self.deadline, self.answered).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(PublishError::Unavailable("shutting down".into())),
+            Err(_) => Err(PublishError::Unavailable("no acknowledgement in time".into())),
+        }
+    }
 }
 
 /// Hands events to the one task that writes them.
@@ -124,9 +157,15 @@ pub struct Publisher {
 impl Publisher {
     /// Starts the writing task on `tasks`. It ends when the last handle is gone and what was waiting is written.
     pub fn start(connection: Connection, tasks: &TaskTracker) -> Publisher {
+        let (publisher, waiting) = Publisher::new();
+        tasks.spawn(commit::write_groups(connection, waiting));
+        publisher
+    }
+
+    /// One that nobody writes for yet.
+    pub(super) fn new() -> (Publisher, mpsc::Receiver<Waiting>) {
         let (queue, waiting) = mpsc::channel(QUEUE_EVENTS);
-        tasks.spawn(write_groups(connection, waiting));
-        Publisher { queue }
+        (Publisher { queue }, waiting)
     }
 
     /// Returns once the event is on disk in the log.
@@ -134,221 +173,63 @@ impl Publisher {
     /// # Errors
     /// See [`PublishError`]; within [`PUBLISH_DEADLINE`] in any case.
     pub async fn publish(&self, event: Outgoing) -> Result<Receipt, PublishError> {
+        self.queue(event)?.receipt().await
+    }
+
+    /// Queues an event and returns at once.
+    ///
+    /// # Errors
+    /// The queue has no room, or the process stops.
+    pub fn queue(&self, event: Outgoing) -> Result<Queued, PublishError> {
+        let order = event.order.clone();
+        if order.as_ref().is_some_and(Order::has_ended) {
+            return Err(earlier_one_missing());
+        }
         let (answer, answered) = oneshot::channel();
         let deadline = Instant::now() + PUBLISH_DEADLINE;
-        self.queue.try_send(Waiting { event, answer, deadline }).map_err(|e| match e {
-            mpsc::error::TrySendError::Full(_) => {
-                counter!("publish_refused_total", "reason" => "overloaded").increment(1);
-                PublishError::Overloaded
+        self.queue.try_send(Waiting { event, answer, deadline }).map_err(|e| {
+            order.inspect(Order::end);
+            match e {
+                mpsc::error::TrySendError::Full(_) => {
+                    counter!("publish_refused_total", "reason" => "overloaded").increment(1);
+                    PublishError::Overloaded
+                }
+                mpsc::error::TrySendError::Closed(_) => PublishError::Unavailable("shutting down".into()),
             }
-            mpsc::error::TrySendError::Closed(_) => PublishError::Unavailable("shutting down".into()),
         })?;
-        match tokio::time::timeout_at(deadline, answered).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(PublishError::Unavailable("shutting down".into())),
-            Err(_) => Err(PublishError::Unavailable("no acknowledgement in time".into())),
-        }
-    }
-}
-
-async fn write_groups(connection: Connection, mut waiting: mpsc::Receiver<Waiting>) {
-    let mut check = UniqueCheck::new();
-    while let Some(first) = waiting.recv().await {
-        // Two turns of the executor let the requests that are ready join the group; measured, not a delay.
-        tokio::task::yield_now().await;
-        tokio::task::yield_now().await;
-        let mut group = vec![first];
-        fill(&mut group, &mut waiting);
-        let started = Instant::now();
-        let mut group = refuse_taken(&connection, &mut check, group).await;
-        // Those whom the last group has answered are back by now, and a batch costs little more with them. Measured at 64
-        // connections: groups of 62 instead of 42.
-        let checked = group.len();
-        fill(&mut group, &mut waiting);
-        let late = group.split_off(checked);
-        group.append(&mut refuse_taken(&connection, &mut check, late).await);
-        // Nobody waits for these any more; what was not sent must not appear later.
-        group.retain(|w| !w.answer.is_closed());
-        if group.is_empty() {
-            continue;
-        }
-        histogram!("publish_group_events").record(group.len() as f64);
-        write_group(&connection, group).await;
-        histogram!("publish_group_seconds").record(started.elapsed().as_secs_f64());
-    }
-}
-
-/// Takes what is waiting, as far as the group's bounds allow.
-fn fill(group: &mut Vec<Waiting>, waiting: &mut mpsc::Receiver<Waiting>) {
-    let mut bytes: usize = group.iter().map(|w| w.event.bytes()).sum();
-    while group.len() < MAX_GROUP && bytes < MAX_GROUP_BYTES {
-        let Ok(next) = waiting.try_recv() else { return };
-        bytes += next.event.bytes();
-        group.push(next);
-    }
-}
-
-/// Answers those whose key is taken, and returns the others. One query a group, made here rather than ahead of the queue:
-/// a group half as large would cost the same batch.
-async fn refuse_taken(connection: &Connection, check: &mut UniqueCheck, group: Vec<Waiting>) -> Vec<Waiting> {
-    let keys: Vec<UniqueKey> = group.iter().filter_map(|w| w.event.unique.clone()).collect();
-    let taken = check.holders(connection, keys).await;
-    if taken.is_empty() {
-        return group;
-    }
-    let mut free = Vec::with_capacity(group.len());
-    for w in group {
-        match w.event.unique.as_ref().and_then(|key| taken.get(key)) {
-            Some(holder) => drop(w.answer.send(Err(PublishError::Taken(Box::new(holder.clone()))))),
-            None => free.push(w),
-        }
-    }
-    free
-}
-
-async fn write_group(connection: &Connection, group: Vec<Waiting>) {
-    if !connection.is_connected() {
-        // A publish now would lie in the client's buffer and be stored after the caller was told otherwise.
-        for w in group {
-            let _ = w.answer.send(Err(PublishError::Unavailable("not connected".into())));
-        }
-        return;
-    }
-    if group.len() <= MAX_SINGLES || has_repeated_id(&group) {
-        write_singles(connection, group).await;
-        return;
-    }
-    let deadline = group.iter().map(|w| w.deadline).min().unwrap_or_else(Instant::now);
-    match write_batch(connection, &group, deadline).await {
-        Ok(last) => {
-            let first = last + 1 - group.len() as u64;
-            for (seq, w) in (first..).zip(group) {
-                let _ = w.answer.send(Ok(Receipt { seq, duplicate: false }));
-            }
-        }
-        Err(BatchError::OneByOne(why)) => {
-            debug!(why, events = group.len(), "batch falls back to single publishes");
-            counter!("publish_batch_fallback_total").increment(1);
-            write_singles(connection, group).await;
-        }
-    }
-}
-
-/// A batch with the same id twice is refused whole.
-fn has_repeated_id(group: &[Waiting]) -> bool {
-    let mut seen = HashSet::with_capacity(group.len());
-    !group.iter().all(|w| seen.insert(w.event.msg_id.as_str()))
-}
-
-enum BatchError {
-    /// The batch is out, or its fate is unknown; each event with its `Nats-Msg-Id` settles it.
-    OneByOne(String),
-}
-
-/// The sequence of the last event. The server stores all or none, contiguously.
-async fn write_batch(connection: &Connection, group: &[Waiting], deadline: Instant) -> Result<u64, BatchError> {
-    let batch = Id::generate(crate::Timestamp::now()).to_string();
-    let last = group.len();
-    let fail = |e: &dyn std::fmt::Display| BatchError::OneByOne(e.to_string());
-    for (position, w) in (1..).zip(group) {
-        let mut headers = w.event.headers.clone();
-        headers.insert(header::MSG_ID, w.event.msg_id.as_str());
-        headers.insert(header::BATCH_ID, batch.as_str());
-        headers.insert(header::BATCH_SEQUENCE, position.to_string());
-        let (subject, payload) = (w.event.subject.clone(), w.event.payload.clone());
-        if position < last {
-            connection.client.publish_with_headers(subject, headers, payload).await.map_err(|e| fail(&e))?;
-            continue;
-        }
-        headers.insert(header::BATCH_COMMIT, "1");
-        let timeout = TRY_TIMEOUT.min(deadline.saturating_duration_since(Instant::now()));
-        let request = Request::new().headers(headers).payload(payload).timeout(Some(timeout));
-        let reply = connection.client.send_request(subject, request).await.map_err(|e| fail(&e))?;
-        return match serde_json::from_slice::<Response<PublishAck>>(&reply.payload) {
-            Ok(Response::Ok(ack)) => Ok(ack.sequence),
-            Ok(Response::Err { error }) => {
-                if error.code() != 400 || error.error_code().0 != code::BATCH_DUPLICATE {
-                    warn!(%error, "the log refused a batch");
-                }
-                Err(fail(&error))
-            }
-            Err(e) => Err(fail(&e)),
-        };
-    }
-    Err(BatchError::OneByOne("empty".into()))
-}
-
-async fn write_singles(connection: &Connection, group: Vec<Waiting>) {
-    join_all(group.into_iter().map(|w| async move {
-        let result = write_single(connection, &w.event, w.deadline).await;
-        if let Err(e) = &result {
-            counter!("publish_failed_total").increment(1);
-            debug!(error = %e, "publish failed");
-        }
-        let _ = w.answer.send(result);
-    }))
-    .await;
-}
-
-async fn write_single(connection: &Connection, event: &Outgoing, deadline: Instant) -> Result<Receipt, PublishError> {
-    let mut headers = event.headers.clone();
-    headers.insert(header::MSG_ID, event.msg_id.as_str());
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() || !connection.is_connected() {
-            return Err(PublishError::Unavailable("no acknowledgement in time".into()));
-        }
-        let request = Request::new().headers(headers.clone()).payload(event.payload.clone()).timeout(Some(TRY_TIMEOUT.min(left)));
-        let error = match connection.client.send_request(event.subject.clone(), request).await {
-            Ok(reply) => match settle(&reply.payload) {
-                Err(PublishError::Unavailable(e)) => e,
-                settled => return settled,
-            },
-            Err(e) => match e.kind() {
-                RequestErrorKind::MaxPayloadExceeded | RequestErrorKind::InvalidSubject => {
-                    return Err(PublishError::Refused(e.to_string()));
-                }
-                _ => e.to_string(),
-            },
-        };
-        if Instant::now() + RETRY_PAUSE >= deadline {
-            return Err(PublishError::Unavailable(error));
-        }
-        tokio::time::sleep(RETRY_PAUSE).await;
-    }
-}
-
-/// What a publish acknowledgement says.
-fn settle(payload: &[u8]) -> Result<Receipt, PublishError> {
-    match serde_json::from_slice::<Response<PublishAck>>(payload) {
-        Ok(Response::Ok(ack)) => Ok(Receipt { seq: ack.sequence, duplicate: ack.duplicate }),
-        Ok(Response::Err { error }) => match error.error_code().0 {
-            code::STORE_FAILED | code::INSUFFICIENT_RESOURCES
-                if error.to_string().contains("exceeded") || error.to_string().contains("resources") =>
-            {
-                Err(PublishError::Full)
-            }
-            _ if error.code() >= 500 || error.code() == 429 => Err(PublishError::Unavailable(error.to_string())),
-            _ => Err(PublishError::Refused(error.to_string())),
-        },
-        Err(e) => Err(PublishError::Unavailable(format!("unreadable acknowledgement: {e}"))),
+        Ok(Queued { answered, deadline })
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    #[test]
-    fn acknowledgements_are_told_apart() {
-        assert_eq!(settle(br#"{"stream":"EVENTS","seq":7}"#), Ok(Receipt { seq: 7, duplicate: false }));
-        assert_eq!(settle(br#"{"stream":"EVENTS","seq":7,"duplicate":true}"#), Ok(Receipt { seq: 7, duplicate: true }));
-        let error = |code: u16, err_code: u64, text: &str| {
-            settle(format!(r#"{{"error":{{"code":{code},"err_code":{err_code},"description":"{text}"}}}}"#).as_bytes())
-        };
-        assert_eq!(error(503, 10_077, "maximum bytes exceeded"), Err(PublishError::Full));
-        assert!(matches!(error(503, 10_008, "JetStream system temporarily unavailable"), Err(PublishError::Unavailable(_))));
-        assert!(matches!(error(400, 10_054, "message size exceeds maximum allowed"), Err(PublishError::Refused(_))));
-        assert!(matches!(settle(b"?"), Err(PublishError::Unavailable(_))));
+    pub fn event(order: Option<&Order>) -> Outgoing {
+        let (subject, msg_id) = ("message.created.x".to_owned(), String::new());
+        Outgoing { subject, payload: Bytes::new(), msg_id, headers: HeaderMap::new(), unique: None, order: order.cloned() }
+    }
+
+    #[tokio::test]
+    async fn what_follows_a_lost_event_of_its_order_is_not_sent() {
+        let (publisher, mut waiting) = Publisher::new();
+        let order = Order::default();
+        let queued: Vec<Queued> = [Some(&order), Some(&order), None].map(|order| publisher.queue(event(order)).unwrap()).into();
+        let (first, second, other) = (waiting.recv().await.unwrap(), waiting.recv().await.unwrap(), waiting.recv().await.unwrap());
+        first.if_wanted().unwrap().answer(Err(PublishError::Unavailable("no leader".into())));
+        assert!(second.if_wanted().is_none());
+        other.if_wanted().unwrap().answer(Ok(Receipt { seq: 1, duplicate: false }));
+        let results = futures_util::future::join_all(queued.into_iter().map(Queued::receipt)).await;
+        assert!(matches!(results.as_slice(), [Err(PublishError::Unavailable(_)), Err(PublishError::Unavailable(_)), Ok(_)]));
+        assert!(publisher.queue(event(Some(&order))).is_err());
+    }
+
+    #[tokio::test]
+    async fn an_event_that_nobody_waits_for_is_not_sent_and_ends_its_order() {
+        let (publisher, mut waiting) = Publisher::new();
+        let order = Order::default();
+        drop(publisher.queue(event(Some(&order))).unwrap());
+        assert!(waiting.recv().await.unwrap().if_wanted().is_none());
+        assert!(order.has_ended());
     }
 }

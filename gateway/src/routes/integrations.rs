@@ -1,0 +1,158 @@
+//! `/integrations`: a company's access to the platforms. Tokens go in and never come out: they are sealed before anything is
+//! stored, and no answer holds one, sealed or not.
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use nats::domain::{Integration, Platform, ShortText};
+use nats::event::{Event, IntegrationDeleted};
+use nats::outcome::Outcome;
+use nats::query::{GetIntegration, ListIntegrations};
+use nats::runtime::seal::Keyring;
+use nats::{Id, Timestamp};
+use secrecy::SecretString;
+use serde::Serialize;
+use serde_json::json;
+use tracing::error;
+
+use super::Call;
+use super::command::{accepted, command};
+use crate::auth::Caller;
+use crate::http::{JsonObject, json};
+use crate::problem::Problem;
+use crate::validate::{Fields, QueryFields, platform_name};
+
+/// Longest access token.
+const TOKEN_CHARS: usize = 4_096;
+
+/// An integration without its token.
+#[derive(Serialize)]
+struct Shown {
+    company_id: Id,
+    platform: Platform,
+    account_id: Option<ShortText>,
+    account_name: Option<ShortText>,
+    token_expires_at: Option<Timestamp>,
+    updated_at: Timestamp,
+    /// Which of `ENCRYPTION_KEYS` the token is sealed with.
+    key_id: String,
+}
+
+impl From<Integration> for Shown {
+    fn from(integration: Integration) -> Shown {
+        let Integration { company_id, platform, account_id, account_name, access_token, token_expires_at, updated_at } = integration;
+        Shown { company_id, platform, account_id, account_name, token_expires_at, updated_at, key_id: access_token.key_id }
+    }
+}
+
+/// `PUT /integrations/{platform}`: enter the access, or replace it whole.
+pub async fn put(
+    State(keyring): State<Keyring>,
+    Call { log, caller, trace }: Call,
+    Path(platform): Path<String>,
+    JsonObject(body): JsonObject,
+) -> Result<Response, Problem> {
+    let company_id = caller.manager()?;
+    let platform = connectable(&platform)?;
+    let mut f = Fields::of(&body);
+    let named = f.optional("company_id", str::parse::<Id>);
+    let token = f.required("access_token", token);
+    let account_id = f.given("account_id", ShortText::new).flatten();
+    let account_name = f.given("account_name", ShortText::new).flatten();
+    let token_expires_at = f.given("token_expires_at", str::parse::<Timestamp>).flatten();
+    f.finish()?;
+    caller.company(named)?;
+    let token = token.ok_or(Problem::Internal)?; // finish() has refused its absence
+    let access_token = keyring.seal(&token, company_id, platform).map_err(|e| {
+        error!(error = %e, "a token cannot be sealed");
+        Problem::Internal
+    })?;
+    let updated_at = Timestamp::now();
+    let integration = Integration { company_id, platform, account_id, account_name, access_token, token_expires_at, updated_at };
+    let settled = command(&log, &caller, company_id, Event::IntegrationUpdated(integration.clone()), trace).await?;
+    if settled.outcome.is_none() {
+        return Ok(accepted(&settled, &format!("/api/v1/integrations/{platform}")));
+    }
+    let shown = Shown::from(integration);
+    Ok(json(StatusCode::OK, json!({"message": "Integration saved successfully", "integration": shown, "seq": settled.seq})))
+}
+
+/// `GET /integrations`
+pub async fn list(Call { log, caller, trace }: Call, QueryFields(query): QueryFields) -> Result<Response, Problem> {
+    let company_id = company(&caller, &query)?;
+    let found = log.ask(&ListIntegrations { company_id }, trace).await?;
+    let shown: Vec<Shown> = found.into_iter().map(Shown::from).collect();
+    Ok(json(StatusCode::OK, json!({"integrations": shown})))
+}
+
+/// `GET /integrations/{platform}`
+pub async fn get(
+    Call { log, caller, trace }: Call,
+    Path(platform): Path<String>,
+    QueryFields(query): QueryFields,
+) -> Result<Response, Problem> {
+    let question = GetIntegration { company_id: company(&caller, &query)?, platform: connectable(&platform)? };
+    let found = log.ask(&question, trace).await.map_err(Problem::missing("integration"))?;
+    Ok(json(StatusCode::OK, json!({"integration": Shown::from(found)})))
+}
+
+/// `DELETE /integrations/{platform}`
+pub async fn delete(Call { log, caller, trace }: Call, Path(platform): Path<String>) -> Result<Response, Problem> {
+    let company_id = caller.manager()?;
+    let platform = connectable(&platform)?;
+    log.ask(&GetIntegration { company_id, platform }, trace).await.map_err(Problem::missing("integration"))?;
+    let event = Event::IntegrationDeleted(IntegrationDeleted { platform });
+    let settled = command(&log, &caller, company_id, event, trace).await?;
+    match settled.outcome {
+        None => Ok(accepted(&settled, &format!("/api/v1/integrations/{platform}"))),
+        Some(Outcome::NotFound) => Err(Problem::NotFound("integration")),
+        Some(_) => {
+            Ok(json(StatusCode::OK, json!({"message": "Integration deleted successfully", "platform": platform, "seq": settled.seq})))
+        }
+    }
+}
+
+/// The company whose integrations a member of staff looks at.
+fn company(caller: &Caller, query: &serde_json::Map<String, serde_json::Value>) -> Result<Id, Problem> {
+    caller.staff()?;
+    super::company_in(query, caller)
+}
+
+/// A platform that gives access by token.
+fn connectable(name: &str) -> Result<Platform, Problem> {
+    match platform_name(name) {
+        Ok(platform) if !matches!(platform, Platform::Web | Platform::Other) => Ok(platform),
+        _ => Err(Problem::field("platform", "must be one of instagram, facebook, telegram, whatsapp")),
+    }
+}
+
+/// A token is one word. What was sent is not quoted.
+fn token(text: &str) -> Result<SecretString, String> {
+    let text = text.trim();
+    match (1..=TOKEN_CHARS).contains(&text.len()) && text.bytes().all(|c| c.is_ascii_graphic()) {
+        true => Ok(text.into()),
+        false => Err(format!("must have 1 to {TOKEN_CHARS} visible ASCII characters")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_visible_characters_within_bounds() {
+        assert!(token(" EAAB-x_1 ").is_ok());
+        assert!(token(&"x".repeat(TOKEN_CHARS)).is_ok());
+        for bad in ["", " ", "a b", "a\nb", "é", &"x".repeat(TOKEN_CHARS + 1)] {
+            assert!(token(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn platforms_without_tokens_are_refused_and_case_does_not_matter() {
+        assert_eq!(connectable("FaceBook"), Ok(Platform::Facebook));
+        for bad in ["web", "Other", "", "x"] {
+            assert!(matches!(connectable(bad), Err(Problem::Validation(_))), "{bad}");
+        }
+    }
+}

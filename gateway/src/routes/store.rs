@@ -1,0 +1,127 @@
+//! Storing a message once: whoever sends it again gets what was stored first. In the log's duplicate window the log knows of
+//! it, later the database does. Reading the request is not done here.
+
+use axum::http::HeaderMap;
+use nats::Timestamp;
+use nats::domain::Message;
+use nats::event::{Envelope, Event, Idempotency};
+use nats::query::{KeyOf, UniqueKey};
+use nats::runtime::publish::{Outgoing, PublishError, Receipt};
+use nats::trace::TraceContext;
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+use crate::auth::Caller;
+use crate::log::Log;
+use crate::problem::{Problem, key_name};
+
+/// Longest `Idempotency-Key`.
+const KEY_CHARS: usize = 255;
+/// Of the digest of a body so much is kept.
+const FINGERPRINT_BYTES: usize = 16;
+
+/// A message to be stored, and what tells it from another.
+pub struct Create {
+    envelope: Envelope,
+    key: Option<KeyOf>,
+}
+
+/// A message that the log has.
+pub struct Stored {
+    /// As it was stored.
+    pub message: Message,
+    /// Where.
+    pub seq: u64,
+    /// An earlier request with the same `Idempotency-Key` stored it.
+    pub replayed: bool,
+}
+
+impl Create {
+    /// Of a caller's message, with the request's key if it has one.
+    pub fn new(caller: &Caller, message: Message, request: Option<Idempotency>, now: Timestamp) -> Create {
+        // The platform's own id is the stronger key: a bot that tries again may well have lost its own.
+        let key = match (&message.external_message_id, &request) {
+            (Some(id), _) => Some(KeyOf::External { platform: message.platform, id: id.clone() }),
+            (None, Some(request)) => Some(KeyOf::Request(request.key.clone())),
+            (None, None) => None,
+        };
+        let mut envelope = Log::envelope(caller, message.company_id, Event::MessageCreated(message), now);
+        envelope.idempotency = request;
+        Create { envelope, key }
+    }
+
+    /// The event to publish.
+    pub fn outgoing(&self, trace: TraceContext) -> Result<Outgoing, PublishError> {
+        let company_id = self.envelope.company_id;
+        let msg_id = match &self.key {
+            Some(KeyOf::External { platform, id }) => format!("ext:{company_id}:{platform}:{id}"),
+            Some(KeyOf::Request(key)) => format!("key:{company_id}:{key}"),
+            None => self.envelope.id.to_string(),
+        };
+        let unique = self.key.clone().map(|key| UniqueKey { company_id, key });
+        Ok(Outgoing { unique, ..Outgoing::event(&self.envelope, msg_id, trace)? })
+    }
+
+    /// What publishing it has come to: stored now, stored before by this very request, or another's.
+    pub async fn settle(self, log: &Log, published: Result<Receipt, PublishError>) -> Result<Stored, Problem> {
+        let (first_at, taken) = match published {
+            Ok(receipt) if !receipt.duplicate => return stored(self.envelope, receipt.seq, false),
+            // In the log's duplicate window the log knows of it, …
+            Ok(receipt) => (receipt.seq, None),
+            // … later the database does.
+            Err(PublishError::Taken(holder)) => (holder.seq, Some(holder)),
+            Err(e) => return Err(e.into()),
+        };
+        let first = match log.stored(first_at).await {
+            Ok(first) => first,
+            // It is older than what the log keeps.
+            Err(PublishError::Refused(_)) => {
+                let key = self.key.as_ref().map_or("_id", key_name);
+                return Err(Problem::Duplicate { key, holder: taken.map(|holder| holder.message_id) });
+            }
+            Err(e) => return Err(e.into()),
+        };
+        // Our own event: an answer of the log was lost on the way, and the repetition found it.
+        if first.id == self.envelope.id {
+            return stored(first, first_at, false);
+        }
+        match (&self.envelope.idempotency, &first.idempotency) {
+            (Some(ours), Some(theirs)) if ours == theirs => stored(first, first_at, true),
+            (Some(ours), Some(theirs)) if ours.key == theirs.key => Err(Problem::KeyReused),
+            _ => {
+                let holder = Some(stored(first, first_at, false)?.message.id);
+                Err(Problem::Duplicate { key: self.key.as_ref().map_or("_id", key_name), holder })
+            }
+        }
+    }
+}
+
+fn stored(envelope: Envelope, seq: u64, replayed: bool) -> Result<Stored, Problem> {
+    let Event::MessageCreated(message) = envelope.event else { return Err(Problem::Internal) };
+    Ok(Stored { message, seq, replayed })
+}
+
+/// The `Idempotency-Key` of a request, if it has one.
+pub fn request_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    match value.to_str().map(str::trim) {
+        Ok(key) if !key.is_empty() && key.len() <= KEY_CHARS => Ok(Some(key)),
+        _ => Err(Problem::field("Idempotency-Key", format!("must have 1 to {KEY_CHARS} visible ASCII characters"))),
+    }
+}
+
+/// A key with a digest of the body that it came with.
+pub fn idempotency(caller: &Caller, key: &str, body: &Map<String, Value>) -> Result<Idempotency, Problem> {
+    // `serde_json` keeps the names of an object sorted, so their order in the request makes no difference.
+    let digest = Sha256::digest(serde_json::to_vec(body).map_err(|_| Problem::Internal)?);
+    let fingerprint = digest.iter().take(FINGERPRINT_BYTES).map(|byte| format!("{byte:02x}")).collect();
+    Ok(Idempotency { key: format!("{}:{key}", caller_name(caller)), fingerprint })
+}
+
+/// Two callers of a company may choose the same key without meaning the same request.
+fn caller_name(caller: &Caller) -> String {
+    match caller {
+        Caller::Staff { user, .. } => user.to_string(),
+        Caller::Service => "service".into(),
+    }
+}
