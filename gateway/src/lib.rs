@@ -164,10 +164,15 @@ mod tests {
 
     #[test]
     fn settings_that_contradict_each_other_are_named() {
-        assert_eq!(problems(&[]), "");
-        assert!(problems(&[("JWT_REFRESH_SECRET", &"a".repeat(32))]).contains("JWT_REFRESH_SECRET must differ"));
-        assert!(problems(&[("ACCESS_TOKEN_TTL", "2h"), ("REFRESH_TOKEN_TTL", "1h")]).contains("REFRESH_TOKEN_TTL"));
-        assert!(problems(&[("REFRESH_TOKEN_COOKIE", "yes")]).contains("REFRESH_TOKEN_COOKIE"));
-        assert!(problems(&[("FRONTEND_URL", "app.example.com")]).contains("FRONTEND_URL"));
+        let same = "a".repeat(32);
+        for (wrong, more) in [
+            ("JWT_REFRESH_SECRET must differ", [("JWT_REFRESH_SECRET", same.as_str())].as_slice()),
+            ("REFRESH_TOKEN_TTL must not be less", &[("ACCESS_TOKEN_TTL", "2h"), ("REFRESH_TOKEN_TTL", "1h")]),
+            ("REFRESH_TOKEN_COOKIE", &[("REFRESH_TOKEN_COOKIE", "yes")]),
+            ("FRONTEND_URL", &[("FRONTEND_URL", "app.example.com")]),
+        ] {
+            assert!(problems(more).contains(wrong), "{wrong}: {}", problems(more));
+            assert!(!problems(&[]).contains(wrong), "{wrong}");
+        }
     }
 }
