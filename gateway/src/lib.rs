@@ -153,3 +153,30 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
 pub fn main() -> ExitCode {
     service::main(Config::read, run)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(more: &[(&str, &str)]) -> String {
+        let secrets = [("JWT_ACCESS_SECRET", "a"), ("JWT_REFRESH_SECRET", "r"), ("INTERNAL_SERVICE_API_KEY", "i"), ("NATS_PASSWORD", "n")];
+        let secrets = secrets.map(|(name, letter)| (name.to_owned(), letter.repeat(32)));
+        let mut settings = Settings::of(secrets.into_iter().chain(more.iter().map(|(k, v)| (k.to_string(), v.to_string()))));
+        Config::read(&mut settings);
+        settings.finish().map_or_else(|e| e.to_string(), |()| String::new())
+    }
+
+    #[test]
+    fn settings_that_contradict_each_other_are_named() {
+        let same = "a".repeat(32);
+        for (wrong, more) in [
+            ("JWT_REFRESH_SECRET must differ", [("JWT_REFRESH_SECRET", same.as_str())].as_slice()),
+            ("REFRESH_TOKEN_TTL must not be less", &[("ACCESS_TOKEN_TTL", "2h"), ("REFRESH_TOKEN_TTL", "1h")]),
+            ("REFRESH_TOKEN_COOKIE", &[("REFRESH_TOKEN_COOKIE", "yes")]),
+            ("FRONTEND_URL", &[("FRONTEND_URL", "app.example.com")]),
+        ] {
+            assert!(problems(more).contains(wrong), "{wrong}: {}", problems(more));
+            assert!(!problems(&[]).contains(wrong), "{wrong}");
+        }
+    }
+}

@@ -5,6 +5,7 @@
 
 mod harness;
 
+mod auth;
 mod bad_input;
 mod compose;
 mod cookbook;

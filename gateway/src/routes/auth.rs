@@ -171,7 +171,7 @@ pub async fn login(
     responses((status = 201, body = Invited), Refused, Denied, BadBody),
 )]
 pub async fn invite(State(logins): State<Logins>, caller: Caller, JsonObject(body): JsonObject) -> Result<Response, Problem> {
-    caller.manager()?;
+    let company_id = caller.manager()?;
     let mut f = Fields::of(&body);
     let email = f.required("email", Email::new);
     let role = f.required("role", |text| match text {
@@ -181,7 +181,7 @@ pub async fn invite(State(logins): State<Logins>, caller: Caller, JsonObject(bod
     });
     f.finish()?;
     let (Some(email), Some(role)) = (email, role) else { return Err(Problem::Internal) };
-    let invitation = Invitation { company_id: caller.company(None)?, email, role };
+    let invitation = Invitation { company_id, email, role };
     let invitation = logins.grants.sign(invitation, INVITATION_TTL, Timestamp::now())?;
     let mut answer = json!({"invitation": invitation, "expiresIn": INVITATION_TTL.as_secs()});
     if let Some(frontend) = &logins.frontend_url {
