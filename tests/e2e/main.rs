@@ -6,13 +6,19 @@
 mod harness;
 
 mod bad_input;
+mod batch;
 mod compose;
+mod contacts;
 mod cookbook;
 mod delivery;
 mod faults;
+mod integrations;
 mod permissions;
+mod prefer;
 mod rebuild;
+mod repeats;
 mod replicas;
+mod rest;
 mod runner;
 mod spine;
 mod view;
