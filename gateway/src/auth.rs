@@ -1,19 +1,37 @@
-//! Who calls: access tokens (JWT, HS256), the internal services' key, and password hashes. Sessions and lockout are not here.
+//! Who calls: access tokens (JWT, HS256) and the internal services' key. How one comes by a token is in the modules below it,
+//! which keep no state of their own: passwords, sessions, lockout, and the tokens that are no access tokens.
+
+mod bucket;
+mod cookies;
+mod grants;
+mod lockout;
+mod logins;
+mod passwords;
+mod sessions;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{FromRef, FromRequestParts};
+use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+use axum::middleware::Next;
+use axum::response::Response;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use nats::domain::{StaffRole, User};
 use nats::event::Actor;
-use nats::trace::TraceContext;
 use nats::{Id, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
+use subtle::ConstantTimeEq;
+
+pub use cookies::{Cookies, refresh_token};
+pub use grants::{Grants, INVITATION_TTL, Invitation, Refresh};
+pub use lockout::Lockout;
+pub use logins::Logins;
+pub use passwords::{PASSWORD_BYTES, Passwords};
+pub use sessions::{Open, Sessions};
 
 use crate::problem::Problem;
 
@@ -24,6 +42,9 @@ struct Claims {
     user_id: Id,
     company_id: Id,
     role: StaffRole,
+    /// The login that the token comes from. Tokens that others have signed have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sid: Option<Id>,
     iat: i64,
     exp: i64,
 }
@@ -39,7 +60,7 @@ pub enum Caller {
         company: Id,
         /// What they may do.
         role: StaffRole,
-        /// The session that their token came from, if it names one.
+        /// The login, where the token names one.
         session: Option<Id>,
     },
     /// An internal service, which names the company itself.
@@ -110,11 +131,12 @@ impl Tokens {
         }))
     }
 
-    /// An access token and the seconds that it lives.
-    pub fn issue(&self, user: &User, now: Timestamp) -> Result<(String, u64), Problem> {
+    /// An access token of a login, and the seconds that it lives.
+    pub fn issue(&self, user: &User, session: Id, now: Timestamp) -> Result<(String, u64), Problem> {
         let iat = now.millis() / 1_000;
         let ttl = self.0.ttl.as_secs();
-        let claims = Claims { user_id: user.id, company_id: user.company_id, role: user.role, iat, exp: iat + ttl as i64 };
+        let claims =
+            Claims { user_id: user.id, company_id: user.company_id, role: user.role, sid: Some(session), iat, exp: iat + ttl as i64 };
         let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.0.sign).map_err(|e| {
             tracing::error!(error = %e, "a token cannot be signed");
             Problem::Internal
@@ -123,106 +145,57 @@ impl Tokens {
     }
 
     fn verify(&self, token: &str) -> Result<Caller, Problem> {
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.0.verify, &self.0.rules).map_err(|e| match e.kind() {
+        let decoded = jsonwebtoken::decode::<Claims>(token, &self.0.verify, &self.0.rules).map_err(|e| match e.kind() {
             ErrorKind::ExpiredSignature => Problem::TokenExpired,
             _ => Problem::InvalidToken,
         })?;
-        let Claims { user_id: user, company_id: company, role, .. } = claims.claims;
-        Ok(Caller::Staff { user, company, role, session: None })
+        let Claims { user_id: user, company_id: company, role, sid: session, .. } = decoded.claims;
+        Ok(Caller::Staff { user, company, role, session })
+    }
+
+    /// Who sends these headers. Where there is a bearer token it alone decides.
+    fn caller(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
+        if let Some(bearer) = headers.get(header::AUTHORIZATION) {
+            let token = bearer.to_str().ok().and_then(|b| b.strip_prefix("Bearer ")).ok_or(Problem::InvalidToken)?;
+            return self.verify(token.trim());
+        }
+        match headers.get("x-api-key") {
+            Some(key) if self.is_internal_key(key.as_bytes()) => Ok(Caller::Service),
+            _ => Err(Problem::InvalidToken),
+        }
     }
 
     fn is_internal_key(&self, given: &[u8]) -> bool {
-        constant_time_eq(given, self.0.internal_key.expose_secret().as_bytes())
+        given.ct_eq(self.0.internal_key.expose_secret().as_bytes()).into()
     }
 }
 
-/// Takes as long for a near miss as for a far one. The length may show.
-fn constant_time_eq(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0, |differences, (x, y)| differences | (x ^ y)) == 0
+/// A layer: works out once who calls, for the rate limits and for the handlers.
+pub async fn identify(State(tokens): State<Tokens>, mut request: Request, next: Next) -> Response {
+    let caller = tokens.caller(request.headers());
+    if let Ok(Caller::Staff { company, .. }) = &caller {
+        tracing::Span::current().record("company", tracing::field::display(company));
+    }
+    request.extensions_mut().insert(caller);
+    next.run(request).await
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Caller
-where
-    Tokens: FromRef<S>,
-{
+impl<S: Sync> FromRequestParts<S> for Caller {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Caller, Problem> {
-        let tokens = Tokens::from_ref(state);
-        let caller = if let Some(bearer) = parts.headers.get(axum::http::header::AUTHORIZATION) {
-            let token = bearer.to_str().ok().and_then(|b| b.strip_prefix("Bearer ")).ok_or(Problem::InvalidToken)?;
-            tokens.verify(token.trim())?
-        } else {
-            match parts.headers.get("x-api-key") {
-                Some(key) if tokens.is_internal_key(key.as_bytes()) => Caller::Service,
-                _ => return Err(Problem::InvalidToken),
-            }
-        };
-        if let Caller::Staff { company, .. } = caller {
-            tracing::Span::current().record("company", tracing::field::display(company));
-        }
-        Ok(caller)
-    }
-}
-
-/// bcrypt off the async threads, no more at a time than there are cores.
-#[derive(Clone)]
-pub struct Passwords {
-    rounds: u32,
-    slots: Arc<Semaphore>,
-    /// Compared against where there is no such user, so that the answer takes as long.
-    decoy: Arc<str>,
-}
-
-/// How long a login waits for its turn.
-const PASSWORD_WAIT: Duration = Duration::from_secs(2);
-/// bcrypt reads no more than 72 bytes; a longer password would be cut silently.
-pub const PASSWORD_BYTES: std::ops::RangeInclusive<usize> = 8..=72;
-
-impl Passwords {
-    /// With this cost. Takes as long as one login.
-    ///
-    /// # Errors
-    /// The system gives no random numbers.
-    pub fn new(rounds: u32) -> Result<Passwords, bcrypt::BcryptError> {
-        let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let nobodys = format!("{}{}", Id::generate(Timestamp::now()), TraceContext::generate().trace_id());
-        let decoy = bcrypt::hash(nobodys, rounds)?.into();
-        Ok(Passwords { rounds, slots: Arc::new(Semaphore::new(cores)), decoy })
-    }
-
-    /// The hash to store.
-    pub async fn hash(&self, password: String) -> Result<String, Problem> {
-        let rounds = self.rounds;
-        self.blocking(move || bcrypt::hash(password, rounds)).await?.map_err(|e| {
-            tracing::error!(error = %e, "a password cannot be hashed");
-            Problem::Internal
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Caller, Problem> {
+        let found = parts.extensions.get::<Result<Caller, Problem>>().cloned();
+        found.unwrap_or_else(|| {
+            tracing::error!("a route without the layer `identify`");
+            Err(Problem::Internal)
         })
-    }
-
-    /// Whether it is the user's password; as slow for a user that does not exist.
-    pub async fn check(&self, password: String, hash: Option<String>) -> Result<bool, Problem> {
-        let known = hash.is_some();
-        let hash = hash.unwrap_or_else(|| self.decoy.to_string());
-        let matches = self.blocking(move || bcrypt::verify(password, &hash).unwrap_or(false)).await?;
-        Ok(matches && known)
-    }
-
-    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
-        let slot = tokio::time::timeout(PASSWORD_WAIT, self.slots.clone().acquire_owned()).await;
-        let Ok(Ok(slot)) = slot else { return Err(Problem::Overloaded) };
-        // The slot goes with the work: a caller who leaves does not end it.
-        let work = move || {
-            let done = work();
-            drop(slot);
-            done
-        };
-        tokio::task::spawn_blocking(work).await.map_err(|_| Problem::Internal)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderName;
+
     use super::*;
 
     fn tokens(secret: &str) -> Tokens {
@@ -239,24 +212,33 @@ mod tests {
 
     #[test]
     fn a_token_is_good_until_it_expires_and_only_under_its_key() {
+        let session = Id::from_bytes([7; 12]);
         let good = tokens(&"s".repeat(32));
-        let (token, _) = good.issue(&user(), Timestamp::now()).unwrap();
-        let manager = Caller::Staff { user: user().id, company: user().company_id, role: StaffRole::Manager, session: None };
-        assert_eq!(good.verify(&token), Ok(manager));
+        let (token, _) = good.issue(&user(), session, Timestamp::now()).unwrap();
+        assert_eq!(
+            good.verify(&token),
+            Ok(Caller::Staff { user: user().id, company: user().company_id, role: StaffRole::Manager, session: Some(session) })
+        );
         assert_eq!(tokens(&"t".repeat(32)).verify(&token), Err(Problem::InvalidToken));
-        let (old, _) = good.issue(&user(), Timestamp::from_millis(0)).unwrap();
+        let (old, _) = good.issue(&user(), session, Timestamp::from_millis(0)).unwrap();
         assert_eq!(good.verify(&old), Err(Problem::TokenExpired));
         for bad in ["", "a.b.c", "eyJhbGciOiJub25lIn0.e30."] {
             assert_eq!(good.verify(bad), Err(Problem::InvalidToken), "{bad}");
         }
     }
 
-    #[tokio::test]
-    async fn passwords_are_checked_and_nobody_has_the_decoys() {
-        let passwords = Passwords::new(4).unwrap();
-        let hash = passwords.hash("correct horse".into()).await.unwrap();
-        assert!(passwords.check("correct horse".into(), Some(hash.clone())).await.unwrap());
-        assert!(!passwords.check("wrong horse".into(), Some(hash)).await.unwrap());
-        assert!(!passwords.check("anything".into(), None).await.unwrap());
+    #[test]
+    fn a_bearer_token_decides_and_a_key_must_be_exact() {
+        let tokens = tokens(&"s".repeat(32));
+        let (token, _) = tokens.issue(&user(), Id::from_bytes([7; 12]), Timestamp::now()).unwrap();
+        let with = |headers: &[(&'static str, &str)]| {
+            tokens.caller(&headers.iter().map(|(n, v)| (HeaderName::from_static(n), v.parse().unwrap())).collect())
+        };
+        let (bearer, key, near) = (format!("Bearer {token}"), "k".repeat(32), "k".repeat(31) + "j");
+        assert!(matches!(with(&[("authorization", &bearer), ("x-api-key", "wrong")]), Ok(Caller::Staff { .. })));
+        assert_eq!(with(&[("authorization", "Bearer x"), ("x-api-key", &key)]), Err(Problem::InvalidToken));
+        assert_eq!(with(&[("x-api-key", &key)]), Ok(Caller::Service));
+        assert_eq!(with(&[("x-api-key", &near)]), Err(Problem::InvalidToken));
+        assert_eq!(with(&[]), Err(Problem::InvalidToken));
     }
 }

@@ -1,61 +1,36 @@
-//! HTTP around the routes: the port, bounds on bodies and requests in flight, request ids, spans and metrics.
+//! HTTP around the routes: request ids, spans and metrics, bodies in, answers out. Bounds are in `protect`, the port is in
+//! `server`.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::Json;
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, MatchedPath, Request, State};
+use axum::extract::{FromRequest, FromRequestParts, MatchedPath, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, StatusCode, header};
-use axum::middleware::{self, Next};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::serve::ListenerExt;
-use axum::{Json, Router};
 use bytes::Bytes;
 use metrics::{counter, histogram};
-use nats::runtime::service::{Service, ServiceError};
 use nats::trace::TraceContext;
 use nats::{Id, Timestamp};
 use serde_json::{Map, Value};
-use tokio::sync::Semaphore;
 use tracing::{Instrument, debug, error, field, info_span};
 
-use crate::problem::Problem;
+use crate::body;
+use crate::problem::{self, Problem, REQUEST_ID};
 
-/// Largest body.
-const BODY_BYTES: usize = 10 * 1024 * 1024;
 /// A body must have arrived within this.
 const BODY_WITHIN: Duration = Duration::from_secs(30);
 /// Longest request id taken over from a caller.
 const REQUEST_ID_CHARS: usize = 64;
 
-const REQUEST_ID: &str = "x-request-id";
+const REQUEST_ID_HEADER: &str = "x-request-id";
 
-/// Adds the bounds, and what is common to all answers.
-pub fn protect(router: Router, max_in_flight: usize) -> Router {
-    let slots = Arc::new(Semaphore::new(max_in_flight));
-    router
-        .fallback(|| async { Problem::NotFound("path") })
-        .method_not_allowed_fallback(|| async { Problem::Method })
-        .layer(DefaultBodyLimit::max(BODY_BYTES))
-        .layer(middleware::from_fn_with_state(slots, bound_in_flight))
-        .layer(middleware::from_fn(observe))
-}
-
-async fn bound_in_flight(State(slots): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
-    match slots.try_acquire() {
-        Ok(_slot) => next.run(request).await,
-        Err(_) => {
-            counter!("http_refused_total", "reason" => "in_flight").increment(1);
-            Problem::Overloaded.into_response()
-        }
-    }
-}
-
-async fn observe(mut request: Request, next: Next) -> Response {
+/// A layer: gives the request an id, a trace and a span, counts it, and makes every error a problem document.
+pub async fn observe(mut request: Request, next: Next) -> Response {
     let started = Instant::now();
-    let given = request.headers().get(REQUEST_ID).and_then(|v| v.to_str().ok());
+    let given = request.headers().get(REQUEST_ID_HEADER).and_then(|v| v.to_str().ok());
     let good =
         |id: &&str| !id.is_empty() && id.len() <= REQUEST_ID_CHARS && id.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c));
     let request_id = given.filter(good).map_or_else(|| Id::generate(Timestamp::now()).to_string(), str::to_owned);
@@ -68,7 +43,8 @@ async fn observe(mut request: Request, next: Next) -> Response {
     let known = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::HEAD, Method::OPTIONS].contains(&method);
     let label = if known { method.to_string() } else { "other".to_owned() };
     let span = info_span!("request", request_id, trace_id = trace.trace_id(), company = field::Empty);
-    let mut response = next.run(request).instrument(span.clone()).await;
+    let answer = async { as_problem(next.run(request).await) };
+    let mut response = REQUEST_ID.scope(request_id.clone(), answer).instrument(span.clone()).await;
     let status = response.status();
     counter!("http_requests_total", "method" => label, "route" => route.clone(), "status" => status.as_u16().to_string()).increment(1);
     histogram!("http_request_seconds", "route" => route.clone()).record(started.elapsed().as_secs_f64());
@@ -77,9 +53,25 @@ async fn observe(mut request: Request, next: Next) -> Response {
         _ => debug!(%method, route, status = status.as_u16(), "request"),
     });
     if let Ok(id) = HeaderValue::from_str(&request_id) {
-        response.headers_mut().insert(REQUEST_ID, id);
+        response.headers_mut().insert(REQUEST_ID_HEADER, id);
     }
     response
+}
+
+/// An error that is not ours has the text of a library, which says nothing to a client. Its headers, such as `Allow`, do.
+fn as_problem(response: Response) -> Response {
+    let status = response.status();
+    let is_error = status.is_client_error() || status.is_server_error();
+    if !is_error || response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == problem::CONTENT_TYPE) {
+        return response;
+    }
+    let mut problem = Problem::of_status(status).into_response();
+    for (name, value) in response.headers() {
+        if ![header::CONTENT_TYPE, header::CONTENT_LENGTH].contains(name) {
+            problem.headers_mut().append(name, value.clone());
+        }
+    }
+    problem
 }
 
 /// The request's trace, for the events and queries that it causes.
@@ -110,13 +102,10 @@ impl<S: Send + Sync> FromRequest<S> for JsonObject {
         let body = match read {
             Ok(Ok(body)) => body,
             Ok(Err(rejected)) if rejected.status() == StatusCode::PAYLOAD_TOO_LARGE => return Err(Problem::TooLarge),
-            _ => return Err(Problem::BadJson("the body did not arrive".into())),
+            Ok(Err(_)) => return Err(Problem::BadJson("it did not arrive".into())),
+            Err(_) => return Err(Problem::Timeout),
         };
-        match serde_json::from_slice(&body) {
-            Ok(Value::Object(object)) => Ok(JsonObject(object)),
-            Ok(_) => Err(Problem::BadJson("it must be an object".into())),
-            Err(e) => Err(Problem::BadJson(e.to_string())),
-        }
+        body::parse_object(&body).map(JsonObject).map_err(Problem::BadJson)
     }
 }
 
@@ -129,19 +118,4 @@ pub fn raw_json(status: StatusCode, before: &str, raw: &[u8], after: &str) -> Re
 /// An answer.
 pub fn json(status: StatusCode, body: impl serde::Serialize) -> Response {
     (status, Json(body)).into_response()
-}
-
-/// Listens, and serves until the service stops; then open requests are answered.
-pub async fn serve(service: &mut Service, address: SocketAddr, router: Router) -> Result<(), ServiceError> {
-    let listener = tokio::net::TcpListener::bind(address).await.map_err(|error| ServiceError::Listen { address, error })?;
-    tracing::info!(%address, "listening");
-    // Answers are small; without it they would wait for the client's acknowledgement.
-    let listener = listener.tap_io(|socket| drop(socket.set_nodelay(true)));
-    let stop = service.stop.clone();
-    service.spawn("http", async move {
-        if let Err(e) = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await {
-            error!(error = %e, "http");
-        }
-    });
-    Ok(())
 }

@@ -2,12 +2,15 @@
 //! query to the persister. It holds no state that a second gateway would need, and no database credential.
 
 mod auth;
+mod body;
 mod delivery;
 mod http;
 mod log;
 mod prefer;
 mod problem;
+mod protect;
 mod routes;
+mod server;
 mod validate;
 
 use std::net::SocketAddr;
@@ -18,12 +21,13 @@ use nats::runtime::CancellationToken;
 use nats::runtime::publish::Publisher;
 use nats::runtime::seal::Keyring;
 use nats::runtime::service::{self, Service, ServiceError};
-use nats::runtime::settings::{Common, Settings};
-use secrecy::SecretString;
+use nats::runtime::settings::{Common, Environment, Settings};
+use secrecy::{ExposeSecret, SecretString};
 
-use auth::{Passwords, Tokens};
+use auth::{Cookies, Grants, Lockout, Logins, Passwords, Sessions, Tokens};
 use delivery::Waits;
 use log::Log;
+use protect::{Origins, Protection, RateLimiters, RateLimits, TrustedProxies};
 
 /// Settings of the gateway.
 pub struct Config {
@@ -33,32 +37,71 @@ pub struct Config {
     pub port: u16,
     /// `JWT_ACCESS_SECRET`: signs access tokens.
     pub access_secret: SecretString,
+    /// `JWT_REFRESH_SECRET`: signs refresh tokens and invitations.
+    pub refresh_secret: SecretString,
     /// `INTERNAL_SERVICE_API_KEY`: what channel bots send as `x-api-key`.
     pub internal_key: SecretString,
     /// `ACCESS_TOKEN_TTL`
     pub access_ttl: Duration,
+    /// `REFRESH_TOKEN_TTL`: how long a login lasts without a refresh.
+    pub refresh_ttl: Duration,
+    /// `REFRESH_TOKEN_COOKIE`: refresh tokens come and go in cookies, and not in bodies.
+    pub refresh_cookie: bool,
+    /// `FRONTEND_URL`: where an invitation can be accepted.
+    pub frontend_url: Option<String>,
     /// `BCRYPT_SALT_ROUNDS`
     pub bcrypt_rounds: u32,
     /// `ENCRYPTION_KEYS`: seal the platforms' access tokens.
     pub keyring: Keyring,
     /// `MAX_IN_FLIGHT`: requests worked on at a time; beyond it 503.
     pub max_in_flight: usize,
+    /// `MAX_CONNECTIONS`: open at a time; a further one is closed at once.
+    pub max_connections: usize,
+    /// `MAX_CONNECTIONS_PER_ADDRESS`: of these from one address that is no trusted proxy; 0 switches it off.
+    pub max_connections_per_address: usize,
+    /// `TRUSTED_PROXIES`: whose word on where a request comes from is taken.
+    pub trusted_proxies: TrustedProxies,
+    /// `CORS_ORIGINS`: pages that may call the API.
+    pub origins: Origins,
+    /// `RATE_LIMIT_*`
+    pub rate_limits: RateLimits,
 }
 
 impl Config {
     /// Reads them.
     pub fn read(settings: &mut Settings) -> Config {
         const DAY: Duration = Duration::from_secs(86_400);
+        let common = Common::read(settings, "gateway");
+        let access_secret = settings.secret("JWT_ACCESS_SECRET");
+        let refresh_secret = settings.secret("JWT_REFRESH_SECRET");
+        if access_secret.expose_secret() == refresh_secret.expose_secret() && !access_secret.expose_secret().is_empty() {
+            settings.problem("JWT_REFRESH_SECRET must differ from JWT_ACCESS_SECRET");
+        }
+        let access_ttl = settings.duration("ACCESS_TOKEN_TTL", Duration::from_secs(900), Duration::from_secs(1)..=DAY);
+        let refresh_ttl = settings.duration("REFRESH_TOKEN_TTL", 7 * DAY, Duration::from_secs(1)..=90 * DAY);
+        if refresh_ttl < access_ttl {
+            settings.problem("REFRESH_TOKEN_TTL must not be less than ACCESS_TOKEN_TTL");
+        }
         Config {
-            common: Common::read(settings, "gateway"),
             port: settings.number("PORT", 4000, 1..=u16::MAX),
-            access_secret: settings.secret("JWT_ACCESS_SECRET"),
+            access_secret,
+            refresh_secret,
             internal_key: settings.secret("INTERNAL_SERVICE_API_KEY"),
-            access_ttl: settings.duration("ACCESS_TOKEN_TTL", Duration::from_secs(900), Duration::from_secs(1)..=DAY),
+            access_ttl,
+            refresh_ttl,
+            refresh_cookie: settings.flag("REFRESH_TOKEN_COOKIE", false),
+            frontend_url: settings.optional("FRONTEND_URL").map(|_| settings.http_url("FRONTEND_URL", "")),
             // Fewer than 10 is too few to protect anybody, more than 15 takes seconds.
             bcrypt_rounds: settings.number("BCRYPT_SALT_ROUNDS", 12, 10..=15),
             keyring: Keyring::read(settings),
             max_in_flight: settings.number("MAX_IN_FLIGHT", 2_048, 1..=100_000),
+            max_connections: settings.number("MAX_CONNECTIONS", 10_000, 1..=1_000_000),
+            // No single address can take them all, and the browsers of a large office behind one address fit.
+            max_connections_per_address: settings.number("MAX_CONNECTIONS_PER_ADDRESS", 1_000, 0..=1_000_000),
+            trusted_proxies: TrustedProxies::read(settings),
+            origins: Origins::read(settings, common.environment),
+            rate_limits: RateLimits::read(settings),
+            common,
         }
     }
 }
@@ -76,15 +119,29 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     let log = Log::new(service.connection.clone(), publisher, a_quarter);
     let watch = log::watch(service.connection.clone(), service.health.clone(), service.stop.clone());
     service.spawn("log watch", watch);
-    let app = routes::App {
-        log,
-        keyring: config.keyring,
-        waits: Waits::new(service.connection.clone(), a_quarter, service.stop.clone()),
-        tokens: Tokens::new(&config.access_secret, config.access_ttl, &config.internal_key),
+    let tokens = Tokens::new(&config.access_secret, config.access_ttl, &config.internal_key);
+    let secure = config.common.environment != Environment::Development;
+    let logins = Logins {
+        tokens: tokens.clone(),
+        grants: Grants::new(&config.refresh_secret),
         passwords: Passwords::new(config.bcrypt_rounds).map_err(|e| ServiceError::Start(e.to_string()))?,
+        sessions: Sessions::new(service.connection.clone(), config.refresh_ttl),
+        lockout: Lockout::new(service.connection.clone()),
+        cookies: config.refresh_cookie.then_some(Cookies { secure, ttl: config.refresh_ttl }),
+        refresh_ttl: config.refresh_ttl,
+        frontend_url: config.frontend_url,
     };
-    let router = http::protect(routes::router(app), config.max_in_flight).merge(service.ops_routes());
-    http::serve(&mut service, SocketAddr::new(config.common.host, config.port), router).await?;
+    let waits = Waits::new(service.connection.clone(), a_quarter, service.stop.clone());
+    let app = routes::App { log, tokens, logins, keyring: config.keyring, waits };
+    let limiters = RateLimiters::new(&config.rate_limits);
+    let forget = limiters.clone().forget_the_quiet(service.stop.clone());
+    service.spawn("rate limits", forget);
+    let (origins, trusted) = (config.origins, config.trusted_proxies);
+    let protection = Protection { origins, trusted: trusted.clone(), max_in_flight: config.max_in_flight };
+    let routes = protection.around(routes::router(app, limiters)).merge(service.ops_routes());
+    let router = protect::with_security_headers(routes, config.common.environment == Environment::Production);
+    let limits = server::Limits { max_connections: config.max_connections, max_per_address: config.max_connections_per_address, trusted };
+    server::serve(&mut service, SocketAddr::new(config.common.host, config.port), router, limits).await?;
     service.finish().await
 }
 

@@ -1,6 +1,8 @@
 //! Errors as clients see them: RFC 9457 problem documents. The one place where a domain error becomes an HTTP status; no
 //! internal text passes it.
 
+use std::time::Duration;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use nats::query::KeyOf;
@@ -10,8 +12,15 @@ use serde::Serialize;
 use serde_json::Value;
 use tracing::error;
 
+/// Of every problem document.
+pub const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
 /// Seconds that a client is asked to wait before it tries again.
-const RETRY_AFTER_SECONDS: &str = "1";
+const RETRY_AFTER_SECONDS: u64 = 1;
+
+tokio::task_local! {
+    /// The id of the request that this task answers: a problem names it, wherever it comes up.
+    pub static REQUEST_ID: String;
+}
 
 /// What is wrong with one field.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -29,18 +38,31 @@ pub enum Problem {
     Validation(Vec<FieldError>),
     /// An id is not 24 hex digits.
     BadId(&'static str),
-    /// The body is not JSON.
+    /// The request cannot be understood, before any field is looked at.
+    BadRequest(&'static str),
+    /// The body is not JSON, or is past a bound of it.
     BadJson(String),
     /// The content type is not JSON.
     MediaType,
     /// The body is larger than allowed.
     TooLarge,
+    /// Path and query string are longer than allowed.
+    UriTooLong,
+    /// The body took too long to arrive.
+    Timeout,
     /// No token, or not one of ours.
     InvalidToken,
     /// The token was ours.
     TokenExpired,
     /// Email or password is wrong.
     BadLogin,
+    /// Too many failed logins of this email.
+    Locked {
+        /// How long it stays so.
+        left: Duration,
+    },
+    /// The cookie came without the header that proves whose page sent it.
+    Csrf,
     /// The caller may not.
     Forbidden(&'static str),
     /// It does not exist, or is another company's.
@@ -56,6 +78,11 @@ pub enum Problem {
     },
     /// The `Idempotency-Key` belongs to another request.
     KeyReused,
+    /// More requests than the caller may make.
+    RateLimited {
+        /// Seconds until the next one is allowed.
+        after: u64,
+    },
     /// More than this gateway can work on.
     Overloaded,
     /// The log or the persister does not answer.
@@ -76,12 +103,28 @@ struct Body<'a> {
     errors: &'a [FieldError],
     #[serde(skip_serializing_if = "Option::is_none")]
     existing_id: Option<nats::Id>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<String>,
 }
 
 impl Problem {
     /// One field that is wrong.
     pub fn field(field: impl Into<String>, message: impl Into<String>) -> Problem {
         Problem::Validation(vec![FieldError { field: field.into(), message: message.into() }])
+    }
+
+    /// For an error that a library answered by itself, whose text is not for clients.
+    pub fn of_status(status: StatusCode) -> Problem {
+        match status {
+            StatusCode::NOT_FOUND => Problem::NotFound("path"),
+            StatusCode::METHOD_NOT_ALLOWED => Problem::Method,
+            StatusCode::REQUEST_TIMEOUT => Problem::Timeout,
+            StatusCode::PAYLOAD_TOO_LARGE => Problem::TooLarge,
+            StatusCode::URI_TOO_LONG => Problem::UriTooLong,
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => Problem::MediaType,
+            status if status.is_client_error() => Problem::BadRequest("the request cannot be understood"),
+            _ => Problem::Internal,
+        }
     }
 
     /// What a failed query means to a client who asked for `what`.
@@ -97,8 +140,9 @@ impl Problem {
         let (status, title, code, detail) = self.parts();
         let errors: &[FieldError] = if let Problem::Validation(errors) = self { errors } else { &[] };
         let existing_id = if let Problem::Duplicate { holder, .. } = self { *holder } else { None };
-        let body =
-            Body { r#type: "about:blank", title, status: status.as_u16(), detail: &detail, code, message: &detail, errors, existing_id };
+        let request_id = REQUEST_ID.try_with(Clone::clone).ok();
+        let (r#type, status_code) = ("about:blank", status.as_u16());
+        let body = Body { r#type, title, status: status_code, detail: &detail, code, message: &detail, errors, existing_id, request_id };
         (status, serde_json::to_value(body).unwrap_or_default())
     }
 
@@ -110,7 +154,10 @@ impl Problem {
                 (S::BAD_REQUEST, "Validation failed", "VALIDATION_ERROR", first)
             }
             Problem::BadId(name) => (S::BAD_REQUEST, "Bad id", "CAST_ERROR", format!("{name} must be 24 hex digits")),
-            Problem::BadJson(why) => (S::BAD_REQUEST, "Bad JSON", "VALIDATION_ERROR", format!("the body is not valid JSON: {why}")),
+            Problem::BadRequest(why) => (S::BAD_REQUEST, "Bad request", "BAD_REQUEST", (*why).into()),
+            Problem::BadJson(why) => {
+                (S::BAD_REQUEST, "Bad JSON", "VALIDATION_ERROR", format!("the body is not JSON that can be taken: {why}"))
+            }
             Problem::MediaType => (
                 S::UNSUPPORTED_MEDIA_TYPE,
                 "Unsupported media type",
@@ -118,11 +165,20 @@ impl Problem {
                 "send Content-Type: application/json".into(),
             ),
             Problem::TooLarge => (S::PAYLOAD_TOO_LARGE, "Too large", "PAYLOAD_TOO_LARGE", "the body is larger than 10 MB".into()),
+            Problem::UriTooLong => (S::URI_TOO_LONG, "Too long", "URI_TOO_LONG", "path and query string are too long".into()),
+            Problem::Timeout => (S::REQUEST_TIMEOUT, "Timeout", "TIMEOUT", "the body did not arrive in time".into()),
             Problem::InvalidToken => {
                 (S::UNAUTHORIZED, "Not authenticated", "INVALID_TOKEN", "send a valid bearer token or x-api-key".into())
             }
             Problem::TokenExpired => (S::UNAUTHORIZED, "Token expired", "TOKEN_EXPIRED", "the token has expired; log in again".into()),
             Problem::BadLogin => (S::UNAUTHORIZED, "Login failed", "INVALID_CREDENTIALS", "email or password is wrong".into()),
+            Problem::Locked { left } => (
+                S::LOCKED,
+                "Account locked",
+                "ACCOUNT_LOCKED",
+                format!("too many failed logins; try again in {} minutes", left.as_secs().div_ceil(60)),
+            ),
+            Problem::Csrf => (S::FORBIDDEN, "Forbidden", "CSRF", "the header X-CSRF-Token must equal the cookie csrfToken".into()),
             Problem::Forbidden(why) => (S::FORBIDDEN, "Forbidden", "FORBIDDEN", (*why).into()),
             Problem::NotFound(what) => (S::NOT_FOUND, "Not found", "NOT_FOUND", format!("{what} not found")),
             Problem::Method => (S::METHOD_NOT_ALLOWED, "Method not allowed", "METHOD_NOT_ALLOWED", "this path has no such method".into()),
@@ -133,6 +189,12 @@ impl Problem {
                 "Idempotency key reused",
                 "IDEMPOTENCY_KEY_REUSED",
                 "this Idempotency-Key came with another body before; choose a new key for a new request".into(),
+            ),
+            Problem::RateLimited { after } => (
+                S::TOO_MANY_REQUESTS,
+                "Too many requests",
+                "RATE_LIMITED",
+                format!("too many requests; the next one is possible in {after} s"),
             ),
             Problem::Overloaded => {
                 (S::SERVICE_UNAVAILABLE, "Overloaded", "OVERLOADED", "too many requests are being worked on; try again".into())
@@ -152,11 +214,14 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let (status, document) = self.document();
         let json = serde_json::to_vec(&document).unwrap_or_default();
-        let mut response = (status, [(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"))], json).into_response();
+        let mut response = (status, [(header::CONTENT_TYPE, CONTENT_TYPE)], json).into_response();
         let headers = response.headers_mut();
-        match status {
-            StatusCode::SERVICE_UNAVAILABLE => drop(headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS))),
-            StatusCode::UNAUTHORIZED => drop(headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
+        match (status, self) {
+            (_, Problem::RateLimited { after }) => drop(headers.insert(header::RETRY_AFTER, after.into())),
+            // Rounded up: a moment too early would be refused again.
+            (_, Problem::Locked { left }) => drop(headers.insert(header::RETRY_AFTER, (left.as_secs() + 1).into())),
+            (StatusCode::SERVICE_UNAVAILABLE, _) => drop(headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS.into())),
+            (StatusCode::UNAUTHORIZED, _) => drop(headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
             _ => {}
         }
         response

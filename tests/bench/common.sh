@@ -5,7 +5,7 @@ work=$PWD/target/bench
 mkdir -p "$work"
 export JWT_ACCESS_SECRET=0123456789abcdef0123456789abcdef
 # What is measured is the work, not its refusal.
-export RATE_LIMIT_MAX=0
+export RATE_LIMIT_MAX=0 RATE_LIMIT_SERVICE_MAX=0 RATE_LIMIT_AUTH_MAX=0
 
 prepare() { # baseline folder
   if [ ! -x "$work/baseline/loadgen/target/release/loadgen" ]; then

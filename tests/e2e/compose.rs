@@ -23,8 +23,11 @@ struct Expected {
     secrets: &'static [&'static str],
 }
 
+const GATEWAY_SECRETS: &[&str] =
+    &["ENCRYPTION_KEYS", "INTERNAL_SERVICE_API_KEY", "JWT_ACCESS_SECRET", "JWT_REFRESH_SECRET", "NATS_PASSWORD"];
+
 const SERVICES: [Expected; 5] = [
-    expected("gateway", 2, "PORT", 4000, &["ENCRYPTION_KEYS", "INTERNAL_SERVICE_API_KEY", "JWT_ACCESS_SECRET", "NATS_PASSWORD"]),
+    expected("gateway", 2, "PORT", 4000, GATEWAY_SECRETS),
     expected("persister", 2, "PERSISTER_PORT", 4010, &["MONGODB_URI", "NATS_PASSWORD"]),
     expected("forwarder", 2, "FORWARDER_PORT", 4020, &["INTERNAL_SERVICE_API_KEY", "NATS_PASSWORD"]),
     expected("scheduler", 2, "SCHEDULER_PORT", 4030, &["FACEBOOK_APP_SECRET", "NATS_PASSWORD"]),
@@ -231,6 +234,8 @@ fn the_balancer_holds_every_socket_of_the_realtime_nodes_and_stops_in_time() -> 
     let sockets = max_sockets * realtime["deploy"]["replicas"].as_u64().unwrap_or_default();
     assert!(sockets > 0 && maxconn > sockets, "{maxconn} connections for {sockets} sockets and the requests");
     assert!(open_files(realtime) > max_sockets, "a realtime node runs out of files before its sockets");
+    let max_connections = example_variables(&example).into_iter().find(|(name, _)| *name == "MAX_CONNECTIONS").ok_or("MAX_CONNECTIONS")?.1;
+    assert!(open_files(&compose["services"]["gateway"]) > max_connections.parse()?, "a gateway runs out of files before its connections");
     // HAProxy wants two for each connection and refuses to start with fewer.
     assert!(open_files(&compose["services"]["load-balancer"]) > 2 * maxconn, "too few files for {maxconn} connections");
 

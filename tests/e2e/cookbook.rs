@@ -42,6 +42,7 @@ async fn every_line_of_the_cookbook_works() {
     let system = System::start(&[]).await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
+    let user = staff.get("/auth/me").await.1["user"]["_id"].as_str().unwrap().to_owned();
     let id = staff.message(&contact, "user", "hello").await["messageData"]["_id"].as_str().unwrap().to_owned();
     let jetstream = system.operator().await;
     let subject = format!("message.created.{}.{contact}.web.inbound.user", staff.company);
@@ -73,6 +74,7 @@ async fn every_line_of_the_cookbook_works() {
             .env("COMPANY", &staff.company)
             .env("CONTACT", &contact)
             .env("MESSAGE", &id)
+            .env("STAFF", &user)
             .env("SEQ", "1")
             .stdin(Stdio::null())
             .kill_on_drop(true);

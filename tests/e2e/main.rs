@@ -15,6 +15,7 @@ mod faults;
 mod integrations;
 mod permissions;
 mod prefer;
+mod protection;
 mod rebuild;
 mod repeats;
 mod replicas;

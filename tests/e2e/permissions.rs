@@ -70,13 +70,17 @@ async fn the_gateway_publishes_changes_and_asks_and_reads_no_stream() {
         "$JS.API.CONSUMER.MSG.NEXT.EVENTS.persister",
         "outbound.0.a.b.facebook",
         "dead.gateway.x",
+        "$JS.API.STREAM.MSG.GET.EVENTS",
+        "$JS.API.CONSUMER.CREATE.KV_sessions",
+        "$JS.API.STREAM.PURGE.KV_sessions",
+        "$KV.job-runs.x",
     ];
     refused(
         system,
         "gateway",
         &[&publish[..], &EVERYBODYS_TABOO].concat(),
         &["live.message.>", "query.>", "_INBOX_persister.>"],
-        &["query.x"],
+        &["query.x", "$JS.API.STREAM.MSG.GET.KV_sessions", "$JS.API.STREAM.MSG.GET.KV_lockouts"],
     )
     .await;
 }
@@ -112,7 +116,14 @@ async fn the_scheduler_keeps_schedules_and_sees_no_messages() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_realtime_node_listens_and_marks_read() {
     let system = System::shared().await;
-    let publish = ["message.created.a.b.web.inbound.user", "message.deleted.a.b", "query.message.get", "$JS.API.DIRECT.GET.EVENTS"];
+    let publish = [
+        "message.created.a.b.web.inbound.user",
+        "message.deleted.a.b",
+        "query.message.get",
+        "$JS.API.DIRECT.GET.EVENTS",
+        "$KV.sessions.a.b",
+        "$JS.API.STREAM.MSG.GET.KV_sessions",
+    ];
     refused(system, "realtime", &[&publish[..], &EVERYBODYS_TABOO].concat(), &["query.>", "outcome.>", "message.>"], &["typing.a.b"]).await;
 }
 

@@ -1,4 +1,4 @@
-//! `/auth`: register a company with its first manager, log in, see who one is.
+//! `/auth`: register a company or join one, log in, invite, see who one is. How a login goes on and ends is in `sessions`.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -6,73 +6,106 @@ use axum::response::Response;
 use nats::domain::{Company, Email, InvalidText, ShortText, StaffRole, User};
 use nats::event::{Actor, CompanyCreated, Envelope, Event};
 use nats::outcome::Outcome;
-use nats::query::UserByEmail;
+use nats::query::{GetUser, UserByEmail};
 use nats::runtime::query::QueryError;
 use nats::{Id, Timestamp};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use crate::auth::{Caller, PASSWORD_BYTES, Passwords, Tokens};
+use super::Call;
+use crate::auth::{Caller, INVITATION_TTL, Invitation, Logins, PASSWORD_BYTES};
 use crate::http::{JsonObject, Trace, json};
 use crate::log::Log;
 use crate::problem::Problem;
 use crate::validate::Fields;
 
-/// `POST /auth/register`
+/// What a registration asks for.
+struct Registration {
+    place: Place,
+    full_name: ShortText,
+    email: Email,
+    password: String,
+}
+
+/// Where the new user belongs.
+enum Place {
+    /// In a new company, as its first manager.
+    Founder(ShortText),
+    /// In the company that invites.
+    Invited(Invitation),
+}
+
+/// `POST /auth/register`: a company with its first manager, or, with an invitation, one more of its staff.
 pub async fn register(
     State(log): State<Log>,
-    State(tokens): State<Tokens>,
-    State(passwords): State<Passwords>,
+    State(logins): State<Logins>,
     Trace(trace): Trace,
     JsonObject(body): JsonObject,
 ) -> Result<Response, Problem> {
-    let mut f = Fields::of(&body);
-    let company_name = f.required("company_name", ShortText::new);
-    let full_name = f.required("fullName", ShortText::new);
-    let email = f.required("email", Email::new);
-    let password = f.required("password", password);
-    f.finish()?;
-    let (Some(company_name), Some(full_name), Some(email), Some(password)) = (company_name, full_name, email, password) else {
-        return Err(Problem::Internal); // finish() has refused what is absent
-    };
+    let Registration { place, full_name, email, password } = read_registration(&body, &logins)?;
     let taken = Problem::Duplicate { key: "email", holder: None };
     match log.ask(&UserByEmail { email: email.clone() }, trace).await {
         Ok(_) => return Err(taken),
         Err(QueryError::NotFound) => {}
         Err(e) => return Err(e.into()),
     }
-    let password_hash = passwords.hash(password).await?;
+    let password_hash = logins.passwords.hash(password).await?;
     let now = Timestamp::now();
-    let company = Company { id: Id::generate(now), name: company_name, created_at: now };
-    let manager = User {
-        id: Id::generate(now),
-        company_id: company.id,
-        email: email.clone(),
-        full_name,
-        role: StaffRole::Manager,
-        password_hash,
-        created_at: now,
+    let (company_id, role) = match &place {
+        Place::Founder(_) => (Id::generate(now), StaffRole::Manager),
+        Place::Invited(invitation) => (invitation.company_id, invitation.role),
     };
-    let actor = Actor::User { id: manager.id };
-    let event = Event::CompanyCreated(CompanyCreated { company: company.clone(), manager: manager.clone() });
-    let envelope = Envelope::new(now, actor, company.id, event);
+    let user = User { id: Id::generate(now), company_id, email, full_name, role, password_hash, created_at: now };
+    let mut answer = Map::from_iter([("message".to_owned(), json!("Registered successfully")), ("user".to_owned(), public(&user))]);
+    let event = match place {
+        Place::Founder(name) => {
+            let company = Company { id: company_id, name, created_at: now };
+            answer.insert("company".into(), json!(company));
+            Event::CompanyCreated(CompanyCreated { company, manager: user.clone() })
+        }
+        Place::Invited(_) => Event::UserCreated(user.clone()),
+    };
+    // Before the event: a user who is in the log has registered, whatever fails after it.
+    let open = logins.sessions.open(user.id, now).await?;
+    let envelope = Envelope::new(now, Actor::User { id: user.id }, company_id, event);
     // Two who register one email at once: the log takes the first.
-    let (settled, receipt) = log.command(&envelope, format!("email:{email}"), trace).await?;
+    let (settled, receipt) = log.command(&envelope, format!("email:{}", user.email), trace).await?;
     if receipt.duplicate || matches!(settled.outcome, Some(Outcome::Conflict { .. })) {
         return Err(taken);
     }
-    let (token, expires_in) = tokens.issue(&manager, now)?;
     let status = if settled.outcome.is_some() { StatusCode::CREATED } else { StatusCode::ACCEPTED };
-    Ok(json(
-        status,
-        json!({"message": "Registered successfully", "company": company, "user": public(&manager), "accessToken": token, "expiresIn": expires_in}),
-    ))
+    logins.answer(status, answer, &user, open, now)
+}
+
+fn read_registration(body: &Map<String, Value>, logins: &Logins) -> Result<Registration, Problem> {
+    let mut f = Fields::of(body);
+    let place = match f.has("invitation") {
+        true => f
+            .required("invitation", |token| {
+                logins.grants.verify(token).map_err(|e| match e {
+                    Problem::TokenExpired => InvalidText::Form("used within seven days"),
+                    _ => InvalidText::Form("the text of an invitation"),
+                })
+            })
+            .map(Place::Invited),
+        false => f.required("company_name", ShortText::new).map(Place::Founder),
+    };
+    let full_name = f.required("fullName", ShortText::new);
+    let email = f.required("email", Email::new);
+    let password = f.required("password", password);
+    f.finish()?;
+    let (Some(place), Some(full_name), Some(email), Some(password)) = (place, full_name, email, password) else {
+        return Err(Problem::Internal); // finish() has refused what is absent
+    };
+    match &place {
+        Place::Invited(invitation) if invitation.email != email => Err(Problem::Forbidden("the invitation is for another email")),
+        _ => Ok(Registration { place, full_name, email, password }),
+    }
 }
 
 /// `POST /auth/login`
 pub async fn login(
     State(log): State<Log>,
-    State(tokens): State<Tokens>,
-    State(passwords): State<Passwords>,
+    State(logins): State<Logins>,
     Trace(trace): Trace,
     JsonObject(body): JsonObject,
 ) -> Result<Response, Problem> {
@@ -81,33 +114,60 @@ pub async fn login(
     let password = f.required("password", |p| Ok::<_, InvalidText>(p.to_owned()));
     f.finish()?;
     let (Some(email), Some(password)) = (email, password) else { return Err(Problem::Internal) };
-    let user = match log.ask(&UserByEmail { email }, trace).await {
+    let user = match log.ask(&UserByEmail { email: email.clone() }, trace).await {
         Ok(user) => Some(user),
         Err(QueryError::NotFound) => None,
         Err(e) => return Err(e.into()),
     };
-    let good = passwords.check(password, user.as_ref().map(|u| u.password_hash.clone())).await?;
+    // Last of all the attempt is counted, so that none counts that we were too busy to check.
+    let turn = logins.passwords.turn().await?;
+    logins.lockout.reserve(&email).await?;
+    let good = logins.passwords.check(turn, password, user.as_ref().map(|u| u.password_hash.clone())).await?;
     let Some(user) = user.filter(|_| good) else { return Err(Problem::BadLogin) };
-    let (token, expires_in) = tokens.issue(&user, Timestamp::now())?;
-    Ok(json(StatusCode::OK, json!({"message": "Logged in", "user": public(&user), "accessToken": token, "expiresIn": expires_in})))
+    logins.lockout.forget(&email).await;
+    let now = Timestamp::now();
+    let open = logins.sessions.open(user.id, now).await?;
+    let body = Map::from_iter([("message".to_owned(), json!("Logged in")), ("user".to_owned(), public(&user))]);
+    logins.answer(StatusCode::OK, body, &user, open, now)
+}
+
+/// `POST /auth/invitations`: what somebody needs to join the caller's company. It is handed over by the caller; we send no mail.
+pub async fn invite(State(logins): State<Logins>, caller: Caller, JsonObject(body): JsonObject) -> Result<Response, Problem> {
+    caller.manager()?;
+    let mut f = Fields::of(&body);
+    let email = f.required("email", Email::new);
+    let role = f.required("role", |text| match text {
+        "manager" => Ok(StaffRole::Manager),
+        "receptionist" => Ok(StaffRole::Receptionist),
+        _ => Err(InvalidText::Form("manager or receptionist")),
+    });
+    f.finish()?;
+    let (Some(email), Some(role)) = (email, role) else { return Err(Problem::Internal) };
+    let invitation = Invitation { company_id: caller.company(None)?, email, role };
+    let invitation = logins.grants.sign(invitation, INVITATION_TTL, Timestamp::now())?;
+    let mut answer = json!({"invitation": invitation, "expiresIn": INVITATION_TTL.as_secs()});
+    if let Some(frontend) = &logins.frontend_url {
+        answer["url"] = json!(format!("{frontend}/register?invitation={invitation}"));
+    }
+    Ok(json(StatusCode::CREATED, answer))
 }
 
 /// `GET /auth/me`
-pub async fn me(caller: Caller) -> Result<Response, Problem> {
-    match caller {
-        Caller::Staff { user, company, .. } => Ok(json(StatusCode::OK, json!({"user": {"_id": user, "company_id": company}}))),
-        Caller::Service => Err(Problem::Forbidden("a service is nobody's account")),
-    }
+pub async fn me(Call { log, caller, trace }: Call) -> Result<Response, Problem> {
+    let Caller::Staff { user, company, .. } = caller else { return Err(Problem::Forbidden("a service is nobody's account")) };
+    let user = log.ask(&GetUser { company_id: company, id: user }, trace).await.map_err(Problem::missing("user"))?;
+    Ok(json(StatusCode::OK, json!({"user": public(&user)})))
 }
 
 fn password(text: &str) -> Result<String, InvalidText> {
     match PASSWORD_BYTES.contains(&text.len()) {
+        true if text.contains('\0') => Err(InvalidText::Control),
         true => Ok(text.to_owned()),
         false => Err(InvalidText::Form("8 to 72 bytes long")),
     }
 }
 
 /// A user without the password hash.
-fn public(user: &User) -> Value {
+pub fn public(user: &User) -> Value {
     json!({"_id": user.id, "company_id": user.company_id, "email": user.email, "fullName": user.full_name, "role": user.role, "created_at": user.created_at})
 }

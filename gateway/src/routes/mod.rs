@@ -10,22 +10,25 @@ mod create_message;
 mod integrations;
 mod messages;
 mod page;
+mod sessions;
 mod store;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRef, FromRequestParts};
 use axum::http::request::Parts;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post, put};
 use nats::Id;
 use nats::runtime::seal::Keyring;
 use nats::trace::TraceContext;
 use serde_json::{Map, Value};
 
-use crate::auth::{Caller, Passwords, Tokens};
+use crate::auth::{Caller, Logins, Tokens, identify};
 use crate::delivery::Waits;
 use crate::http::Trace;
 use crate::log::Log;
 use crate::problem::Problem;
+use crate::protect::{RateLimiters, by_address, by_caller};
 use crate::validate::Fields;
 
 /// Largest body of a request without a token.
@@ -36,10 +39,10 @@ const AUTH_BODY_BYTES: usize = 16 * 1024;
 pub struct App {
     /// Events and queries.
     pub log: Log,
-    /// Credentials.
+    /// What a caller shows.
     pub tokens: Tokens,
-    /// Password hashes.
-    pub passwords: Passwords,
+    /// What `/auth` needs to let somebody in.
+    pub logins: Logins,
     /// Seals the platforms' access tokens.
     pub keyring: Keyring,
     /// Waits for deliveries.
@@ -57,7 +60,7 @@ macro_rules! part {
 }
 part!(Log, log);
 part!(Tokens, tokens);
-part!(Passwords, passwords);
+part!(Logins, logins);
 part!(Keyring, keyring);
 part!(Waits, waits);
 
@@ -81,8 +84,8 @@ impl FromRequestParts<App> for Call {
     }
 }
 
-/// All of them, under `/api/v1`.
-pub fn router(app: App) -> Router {
+/// All of them, under `/api/v1`, with the layers that depend on who calls.
+pub fn router(app: App, limiters: RateLimiters) -> Router {
     let messages = Router::new()
         .route("/", post(create_message::create_or_list).get(messages::list).patch(messages::update).delete(messages::delete))
         .route("/{id}", get(messages::get))
@@ -96,16 +99,25 @@ pub fn router(app: App) -> Router {
     let integrations = Router::new()
         .route("/", get(integrations::list))
         .route("/{platform}", put(integrations::put).get(integrations::get).delete(integrations::delete));
-    let auth = Router::new().route("/register", post(auth::register)).route("/login", post(auth::login)).route("/me", get(auth::me));
     // Nobody has been asked who they are here.
-    let auth = auth.layer(DefaultBodyLimit::max(AUTH_BODY_BYTES));
+    let open = Router::new()
+        .route("/register", post(auth::register))
+        .route("/login", post(auth::login))
+        .route("/refresh", post(sessions::refresh));
+    let open = open.layer(DefaultBodyLimit::max(AUTH_BODY_BYTES)).layer(from_fn_with_state(limiters.clone(), by_address));
+    let known = Router::new()
+        .route("/logout", post(sessions::logout))
+        .route("/invitations", post(auth::invite))
+        .route("/me", get(auth::me))
+        .layer(DefaultBodyLimit::max(AUTH_BODY_BYTES));
+    let messages = messages.layer(from_fn_with_state(limiters, by_caller));
     let api = Router::new()
         .nest("/messages", messages)
         .nest("/conversations", conversations)
         .nest("/contacts", contacts)
         .nest("/integrations", integrations)
-        .nest("/auth", auth);
-    Router::new().nest("/api/v1", api).with_state(app)
+        .nest("/auth", open.merge(known));
+    Router::new().nest("/api/v1", api).layer(from_fn_with_state(app.tokens.clone(), identify)).with_state(app)
 }
 
 /// The company of a request whose query string may name one; an internal service must.

@@ -103,6 +103,20 @@ impl Settings {
         }
     }
 
+    /// `true` or `false`.
+    pub fn flag(&mut self, name: &str, default: bool) -> bool {
+        match self.optional(name).as_deref() {
+            None => default,
+            Some("true") => true,
+            Some("false") => false,
+            Some(other) => {
+                let problem = format!("{name} must be true or false, not `{other}`");
+                self.problem(problem);
+                default
+            }
+        }
+    }
+
     /// `15m`, `7d`, `500ms`, `30s`, `24h`; a bare number means seconds.
     pub fn duration(&mut self, name: &str, default: Duration, range: RangeInclusive<Duration>) -> Duration {
         let Some(text) = self.optional(name) else { return default };

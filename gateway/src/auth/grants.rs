@@ -1,0 +1,174 @@
+//! Tokens that grant another thing than access: a refresh token grants the next access token, an invitation a place among a
+//! company's staff. They are signed with another key than access tokens, and each kind names its audience, so that none passes
+//! for another. Whether one was used before is not known here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use nats::domain::{Email, StaffRole};
+use nats::{Id, Timestamp};
+use secrecy::{ExposeSecret, SecretString};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::problem::Problem;
+
+/// How long an invitation can be accepted.
+pub const INVITATION_TTL: Duration = Duration::from_secs(7 * 86_400);
+/// Longest token that is looked at, in bytes; ours have about 400, and an invitation's email at most 254 characters more.
+const MAX_TOKEN_BYTES: usize = 4_096;
+
+/// What a kind of token says.
+pub trait Grant: Serialize + DeserializeOwned {
+    /// Its claim `aud`.
+    const AUDIENCE: &'static str;
+}
+
+/// One refresh of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Refresh {
+    /// Who logged in.
+    pub user_id: Id,
+    /// Their company.
+    pub company_id: Id,
+    /// The session.
+    pub sid: Id,
+    /// This token among the session's.
+    pub jti: Id,
+}
+
+impl Grant for Refresh {
+    const AUDIENCE: &'static str = "refresh";
+}
+
+/// A place among a company's staff. It is good once, because an email registers once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Invitation {
+    /// The company that invites.
+    pub company_id: Id,
+    /// Who is invited; nobody else can use it.
+    pub email: Email,
+    /// What they will be.
+    pub role: StaffRole,
+}
+
+impl Grant for Invitation {
+    const AUDIENCE: &'static str = "invitation";
+}
+
+#[derive(Serialize, Deserialize)]
+struct Claims<G> {
+    aud: String,
+    iat: i64,
+    exp: i64,
+    #[serde(flatten)]
+    grant: G,
+}
+
+/// Signs and checks them.
+#[derive(Clone)]
+pub struct Grants(Arc<(EncodingKey, DecodingKey)>);
+
+impl Grants {
+    /// With `JWT_REFRESH_SECRET`.
+    pub fn new(secret: &SecretString) -> Grants {
+        let secret = secret.expose_secret().as_bytes();
+        Grants(Arc::new((EncodingKey::from_secret(secret), DecodingKey::from_secret(secret))))
+    }
+
+    /// A token that is good for `ttl`.
+    ///
+    /// # Errors
+    /// None but a bug of ours.
+    pub fn sign<G: Grant>(&self, grant: G, ttl: Duration, now: Timestamp) -> Result<String, Problem> {
+        let iat = now.millis() / 1_000;
+        let claims = Claims { aud: G::AUDIENCE.into(), iat, exp: iat + ttl.as_secs() as i64, grant };
+        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.0.0).map_err(|e| {
+            tracing::error!(error = %e, "a token cannot be signed");
+            Problem::Internal
+        })
+    }
+
+    /// What a token grants.
+    ///
+    /// # Errors
+    /// [`Problem::TokenExpired`], or [`Problem::InvalidToken`] if it is not ours or of another kind.
+    pub fn verify<G: Grant>(&self, token: &str) -> Result<G, Problem> {
+        let mut rules = Validation::new(Algorithm::HS256);
+        rules.leeway = 0;
+        rules.set_audience(&[G::AUDIENCE]);
+        rules.set_required_spec_claims(&["exp", "aud"]);
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(Problem::InvalidToken);
+        }
+        match jsonwebtoken::decode::<Claims<G>>(token, &self.0.1, &rules) {
+            Ok(decoded) => Ok(decoded.claims.grant),
+            Err(e) if *e.kind() == ErrorKind::ExpiredSignature => Err(Problem::TokenExpired),
+            Err(_) => Err(Problem::InvalidToken),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn grants(secret: &str) -> Grants {
+        Grants::new(&secret.repeat(32).into())
+    }
+
+    fn refresh() -> Refresh {
+        let [user_id, company_id, sid, jti] = [1, 2, 3, 4].map(|n| Id::from_bytes([n; 12]));
+        Refresh { user_id, company_id, sid, jti }
+    }
+
+    fn invitation() -> Invitation {
+        Invitation { company_id: Id::from_bytes([2; 12]), email: Email::new("a@b.example").unwrap(), role: StaffRole::Receptionist }
+    }
+
+    #[test]
+    fn a_token_says_what_it_was_made_for_until_it_expires() {
+        let ours = grants("s");
+        let token = ours.sign(refresh(), DAY, Timestamp::now()).unwrap();
+        assert_eq!(ours.verify(&token), Ok(refresh()));
+        assert_eq!(grants("t").verify::<Refresh>(&token), Err(Problem::InvalidToken));
+        let token = ours.sign(invitation(), DAY, Timestamp::now()).unwrap();
+        assert_eq!(ours.verify(&token), Ok(invitation()));
+        let old = ours.sign(refresh(), DAY, Timestamp::from_millis(0)).unwrap();
+        assert_eq!(ours.verify::<Refresh>(&old), Err(Problem::TokenExpired));
+        assert_eq!(ours.verify::<Refresh>(&"x".repeat(MAX_TOKEN_BYTES + 1)), Err(Problem::InvalidToken));
+    }
+
+    #[test]
+    fn kinds_do_not_pass_for_each_other_even_with_all_claims() {
+        let ours = grants("s");
+        let exp = Timestamp::now().plus(DAY).millis() / 1_000;
+        let mut all: Value = serde_json::to_value(refresh()).unwrap();
+        all.as_object_mut().unwrap().append(serde_json::to_value(invitation()).unwrap().as_object_mut().unwrap());
+        for (aud, is_refresh, is_invitation) in [
+            (json!("refresh"), true, false),
+            (json!("invitation"), false, true),
+            (json!("access"), false, false),
+            (Value::Null, false, false),
+        ] {
+            all["iat"] = json!(exp - 60);
+            all["exp"] = json!(exp);
+            all["aud"] = aud.clone();
+            let mut claims = all.clone();
+            claims.as_object_mut().unwrap().retain(|_, v| !v.is_null());
+            let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &ours.0.0).unwrap();
+            assert_eq!(
+                (ours.verify::<Refresh>(&token).is_ok(), ours.verify::<Invitation>(&token).is_ok()),
+                (is_refresh, is_invitation),
+                "{aud}"
+            );
+        }
+    }
+}

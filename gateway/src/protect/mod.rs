@@ -1,0 +1,168 @@
+//! What stands between the network and the routes, and in which order. Who the caller is, and the rate limits, are layers
+//! of the routes themselves, which know to whom they apply.
+
+mod address;
+mod cors;
+mod headers;
+mod rate;
+mod uri;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use metrics::counter;
+use tokio::sync::Semaphore;
+
+pub use address::{Peer, TrustedProxies, network};
+pub use cors::Origins;
+pub use rate::{RateLimiters, RateLimits, by_address, by_caller};
+
+use crate::http::observe;
+use crate::problem::Problem;
+
+/// Largest body.
+const BODY_BYTES: usize = 10 * 1024 * 1024;
+/// A request must be answered within this, its body and all waits counted. Less than the balancer waits (75 s).
+const REQUEST_WITHIN: Duration = Duration::from_secs(60);
+
+/// How the API is protected.
+pub struct Protection {
+    /// Pages that may call it.
+    pub origins: Origins,
+    /// Proxies that say where a request comes from.
+    pub trusted: TrustedProxies,
+    /// Requests worked on at a time; beyond it 503.
+    pub max_in_flight: usize,
+}
+
+impl Protection {
+    /// The API with its layers; the first one that a request meets is the last one here.
+    pub fn around(self, api: Router) -> Router {
+        api.fallback(|| async { Problem::NotFound("path") })
+            .method_not_allowed_fallback(|| async { Problem::Method })
+            .layer(DefaultBodyLimit::max(BODY_BYTES))
+            .layer(from_fn_with_state(self.trusted, address::resolve))
+            .layer(from_fn(bound_time))
+            .layer(from_fn_with_state(Arc::new(Semaphore::new(self.max_in_flight)), bound_in_flight))
+            .layer(from_fn(uri::check))
+            .layer(self.origins.layer())
+            .layer(from_fn(observe))
+    }
+}
+
+/// Everything that this port serves, with the headers that every answer has.
+pub fn with_security_headers(routes: Router, production: bool) -> Router {
+    routes.layer(from_fn_with_state(production, headers::set))
+}
+
+async fn bound_in_flight(State(slots): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
+    match slots.try_acquire() {
+        Ok(_slot) => next.run(request).await,
+        Err(_) => {
+            counter!("http_refused_total", "reason" => "in_flight").increment(1);
+            Problem::Overloaded.into_response()
+        }
+    }
+}
+
+/// What is in the log already stays there: a create that is cut off here is found again by its `Idempotency-Key`.
+async fn bound_time(request: Request, next: Next) -> Response {
+    tokio::time::timeout(REQUEST_WITHIN, next.run(request)).await.unwrap_or_else(|_| {
+        counter!("http_refused_total", "reason" => "time").increment(1);
+        Problem::Unavailable("the request took too long").into_response()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::extract::{Path, Query};
+    use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+    use axum::routing::get;
+    use nats::runtime::settings::Settings;
+    use serde_json::Value;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    /// A route as anybody might write it, with axum's own extractors and their own rejections.
+    fn api(max_in_flight: usize) -> Router {
+        async fn numbered(Path(n): Path<u8>, Query(query): Query<Vec<(String, u8)>>) -> String {
+            format!("{n} {query:?}")
+        }
+        let origins = Origins::Listed(vec![HeaderValue::from_static("https://app.example.com")]);
+        let trusted = TrustedProxies::read(&mut Settings::of([]));
+        let slow = get(|| async { tokio::time::sleep(REQUEST_WITHIN * 2).await });
+        let page = get(|| async { ([(header::CONTENT_SECURITY_POLICY, "default-src 'self'")], "page") });
+        let routes = Router::new().route("/n/{n}", get(numbered)).route("/slow", slow).route("/docs", page);
+        with_security_headers(Protection { origins, trusted, max_in_flight }.around(routes), true)
+    }
+
+    async fn ask(api: &Router, method: Method, uri: &str, headers: &[(&str, &str)]) -> (StatusCode, HeaderMap, Value) {
+        let request = headers.iter().fold(Request::builder().method(method).uri(uri), |r, (name, value)| r.header(*name, *value));
+        let answer = api.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        let (parts, body) = answer.into_parts();
+        let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+        (parts.status, parts.headers, serde_json::from_slice(&body).unwrap_or_default())
+    }
+
+    #[tokio::test]
+    async fn every_error_is_a_problem_that_names_the_request() {
+        let api = api(1);
+        for (method, uri, status, code) in [
+            (Method::GET, "/n/x", 400, "BAD_REQUEST"),
+            (Method::GET, "/n/1?a=b", 400, "BAD_REQUEST"),
+            (Method::GET, "/n/1?a=1&a=1", 400, "VALIDATION_ERROR"),
+            (Method::GET, "/n/%ff", 400, "BAD_REQUEST"),
+            (Method::GET, "/nowhere", 404, "NOT_FOUND"),
+            (Method::POST, "/n/1", 405, "METHOD_NOT_ALLOWED"),
+            (Method::from_bytes(b"BREW").unwrap(), "/n/1", 405, "METHOD_NOT_ALLOWED"),
+        ] {
+            let (found, headers, body) = ask(&api, method, uri, &[("x-request-id", "r-1")]).await;
+            assert_eq!((found.as_u16(), body["code"].as_str()), (status, Some(code)), "{uri} {body}");
+            assert_eq!((&body["request_id"], &headers["x-request-id"]), (&"r-1".into(), &HeaderValue::from_static("r-1")));
+            assert_eq!(headers[header::CONTENT_TYPE], "application/problem+json");
+            assert_eq!(headers.get(header::ALLOW).map(HeaderValue::as_bytes), (status == 405).then_some(&b"GET,HEAD"[..]));
+        }
+        assert_eq!(ask(&api, Method::GET, "/n/1?unknown=1", &[]).await.0, StatusCode::OK);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_takes_too_long_is_answered_and_one_too_many_is_not_begun() {
+        let api = api(1);
+        let (slow, refused) = tokio::join!(ask(&api, Method::GET, "/slow", &[]), ask(&api, Method::GET, "/n/1", &[]));
+        assert_eq!((slow.0, &slow.2["code"]), (StatusCode::SERVICE_UNAVAILABLE, &"UNAVAILABLE".into()));
+        assert_eq!((refused.0, &refused.2["code"]), (StatusCode::SERVICE_UNAVAILABLE, &"OVERLOADED".into()));
+        assert_eq!(ask(&api, Method::GET, "/n/1", &[]).await.0, StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn answers_tell_browsers_to_be_careful_and_a_page_has_its_own_policy() {
+        let api = api(1);
+        let (_, headers, _) = ask(&api, Method::GET, "/n/1", &[]).await;
+        assert_eq!(headers[header::CONTENT_SECURITY_POLICY], "default-src 'none'; frame-ancestors 'none'");
+        assert_eq!(headers[header::CACHE_CONTROL], "no-store");
+        assert!(headers.contains_key(header::STRICT_TRANSPORT_SECURITY) && !headers.contains_key(header::SERVER));
+        let (_, headers, _) = ask(&api, Method::GET, "/docs", &[]).await;
+        assert_eq!(headers.get_all(header::CONTENT_SECURITY_POLICY).iter().collect::<Vec<_>>(), ["default-src 'self'"]);
+    }
+
+    #[tokio::test]
+    async fn pages_that_are_not_listed_get_no_leave() {
+        let api = api(1);
+        let preflight = |origin| [("origin", origin), ("access-control-request-method", "PATCH")];
+        let (status, headers, _) = ask(&api, Method::OPTIONS, "/n/1", &preflight("https://app.example.com")).await;
+        assert_eq!((status, headers["access-control-allow-origin"].as_bytes()), (StatusCode::OK, &b"https://app.example.com"[..]));
+        assert_eq!(headers["access-control-allow-credentials"], "true");
+        let (_, headers, _) = ask(&api, Method::OPTIONS, "/n/1", &preflight("https://app.example.com.evil.example")).await;
+        assert!(!headers.contains_key("access-control-allow-origin"));
+        // A refusal is readable for the page too.
+        let (status, headers, _) = ask(&api, Method::GET, "/nowhere", &[("origin", "https://app.example.com")]).await;
+        assert_eq!((status, headers["access-control-allow-origin"].as_bytes()), (StatusCode::NOT_FOUND, &b"https://app.example.com"[..]));
+        assert!(headers["access-control-expose-headers"].to_str().unwrap().contains("ratelimit-reset"));
+    }
+}

@@ -1,0 +1,310 @@
+//! How often somebody may ask: `RATE_LIMIT_*`. Each gateway counts for itself and keeps the counts in memory, so with N of
+//! them behind a balancer a caller may get up to N times as much. An allowance refills evenly over its window (GCRA):
+//! whoever has used it up waits for the next drop, not for the end of the window.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use governor::clock::{Clock, MonotonicClock};
+use governor::middleware::StateInformationMiddleware;
+use governor::nanos::Nanos;
+use governor::state::StateStore;
+use governor::state::keyed::{DashMapStateStore, ShrinkableKeyedStateStore};
+use governor::{Quota, RateLimiter};
+use metrics::counter;
+use nats::Id;
+use nats::runtime::CancellationToken;
+use nats::runtime::settings::Settings;
+
+use super::address::{ClientAddress, network};
+use crate::auth::Caller;
+use crate::problem::Problem;
+
+/// Parties that one limit counts apart, some 100 bytes each; beyond it new ones share one allowance.
+const MAX_PARTIES: usize = 100_000;
+/// Time between two looks for parties whose allowance is whole again, which are forgotten.
+const FORGET_EVERY: Duration = Duration::from_secs(60);
+/// Largest limit.
+const MAX_REQUESTS: u32 = 10_000_000;
+
+/// Whose requests are counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Party {
+    /// A member of staff, from wherever they call.
+    User(Id),
+    /// All internal services: one key carries the messages of all companies.
+    Services,
+    /// Whoever is behind an address, see [`network`].
+    Address(IpAddr),
+    /// All those for whom there is no room.
+    Rest,
+}
+
+/// `RATE_LIMIT_*`: requests per window, `None` without a limit.
+#[derive(Clone, Copy, Debug)]
+pub struct RateLimits {
+    /// `RATE_LIMIT_WINDOW`
+    window: Duration,
+    /// `RATE_LIMIT_MAX`: of each user, and of each address without a valid token, under `/api/v1/messages`.
+    max: Option<NonZeroU32>,
+    /// `RATE_LIMIT_SERVICE_MAX`: of the internal services together, there.
+    service_max: Option<NonZeroU32>,
+    /// `RATE_LIMIT_AUTH_MAX`: of each address, where no token is needed under `/api/v1/auth`.
+    auth_max: Option<NonZeroU32>,
+}
+
+impl RateLimits {
+    /// Reads them.
+    pub fn read(settings: &mut Settings) -> RateLimits {
+        const DAY: Duration = Duration::from_secs(86_400);
+        RateLimits {
+            window: settings.duration("RATE_LIMIT_WINDOW", Duration::from_secs(900), Duration::from_secs(1)..=DAY),
+            max: NonZeroU32::new(settings.number("RATE_LIMIT_MAX", 300, 0..=MAX_REQUESTS)),
+            service_max: NonZeroU32::new(settings.number("RATE_LIMIT_SERVICE_MAX", 60_000, 0..=MAX_REQUESTS)),
+            auth_max: NonZeroU32::new(settings.number("RATE_LIMIT_AUTH_MAX", 100, 0..=MAX_REQUESTS)),
+        }
+    }
+}
+
+/// The counts of this gateway.
+#[derive(Clone)]
+pub struct RateLimiters {
+    messages: Option<Arc<Limit>>,
+    services: Option<Arc<Limit>>,
+    auth: Option<Arc<Limit>>,
+}
+
+impl RateLimiters {
+    /// Nothing counted yet.
+    pub fn new(limits: &RateLimits) -> RateLimiters {
+        let limit =
+            |name, max: Option<NonZeroU32>| max.map(|max| Arc::new(Limit::new(name, max, limits.window, MAX_PARTIES, MonotonicClock)));
+        RateLimiters {
+            messages: limit("messages", limits.max),
+            services: limit("services", limits.service_max),
+            auth: limit("auth", limits.auth_max),
+        }
+    }
+
+    /// Forgets, now and then, parties that are quiet. Runs until `stop`.
+    pub async fn forget_the_quiet(self, stop: CancellationToken) {
+        let mut tick = tokio::time::interval(FORGET_EVERY);
+        while stop.run_until_cancelled(tick.tick()).await.is_some() {
+            for limit in [&self.messages, &self.services, &self.auth].into_iter().flatten() {
+                limit.forget_the_quiet();
+            }
+        }
+    }
+}
+
+/// A layer for the routes under `/api/v1/messages`: counts by caller, whom [`crate::auth::identify`] has found.
+pub async fn by_caller(State(limiters): State<RateLimiters>, request: Request, next: Next) -> Response {
+    let (limit, party) = match request.extensions().get::<Result<Caller, Problem>>() {
+        Some(Ok(Caller::Staff { user, .. })) => (&limiters.messages, Party::User(*user)),
+        Some(Ok(Caller::Service)) => (&limiters.services, Party::Services),
+        Some(Err(_)) | None => (&limiters.messages, address_of(&request)),
+    };
+    limited(limit.as_deref(), party, request, next).await
+}
+
+/// A layer for routes that need no token: counts by address.
+pub async fn by_address(State(limiters): State<RateLimiters>, request: Request, next: Next) -> Response {
+    let party = address_of(&request);
+    limited(limiters.auth.as_deref(), party, request, next).await
+}
+
+fn address_of(request: &Request) -> Party {
+    let address = request.extensions().get().map_or(Ipv4Addr::UNSPECIFIED.into(), |ClientAddress(address)| *address);
+    Party::Address(network(address))
+}
+
+async fn limited(limit: Option<&Limit>, party: Party, request: Request, next: Next) -> Response {
+    let Some(limit) = limit else { return next.run(request).await };
+    let standing = limit.count(party);
+    let mut response = match standing.refused_for {
+        None => next.run(request).await,
+        Some(wait) => {
+            counter!("http_rate_limited_total", "limit" => limit.name).increment(1);
+            Problem::RateLimited { after: whole_seconds(wait) }.into_response()
+        }
+    };
+    limit.describe(standing, response.headers_mut());
+    response
+}
+
+/// One limit, and who has used how much of it.
+struct Limit<C: Clock = MonotonicClock> {
+    name: &'static str,
+    max: NonZeroU32,
+    window: Duration,
+    limiter: RateLimiter<Party, Parties, C, StateInformationMiddleware>,
+}
+
+/// Where a party stands after a request of theirs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Standing {
+    remaining: u32,
+    /// Until the next request is allowed, if this one was not.
+    refused_for: Option<Duration>,
+}
+
+impl<C: Clock> Limit<C> {
+    fn new(name: &'static str, max: NonZeroU32, window: Duration, max_parties: usize, clock: C) -> Limit<C> {
+        // At least 100 ns: the shortest window over the largest limit.
+        let quota = Quota::with_period(window / max.get()).unwrap_or(Quota::per_second(max)).allow_burst(max);
+        let parties = Parties { known: DashMapStateStore::default(), max: max_parties };
+        Limit { name, max, window, limiter: RateLimiter::new(quota, parties, clock) }
+    }
+
+    fn count(&self, party: Party) -> Standing {
+        match self.limiter.check_key(&party) {
+            Ok(state) => Standing { remaining: state.remaining_burst_capacity(), refused_for: None },
+            Err(until) => Standing { remaining: 0, refused_for: Some(until.wait_time_from(self.limiter.clock().now())) },
+        }
+    }
+
+    /// As express-rate-limit's `standardHeaders`. Reset is when the whole allowance is back.
+    fn describe(&self, standing: Standing, headers: &mut HeaderMap) {
+        let max = self.max.get();
+        let used = max.saturating_sub(standing.remaining);
+        let reset = whole_seconds(self.window.mul_f64(f64::from(used) / f64::from(max)));
+        headers.insert("ratelimit-limit", max.into());
+        headers.insert("ratelimit-remaining", standing.remaining.into());
+        headers.insert("ratelimit-reset", reset.into());
+        if let Ok(policy) = HeaderValue::from_str(&format!("{max};w={}", whole_seconds(self.window))) {
+            headers.insert("ratelimit-policy", policy);
+        }
+    }
+
+    fn forget_the_quiet(&self) {
+        self.limiter.retain_recent();
+        self.limiter.shrink_to_fit();
+    }
+}
+
+fn whole_seconds(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
+}
+
+/// What the parties have used, of so many at the most. Those who are known keep their own count when it is full.
+struct Parties {
+    known: DashMapStateStore<Party>,
+    max: usize,
+}
+
+impl StateStore for Parties {
+    type Key = Party;
+
+    fn measure_and_replace<T, F, E>(&self, party: &Party, f: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        let room = self.known.contains_key(party) || self.known.len() < self.max;
+        self.known.measure_and_replace(if room { party } else { &Party::Rest }, f)
+    }
+}
+
+impl ShrinkableKeyedStateStore<Party> for Parties {
+    fn retain_recent(&self, drop_below: Nanos) {
+        self.known.retain_recent(drop_below);
+    }
+
+    fn shrink_to_fit(&self) {
+        self.known.shrink_to_fit();
+    }
+
+    fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use governor::clock::FakeRelativeClock;
+
+    use super::*;
+
+    const WINDOW: Duration = Duration::from_secs(900);
+
+    fn limit(max: u32, max_parties: usize) -> (Limit<FakeRelativeClock>, FakeRelativeClock) {
+        let clock = FakeRelativeClock::default();
+        (Limit::new("test", NonZeroU32::new(max).unwrap(), WINDOW, max_parties, clock.clone()), clock)
+    }
+
+    fn address(n: u8) -> Party {
+        Party::Address(Ipv4Addr::new(192, 0, 2, n).into())
+    }
+
+    #[test]
+    fn the_301st_request_in_the_window_waits_for_the_next_drop() {
+        let (limit, clock) = limit(300, 10);
+        let user = Party::User("d".repeat(24).parse().unwrap());
+        for left in (0..300).rev() {
+            assert_eq!(limit.count(user), Standing { remaining: left, refused_for: None });
+        }
+        let refused = Standing { remaining: 0, refused_for: Some(Duration::from_secs(3)) };
+        assert_eq!(limit.count(user), refused);
+        assert_eq!(limit.count(user), refused);
+        assert_eq!(limit.count(address(1)).remaining, 299);
+        clock.advance(Duration::from_secs(3));
+        assert_eq!(limit.count(user), Standing { remaining: 0, refused_for: None });
+        assert_eq!(limit.count(user), refused);
+        clock.advance(WINDOW);
+        assert_eq!(limit.count(user).remaining, 299);
+    }
+
+    #[test]
+    fn the_headers_say_where_the_caller_stands() {
+        let (limit, clock) = limit(300, 10);
+        let described = |standing| {
+            let mut headers = HeaderMap::new();
+            limit.describe(standing, &mut headers);
+            ["limit", "remaining", "reset", "policy"].map(|name| headers[&format!("ratelimit-{name}")].to_str().unwrap().to_owned())
+        };
+        assert_eq!(described(limit.count(address(1))), ["300", "299", "3", "300;w=900"]);
+        clock.advance(Duration::from_millis(500));
+        while limit.count(address(1)).refused_for.is_none() {}
+        assert_eq!(described(limit.count(address(1))), ["300", "0", "900", "300;w=900"]);
+    }
+
+    #[test]
+    fn memory_is_bounded_and_newcomers_share_when_it_is_full() {
+        let (limit, clock) = limit(2, 3);
+        for n in 0..3 {
+            assert_eq!(limit.count(address(n)).remaining, 1);
+        }
+        // Two strangers use up what is for the rest; those who are known still have their own.
+        assert_eq!(limit.count(address(10)).remaining, 1);
+        assert_eq!(limit.count(address(11)).remaining, 0);
+        assert!(limit.count(address(12)).refused_for.is_some());
+        assert_eq!(limit.count(address(0)).remaining, 0);
+        assert_eq!(limit.limiter.len(), 4);
+        // Once they are quiet they are forgotten, and there is room again.
+        clock.advance(2 * WINDOW);
+        limit.forget_the_quiet();
+        assert_eq!(limit.limiter.len(), 0);
+        assert_eq!(limit.count(address(12)).remaining, 1);
+    }
+
+    #[test]
+    fn zero_switches_a_limit_off() {
+        let limits = |max: &str| {
+            let mut settings = Settings::of([("RATE_LIMIT_MAX".to_owned(), max.to_owned())]);
+            let limits = RateLimits::read(&mut settings);
+            settings.finish().unwrap();
+            RateLimiters::new(&limits)
+        };
+        assert!(limits("0").messages.is_none() && limits("0").auth.is_some());
+        assert!(limits("1").messages.is_some());
+    }
+}

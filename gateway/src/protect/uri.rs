@@ -1,0 +1,76 @@
+//! What a path and a query string may be, for every route alike: handlers and axum's extractors then see decodable text
+//! only, and no name twice. Which names a route knows is not known here; unknown ones are ignored.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+use axum::extract::Request;
+use axum::http::Uri;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use percent_encoding::percent_decode_str;
+
+use crate::problem::Problem;
+
+/// Longest path and query string together, in bytes.
+const URI_BYTES: usize = 4_096;
+
+/// A layer: refuses what cannot be read in one way only.
+pub async fn check(request: Request, next: Next) -> Response {
+    match acceptable(request.uri()) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+fn acceptable(uri: &Uri) -> Result<(), Problem> {
+    if uri.path_and_query().is_some_and(|p| p.as_str().len() > URI_BYTES) {
+        return Err(Problem::UriTooLong);
+    }
+    decoded(uri.path()).ok_or(Problem::BadRequest("the path is not percent-encoded UTF-8"))?;
+    let mut names = HashSet::new();
+    for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let Some((name, _)) = decoded(&name.replace('+', " ")).map(Cow::into_owned).zip(decoded(value)) else {
+            return Err(Problem::BadRequest("the query string is not percent-encoded UTF-8"));
+        };
+        if let Some(name) = names.replace(name) {
+            return Err(Problem::field(name, "is given more than once"));
+        }
+    }
+    Ok(())
+}
+
+fn decoded(text: &str) -> Option<Cow<'_, str>> {
+    let escapes = |after: &str| after.as_bytes().get(..2).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+    let well_formed = text.split('%').skip(1).all(escapes);
+    percent_decode_str(text).decode_utf8().ok().filter(|_| well_formed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(uri: &str) -> Result<(), Problem> {
+        acceptable(&uri.parse().unwrap())
+    }
+
+    #[test]
+    fn ordinary_addresses_pass() {
+        for uri in ["/", "/a/b?c=1&d=%C3%A9&e=a+b&f", "/%C3%A9?", "/a?&&x=%2525", "*", "/a?b=c=d", "/a?%20a=1&+b=2"] {
+            assert_eq!(check(uri), Ok(()), "{uri}");
+        }
+    }
+
+    #[test]
+    fn what_reads_two_ways_is_refused() {
+        for uri in ["/%ff", "/%", "/a%2", "/%zz", "/%C3(", "/%+1", "/a?b=%ff", "/a?%c0%af=1", "/a?b=%g1"] {
+            assert!(matches!(check(uri), Err(Problem::BadRequest(_))), "{uri}");
+        }
+        for uri in ["/a?b=1&b=1", "/a?b=1&%62=2", "/a?b&c&b", "/a?a+b=1&a%20b=2"] {
+            assert!(matches!(check(uri), Err(Problem::Validation(_))), "{uri}");
+        }
+        assert_eq!(check(&format!("/{}", "a".repeat(URI_BYTES))), Err(Problem::UriTooLong));
+        assert_eq!(check(&format!("/{}", "a".repeat(URI_BYTES - 1))), Ok(()));
+    }
+}

@@ -1,0 +1,95 @@
+//! `/auth/refresh` and `/auth/logout`: how a login goes on, and how it ends. How it begins is in `auth`.
+
+use axum::body::HttpBody;
+use axum::extract::{FromRequest, Request, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use nats::Timestamp;
+use nats::domain::InvalidText;
+use nats::query::GetUser;
+use nats::runtime::query::QueryError;
+use serde_json::{Map, Value, json};
+
+use super::auth::public;
+use crate::auth::{Caller, Logins, Open, Refresh, refresh_token};
+use crate::http::{JsonObject, Trace};
+use crate::log::Log;
+use crate::problem::Problem;
+use crate::validate::Fields;
+
+/// A JSON object, or no body at all.
+pub struct MaybeJson(Map<String, Value>);
+
+impl<S: Send + Sync> FromRequest<S> for MaybeJson {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<MaybeJson, Problem> {
+        if request.body().is_end_stream() {
+            return Ok(MaybeJson(Map::new()));
+        }
+        JsonObject::from_request(request, state).await.map(|JsonObject(body)| MaybeJson(body))
+    }
+}
+
+/// `POST /auth/refresh`: the next access token, and the next refresh token, in place of this one.
+pub async fn refresh(
+    State(log): State<Log>,
+    State(logins): State<Logins>,
+    Trace(trace): Trace,
+    headers: HeaderMap,
+    MaybeJson(body): MaybeJson,
+) -> Result<Response, Problem> {
+    let token = given(&logins, &headers, &body)?;
+    let token = match (token, &logins.cookies) {
+        (Some(token), _) => token,
+        (None, Some(_)) => return Err(Problem::InvalidToken),
+        (None, None) => return Err(Problem::field("refreshToken", "is required")),
+    };
+    let Refresh { user_id, company_id, sid, jti } = logins.grants.verify(&token)?;
+    // Asked first: where the database is away, the token stays good.
+    let user = log.ask(&GetUser { company_id, id: user_id }, trace).await.map_err(|e| match e {
+        QueryError::NotFound => Problem::InvalidToken,
+        other => other.into(),
+    })?;
+    let now = Timestamp::now();
+    let open = logins.sessions.rotate(user_id, Open { session: sid, token: jti }, now).await?;
+    let body = Map::from_iter([("message".to_owned(), json!("Refreshed")), ("user".to_owned(), public(&user))]);
+    logins.answer(StatusCode::OK, body, &user, open, now)
+}
+
+/// `POST /auth/logout`: ends the session of the access token, and that of the refresh token, if one comes with it. 204 also
+/// if they have ended already. The access token itself is good until it expires.
+pub async fn logout(
+    State(logins): State<Logins>,
+    caller: Caller,
+    headers: HeaderMap,
+    MaybeJson(body): MaybeJson,
+) -> Result<Response, Problem> {
+    let Caller::Staff { user, session, .. } = caller else { return Err(Problem::Forbidden("a service does not log in")) };
+    let refresh = match given(&logins, &headers, &body)?.map(|token| logins.grants.verify::<Refresh>(&token)) {
+        Some(Ok(refresh)) if refresh.user_id != user => return Err(Problem::Forbidden("the refresh token is somebody else's")),
+        Some(Ok(refresh)) => Some(refresh.sid),
+        // Its session has expired with it.
+        Some(Err(Problem::TokenExpired)) | None => None,
+        Some(Err(problem)) => return Err(problem),
+    };
+    for session in session.into_iter().chain(refresh.filter(|sid| Some(*sid) != session)) {
+        logins.sessions.end(user, session).await?;
+    }
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    if let Some(cookies) = &logins.cookies {
+        cookies.clear(response.headers_mut());
+    }
+    Ok(response)
+}
+
+/// The refresh token, from where this gateway has it come.
+fn given(logins: &Logins, headers: &HeaderMap, body: &Map<String, Value>) -> Result<Option<String>, Problem> {
+    if logins.cookies.is_some() {
+        return refresh_token(headers);
+    }
+    let mut f = Fields::of(body);
+    let token = f.optional("refreshToken", |t| Ok::<_, InvalidText>(t.to_owned()));
+    f.finish()?;
+    Ok(token)
+}

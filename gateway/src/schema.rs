@@ -1,0 +1,383 @@
+//! Bodies of requests and answers as the OpenAPI document shows them. Nothing is read or written through these types: requests
+//! are read field by field, with every wrong one named (`validate.rs`), answers are made from the contract's types. That both
+//! sides agree is what the schemathesis run of `tests/` proves.
+#![expect(dead_code, reason = "they describe, nobody makes them")]
+
+use nats::domain::{
+    Attachment, Company, Contact, Content, Delivery, DeliveryState, Direction, Email, ExternalId, MessageView, Platform, Profile, Role,
+    ShortText, Social, StaffRole, Url,
+};
+use nats::query::{Attempt, Conversation, Cursor};
+use nats::{Id, Timestamp};
+use serde_json::json;
+use utoipa::{IntoParams, IntoResponses, ToSchema};
+
+/// What is wrong with one field.
+#[derive(ToSchema)]
+pub struct FieldProblem {
+    /// A path such as `attachments[1].url`.
+    field: String,
+    /// What it must be.
+    message: String,
+}
+
+/// Why a request failed (RFC 9457).
+#[derive(ToSchema)]
+pub struct ProblemDetails {
+    /// Always `about:blank`: the code says more.
+    r#type: String,
+    /// In short.
+    title: String,
+    /// The HTTP status.
+    status: u16,
+    /// What to do about it.
+    detail: String,
+    /// For programs; does not change.
+    #[schema(example = "VALIDATION_ERROR")]
+    code: String,
+    /// The same as `detail`, by the name that the old backend's clients read.
+    message: String,
+    /// The fields that are wrong.
+    errors: Vec<FieldProblem>,
+    /// To quote when asking for help; stands in the logs.
+    #[schema(required = false)]
+    request_id: String,
+    /// With `DUPLICATE_KEY`: what holds the key.
+    #[schema(required = false)]
+    existing_id: Id,
+}
+
+/// What any request can meet.
+#[derive(IntoResponses)]
+pub enum Refused {
+    /// Fields are missing or wrong, an id is not 24 hex digits, or the body is not JSON.
+    #[response(status = 400, content_type = "application/problem+json")]
+    Bad(ProblemDetails),
+    /// The request did not arrive in time.
+    #[response(status = 408, content_type = "application/problem+json")]
+    Slow(ProblemDetails),
+    /// More than 10 MB.
+    #[response(status = 413, content_type = "application/problem+json")]
+    TooLarge(ProblemDetails),
+    /// More requests than the limit; `Retry-After` says when there is room.
+    #[response(status = 429, content_type = "application/problem+json")]
+    TooMany(ProblemDetails),
+    /// The log, the database or this gateway is overloaded or away; `Retry-After` says when to try again.
+    #[response(status = 503, content_type = "application/problem+json")]
+    Unavailable(ProblemDetails),
+}
+
+/// What any request with a caller can meet.
+#[derive(IntoResponses)]
+pub enum Denied {
+    /// No token or key, or not a good one.
+    #[response(status = 401, content_type = "application/problem+json")]
+    Unknown(ProblemDetails),
+    /// The caller may not, or `company_id` is another company.
+    #[response(status = 403, content_type = "application/problem+json")]
+    Forbidden(ProblemDetails),
+}
+
+/// What any request with a body can meet.
+#[derive(IntoResponses)]
+pub enum BadBody {
+    /// The body is not `application/json`.
+    #[response(status = 415, content_type = "application/problem+json")]
+    MediaType(ProblemDetails),
+}
+
+/// What a request for one thing can meet.
+#[derive(IntoResponses)]
+pub enum Missing {
+    /// It does not exist, or is another company's.
+    #[response(status = 404, content_type = "application/problem+json")]
+    NotFound(ProblemDetails),
+}
+
+/// What a create can meet.
+#[derive(IntoResponses)]
+pub enum Taken {
+    /// `DUPLICATE_KEY`: the email or `external_message_id` is taken.
+    #[response(status = 409, content_type = "application/problem+json")]
+    Duplicate(ProblemDetails),
+}
+
+/// What a change can end with.
+#[derive(IntoResponses)]
+pub enum Later {
+    /// It is in the log and will be applied; it was not within the time that a request waits.
+    #[response(status = 202)]
+    Accepted(Accepted),
+}
+
+/// A change that is durable and not applied yet.
+#[derive(ToSchema)]
+pub struct Accepted {
+    message: String,
+    /// Where the log has it.
+    seq: u64,
+}
+
+/// Whose data it is about.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct OfCompany {
+    /// An internal service must name it; a member of staff need not.
+    #[param(required = false)]
+    company_id: Id,
+}
+
+/// Which part of a list.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct PageOf {
+    /// Entries in the answer.
+    #[param(minimum = 1, maximum = 200, default = 50, required = false)]
+    limit: u32,
+    /// Entries to pass over; not together with `cursor`.
+    #[param(minimum = 0, maximum = 100_000, default = 0, required = false)]
+    skip: u32,
+}
+
+/// Which channel.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct OnPlatform {
+    /// Upper and lower case are the same.
+    #[param(inline, required = false)]
+    platform: Platform,
+}
+
+/// Where to go on in a list.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct After {
+    /// `next_cursor` of the page before.
+    #[param(required = false)]
+    cursor: Cursor,
+}
+
+/// A message to store, and to forward where it is an operator's to facebook or instagram.
+#[derive(ToSchema)]
+#[schema(example = json!({
+    "contact_id": "665f1e0c9b1d4a7f3c2e8a01", "role": "operator", "platform": "facebook", "direction": "outbound", "content": "See you at ten.",
+}))]
+pub struct NewMessage {
+    /// An internal service must name it; a member of staff need not.
+    company_id: Option<Id>,
+    /// The customer, and so the conversation.
+    contact_id: Id,
+    #[schema(inline)]
+    role: Role,
+    /// Upper and lower case are the same.
+    #[schema(inline)]
+    platform: Platform,
+    #[schema(inline)]
+    direction: Direction,
+    /// Required where there are no attachments; it is trimmed.
+    #[schema(required = false)]
+    content: VisibleText,
+    #[schema(max_items = 20)]
+    attachments: Option<Vec<Attachment>>,
+    /// The platform's own id of the message; a repetition is refused with 409.
+    external_message_id: Option<ExternalId>,
+    /// When it was written; a time in the future counts as now.
+    created_at: Option<Timestamp>,
+}
+
+/// A text with at least one visible character.
+#[derive(ToSchema)]
+#[schema(min_length = 1, max_length = 5_000, pattern = r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*[!-~][^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*$")]
+pub struct VisibleText(String);
+
+/// Which messages to list; the old backend's way, the same as `GET /messages`.
+#[derive(ToSchema)]
+#[schema(example = json!({"contact_id": "665f1e0c9b1d4a7f3c2e8a01", "limit": 20}))]
+pub struct ListBody {
+    company_id: Option<Id>,
+    contact_id: Id,
+    #[schema(inline)]
+    platform: Option<Platform>,
+    #[schema(minimum = 1, maximum = 200, default = 50)]
+    limit: Option<u32>,
+    #[schema(minimum = 0, maximum = 100_000, default = 0)]
+    skip: Option<u32>,
+}
+
+/// What `POST /messages` does: with one of `role`, `direction`, `content` and `attachments` it creates, else it lists.
+#[derive(ToSchema)]
+#[serde(untagged)]
+pub enum CreateOrList {
+    Create(NewMessage),
+    List(ListBody),
+}
+
+/// Many messages, each as in `POST /messages`.
+#[derive(ToSchema)]
+pub struct Batch {
+    #[schema(min_items = 1, max_items = 500)]
+    messages: Vec<NewMessage>,
+}
+
+/// An edit of a message; at least one of `content` and `attachments`.
+#[derive(ToSchema)]
+#[schema(example = json!({"_id": "665f1e0c9b1d4a7f3c2e8a02", "content": "See you at eleven."}))]
+pub struct MessageEdit {
+    company_id: Option<Id>,
+    /// `id` is taken as well.
+    _id: Id,
+    content: Content,
+    /// In place of all.
+    #[schema(max_items = 20)]
+    attachments: Option<Vec<Attachment>>,
+}
+
+/// Which message.
+#[derive(ToSchema)]
+#[schema(example = json!({"_id": "665f1e0c9b1d4a7f3c2e8a02"}))]
+pub struct MessageId {
+    company_id: Option<Id>,
+    /// `id` is taken as well.
+    _id: Id,
+}
+
+/// Which messages were read: the inbound ones that were accepted before this request.
+#[derive(ToSchema)]
+#[schema(example = json!({"contact_id": "665f1e0c9b1d4a7f3c2e8a01"}))]
+pub struct ReadBody {
+    company_id: Option<Id>,
+    contact_id: Id,
+    /// On one platform only.
+    #[schema(inline)]
+    platform: Option<Platform>,
+}
+
+/// Which conversations to list; the old backend's way, the same as `GET /conversations`.
+#[derive(ToSchema)]
+#[schema(example = json!({"limit": 20, "skip": 0}))]
+pub struct ConversationsBody {
+    company_id: Option<Id>,
+    /// `instagram` where it is not given.
+    #[schema(inline)]
+    platform: Option<Platform>,
+    #[schema(minimum = 1, maximum = 200, default = 50)]
+    limit: Option<u32>,
+    #[schema(minimum = 0, maximum = 100_000, default = 0)]
+    skip: Option<u32>,
+}
+
+/// A contact to enter.
+#[derive(ToSchema)]
+#[schema(example = json!({"fullName": "Ada Brown", "phone": "+49 170 1234567", "social": {"facebookId": "1784"}}))]
+pub struct NewContact {
+    company_id: Option<Id>,
+    #[serde(rename = "fullName")]
+    full_name: ShortText,
+    #[serde(flatten)]
+    fields: ContactFields,
+}
+
+/// An edit of a contact: what is not given stays, null removes.
+#[derive(ToSchema)]
+#[schema(example = json!({"leadStage": "won", "botSuspended": true, "botSuspendUntil": "2026-11-23T08:00:00Z"}))]
+pub struct ContactEdit {
+    company_id: Option<Id>,
+    #[serde(rename = "fullName")]
+    #[schema(required = false)]
+    full_name: ShortText,
+    #[serde(flatten)]
+    fields: ContactFields,
+}
+
+/// The fields of a contact that may be absent.
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ContactFields {
+    email: Option<Email>,
+    phone: Option<ShortText>,
+    /// The name on the network they came from.
+    social_network_name: Option<ShortText>,
+    contact_status: Option<ShortText>,
+    lead_stage: Option<ShortText>,
+    /// The bot is silent for them …
+    bot_suspended: Option<bool>,
+    /// … until then.
+    bot_suspend_until: Option<Timestamp>,
+    /// Ids on the networks; in an edit each by itself.
+    social: Option<SocialIds>,
+    /// A name and whatever else is known, at most 16 KiB; an edit replaces it whole.
+    profile: Option<Profile>,
+}
+
+/// A contact's ids on the networks.
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SocialIds {
+    facebook_id: Option<ShortText>,
+    instagram_id: Option<ShortText>,
+    telegram_id: Option<ShortText>,
+    whatsapp_id: Option<ShortText>,
+}
+
+/// A company's access to a platform.
+#[derive(ToSchema)]
+#[schema(example = json!({"access_token": "EAAB-the-page-token", "account_id": "1020", "account_name": "Happy Paws"}))]
+pub struct IntegrationBody {
+    company_id: Option<Id>,
+    /// Stored encrypted; no answer holds it.
+    #[schema(min_length = 1, max_length = 4_096, pattern = "^[!-~]+$")]
+    access_token: String,
+    /// The page or account on the platform that the token is for.
+    account_id: Option<ShortText>,
+    account_name: Option<ShortText>,
+    /// When the platform stops taking the token.
+    token_expires_at: Option<Timestamp>,
+}
+
+/// A new company with its first manager; or, with an `invitation` in place of `company_name`, one more of a company's staff.
+#[derive(ToSchema)]
+#[schema(example = json!({
+    "company_name": "Happy Paws", "fullName": "Bo Boss", "email": "boss@example.com", "password": "correct horse battery",
+}))]
+pub struct Registration {
+    company_name: Option<ShortText>,
+    /// From `POST /auth/invitations`; good for the invited email.
+    invitation: Option<String>,
+    #[serde(rename = "fullName")]
+    full_name: ShortText,
+    email: Email,
+    /// 8 to 72 bytes: bcrypt reads no more.
+    #[schema(min_length = 8, max_length = 72, pattern = "^[ -~]*$")]
+    password: String,
+}
+
+/// Who logs in.
+#[derive(ToSchema)]
+#[schema(example = json!({"email": "boss@example.com", "password": "correct horse battery"}))]
+pub struct Credentials {
+    email: Email,
+    password: String,
+}
+
+/// The refresh token; in cookie mode it comes as the cookie `refreshToken`, and `X-CSRF-Token` with it.
+#[derive(ToSchema)]
+pub struct RefreshBody {
+    #[serde(rename = "refreshToken")]
+    refresh_token: String,
+}
+
+/// The refresh token, where its session is another than the access token's.
+#[derive(ToSchema)]
+pub struct LogoutBody {
+    #[serde(rename = "refreshToken")]
+    refresh_token: Option<String>,
+}
+
+/// Whom to invite.
+#[derive(ToSchema)]
+#[schema(example = json!({"email": "ada@example.com", "role": "receptionist"}))]
+pub struct InvitationBody {
+    email: Email,
+    #[schema(inline)]
+    role: StaffRole,
+}
