@@ -83,18 +83,29 @@ async fn the_answer_tells_what_became_of_the_message() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wait_outlives_the_connection_to_nats() {
+async fn a_wait_outlives_the_connection_to_nats_and_ends_with_its_gateway() {
     let system = System::start(&[]).await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
-    // Known to the persister, so that the forwarder calls at once.
-    assert_eq!(staff.get(&format!("/contacts/{contact}")).await.0, StatusCode::OK);
+    let called = async |count: usize| {
+        eventually("the bot is called", AFTER_FAULT, || async { (system.deliveries().await.len() >= count).then_some(()) }).await;
+    };
     system.bot_mode(json!({"delay_ms": 2_000})).await;
-    let headers = [("Prefer", "wait=30")];
     let fault = async {
-        eventually("the bot is called", AFTER_FAULT, || async { (!system.deliveries().await.is_empty()).then_some(()) }).await;
+        called(1).await;
         system.kill_and_await_restart("nats-server").await;
     };
-    let (answer, ()) = tokio::join!(post(&staff, &contact, "in between", &headers), fault);
+    let (answer, ()) = tokio::join!(post(&staff, &contact, "in between", &[("Prefer", "wait=30")]), fault);
     assert_eq!(answer.body["forwarding"]["state"], "delivered", "{}", answer.body);
+
+    system.await_ready().await;
+    system.bot_mode(json!({"hang_ratio": 1.0})).await;
+    let (started, calls) = (Instant::now(), system.deliveries().await.len());
+    let stop = async {
+        called(calls + 1).await;
+        system.signal("-TERM", "gateway");
+    };
+    let (answer, ()) = tokio::join!(post(&staff, &contact, "cut short", &[("Prefer", "wait=30")]), stop);
+    assert_eq!(answer.body["forwarding"]["queued"], true, "{}", answer.body);
+    assert!(started.elapsed() < Duration::from_secs(25), "the gateway stops although somebody waits");
 }

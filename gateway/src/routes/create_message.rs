@@ -18,7 +18,7 @@ use crate::delivery::Waits;
 use crate::http::{JsonObject, json};
 use crate::prefer;
 use crate::problem::Problem;
-use crate::validate::{Fields, non_empty, platform_name};
+use crate::validate::{Fields, platform_name};
 
 /// `POST /messages`
 pub async fn create_or_list(
@@ -139,7 +139,7 @@ pub(super) fn read(body: &Map<String, Value>, caller: &Caller, now: Timestamp) -
     let direction = f.required("direction", str::parse);
     let content = f.optional("content", Content::new);
     let attachments = f.list("attachments", MAX_ATTACHMENTS, attachment).unwrap_or_default();
-    let external_message_id = f.optional("external_message_id", non_empty(ExternalId::new)).flatten();
+    let external_message_id = f.non_empty("external_message_id", ExternalId::new);
     let created_at = f.optional("created_at", str::parse::<Timestamp>);
     if content.as_ref().is_none_or(|c| c.as_str().is_empty()) && !f.has("attachments") && (!f.has("content") || content.is_some()) {
         f.wrong("content", "is required where there are no attachments");
@@ -167,7 +167,7 @@ pub(super) fn read(body: &Map<String, Value>, caller: &Caller, now: Timestamp) -
 pub(super) fn attachment(f: &mut Fields<'_>) -> Option<Attachment> {
     let kind = f.required("type", ShortText::new);
     let url = f.required("url", Url::new);
-    let file_description = f.optional("file_description", non_empty(ShortText::new)).flatten();
+    let file_description = f.non_empty("file_description", ShortText::new);
     Some(Attachment { kind: kind?, url: url?, file_description })
 }
 

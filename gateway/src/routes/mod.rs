@@ -110,7 +110,9 @@ pub fn router(app: App, limiters: RateLimiters) -> Router {
         .route("/invitations", post(auth::invite))
         .route("/me", get(auth::me))
         .layer(DefaultBodyLimit::max(AUTH_BODY_BYTES));
-    let messages = messages.layer(from_fn_with_state(limiters, by_caller));
+    let messages = messages.layer(from_fn_with_state(limiters.clone(), by_caller));
+    // The twin of `POST /messages/instagram` counts like it.
+    let conversations = conversations.layer(from_fn_with_state(limiters, by_caller));
     let api = Router::new()
         .nest("/messages", messages)
         .nest("/conversations", conversations)
