@@ -74,7 +74,7 @@ pub async fn create(Call { log, caller, trace }: Call, JsonObject(body): JsonObj
 pub async fn list(Call { log, caller, trace }: Call, QueryFields(query): QueryFields) -> Result<Response, Problem> {
     let mut f = Fields::of(&query);
     let company = f.optional("company_id", str::parse::<Id>);
-    let search = f.given("search", search_text).flatten();
+    let search = f.non_empty("search", search_text);
     let page = page(&mut f);
     f.finish()?;
     let question = ListContacts { company_id: caller.company(company)?, search, page };

@@ -20,7 +20,7 @@ use crate::http::{JsonObject, json};
 use crate::prefer;
 use crate::problem::Problem;
 use crate::schema::{BadBody, CreateOrList, Denied, MessageList, Missing, Refused, Reused, Taken};
-use crate::validate::{Fields, non_empty, platform_name};
+use crate::validate::{Fields, platform_name};
 
 /// `POST /messages`
 #[utoipa::path(
@@ -152,7 +152,7 @@ pub(super) fn read(body: &Map<String, Value>, caller: &Caller, now: Timestamp) -
     let direction = f.required("direction", str::parse);
     let content = f.optional("content", Content::new);
     let attachments = f.list("attachments", MAX_ATTACHMENTS, attachment);
-    let external_message_id = f.optional("external_message_id", non_empty(ExternalId::new)).flatten();
+    let external_message_id = f.non_empty("external_message_id", ExternalId::new);
     let created_at = f.optional("created_at", str::parse::<Timestamp>);
     // What is wrong already is not called absent too.
     let is_blank = content.as_ref().is_some_and(|c| c.as_str().is_empty()) || !f.has("content");
@@ -183,7 +183,7 @@ pub(super) fn read(body: &Map<String, Value>, caller: &Caller, now: Timestamp) -
 pub(super) fn attachment(f: &mut Fields<'_>) -> Option<Attachment> {
     let kind = f.required("type", ShortText::new);
     let url = f.required("url", Url::new);
-    let file_description = f.optional("file_description", non_empty(ShortText::new)).flatten();
+    let file_description = f.non_empty("file_description", ShortText::new);
     Some(Attachment { kind: kind?, url: url?, file_description })
 }
 

@@ -101,9 +101,9 @@ pub async fn put(
     let mut f = Fields::of(&body);
     let named = f.optional("company_id", str::parse::<Id>);
     let token = f.required("access_token", token);
-    let account_id = f.given("account_id", ShortText::new).flatten();
-    let account_name = f.given("account_name", ShortText::new).flatten();
-    let token_expires_at = f.given("token_expires_at", str::parse::<Timestamp>).flatten();
+    let account_id = f.non_empty("account_id", ShortText::new);
+    let account_name = f.non_empty("account_name", ShortText::new);
+    let token_expires_at = f.non_empty("token_expires_at", str::parse::<Timestamp>);
     f.finish()?;
     caller.company(named)?;
     let token = token.ok_or(Problem::Internal)?; // finish() has refused its absence

@@ -25,7 +25,7 @@ use crate::schema::{
     After, BadBody, Denied, Later, MessageEdit, MessageId, MessageList, Missing, OfCompany, OnPlatform, OneMessage, PageOf, ReadBody,
     Refused,
 };
-use crate::validate::{Fields, QueryFields, non_empty, path_id, platform_name};
+use crate::validate::{Fields, QueryFields, path_id, platform_name};
 
 /// What PATCH refuses by name. `company_id` says whose message it is.
 const IMMUTABLE: &[&str] = &[
@@ -91,7 +91,7 @@ pub async fn list_of(log: &Log, caller: &Caller, trace: TraceContext, given: &Ma
     let mut f = Fields::of(given);
     let company = f.optional("company_id", str::parse::<Id>);
     let contact_id = f.required("contact_id", str::parse::<Id>);
-    let platform = f.optional("platform", non_empty(platform_name)).flatten();
+    let platform = f.non_empty("platform", platform_name);
     let page = page(&mut f);
     f.finish()?;
     let Some(contact_id) = contact_id else { return Err(Problem::Internal) };
@@ -204,7 +204,7 @@ pub async fn delete(Call { log, caller, trace }: Call, JsonObject(body): JsonObj
 pub async fn mark_read(Call { log, caller, trace }: Call, JsonObject(body): JsonObject) -> Result<Response, Problem> {
     let mut f = Fields::of(&body);
     let contact_id = f.required("contact_id", str::parse::<Id>);
-    let platform = f.optional("platform", non_empty(platform_name)).flatten();
+    let platform = f.non_empty("platform", platform_name);
     let company = f.optional("company_id", str::parse::<Id>);
     f.finish()?;
     let Some(contact_id) = contact_id else { return Err(Problem::Internal) };

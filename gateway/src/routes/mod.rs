@@ -102,7 +102,8 @@ pub fn routes(tokens: &Tokens, limiters: RateLimiters) -> OpenApiRouter<App> {
         .routes(routes!(batch::create))
         .routes(routes!(conversations::instagram))
         .layer(from_fn_with_state(limiters.clone(), by_caller));
-    let conversations = OpenApiRouter::new().routes(routes!(conversations::list));
+    // The twin of `POST /messages/instagram` counts like it.
+    let conversations = OpenApiRouter::new().routes(routes!(conversations::list)).layer(from_fn_with_state(limiters.clone(), by_caller));
     let contacts = OpenApiRouter::new().routes(routes!(contacts::create, contacts::list)).routes(routes!(contacts::get, contacts::update));
     let integrations = OpenApiRouter::new().routes(routes!(integrations::list)).routes(routes!(
         integrations::put,
