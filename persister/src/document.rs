@@ -72,7 +72,19 @@ pub fn message(message: &Message, request: Option<&Idempotency>, seq: u64) -> Do
     document
 }
 
-/// Free-form JSON as a document. Unlike the driver's own conversion it reads no extended JSON: `{"$oid": …}` stays what it is.
+/// In front of a free-form name that begins with `$`, or with this. The driver takes a document such as `{"$oid": …}` for
+/// extended JSON, so it would be read as something else, or with others of its query not at all.
+const ESCAPE: char = '\\';
+
+fn escaped(name: &str) -> String {
+    if name.starts_with(['$', ESCAPE]) { format!("{ESCAPE}{name}") } else { name.to_owned() }
+}
+
+fn unescaped(name: &str) -> String {
+    name.strip_prefix(ESCAPE).unwrap_or(name).to_owned()
+}
+
+/// Free-form JSON as a document. Whatever the names are, they stay what they are.
 fn free_form(json: &serde_json::Map<String, Json>) -> Document {
     fn bson(json: &Json) -> Bson {
         match json {
@@ -84,7 +96,7 @@ fn free_form(json: &serde_json::Map<String, Json>) -> Document {
             Json::Object(o) => Bson::Document(free_form(o)),
         }
     }
-    json.iter().map(|(k, v)| (k.clone(), bson(v))).collect()
+    json.iter().map(|(k, v)| (escaped(k), bson(v))).collect()
 }
 
 fn read_free_form(document: &Document) -> serde_json::Map<String, Json> {
@@ -100,7 +112,7 @@ fn read_free_form(document: &Document) -> serde_json::Map<String, Json> {
             _ => Json::Null,
         }
     }
-    document.iter().map(|(k, v)| (k.clone(), json(v))).collect()
+    document.iter().map(|(k, v)| (unescaped(k), json(v))).collect()
 }
 
 fn read_extra(document: &Document) -> serde_json::Map<String, Json> {
@@ -455,14 +467,21 @@ mod tests {
         Envelope::from_json(&std::fs::read(file).unwrap()).unwrap().event
     }
 
+    /// As a query gives it.
+    fn stored(document: &Document) -> Document {
+        mongodb::bson::deserialize_from_slice(&mongodb::bson::serialize_to_vec(document).unwrap()).unwrap()
+    }
+
     #[test]
     fn documents_are_read_back_as_they_were_written() {
         let Event::MessageCreated(mut m) = golden("message.created") else { panic!() };
         m.extra.insert("$where".into(), serde_json::json!({"a.b": 1}));
-        assert_eq!(read_message(&message(&m, None, 7)).unwrap(), m.initial_view(Some(7)));
+        assert_eq!(read_message(&stored(&message(&m, None, 7))).unwrap(), m.initial_view(Some(7)));
         let Event::ContactCreated(mut c) = golden("contact.created") else { panic!() };
-        c.profile.rest.insert("$set".into(), serde_json::json!([1, {"x": null}]));
-        assert_eq!(read_contact(&contact(&c, 7)).unwrap(), *c);
+        for name in ["$set", "$oid", "$date", "$numberLong", "$", "\\", "\\$oid", "\\\\$oid", "a.b", ""] {
+            c.profile.rest = [(name.to_owned(), serde_json::json!([1, {name: null}, {name: {name: "5"}}]))].into_iter().collect();
+            assert_eq!(read_contact(&stored(&contact(&c, 7))).unwrap(), *c);
+        }
         let Event::CompanyCreated(c) = golden("company.created") else { panic!() };
         assert_eq!(read_user(&user(&c.manager, 7)).unwrap(), c.manager);
         let Event::IntegrationUpdated(i) = golden("integration.updated") else { panic!() };

@@ -404,3 +404,40 @@ async fn whatever_is_wrong_is_refused_and_nothing_comes_of_it() {
     assert_eq!(run["pids"], processes, "a process has ended");
     assert!(!system.console().contains("panicked"), "{}", system.console());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_that_are_taken_are_names_and_texts_like_others() {
+    let system = System::shared().await;
+    let staff = system.new_company().await;
+    let profile = json!({
+        "name": "$fullName", "$gt": "", "$where": "1", "$set": {"company_id": "x"}, "$ref": "users", "$id": 1, "$oid": "x", "$date": {"$numberLong": "1"}, "$literal": ["$_id"],
+        "a.b": {"$ne": null, "$add": [1, 2]}, "": "$$ROOT", "__proto__": {"role": "manager"},
+    });
+    let contact = json!({"fullName": "$company_id", "phone": "$$ROOT", "email": "$gt@example.com", "profile": profile});
+    let edit = json!({"fullName": "$$REMOVE", "leadStage": "$phone", "social": {"facebookId": "$ne"}, "profile": {"again": profile}});
+    let (_, entered) = staff.post("/contacts", contact.clone()).await;
+    let id = entered["contact"]["_id"].as_str().unwrap_or_else(|| panic!("{entered}"));
+    let path = format!("/contacts/{id}");
+    let is_as_sent = |found: &Value, sent: &Value| {
+        for (name, value) in sent.as_object().unwrap() {
+            assert_eq!(found[name], *value, "{name} of {found}");
+        }
+    };
+    is_as_sent(&staff.get(&path).await.1["contact"], &contact);
+    assert_eq!(staff.send(Method::PATCH, &path, edit.clone()).await.0, StatusCode::OK);
+    is_as_sent(&staff.get(&path).await.1["contact"], &edit);
+
+    let message = json!({"contact_id": id, "role": "user", "platform": "web", "direction": "inbound", "content": "$contact_id",
+        "external_message_id": "$ne", "attachments": [{"type": "$$ROOT", "url": "https://a.example/$where"}]});
+    let mut sent = message.clone();
+    sent["$set"] = json!({"read": true});
+    sent["read"] = json!(true);
+    let (_, created) = staff.post("/messages", sent).await;
+    let path = format!("/messages/{}", created["messageData"]["_id"].as_str().unwrap_or_else(|| panic!("{created}")));
+    let found = staff.get(&path).await.1["messageData"].clone();
+    is_as_sent(&found, &message);
+    is_as_sent(&found, &json!({"read": false, "$set": null}));
+    let edit = json!({"_id": found["_id"], "content": "$$REMOVE"});
+    assert_eq!(staff.send(Method::PATCH, "/messages", edit.clone()).await.0, StatusCode::OK);
+    is_as_sent(&staff.get(&path).await.1["messageData"], &edit);
+}
