@@ -152,6 +152,9 @@ pub fn inputs(own: &Own) -> Vec<Input> {
         all.push(Input { what, bytes, wanted });
     };
     let fields = format!("Host: gateway\r\nAuthorization: {}\r\nConnection: close\r\n", own.bearer());
+    for hosts in ["", "Host: a\r\nHost: a\r\n", "Host: a\r\nHost: b\r\n"] {
+        add(Wanted::Problem, format!("GET /api/v1/contacts HTTP/1.1\r\n{}\r\n", fields.replace("Host: gateway\r\n", hosts)).into_bytes());
+    }
     for target in TARGETS {
         add(Wanted::Problem, format!("GET {target} HTTP/1.1\r\n{fields}\r\n").into_bytes());
     }
