@@ -22,7 +22,7 @@ const BAD: &[(&[u8], &str)] = &[
     (b"{\"a\":undefined}", NOT_JSON),
     (b"/**/{}", NOT_JSON),
     (b"\xef\xbb\xbf{}", NOT_JSON),
-    (b"{\0\"\0a\0\"\0:\01\0}\0", NOT_JSON),
+    (b"{\0\"\0a\0\"\0:\x001\0}\0", NOT_JSON),
     (b"{\"a\":\"\xff\xfe\"}", NOT_JSON),
     (b"{\"\xc3\x28\":1}", NOT_JSON),
     (b"{\"a\":\"\xc0\x80\"}", NOT_JSON),
