@@ -154,7 +154,7 @@ async fn no_kind_of_token_passes_for_another() {
     }
     for token in [access, refresh_token] {
         let body = json!({"invitation": token, "fullName": "Eve", "email": email, "password": PASSWORD});
-        assert_refused(post(system, 0, "/register", None, &body).await, StatusCode::BAD_REQUEST, "VALIDATION_ERROR");
+        assert_refused(post(system, 0, "/register", None, &body).await, StatusCode::FORBIDDEN, "FORBIDDEN");
     }
     // Each with the other's key and all that both say.
     let mut all = claims(refresh_token);
@@ -320,11 +320,11 @@ async fn an_invitation_is_good_for_one_email_once_and_only_managers_write_them()
     let mut changed = claims(invitation);
     changed["role"] = json!("manager");
     let changed = sign("another secret of at least thirty-two", Algorithm::HS256, &changed);
-    assert_refused(accept(&email, &changed).await, StatusCode::BAD_REQUEST, "VALIDATION_ERROR");
+    assert_refused(accept(&email, &changed).await, StatusCode::FORBIDDEN, "FORBIDDEN");
     let mut old = claims(invitation);
     old["exp"] = json!(seconds() - 1);
     let old = sign(&secret(system, "jwt_refresh"), Algorithm::HS256, &old);
-    assert_refused(accept(&email, &old).await, StatusCode::BAD_REQUEST, "VALIDATION_ERROR");
+    assert_refused(accept(&email, &old).await, StatusCode::FORBIDDEN, "FORBIDDEN");
 
     let (status, joined) = accept(&email, invitation).await;
     assert_eq!(status, StatusCode::CREATED, "{joined}");
