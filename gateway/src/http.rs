@@ -102,7 +102,7 @@ impl<S: Send + Sync> FromRequest<S> for JsonObject {
         let body = match read {
             Ok(Ok(body)) => body,
             Ok(Err(rejected)) if rejected.status() == StatusCode::PAYLOAD_TOO_LARGE => return Err(Problem::TooLarge),
-            Ok(Err(_)) => return Err(Problem::BadJson("it did not arrive".into())),
+            Ok(Err(_)) => return Err(Problem::BadRequest("the body did not arrive whole")),
             Err(_) => return Err(Problem::Timeout),
         };
         body::parse_object(&body).map(JsonObject).map_err(Problem::BadJson)

@@ -6,10 +6,12 @@ mod body;
 mod delivery;
 mod http;
 mod log;
+mod openapi;
 mod prefer;
 mod problem;
 mod protect;
 mod routes;
+mod schema;
 mod server;
 mod validate;
 
@@ -138,8 +140,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     service.spawn("rate limits", forget);
     let (origins, trusted) = (config.origins, config.trusted_proxies);
     let protection = Protection { origins, trusted: trusted.clone(), max_in_flight: config.max_in_flight };
-    let routes = protection.around(routes::router(app, limiters)).merge(service.ops_routes());
-    let router = protect::with_security_headers(routes, config.common.environment == Environment::Production);
+    let (api, document) = routes::router(app, limiters);
+    let api = protection.around(api.merge(openapi::routes(openapi::complete(document))));
+    let production = config.common.environment == Environment::Production;
+    let router = protect::with_security_headers(api, service.ops_routes(), production);
     let limits = server::Limits { max_connections: config.max_connections, max_per_address: config.max_connections_per_address, trusted };
     server::serve(&mut service, SocketAddr::new(config.common.host, config.port), router, limits).await?;
     service.finish().await

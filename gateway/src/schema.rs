@@ -4,12 +4,10 @@
 #![expect(dead_code, reason = "they describe, nobody makes them")]
 
 use nats::domain::{
-    Attachment, Company, Contact, Content, Delivery, DeliveryState, Direction, Email, ExternalId, MessageView, Platform, Profile, Role,
-    ShortText, Social, StaffRole, Url,
+    Attachment, Company, Contact, Content, Direction, Email, ExternalId, MessageView, Platform, Profile, Role, ShortText, StaffRole,
 };
-use nats::query::{Attempt, Conversation, Cursor};
+use nats::query::{ContactPage, ConversationPage, Cursor, MessagePage};
 use nats::{Id, Timestamp};
-use serde_json::json;
 use utoipa::{IntoParams, IntoResponses, ToSchema};
 
 /// What is wrong with one field.
@@ -102,6 +100,38 @@ pub enum Taken {
     Duplicate(ProblemDetails),
 }
 
+/// What a create with a key can meet.
+#[derive(IntoResponses)]
+pub enum Reused {
+    /// `IDEMPOTENCY_KEY_REUSED`: the key came with another body before.
+    #[response(status = 422, content_type = "application/problem+json")]
+    Key(ProblemDetails),
+}
+
+/// What a login can meet.
+#[derive(IntoResponses)]
+pub enum BadLogin {
+    /// Email or password is wrong, or the refresh token is not good.
+    #[response(status = 401, content_type = "application/problem+json")]
+    Wrong(ProblemDetails),
+}
+
+/// What one who is not known can meet.
+#[derive(IntoResponses)]
+pub enum Forbidden {
+    /// The invitation is not good, or is for another email; in cookie mode, the CSRF token is missing.
+    #[response(status = 403, content_type = "application/problem+json")]
+    Denied(ProblemDetails),
+}
+
+/// What repeated failures lead to.
+#[derive(IntoResponses)]
+pub enum Locked {
+    /// `ACCOUNT_LOCKED`: too many failures; `Retry-After` says how long.
+    #[response(status = 423, content_type = "application/problem+json")]
+    Out(ProblemDetails),
+}
+
 /// What a change can end with.
 #[derive(IntoResponses)]
 pub enum Later {
@@ -144,7 +174,7 @@ pub struct PageOf {
 #[into_params(parameter_in = Query)]
 pub struct OnPlatform {
     /// Upper and lower case are the same.
-    #[param(inline, required = false)]
+    #[param(required = false)]
     platform: Platform,
 }
 
@@ -167,16 +197,12 @@ pub struct NewMessage {
     company_id: Option<Id>,
     /// The customer, and so the conversation.
     contact_id: Id,
-    #[schema(inline)]
     role: Role,
     /// Upper and lower case are the same.
-    #[schema(inline)]
     platform: Platform,
-    #[schema(inline)]
     direction: Direction,
     /// Required where there are no attachments; it is trimmed.
-    #[schema(required = false)]
-    content: VisibleText,
+    content: Option<Content>,
     #[schema(max_items = 20)]
     attachments: Option<Vec<Attachment>>,
     /// The platform's own id of the message; a repetition is refused with 409.
@@ -185,18 +211,12 @@ pub struct NewMessage {
     created_at: Option<Timestamp>,
 }
 
-/// A text with at least one visible character.
-#[derive(ToSchema)]
-#[schema(min_length = 1, max_length = 5_000, pattern = r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*[!-~][^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*$")]
-pub struct VisibleText(String);
-
 /// Which messages to list; the old backend's way, the same as `GET /messages`.
 #[derive(ToSchema)]
 #[schema(example = json!({"contact_id": "665f1e0c9b1d4a7f3c2e8a01", "limit": 20}))]
 pub struct ListBody {
     company_id: Option<Id>,
     contact_id: Id,
-    #[schema(inline)]
     platform: Option<Platform>,
     #[schema(minimum = 1, maximum = 200, default = 50)]
     limit: Option<u32>,
@@ -214,6 +234,9 @@ pub enum CreateOrList {
 
 /// Many messages, each as in `POST /messages`.
 #[derive(ToSchema)]
+#[schema(example = json!({"messages": [
+    {"contact_id": "665f1e0c9b1d4a7f3c2e8a01", "role": "user", "platform": "telegram", "direction": "inbound", "content": "Are you open today?"},
+]}))]
 pub struct Batch {
     #[schema(min_items = 1, max_items = 500)]
     messages: Vec<NewMessage>,
@@ -226,7 +249,7 @@ pub struct MessageEdit {
     company_id: Option<Id>,
     /// `id` is taken as well.
     _id: Id,
-    content: Content,
+    content: Option<Content>,
     /// In place of all.
     #[schema(max_items = 20)]
     attachments: Option<Vec<Attachment>>,
@@ -248,7 +271,6 @@ pub struct ReadBody {
     company_id: Option<Id>,
     contact_id: Id,
     /// On one platform only.
-    #[schema(inline)]
     platform: Option<Platform>,
 }
 
@@ -258,7 +280,6 @@ pub struct ReadBody {
 pub struct ConversationsBody {
     company_id: Option<Id>,
     /// `instagram` where it is not given.
-    #[schema(inline)]
     platform: Option<Platform>,
     #[schema(minimum = 1, maximum = 200, default = 50)]
     limit: Option<u32>,
@@ -339,7 +360,7 @@ pub struct IntegrationBody {
 #[schema(example = json!({
     "company_name": "Happy Paws", "fullName": "Bo Boss", "email": "boss@example.com", "password": "correct horse battery",
 }))]
-pub struct Registration {
+pub struct RegistrationBody {
     company_name: Option<ShortText>,
     /// From `POST /auth/invitations`; good for the invited email.
     invitation: Option<String>,
@@ -361,6 +382,7 @@ pub struct Credentials {
 
 /// The refresh token; in cookie mode it comes as the cookie `refreshToken`, and `X-CSRF-Token` with it.
 #[derive(ToSchema)]
+#[schema(example = json!({"refreshToken": "eyJhbGciOiJIUzI1NiJ9.…"}))]
 pub struct RefreshBody {
     #[serde(rename = "refreshToken")]
     refresh_token: String,
@@ -368,6 +390,7 @@ pub struct RefreshBody {
 
 /// The refresh token, where its session is another than the access token's.
 #[derive(ToSchema)]
+#[schema(example = json!({}))]
 pub struct LogoutBody {
     #[serde(rename = "refreshToken")]
     refresh_token: Option<String>,
@@ -378,6 +401,107 @@ pub struct LogoutBody {
 #[schema(example = json!({"email": "ada@example.com", "role": "receptionist"}))]
 pub struct InvitationBody {
     email: Email,
-    #[schema(inline)]
     role: StaffRole,
+}
+
+/// One message.
+#[derive(ToSchema)]
+pub struct OneMessage {
+    #[serde(rename = "messageData")]
+    message_data: MessageView,
+}
+
+/// A page of messages.
+#[derive(ToSchema)]
+pub struct MessageList {
+    #[serde(flatten)]
+    page: MessagePage,
+    limit: u32,
+    skip: u32,
+}
+
+/// A page of conversations.
+#[derive(ToSchema)]
+pub struct ConversationList {
+    #[serde(flatten)]
+    page: ConversationPage,
+    limit: u32,
+    skip: u32,
+}
+
+/// A page of contacts.
+#[derive(ToSchema)]
+pub struct ContactList {
+    #[serde(flatten)]
+    page: ContactPage,
+    limit: u32,
+    skip: u32,
+}
+
+/// One contact.
+#[derive(ToSchema)]
+pub struct OneContact {
+    contact: Contact,
+}
+
+/// A member of staff.
+#[derive(ToSchema)]
+pub struct PublicUser {
+    _id: Id,
+    company_id: Id,
+    email: Email,
+    #[serde(rename = "fullName")]
+    full_name: ShortText,
+    role: StaffRole,
+    created_at: Timestamp,
+}
+
+/// Who calls.
+#[derive(ToSchema)]
+pub struct OneUser {
+    user: PublicUser,
+}
+
+/// A login.
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LoggedIn {
+    message: String,
+    user: PublicUser,
+    /// On registration of a new company.
+    #[schema(required = false)]
+    company: Company,
+    access_token: String,
+    /// Seconds that the access token is good.
+    expires_in: u64,
+    /// Good once; not in cookie mode.
+    #[schema(required = false)]
+    refresh_token: String,
+    /// Seconds that the refresh token is good.
+    refresh_expires_in: u64,
+    /// In cookie mode: to be sent as `X-CSRF-Token` with the cookie.
+    #[schema(required = false)]
+    csrf_token: String,
+}
+
+/// What somebody needs to join the company.
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Invited {
+    invitation: String,
+    /// Seconds that it is good.
+    expires_in: u64,
+    /// Where to accept it, if the gateway knows its frontend.
+    #[schema(required = false)]
+    url: String,
+}
+
+/// Platforms that give access by token.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+pub enum ConnectablePlatform {
+    Instagram,
+    Facebook,
+    Telegram,
+    Whatsapp,
 }

@@ -59,6 +59,15 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// As [`Fields::optional`], and an empty text counts as absent, as forms and query strings send it.
+    pub fn non_empty<T, E: std::fmt::Display>(&mut self, field: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Option<T> {
+        let unless_empty = |text: &str| match text.trim() {
+            "" => Ok(None),
+            text => parse(text).map(Some),
+        };
+        self.optional(field, unless_empty).flatten()
+    }
+
     /// As [`Fields::optional`], and absence is wrong too.
     pub fn required<T, E: std::fmt::Display>(&mut self, field: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Option<T> {
         if !self.has(field) {
@@ -70,7 +79,7 @@ impl<'a> Fields<'a> {
 
     /// Tells null, or an empty text, from absence: `Some(None)`.
     pub fn given<T, E: std::fmt::Display>(&mut self, field: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Option<Option<T>> {
-        self.object.contains_key(field).then(|| self.optional(field, non_empty(parse)).flatten())
+        self.object.contains_key(field).then(|| self.non_empty(field, parse))
     }
 
     /// A whole number within a range.
@@ -193,12 +202,4 @@ pub fn platform_name(text: &str) -> Result<Platform, UnknownName> {
 /// An id in a path.
 pub fn path_id(text: &str) -> Result<Id, Problem> {
     text.parse().map_err(|_| Problem::BadId("id"))
-}
-
-/// Empty optional texts count as absent, as forms send them.
-pub fn non_empty<T, E>(parse: impl FnOnce(&str) -> Result<T, E>) -> impl FnOnce(&str) -> Result<Option<T>, E> {
-    move |text| match text.trim() {
-        "" => Ok(None),
-        text => parse(text).map(Some),
-    }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use mongodb::bson::Document;
+use reqwest::header::HeaderMap;
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::{Instant, interval};
@@ -142,7 +143,7 @@ impl System {
     /// One that tests share which break nothing. It runs until the test process ends.
     pub async fn shared() -> &'static System {
         static SHARED: tokio::sync::OnceCell<System> = tokio::sync::OnceCell::const_new();
-        SHARED.get_or_init(|| System::start(&["--replicas", "persister=2,realtime=3,scheduler=2,forwarder=2"])).await
+        SHARED.get_or_init(|| System::start(&["--replicas", "gateway=2,persister=2,realtime=3,scheduler=2,forwarder=2"])).await
     }
 
     /// An address of `run.json`.
@@ -214,6 +215,12 @@ impl System {
             Ok(answer) => (answer.status(), answer.json().await.unwrap_or_default()),
             Err(e) => panic!("{path}: {e}"),
         }
+    }
+
+    /// A secret of this run, by its name in `secrets.json`.
+    pub fn secret(&self, name: &str) -> String {
+        let text = std::fs::read(self.folder.0.join("secrets.json")).unwrap();
+        serde_json::from_slice::<Value>(&text).unwrap()[name].as_str().unwrap().to_owned()
     }
 
     /// The log, as the operator.
@@ -323,6 +330,21 @@ pub fn client() -> Client {
     Client::builder().timeout(Duration::from_secs(30)).pool_max_idle_per_host(0).build().unwrap()
 }
 
+/// A whole answer.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Value,
+}
+
+impl Answer {
+    /// A header as text; empty if it is absent.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map(|value| value.to_str().unwrap()).unwrap_or_default()
+    }
+}
+
 /// A member of staff.
 pub struct Staff<'a> {
     pub system: &'a System,
@@ -341,6 +363,17 @@ impl Staff<'_> {
 
     pub async fn send(&self, method: Method, path: &str, body: Value) -> (StatusCode, Value) {
         self.system.request(method, path, Some(&self.token), Some(&body)).await
+    }
+
+    /// POST to the gateway of this number, with headers.
+    pub async fn post_to(&self, gateway: usize, path: &str, headers: &[(&str, &str)], body: &Value) -> Answer {
+        let url = format!("{}/api/v1{path}", self.system.services("gateway")[gateway]);
+        let mut request = self.system.http.post(url).bearer_auth(&self.token).json(body);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let answer = request.send().await.unwrap_or_else(|e| panic!("{path}: {e}"));
+        Answer { status: answer.status(), headers: answer.headers().clone(), body: answer.json().await.unwrap_or_default() }
     }
 
     /// Enters a contact; its id.

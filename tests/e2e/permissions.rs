@@ -79,7 +79,7 @@ async fn the_gateway_publishes_changes_and_asks_and_reads_no_stream() {
         system,
         "gateway",
         &[&publish[..], &EVERYBODYS_TABOO].concat(),
-        &["live.message.>", "query.>", "_INBOX_persister.>"],
+        &["live.message.>", "live.message.created.>", "query.>", "_INBOX_persister.>"],
         &["query.x", "$JS.API.STREAM.MSG.GET.KV_sessions", "$JS.API.STREAM.MSG.GET.KV_lockouts"],
     )
     .await;

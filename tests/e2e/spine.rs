@@ -215,8 +215,19 @@ async fn every_service_tells_its_health_its_metrics_and_registers_at_nats() {
     let inbox = client.new_inbox();
     let replies = client.subscribe(inbox.clone()).await.unwrap();
     client.publish_with_reply("$SRV.PING", inbox, "".into()).await.unwrap();
-    let wanted =
-        ["forwarder", "forwarder", "gateway", "persister", "persister", "realtime", "realtime", "realtime", "scheduler", "scheduler"];
+    let wanted = [
+        "forwarder",
+        "forwarder",
+        "gateway",
+        "gateway",
+        "persister",
+        "persister",
+        "realtime",
+        "realtime",
+        "realtime",
+        "scheduler",
+        "scheduler",
+    ];
     let name =
         |m: async_nats::Message| async move { serde_json::from_slice::<Value>(&m.payload).unwrap()["name"].as_str().unwrap().to_owned() };
     let mut names: Vec<String> = tokio::time::timeout(SOON, replies.take(wanted.len()).then(name).collect()).await.unwrap();

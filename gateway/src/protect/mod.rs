@@ -54,9 +54,10 @@ impl Protection {
     }
 }
 
-/// Everything that this port serves, with the headers that every answer has.
-pub fn with_security_headers(routes: Router, production: bool) -> Router {
-    routes.layer(from_fn_with_state(production, headers::set))
+/// Everything that this port serves, the operator's routes too, with the headers that every answer has.
+pub fn with_security_headers(api: Router, ops: Router, production: bool) -> Router {
+    let ops = ops.method_not_allowed_fallback(|| async { Problem::Method });
+    api.merge(ops).layer(from_fn_with_state(production, headers::set))
 }
 
 async fn bound_in_flight(State(slots): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
@@ -99,7 +100,8 @@ mod tests {
         let slow = get(|| async { tokio::time::sleep(REQUEST_WITHIN * 2).await });
         let page = get(|| async { ([(header::CONTENT_SECURITY_POLICY, "default-src 'self'")], "page") });
         let routes = Router::new().route("/n/{n}", get(numbered)).route("/slow", slow).route("/docs", page);
-        with_security_headers(Protection { origins, trusted, max_in_flight }.around(routes), true)
+        let ops = Router::new().route("/health", get(|| async { "well" }));
+        with_security_headers(Protection { origins, trusted, max_in_flight }.around(routes), ops, true)
     }
 
     async fn ask(api: &Router, method: Method, uri: &str, headers: &[(&str, &str)]) -> (StatusCode, HeaderMap, Value) {
@@ -129,6 +131,11 @@ mod tests {
             assert_eq!(headers.get(header::ALLOW).map(HeaderValue::as_bytes), (status == 405).then_some(&b"GET,HEAD"[..]));
         }
         assert_eq!(ask(&api, Method::GET, "/n/1?unknown=1", &[]).await.0, StatusCode::OK);
+        let (status, headers, body) = ask(&api, Method::POST, "/health", &[]).await;
+        assert_eq!(
+            (status, &headers[header::ALLOW], &body["code"]),
+            (StatusCode::METHOD_NOT_ALLOWED, &HeaderValue::from_static("GET,HEAD"), &"METHOD_NOT_ALLOWED".into())
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,6 +16,10 @@ use crate::auth::{Caller, INVITATION_TTL, Invitation, Logins, PASSWORD_BYTES};
 use crate::http::{JsonObject, Trace, json};
 use crate::log::Log;
 use crate::problem::Problem;
+use crate::schema::{
+    BadBody, BadLogin, Credentials, Denied, Forbidden, InvitationBody, Invited, Locked, LoggedIn, Missing, OneUser, Refused,
+    RegistrationBody, Taken,
+};
 use crate::validate::Fields;
 
 /// What a registration asks for.
@@ -35,6 +39,16 @@ enum Place {
 }
 
 /// `POST /auth/register`: a company with its first manager, or, with an invitation, one more of its staff.
+#[utoipa::path(
+    post,
+    path = "/register",
+    tag = "auth",
+    summary = "Register a company, or join one",
+    description = "With an `invitation` the user joins the company that invites; without, a new company begins with this user as its manager.",
+    request_body = RegistrationBody,
+    responses((status = 201, body = LoggedIn), (status = 202, description = "It is in the log and will be applied.", body = LoggedIn), Refused, BadBody, Forbidden, Taken),
+    security(()),
+)]
 pub async fn register(
     State(log): State<Log>,
     State(logins): State<Logins>,
@@ -78,31 +92,46 @@ pub async fn register(
 
 fn read_registration(body: &Map<String, Value>, logins: &Logins) -> Result<Registration, Problem> {
     let mut f = Fields::of(body);
-    let place = match f.has("invitation") {
-        true => f
-            .required("invitation", |token| {
-                logins.grants.verify(token).map_err(|e| match e {
-                    Problem::TokenExpired => InvalidText::Form("used within seven days"),
-                    _ => InvalidText::Form("the text of an invitation"),
-                })
-            })
-            .map(Place::Invited),
-        false => f.required("company_name", ShortText::new).map(Place::Founder),
+    let invitation = f.optional("invitation", |token| Ok::<_, InvalidText>(token.to_owned()));
+    let company_name = match f.has("invitation") {
+        true => None,
+        false => f.required("company_name", ShortText::new),
     };
     let full_name = f.required("fullName", ShortText::new);
     let email = f.required("email", Email::new);
     let password = f.required("password", password);
     f.finish()?;
-    let (Some(place), Some(full_name), Some(email), Some(password)) = (place, full_name, email, password) else {
+    let (Some(full_name), Some(email), Some(password)) = (full_name, email, password) else {
         return Err(Problem::Internal); // finish() has refused what is absent
     };
-    match &place {
-        Place::Invited(invitation) if invitation.email != email => Err(Problem::Forbidden("the invitation is for another email")),
-        _ => Ok(Registration { place, full_name, email, password }),
+    let place = match (invitation, company_name) {
+        (Some(token), _) => Place::Invited(invited(logins, &token, &email)?),
+        (None, Some(name)) => Place::Founder(name),
+        (None, None) => return Err(Problem::Internal),
+    };
+    Ok(Registration { place, full_name, email, password })
+}
+
+fn invited(logins: &Logins, token: &str, email: &Email) -> Result<Invitation, Problem> {
+    match logins.grants.verify::<Invitation>(token) {
+        Ok(invitation) if invitation.email == *email => Ok(invitation),
+        Ok(_) => Err(Problem::Forbidden("the invitation is for another email")),
+        Err(Problem::TokenExpired) => Err(Problem::Forbidden("the invitation has expired; ask for another")),
+        Err(_) => Err(Problem::Forbidden("the invitation is none of ours")),
     }
 }
 
 /// `POST /auth/login`
+#[utoipa::path(
+    post,
+    path = "/login",
+    tag = "auth",
+    summary = "Log in",
+    description = "Five failures within 15 minutes lock the account for 15 minutes, whether it exists or not.",
+    request_body = Credentials,
+    responses((status = 200, body = LoggedIn), Refused, BadBody, BadLogin, Locked),
+    security(()),
+)]
 pub async fn login(
     State(log): State<Log>,
     State(logins): State<Logins>,
@@ -132,6 +161,15 @@ pub async fn login(
 }
 
 /// `POST /auth/invitations`: what somebody needs to join the caller's company. It is handed over by the caller; we send no mail.
+#[utoipa::path(
+    post,
+    path = "/invitations",
+    tag = "auth",
+    summary = "Invite somebody to join the company",
+    description = "For managers. The invitation is handed over by the caller; no mail is sent.",
+    request_body = InvitationBody,
+    responses((status = 201, body = Invited), Refused, Denied, BadBody),
+)]
 pub async fn invite(State(logins): State<Logins>, caller: Caller, JsonObject(body): JsonObject) -> Result<Response, Problem> {
     let company_id = caller.manager()?;
     let mut f = Fields::of(&body);
@@ -153,6 +191,13 @@ pub async fn invite(State(logins): State<Logins>, caller: Caller, JsonObject(bod
 }
 
 /// `GET /auth/me`
+#[utoipa::path(
+    get,
+    path = "/me",
+    tag = "auth",
+    summary = "Who calls",
+    responses((status = 200, body = OneUser), Refused, Denied, Missing),
+)]
 pub async fn me(Call { log, caller, trace }: Call) -> Result<Response, Problem> {
     let Caller::Staff { user, company, .. } = caller else { return Err(Problem::Forbidden("a service is nobody's account")) };
     let user = log.ask(&GetUser { company_id: company, id: user }, trace).await.map_err(Problem::missing("user"))?;

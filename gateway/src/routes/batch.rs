@@ -13,6 +13,7 @@ use nats::runtime::publish::{Outgoing, PublishError, Receipt};
 use nats::{Id, Timestamp};
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::Call;
 use super::create_message::{Created, read};
@@ -21,6 +22,7 @@ use crate::auth::Caller;
 use crate::http::{JsonObject, json};
 use crate::log::Log;
 use crate::problem::Problem;
+use crate::schema::{BadBody, Batch, Denied, ProblemDetails, Refused};
 
 /// Most messages in one batch.
 const MAX_MESSAGES: usize = 500;
@@ -29,7 +31,9 @@ const LOOKUPS: usize = 8;
 
 type Published = Result<Receipt, PublishError>;
 
-#[derive(Serialize)]
+/// What became of each message.
+#[derive(Serialize, ToSchema)]
+#[schema(as = BatchResult)]
 struct Answer {
     results: Vec<Entry>,
     created: usize,
@@ -37,7 +41,8 @@ struct Answer {
 }
 
 /// What became of one message; like the answer to `POST /messages`.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = BatchEntry)]
 struct Entry {
     status: u16,
     /// The same message was stored by an earlier request of the same `Idempotency-Key`.
@@ -47,10 +52,21 @@ struct Entry {
     created: Option<Created>,
     /// The problem document.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<ProblemDetails>)]
     error: Option<Value>,
 }
 
 /// `POST /messages/batch`
+#[utoipa::path(
+    post,
+    path = "/batch",
+    tag = "messages",
+    summary = "Accept many messages",
+    description = "The messages of one conversation stand in the log in the order of the list.",
+    request_body = Batch,
+    params(("Idempotency-Key" = Option<String>, Header, description = "Counts for each message by its place in the list.", min_length = 1, max_length = 255, pattern = "^[!-~]+$")),
+    responses((status = 200, description = "Each message has its own result, in the order of the list.", body = Answer), Refused, Denied, BadBody),
+)]
 pub async fn create(Call { log, caller, trace }: Call, headers: HeaderMap, JsonObject(body): JsonObject) -> Result<Response, Problem> {
     let messages = match body.get("messages") {
         Some(Value::Array(messages)) if (1..=MAX_MESSAGES).contains(&messages.len()) => messages,

@@ -79,7 +79,7 @@ fn read_profile(f: &mut Fields<'_>) -> Option<Profile> {
         f.wrong("profile", "must not have names with NUL characters");
         return None;
     }
-    let name = f.inside("profile", |p| p.given("name", ShortText::new).flatten()).flatten();
+    let name = f.inside("profile", |p| p.non_empty("name", ShortText::new)).flatten();
     let rest = object.iter().filter(|(k, _)| *k != "name").map(|(k, v)| (k.clone(), v.clone())).collect();
     Some(Profile { name, rest })
 }

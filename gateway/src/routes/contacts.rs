@@ -10,7 +10,8 @@ use nats::query::{GetContact, ListContacts};
 use nats::runtime::publish::Outgoing;
 use nats::trace::TraceContext;
 use nats::{Id, Timestamp};
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::command::{accepted, command};
 use super::page::{page, with_page};
@@ -18,6 +19,7 @@ use super::{Call, company_in, contact_fields};
 use crate::http::{JsonObject, json, raw_json};
 use crate::log::Log;
 use crate::problem::Problem;
+use crate::schema::{After, BadBody, ContactEdit, ContactList, Denied, Later, Missing, NewContact, OfCompany, OneContact, PageOf, Refused};
 use crate::validate::{Fields, QueryFields, path_id};
 
 /// Longest search, in characters.
@@ -25,7 +27,24 @@ const SEARCH_CHARS: usize = 100;
 /// What PATCH refuses by name. `company_id` says whose contact it is.
 const IMMUTABLE: &[&str] = &["_id", "id", "created_at", "updated_at"];
 
+/// A contact as it now is.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ContactEntered)]
+struct Entered {
+    message: &'static str,
+    contact: Contact,
+    seq: u64,
+}
+
 /// `POST /contacts`
+#[utoipa::path(
+    post,
+    path = "/",
+    tag = "contacts",
+    summary = "Enter a contact",
+    request_body = NewContact,
+    responses((status = 201, body = Entered), Refused, Denied, BadBody),
+)]
 pub async fn create(Call { log, caller, trace }: Call, JsonObject(body): JsonObject) -> Result<Response, Problem> {
     let now = Timestamp::now();
     let mut f = Fields::of(&body);
@@ -40,14 +59,22 @@ pub async fn create(Call { log, caller, trace }: Call, JsonObject(body): JsonObj
     let envelope = Log::envelope(&caller, company, Event::ContactCreated(Box::new(contact)), now);
     let receipt = log.publish(Outgoing::event(&envelope, id.to_string(), trace)?).await?;
     let Event::ContactCreated(contact) = envelope.event else { return Err(Problem::Internal) };
-    Ok(json(StatusCode::CREATED, json!({"message": "Contact created successfully", "contact": contact, "seq": receipt.seq})))
+    Ok(json(StatusCode::CREATED, Entered { message: "Contact created successfully", contact: *contact, seq: receipt.seq }))
 }
 
 /// `GET /contacts?search=`: newest first.
+#[utoipa::path(
+    get,
+    path = "/",
+    tag = "contacts",
+    summary = "List contacts, newest first",
+    params(("search" = Option<String>, Query, max_length = 100, description = "Each word must begin a word of names, email, phone or ids on the networks."), PageOf, After, OfCompany),
+    responses((status = 200, body = ContactList), Refused, Denied),
+)]
 pub async fn list(Call { log, caller, trace }: Call, QueryFields(query): QueryFields) -> Result<Response, Problem> {
     let mut f = Fields::of(&query);
     let company = f.optional("company_id", str::parse::<Id>);
-    let search = f.given("search", search_text).flatten();
+    let search = f.non_empty("search", search_text);
     let page = page(&mut f);
     f.finish()?;
     let question = ListContacts { company_id: caller.company(company)?, search, page };
@@ -56,6 +83,14 @@ pub async fn list(Call { log, caller, trace }: Call, QueryFields(query): QueryFi
 }
 
 /// `GET /contacts/{id}`
+#[utoipa::path(
+    get,
+    path = "/{id}",
+    tag = "contacts",
+    summary = "Look at a contact",
+    params(("id" = Id, Path, description = "The contact."), OfCompany),
+    responses((status = 200, body = OneContact), Refused, Denied, Missing),
+)]
 pub async fn get(Call { log, caller, trace }: Call, Path(id): Path<String>, QueryFields(query): QueryFields) -> Result<Response, Problem> {
     let question = GetContact { company_id: company_in(&query, &caller)?, id: path_id(&id)? };
     let answer = log.ask_raw(&question, trace).await.map_err(Problem::missing("contact"))?;
@@ -63,6 +98,16 @@ pub async fn get(Call { log, caller, trace }: Call, Path(id): Path<String>, Quer
 }
 
 /// `PATCH /contacts/{id}`: what is absent stays, null removes.
+#[utoipa::path(
+    patch,
+    path = "/{id}",
+    tag = "contacts",
+    summary = "Edit a contact",
+    description = "What is not given stays, null removes.",
+    request_body = ContactEdit,
+    params(("id" = Id, Path, description = "The contact.")),
+    responses((status = 200, body = Entered), Refused, Denied, BadBody, Later, Missing),
+)]
 pub async fn update(Call { log, caller, trace }: Call, Path(id): Path<String>, JsonObject(body): JsonObject) -> Result<Response, Problem> {
     let id = path_id(&id)?;
     let mut f = Fields::of(&body);
@@ -86,7 +131,7 @@ pub async fn update(Call { log, caller, trace }: Call, Path(id): Path<String>, J
         Some(Outcome::NotFound) => Err(Problem::NotFound("contact")),
         Some(_) => {
             let contact = find(&log, company_id, id, trace).await?;
-            Ok(json(StatusCode::OK, json!({"message": "Contact updated successfully", "contact": contact, "seq": settled.seq})))
+            Ok(json(StatusCode::OK, Entered { message: "Contact updated successfully", contact, seq: settled.seq }))
         }
     }
 }

@@ -2,23 +2,41 @@
 //! old backend had it.
 
 use axum::response::Response;
+use nats::Id;
 use nats::domain::Platform;
 use nats::query::ListConversations;
-use nats::{Id, domain::UnknownName};
 use serde_json::{Map, Value};
 
 use super::Call;
 use super::page::{page, with_page};
 use crate::http::JsonObject;
 use crate::problem::Problem;
-use crate::validate::{Fields, QueryFields, non_empty, platform_name};
+use crate::schema::{After, BadBody, ConversationList, ConversationsBody, Denied, OfCompany, OnPlatform, PageOf, Refused};
+use crate::validate::{Fields, QueryFields, platform_name};
 
 /// `GET /conversations`: of every platform, unless one is named.
+#[utoipa::path(
+    get,
+    path = "/",
+    tag = "conversations",
+    summary = "List conversations, latest first",
+    params(OnPlatform, PageOf, After, OfCompany),
+    responses((status = 200, body = ConversationList), Refused, Denied),
+)]
 pub async fn list(call: Call, QueryFields(query): QueryFields) -> Result<Response, Problem> {
     answer(call, &query, None).await
 }
 
 /// `POST /messages/instagram`: of Instagram, unless another platform is named.
+#[utoipa::path(
+    post,
+    path = "/instagram",
+    tag = "conversations",
+    summary = "List conversations, the old backend's way",
+    description = "Of instagram, unless another platform is named.",
+    request_body = ConversationsBody,
+    responses((status = 200, body = ConversationList), Refused, Denied, BadBody),
+)]
 pub async fn instagram(call: Call, JsonObject(body): JsonObject) -> Result<Response, Problem> {
     answer(call, &body, Some(Platform::Instagram)).await
 }
@@ -26,7 +44,7 @@ pub async fn instagram(call: Call, JsonObject(body): JsonObject) -> Result<Respo
 async fn answer(Call { log, caller, trace }: Call, given: &Map<String, Value>, default: Option<Platform>) -> Result<Response, Problem> {
     let mut f = Fields::of(given);
     let company = f.optional("company_id", str::parse::<Id>);
-    let platform = f.optional::<_, UnknownName>("platform", non_empty(platform_name)).flatten().or(default);
+    let platform = f.non_empty("platform", platform_name).or(default);
     let page = page(&mut f);
     f.finish()?;
     let question = ListConversations { company_id: caller.company(company)?, platform, page };

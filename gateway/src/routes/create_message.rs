@@ -10,6 +10,7 @@ use nats::domain::{Attachment, Content, Delivery, DeliveryState, ExternalId, MAX
 use nats::{Id, Timestamp};
 use serde::Serialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use super::store::{Create, Stored, idempotency, request_key};
 use super::{Call, messages};
@@ -18,9 +19,20 @@ use crate::delivery::Waits;
 use crate::http::{JsonObject, json};
 use crate::prefer;
 use crate::problem::Problem;
-use crate::validate::{Fields, non_empty, platform_name};
+use crate::schema::{BadBody, CreateOrList, Denied, MessageList, Missing, Refused, Reused, Taken};
+use crate::validate::{Fields, platform_name};
 
 /// `POST /messages`
+#[utoipa::path(
+    post,
+    path = "/",
+    tag = "messages",
+    summary = "Accept a message",
+    description = "Answers once the message is on disk in the log. An operator's outbound message to facebook or instagram is forwarded to the bot. With a `contact_id` and none of `role`, `direction`, `content` and `attachments` it lists the conversation, as the old backend did.",
+    request_body = CreateOrList,
+    params(("Idempotency-Key" = Option<String>, Header, description = "The same key with the same body gives the same answer.", min_length = 1, max_length = 255, pattern = "^[!-~]+$"), ("Prefer" = Option<String>, Header, description = "`wait=N`: answer once the bot has taken the message, or after N seconds, at most 30.", pattern = "^wait=[0-9]{1,2}$")),
+    responses((status = 201, description = "It is on disk in the log.", body = Created), (status = 200, description = "A list: the body had a `contact_id` and nothing of a message.", body = MessageList), Refused, Denied, BadBody, Missing, Taken, Reused),
+)]
 pub async fn create_or_list(
     State(waits): State<Waits>,
     call: Call,
@@ -73,7 +85,8 @@ fn answer(created: Created, replayed: bool, waited: Option<Duration>) -> Respons
 }
 
 /// The body of a 201.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = MessageCreated)]
 pub struct Created {
     message: &'static str,
     #[serde(rename = "messageData")]
@@ -84,7 +97,7 @@ pub struct Created {
 }
 
 /// What becomes of a message on the way to its platform.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 enum Forwarding {
     /// It is not forwarded.
@@ -138,10 +151,13 @@ pub(super) fn read(body: &Map<String, Value>, caller: &Caller, now: Timestamp) -
     let platform = f.required("platform", platform_name);
     let direction = f.required("direction", str::parse);
     let content = f.optional("content", Content::new);
-    let attachments = f.list("attachments", MAX_ATTACHMENTS, attachment).unwrap_or_default();
-    let external_message_id = f.optional("external_message_id", non_empty(ExternalId::new)).flatten();
+    let attachments = f.list("attachments", MAX_ATTACHMENTS, attachment);
+    let external_message_id = f.non_empty("external_message_id", ExternalId::new);
     let created_at = f.optional("created_at", str::parse::<Timestamp>);
-    if content.as_ref().is_none_or(|c| c.as_str().is_empty()) && !f.has("attachments") && (!f.has("content") || content.is_some()) {
+    // What is wrong already is not called absent too.
+    let is_blank = content.as_ref().is_some_and(|c| c.as_str().is_empty()) || !f.has("content");
+    let has_none = attachments.as_ref().is_some_and(Vec::is_empty) || !f.has("attachments");
+    if is_blank && has_none {
         f.wrong("content", "is required where there are no attachments");
     }
     f.finish()?;
@@ -156,7 +172,7 @@ pub(super) fn read(body: &Map<String, Value>, caller: &Caller, now: Timestamp) -
         platform,
         direction,
         content: content.unwrap_or_else(Content::empty),
-        attachments,
+        attachments: attachments.unwrap_or_default(),
         external_message_id,
         // Whose clock is ahead has written it now. Refused, the message would be lost; believed, it would stay on top for long.
         created_at: created_at.map_or(now, |at| at.min(now)),
@@ -167,7 +183,7 @@ pub(super) fn read(body: &Map<String, Value>, caller: &Caller, now: Timestamp) -
 pub(super) fn attachment(f: &mut Fields<'_>) -> Option<Attachment> {
     let kind = f.required("type", ShortText::new);
     let url = f.required("url", Url::new);
-    let file_description = f.optional("file_description", non_empty(ShortText::new)).flatten();
+    let file_description = f.non_empty("file_description", ShortText::new);
     Some(Attachment { kind: kind?, url: url?, file_description })
 }
 
@@ -217,7 +233,9 @@ mod tests {
     fn ids_companies_and_emptiness_have_their_own_answers() {
         assert_eq!(try_read(json!({"contact_id": "x"})), Err(Problem::BadId("contact_id")));
         assert!(matches!(try_read(json!({"company_id": "c".repeat(24)})), Err(Problem::Forbidden(_))));
-        assert!(matches!(try_read(json!({"content": "  "})), Err(Problem::Validation(_))));
+        for empty in [json!({"content": "  "}), json!({"content": null}), json!({"content": "", "attachments": []})] {
+            assert!(matches!(try_read(empty), Err(Problem::Validation(_))));
+        }
         assert!(try_read(json!({"created_at": "2999-01-01T00:00:00Z"})).unwrap().created_at <= Timestamp::now());
     }
 }

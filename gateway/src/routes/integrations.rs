@@ -12,21 +12,23 @@ use nats::runtime::seal::Keyring;
 use nats::{Id, Timestamp};
 use secrecy::SecretString;
 use serde::Serialize;
-use serde_json::json;
 use tracing::error;
+use utoipa::ToSchema;
 
 use super::Call;
 use super::command::{accepted, command};
 use crate::auth::Caller;
 use crate::http::{JsonObject, json};
 use crate::problem::Problem;
+use crate::schema::{BadBody, ConnectablePlatform, Denied, IntegrationBody, Later, Missing, OfCompany, Refused};
 use crate::validate::{Fields, QueryFields, platform_name};
 
 /// Longest access token.
 const TOKEN_CHARS: usize = 4_096;
 
 /// An integration without its token.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Integration)]
 struct Shown {
     company_id: Id,
     platform: Platform,
@@ -45,7 +47,49 @@ impl From<Integration> for Shown {
     }
 }
 
+/// An integration that is saved.
+#[derive(Serialize, ToSchema)]
+#[schema(as = IntegrationSaved)]
+struct Saved {
+    message: &'static str,
+    integration: Shown,
+    seq: u64,
+}
+
+/// All of a company.
+#[derive(Serialize, ToSchema)]
+#[schema(as = IntegrationList)]
+struct All {
+    integrations: Vec<Shown>,
+}
+
+/// One.
+#[derive(Serialize, ToSchema)]
+#[schema(as = OneIntegration)]
+struct One {
+    integration: Shown,
+}
+
+/// An integration that is gone.
+#[derive(Serialize, ToSchema)]
+#[schema(as = IntegrationRemoved)]
+struct Removed {
+    message: &'static str,
+    platform: Platform,
+    seq: u64,
+}
+
 /// `PUT /integrations/{platform}`: enter the access, or replace it whole.
+#[utoipa::path(
+    put,
+    path = "/{platform}",
+    tag = "integrations",
+    summary = "Enter or replace a company's access to a platform",
+    description = "For managers. The token is stored encrypted, and no answer holds it.",
+    request_body = IntegrationBody,
+    params(("platform" = ConnectablePlatform, Path, description = "Upper and lower case are the same.")),
+    responses((status = 200, body = Saved), Refused, Denied, BadBody, Later),
+)]
 pub async fn put(
     State(keyring): State<Keyring>,
     Call { log, caller, trace }: Call,
@@ -57,9 +101,9 @@ pub async fn put(
     let mut f = Fields::of(&body);
     let named = f.optional("company_id", str::parse::<Id>);
     let token = f.required("access_token", token);
-    let account_id = f.given("account_id", ShortText::new).flatten();
-    let account_name = f.given("account_name", ShortText::new).flatten();
-    let token_expires_at = f.given("token_expires_at", str::parse::<Timestamp>).flatten();
+    let account_id = f.non_empty("account_id", ShortText::new);
+    let account_name = f.non_empty("account_name", ShortText::new);
+    let token_expires_at = f.non_empty("token_expires_at", str::parse::<Timestamp>);
     f.finish()?;
     caller.company(named)?;
     let token = token.ok_or(Problem::Internal)?; // finish() has refused its absence
@@ -74,18 +118,33 @@ pub async fn put(
         return Ok(accepted(&settled, &format!("/api/v1/integrations/{platform}")));
     }
     let shown = Shown::from(integration);
-    Ok(json(StatusCode::OK, json!({"message": "Integration saved successfully", "integration": shown, "seq": settled.seq})))
+    Ok(json(StatusCode::OK, Saved { message: "Integration saved successfully", integration: shown, seq: settled.seq }))
 }
 
 /// `GET /integrations`
+#[utoipa::path(
+    get,
+    path = "/",
+    tag = "integrations",
+    summary = "List the integrations",
+    params(OfCompany),
+    responses((status = 200, body = All), Refused, Denied),
+)]
 pub async fn list(Call { log, caller, trace }: Call, QueryFields(query): QueryFields) -> Result<Response, Problem> {
     let company_id = company(&caller, &query)?;
     let found = log.ask(&ListIntegrations { company_id }, trace).await?;
-    let shown: Vec<Shown> = found.into_iter().map(Shown::from).collect();
-    Ok(json(StatusCode::OK, json!({"integrations": shown})))
+    Ok(json(StatusCode::OK, All { integrations: found.into_iter().map(Shown::from).collect() }))
 }
 
 /// `GET /integrations/{platform}`
+#[utoipa::path(
+    get,
+    path = "/{platform}",
+    tag = "integrations",
+    summary = "Look at an integration",
+    params(("platform" = ConnectablePlatform, Path, description = "Upper and lower case are the same."), OfCompany),
+    responses((status = 200, body = One), Refused, Denied, Missing),
+)]
 pub async fn get(
     Call { log, caller, trace }: Call,
     Path(platform): Path<String>,
@@ -93,10 +152,19 @@ pub async fn get(
 ) -> Result<Response, Problem> {
     let question = GetIntegration { company_id: company(&caller, &query)?, platform: connectable(&platform)? };
     let found = log.ask(&question, trace).await.map_err(Problem::missing("integration"))?;
-    Ok(json(StatusCode::OK, json!({"integration": Shown::from(found)})))
+    Ok(json(StatusCode::OK, One { integration: Shown::from(found) }))
 }
 
 /// `DELETE /integrations/{platform}`
+#[utoipa::path(
+    delete,
+    path = "/{platform}",
+    tag = "integrations",
+    summary = "Remove an integration",
+    description = "For managers.",
+    params(("platform" = ConnectablePlatform, Path, description = "Upper and lower case are the same.")),
+    responses((status = 200, body = Removed), Refused, Denied, Later, Missing),
+)]
 pub async fn delete(Call { log, caller, trace }: Call, Path(platform): Path<String>) -> Result<Response, Problem> {
     let company_id = caller.manager()?;
     let platform = connectable(&platform)?;
@@ -106,9 +174,7 @@ pub async fn delete(Call { log, caller, trace }: Call, Path(platform): Path<Stri
     match settled.outcome {
         None => Ok(accepted(&settled, &format!("/api/v1/integrations/{platform}"))),
         Some(Outcome::NotFound) => Err(Problem::NotFound("integration")),
-        Some(_) => {
-            Ok(json(StatusCode::OK, json!({"message": "Integration deleted successfully", "platform": platform, "seq": settled.seq})))
-        }
+        Some(_) => Ok(json(StatusCode::OK, Removed { message: "Integration deleted successfully", platform, seq: settled.seq })),
     }
 }
 

@@ -7,9 +7,11 @@ use nats::Id;
 use nats::domain::{Content, MAX_ATTACHMENTS, MessagePatch, MessageView};
 use nats::event::{Event, MessageDeleted, MessageRead, MessageUpdated};
 use nats::outcome::Outcome;
-use nats::query::{GetDelivery, GetMessage, ListMessages, Page};
+use nats::query::{DeliveryHistory, GetDelivery, GetMessage, ListMessages, Page};
 use nats::trace::TraceContext;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use super::command::{accepted, command};
 use super::create_message::attachment;
@@ -19,7 +21,11 @@ use crate::auth::Caller;
 use crate::http::{JsonObject, json, raw_json};
 use crate::log::Log;
 use crate::problem::Problem;
-use crate::validate::{Fields, QueryFields, non_empty, path_id, platform_name};
+use crate::schema::{
+    After, BadBody, Denied, Later, MessageEdit, MessageId, MessageList, Missing, OfCompany, OnPlatform, OneMessage, PageOf, ReadBody,
+    Refused,
+};
+use crate::validate::{Fields, QueryFields, path_id, platform_name};
 
 /// What PATCH refuses by name. `company_id` says whose message it is.
 const IMMUTABLE: &[&str] = &[
@@ -37,7 +43,45 @@ const IMMUTABLE: &[&str] = &[
     "seq",
 ];
 
+/// An edit that is applied.
+#[derive(Serialize, ToSchema)]
+#[schema(as = MessageUpdated)]
+struct Updated {
+    message: &'static str,
+    #[serde(rename = "messageData")]
+    message_data: MessageView,
+    seq: u64,
+}
+
+/// A delete that is applied.
+#[derive(Serialize, ToSchema)]
+#[schema(as = MessageDeleted)]
+struct Deleted {
+    message: &'static str,
+    _id: Id,
+    seq: u64,
+}
+
+/// How many messages were marked read.
+#[derive(Serialize, ToSchema)]
+struct MarkedRead {
+    message: &'static str,
+    /// Unread ones before.
+    matched: u64,
+    /// Of these changed.
+    modified: u64,
+    seq: u64,
+}
+
 /// `GET /messages?contact_id=`
+#[utoipa::path(
+    get,
+    path = "/",
+    tag = "messages",
+    summary = "List a conversation, newest first",
+    params(("contact_id" = Id, Query, description = "The customer."), OnPlatform, PageOf, After, OfCompany),
+    responses((status = 200, body = MessageList), Refused, Denied, Missing),
+)]
 pub async fn list(Call { log, caller, trace }: Call, QueryFields(query): QueryFields) -> Result<Response, Problem> {
     list_of(&log, &caller, trace, &query).await
 }
@@ -47,7 +91,7 @@ pub async fn list_of(log: &Log, caller: &Caller, trace: TraceContext, given: &Ma
     let mut f = Fields::of(given);
     let company = f.optional("company_id", str::parse::<Id>);
     let contact_id = f.required("contact_id", str::parse::<Id>);
-    let platform = f.optional("platform", non_empty(platform_name)).flatten();
+    let platform = f.non_empty("platform", platform_name);
     let page = page(&mut f);
     f.finish()?;
     let Some(contact_id) = contact_id else { return Err(Problem::Internal) };
@@ -57,6 +101,14 @@ pub async fn list_of(log: &Log, caller: &Caller, trace: TraceContext, given: &Ma
 }
 
 /// `GET /messages/{id}`
+#[utoipa::path(
+    get,
+    path = "/{id}",
+    tag = "messages",
+    summary = "Look at a message",
+    params(("id" = Id, Path, description = "The message."), OfCompany),
+    responses((status = 200, body = OneMessage), Refused, Denied, Missing),
+)]
 pub async fn get(Call { log, caller, trace }: Call, Path(id): Path<String>, QueryFields(query): QueryFields) -> Result<Response, Problem> {
     let question = GetMessage { company_id: company_in(&query, &caller)?, id: path_id(&id)? };
     let answer = log.ask_raw(&question, trace).await.map_err(Problem::missing("message"))?;
@@ -64,6 +116,14 @@ pub async fn get(Call { log, caller, trace }: Call, Path(id): Path<String>, Quer
 }
 
 /// `GET /messages/{id}/delivery`: where delivery stands, and every attempt.
+#[utoipa::path(
+    get,
+    path = "/{id}/delivery",
+    tag = "messages",
+    summary = "How its delivery went, call by call",
+    params(("id" = Id, Path, description = "The message."), OfCompany),
+    responses((status = 200, body = DeliveryHistory), Refused, Denied, Missing),
+)]
 pub async fn delivery(
     Call { log, caller, trace }: Call,
     Path(id): Path<String>,
@@ -75,6 +135,14 @@ pub async fn delivery(
 }
 
 /// `PATCH /messages`
+#[utoipa::path(
+    patch,
+    path = "/",
+    tag = "messages",
+    summary = "Edit a message",
+    request_body = MessageEdit,
+    responses((status = 200, body = Updated), Refused, Denied, BadBody, Later, Missing),
+)]
 pub async fn update(Call { log, caller, trace }: Call, JsonObject(body): JsonObject) -> Result<Response, Problem> {
     let mut f = Fields::of(&body);
     let id = message_id(&mut f);
@@ -95,10 +163,19 @@ pub async fn update(Call { log, caller, trace }: Call, JsonObject(body): JsonObj
         return Ok(accepted(&settled, &format!("/api/v1/messages/{}", before.message.id)));
     }
     let after = find(&log, company_id, id, trace).await?;
-    Ok(json(StatusCode::OK, json!({"message": "Message updated successfully", "messageData": after, "seq": settled.seq})))
+    Ok(json(StatusCode::OK, Updated { message: "Message updated successfully", message_data: after, seq: settled.seq }))
 }
 
 /// `DELETE /messages`
+#[utoipa::path(
+    delete,
+    path = "/",
+    tag = "messages",
+    summary = "Delete a message",
+    description = "It vanishes from every read; the log keeps it.",
+    request_body = MessageId,
+    responses((status = 200, body = Deleted), Refused, Denied, BadBody, Later, Missing),
+)]
 pub async fn delete(Call { log, caller, trace }: Call, JsonObject(body): JsonObject) -> Result<Response, Problem> {
     let mut f = Fields::of(&body);
     let id = message_id(&mut f);
@@ -111,17 +188,23 @@ pub async fn delete(Call { log, caller, trace }: Call, JsonObject(body): JsonObj
     match settled.outcome {
         None => Ok(accepted(&settled, &format!("/api/v1/messages/{}", before.message.id))),
         Some(Outcome::NotFound) => Err(Problem::NotFound("message")),
-        Some(_) => {
-            Ok(json(StatusCode::OK, json!({"message": "Message deleted successfully", "_id": before.message.id, "seq": settled.seq})))
-        }
+        Some(_) => Ok(json(StatusCode::OK, Deleted { message: "Message deleted successfully", _id: before.message.id, seq: settled.seq })),
     }
 }
 
 /// `PUT /messages/mark-read`
+#[utoipa::path(
+    put,
+    path = "/mark-read",
+    tag = "messages",
+    summary = "Mark a conversation read",
+    request_body = ReadBody,
+    responses((status = 200, body = MarkedRead), Refused, Denied, BadBody, Later, Missing),
+)]
 pub async fn mark_read(Call { log, caller, trace }: Call, JsonObject(body): JsonObject) -> Result<Response, Problem> {
     let mut f = Fields::of(&body);
     let contact_id = f.required("contact_id", str::parse::<Id>);
-    let platform = f.optional("platform", non_empty(platform_name)).flatten();
+    let platform = f.non_empty("platform", platform_name);
     let company = f.optional("company_id", str::parse::<Id>);
     f.finish()?;
     let Some(contact_id) = contact_id else { return Err(Problem::Internal) };
@@ -136,8 +219,7 @@ pub async fn mark_read(Call { log, caller, trace }: Call, JsonObject(body): Json
         let page = Page { limit: 1, skip: 0, after: None };
         log.ask_raw(&ListMessages { company_id, contact_id, platform: None, page }, trace).await.map_err(Problem::missing("contact"))?;
     }
-    let body = json!({"message": "Messages marked as read", "matched": matched, "modified": modified, "seq": settled.seq});
-    Ok(json(StatusCode::OK, body))
+    Ok(json(StatusCode::OK, MarkedRead { message: "Messages marked as read", matched, modified, seq: settled.seq }))
 }
 
 /// `_id`, or `id` as some of the old clients have it.

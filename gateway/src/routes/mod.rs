@@ -17,16 +17,19 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRef, FromRequestParts};
 use axum::http::request::Parts;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post, put};
 use nats::Id;
 use nats::runtime::seal::Keyring;
 use nats::trace::TraceContext;
 use serde_json::{Map, Value};
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::auth::{Caller, Logins, Tokens, identify};
 use crate::delivery::Waits;
 use crate::http::Trace;
 use crate::log::Log;
+use crate::openapi;
 use crate::problem::Problem;
 use crate::protect::{RateLimiters, by_address, by_caller};
 use crate::validate::Fields;
@@ -84,40 +87,45 @@ impl FromRequestParts<App> for Call {
     }
 }
 
+/// All of them, and what they say of themselves.
+pub fn router(app: App, limiters: RateLimiters) -> (Router, OpenApi) {
+    routes(&app.tokens, limiters).with_state(app).split_for_parts()
+}
+
 /// All of them, under `/api/v1`, with the layers that depend on who calls.
-pub fn router(app: App, limiters: RateLimiters) -> Router {
-    let messages = Router::new()
-        .route("/", post(create_message::create_or_list).get(messages::list).patch(messages::update).delete(messages::delete))
-        .route("/{id}", get(messages::get))
-        .route("/{id}/delivery", get(messages::delivery))
-        .route("/batch", post(batch::create))
-        .route("/instagram", post(conversations::instagram))
-        .route("/mark-read", put(messages::mark_read));
-    let conversations = Router::new().route("/", get(conversations::list));
-    let contacts =
-        Router::new().route("/", post(contacts::create).get(contacts::list)).route("/{id}", get(contacts::get).patch(contacts::update));
-    let integrations = Router::new()
-        .route("/", get(integrations::list))
-        .route("/{platform}", put(integrations::put).get(integrations::get).delete(integrations::delete));
+pub fn routes(tokens: &Tokens, limiters: RateLimiters) -> OpenApiRouter<App> {
+    let messages = OpenApiRouter::new()
+        .routes(routes!(create_message::create_or_list, messages::list, messages::update, messages::delete))
+        .routes(routes!(messages::get))
+        .routes(routes!(messages::delivery))
+        .routes(routes!(messages::mark_read))
+        .routes(routes!(batch::create))
+        .routes(routes!(conversations::instagram))
+        .layer(from_fn_with_state(limiters.clone(), by_caller));
+    // The twin of `POST /messages/instagram` counts like it.
+    let conversations = OpenApiRouter::new().routes(routes!(conversations::list)).layer(from_fn_with_state(limiters.clone(), by_caller));
+    let contacts = OpenApiRouter::new().routes(routes!(contacts::create, contacts::list)).routes(routes!(contacts::get, contacts::update));
+    let integrations = OpenApiRouter::new().routes(routes!(integrations::list)).routes(routes!(
+        integrations::put,
+        integrations::get,
+        integrations::delete
+    ));
     // Nobody has been asked who they are here.
-    let open = Router::new()
-        .route("/register", post(auth::register))
-        .route("/login", post(auth::login))
-        .route("/refresh", post(sessions::refresh));
-    let open = open.layer(DefaultBodyLimit::max(AUTH_BODY_BYTES)).layer(from_fn_with_state(limiters.clone(), by_address));
-    let known = Router::new()
-        .route("/logout", post(sessions::logout))
-        .route("/invitations", post(auth::invite))
-        .route("/me", get(auth::me))
-        .layer(DefaultBodyLimit::max(AUTH_BODY_BYTES));
-    let messages = messages.layer(from_fn_with_state(limiters, by_caller));
-    let api = Router::new()
+    let open = OpenApiRouter::new()
+        .routes(routes!(auth::register))
+        .routes(routes!(auth::login))
+        .routes(routes!(sessions::refresh))
+        .layer(from_fn_with_state(limiters, by_address));
+    let known = OpenApiRouter::new().routes(routes!(sessions::logout)).routes(routes!(auth::invite)).routes(routes!(auth::me));
+    let auth = open.merge(known).layer(DefaultBodyLimit::max(AUTH_BODY_BYTES));
+    let api = OpenApiRouter::new()
         .nest("/messages", messages)
         .nest("/conversations", conversations)
         .nest("/contacts", contacts)
         .nest("/integrations", integrations)
-        .nest("/auth", open.merge(known));
-    Router::new().nest("/api/v1", api).layer(from_fn_with_state(app.tokens.clone(), identify)).with_state(app)
+        .nest("/auth", auth)
+        .layer(from_fn_with_state(tokens.clone(), identify));
+    OpenApiRouter::with_openapi(openapi::base()).nest("/api/v1", api)
 }
 
 /// The company of a request whose query string may name one; an internal service must.

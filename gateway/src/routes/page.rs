@@ -14,7 +14,7 @@ const MAX_SKIP: u64 = 100_000;
 pub fn page(f: &mut Fields<'_>) -> Page {
     let limit = f.number("limit", u64::from(DEFAULT_PAGE), 1..=u64::from(MAX_PAGE)) as u32;
     let skip = f.number("skip", 0, 0..=MAX_SKIP);
-    let after = f.given("cursor", str::parse).flatten();
+    let after = f.non_empty("cursor", str::parse);
     if after.is_some() && skip > 0 {
         f.wrong("skip", "does not go with cursor");
     }

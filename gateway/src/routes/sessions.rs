@@ -15,6 +15,7 @@ use crate::auth::{Caller, Logins, Open, Refresh, refresh_token};
 use crate::http::{JsonObject, Trace};
 use crate::log::Log;
 use crate::problem::Problem;
+use crate::schema::{BadBody, BadLogin, Denied, Forbidden, LoggedIn, LogoutBody, RefreshBody, Refused};
 use crate::validate::Fields;
 
 /// A JSON object, or no body at all.
@@ -32,6 +33,16 @@ impl<S: Send + Sync> FromRequest<S> for MaybeJson {
 }
 
 /// `POST /auth/refresh`: the next access token, and the next refresh token, in place of this one.
+#[utoipa::path(
+    post,
+    path = "/refresh",
+    tag = "auth",
+    summary = "Go on with a login",
+    description = "The refresh token is good once; the answer has the next one. One that comes a second time ends the session.",
+    request_body = RefreshBody,
+    responses((status = 200, body = LoggedIn), Refused, BadBody, BadLogin, Forbidden),
+    security(()),
+)]
 pub async fn refresh(
     State(log): State<Log>,
     State(logins): State<Logins>,
@@ -59,6 +70,14 @@ pub async fn refresh(
 
 /// `POST /auth/logout`: ends the session of the access token, and that of the refresh token, if one comes with it. 204 also
 /// if they have ended already. The access token itself is good until it expires.
+#[utoipa::path(
+    post,
+    path = "/logout",
+    tag = "auth",
+    summary = "End a login",
+    request_body = LogoutBody,
+    responses((status = 204, description = "The session is over; the access token is good until it expires."), Refused, Denied, BadBody),
+)]
 pub async fn logout(
     State(logins): State<Logins>,
     caller: Caller,

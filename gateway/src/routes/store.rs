@@ -125,3 +125,30 @@ fn caller_name(caller: &Caller) -> String {
         Caller::Service => "service".into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fingerprint_is_of_the_content_not_of_its_order() {
+        let of = |body: &str| idempotency(&Caller::Service, "k", &serde_json::from_str(body).unwrap()).unwrap();
+        let first = of(r#"{"a": 1, "b": {"c": 2, "d": 3}}"#);
+        assert_eq!(first, of(r#"{"b": {"d": 3, "c": 2}, "a": 1}"#));
+        assert_ne!(first, of(r#"{"a": 1, "b": {"c": 2, "d": 4}}"#));
+        assert_eq!(first.key, "service:k");
+    }
+
+    #[test]
+    fn a_key_is_visible_and_of_bounded_length() {
+        let with = |key: &str| {
+            let headers: HeaderMap = [("idempotency-key".parse().unwrap(), key.parse().unwrap())].into_iter().collect();
+            request_key(&headers).map(|key| key.map(str::to_owned))
+        };
+        assert_eq!(with(" a#1 "), Ok(Some("a#1".into())));
+        assert_eq!(request_key(&HeaderMap::new()), Ok(None));
+        for bad in ["", "  ", "é", &"x".repeat(KEY_CHARS + 1)] {
+            assert!(matches!(with(bad), Err(Problem::Validation(_))), "{bad}");
+        }
+    }
+}
