@@ -14,6 +14,8 @@ mod cookbook;
 mod delivery;
 mod faults;
 mod integrations;
+mod invitations;
+mod lockout;
 mod permissions;
 mod prefer;
 mod protection;
