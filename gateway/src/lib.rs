@@ -141,7 +141,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     let (origins, trusted) = (config.origins, config.trusted_proxies);
     let protection = Protection { origins, trusted: trusted.clone(), max_in_flight: config.max_in_flight };
     let (api, document) = routes::router(app, limiters);
-    let api = protection.around(api.merge(openapi::routes(openapi::complete(document))));
+    let document = openapi::complete(&document).map_err(|e| ServiceError::Start(e.to_string()))?;
+    let api = protection.around(api.merge(openapi::routes(document)));
     let production = config.common.environment == Environment::Production;
     let router = protect::with_security_headers(api, service.ops_routes(), production);
     let limits = server::Limits { max_connections: config.max_connections, max_per_address: config.max_connections_per_address, trusted };

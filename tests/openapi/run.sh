@@ -22,12 +22,13 @@ exec 9>"$work/stdin"
 trap 'exec 9>&-; wait $server 2>/dev/null || true; rm -rf "$work"' EXIT
 until [ -f "$work/run/run.json" ]; do kill -0 $server || { cat "$work/petbuddy.out"; exit 1; }; sleep 0.2; done
 gateway=$(python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))["gateway"])' "$work/run/run.json")
-token=$(python3 - "$gateway" <<'PY'
+read -r token company < <(python3 - "$gateway" <<'PY'
 import json, sys, urllib.request
 body = {"company_name": "Schema Clinic", "fullName": "Test Manager", "email": "manager@example.com", "password": "correct horse"}
 request = urllib.request.Request(sys.argv[1] + "/api/v1/auth/register", json.dumps(body).encode(), {"Content-Type": "application/json"})
-print(json.load(urllib.request.urlopen(request))["accessToken"])
+answer = json.load(urllib.request.urlopen(request))
+print(answer["accessToken"], answer["company"]["_id"])
 PY
 )
-PYTHONPATH=$cache python3 -m schemathesis.cli --config-file tests/openapi/schemathesis.toml run "$gateway/openapi.json" --header "Authorization: Bearer $token" \
+COMPANY_ID=$company PYTHONPATH=$cache python3 -m schemathesis.cli --config-file tests/openapi/schemathesis.toml run "$gateway/openapi.json" --header "Authorization: Bearer $token" \
   --max-examples "${EXAMPLES:-25}" --seed "${SEED:-1}" --workers 2 "$@"

@@ -75,7 +75,7 @@ pub async fn refresh(
     path = "/logout",
     tag = "auth",
     summary = "End a login",
-    request_body = LogoutBody,
+    request_body = Option<LogoutBody>,
     responses((status = 204, description = "The session is over; the access token is good until it expires."), Refused, Denied, BadBody),
 )]
 pub async fn logout(
