@@ -205,20 +205,20 @@ impl Queries {
         let mut found = self.all(find.skip(q.page.skip).limit(one_more(q.page))).await?;
         let next_cursor = next(&mut found, q.page, latest_seq, "contact_id");
         let contact_ids: Vec<ObjectId> = found.iter().filter_map(|d| d.get_object_id("contact_id").ok()).collect();
-        let sequences: Vec<i64> = found.iter().filter_map(latest_seq).collect();
-        let latest = visible(doc! {"contact_id": {"$in": &contact_ids}, "company_id": oid(q.company_id), "seq": {"$in": sequences}});
+        let newest: Vec<ObjectId> = found.iter().filter_map(latest_id).collect();
+        let latest = visible(doc! {"_id": {"$in": newest}, "company_id": oid(q.company_id)});
         let contacts = doc! {"_id": {"$in": &contact_ids}, "company_id": oid(q.company_id)};
         let names = doc! {"fullName": 1, "socialNetworkName": 1};
         let latest = self.all(self.view.collections.messages.find(latest));
         let contacts = self.all(self.view.collections.contacts.find(contacts).projection(names));
         let (latest, contacts) = tokio::try_join!(latest, contacts)?;
-        let mut by_seq: HashMap<u64, MessageView> = HashMap::with_capacity(latest.len());
+        let mut newest: HashMap<Id, MessageView> = HashMap::with_capacity(latest.len());
         for document in &latest {
             let message = document::read_message(document)?;
-            by_seq.insert(message.seq.unwrap_or_default(), message);
+            newest.insert(message.message.id, message);
         }
         let contacts: HashMap<ObjectId, &Document> = contacts.iter().filter_map(|d| Some((d.get_object_id("_id").ok()?, d))).collect();
-        let lines = found.iter().filter_map(|d| line(d, &mut by_seq, &contacts)).collect();
+        let lines = found.iter().filter_map(|d| line(d, &mut newest, &contacts)).collect();
         Ok(ConversationPage { contacts: lines, next_cursor })
     }
 
@@ -317,16 +317,19 @@ fn latest_seq(conversation: &Document) -> Option<i64> {
     conversation.get_document("latest").ok()?.get_i64("seq").ok()
 }
 
-fn line(document: &Document, by_seq: &mut HashMap<u64, MessageView>, contacts: &HashMap<ObjectId, &Document>) -> Option<Conversation> {
+fn latest_id(conversation: &Document) -> Option<ObjectId> {
+    conversation.get_document("latest").ok()?.get_object_id("id").ok()
+}
+
+fn line(document: &Document, newest: &mut HashMap<Id, MessageView>, contacts: &HashMap<ObjectId, &Document>) -> Option<Conversation> {
     let contact = document.get_object_id("contact_id").ok()?;
-    let seq = latest_seq(document)?;
     let text = |name: &str| contacts.get(&contact)?.get_str(name).ok().map(str::to_owned);
     Some(Conversation {
         contact_id: document::id(contact),
         platform: document.get_str("platform").ok()?.parse().ok()?,
         full_name: text("fullName"),
         social_network_name: text("socialNetworkName"),
-        latest_message: by_seq.remove(&(seq as u64))?,
+        latest_message: newest.remove(&document::id(latest_id(document)?))?,
         unread: document.get_i64("unread").unwrap_or_default().max(0) as u64,
     })
 }

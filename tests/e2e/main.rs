@@ -19,6 +19,7 @@ mod lockout;
 mod permissions;
 mod prefer;
 mod protection;
+mod reads;
 mod rebuild;
 mod repeats;
 mod replicas;
