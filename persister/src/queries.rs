@@ -3,6 +3,7 @@
 mod find;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use mongodb::Collection;
 use mongodb::bson::raw::{RawDocument, RawDocumentBuf};
@@ -86,7 +87,6 @@ struct Line {
     unread: i64,
 }
 
-#[derive(Clone)]
 struct Queries {
     view: View,
     connection: Connection,
@@ -97,7 +97,7 @@ struct Queries {
 /// # Errors
 /// A subscription is refused.
 pub async fn answer(service: &Service, view: &View) -> Result<(), ServiceError> {
-    let queries = Queries { view: view.clone(), connection: service.connection.clone() };
+    let queries = Arc::new(Queries { view: view.clone(), connection: service.connection.clone() });
     macro_rules! answer {
         ($question:ty, $method:ident) => {{
             let queries = queries.clone();

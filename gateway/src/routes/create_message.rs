@@ -1,6 +1,7 @@
 //! `POST /messages`: accept a message. 201 once the log has it on disk; with `Prefer: wait=N` once the bot has it, or will not.
 //! The same path with a `contact_id` and nothing of a message lists a conversation, as the old backend's did.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -34,7 +35,7 @@ use crate::validate::{Fields, platform_name};
     responses((status = 201, description = "It is on disk in the log.", body = Created), (status = 200, description = "A list: the body had a `contact_id` and nothing of a message.", body = MessageList), Refused, Denied, BadBody, Missing, Taken, Reused),
 )]
 pub async fn create_or_list(
-    State(waits): State<Waits>,
+    State(waits): State<Arc<Waits>>,
     call: Call,
     headers: HeaderMap,
     JsonObject(body): JsonObject,
