@@ -25,7 +25,6 @@ const MAX_WAITS: usize = 256;
 const STEP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Grants waits.
-#[derive(Clone)]
 pub struct Waits {
     connection: Connection,
     slots: Arc<Semaphore>,

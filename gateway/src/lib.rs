@@ -17,6 +17,7 @@ mod validate;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nats::runtime::CancellationToken;
@@ -123,7 +124,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     service.spawn("log watch", watch);
     let tokens = Tokens::new(&config.access_secret, config.access_ttl, &config.internal_key);
     let secure = config.common.environment != Environment::Development;
-    let logins = Logins {
+    let logins = Arc::new(Logins {
         tokens: tokens.clone(),
         grants: Grants::new(&config.refresh_secret),
         passwords: Passwords::new(config.bcrypt_rounds).map_err(|e| ServiceError::Start(e.to_string()))?,
@@ -132,8 +133,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
         cookies: config.refresh_cookie.then_some(Cookies { secure, ttl: config.refresh_ttl }),
         refresh_ttl: config.refresh_ttl,
         frontend_url: config.frontend_url,
-    };
-    let waits = Waits::new(service.connection.clone(), a_quarter, service.stop.clone());
+    });
+    let waits = Arc::new(Waits::new(service.connection.clone(), a_quarter, service.stop.clone()));
     let app = routes::App { log, tokens, logins, keyring: config.keyring, waits };
     let limiters = RateLimiters::new(&config.rate_limits);
     let forget = limiters.clone().forget_the_quiet(service.stop.clone());
@@ -141,7 +142,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     let (origins, trusted) = (config.origins, config.trusted_proxies);
     let protection = Protection { origins, trusted: trusted.clone(), max_in_flight: config.max_in_flight };
     let (api, document) = routes::router(app, limiters);
-    let api = protection.around(api.merge(openapi::routes(openapi::complete(document))));
+    let document = openapi::complete(&document).map_err(|e| ServiceError::Start(e.to_string()))?;
+    let api = protection.around(api.merge(openapi::routes(document)));
     let production = config.common.environment == Environment::Production;
     let router = protect::with_security_headers(api, service.ops_routes(), production);
     let limits = server::Limits { max_connections: config.max_connections, max_per_address: config.max_connections_per_address, trusted };

@@ -33,13 +33,15 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// The log must answer a look at it within this, or the gateway is not ready.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What the handlers use of NATS.
+/// What the handlers use of NATS. Cloning is cheap; it is cloned for each request.
 #[derive(Clone)]
-pub struct Log {
+pub struct Log(Arc<Parts>);
+
+struct Parts {
     connection: Connection,
     publisher: Publisher,
-    questions: Arc<Semaphore>,
-    batches: Arc<Semaphore>,
+    questions: Semaphore,
+    batches: Semaphore,
 }
 
 /// A command and what the persister said of it, if it did in time.
@@ -53,8 +55,8 @@ pub struct Settled {
 impl Log {
     /// Over this connection, with so many questions to the persister open at a time.
     pub fn new(connection: Connection, publisher: Publisher, max_questions: usize) -> Log {
-        let (questions, batches) = (Arc::new(Semaphore::new(max_questions)), Arc::new(Semaphore::new(MAX_BATCHES)));
-        Log { connection, publisher, questions, batches }
+        let (questions, batches) = (Semaphore::new(max_questions), Semaphore::new(MAX_BATCHES));
+        Log(Arc::new(Parts { connection, publisher, questions, batches }))
     }
 
     /// An envelope of this moment.
@@ -64,24 +66,24 @@ impl Log {
 
     /// Stores an event. The receipt says if it was stored before under the same id.
     pub async fn publish(&self, event: Outgoing) -> Result<Receipt, PublishError> {
-        self.publisher.publish(event).await
+        self.0.publisher.publish(event).await
     }
 
     /// Stores events together. The results stand in the order of the events.
     pub async fn publish_all(&self, events: Vec<Outgoing>) -> Vec<Result<Receipt, PublishError>> {
-        let Ok(Ok(_turn)) = timeout(BATCH_WAIT, self.batches.acquire()).await else {
+        let Ok(Ok(_turn)) = timeout(BATCH_WAIT, self.0.batches.acquire()).await else {
             return events.iter().map(|_| Err(PublishError::Overloaded)).collect();
         };
-        let queued: Vec<_> = events.into_iter().map(|event| self.publisher.queue(event)).collect();
+        let queued: Vec<_> = events.into_iter().map(|event| self.0.publisher.queue(event)).collect();
         join_all(queued.into_iter().map(|queued| async { queued?.receipt().await })).await
     }
 
     /// Stores an event and waits, bounded, until it is applied.
     pub async fn command(&self, envelope: &Envelope, msg_id: String, trace: TraceContext) -> Result<(Settled, Receipt), PublishError> {
-        let inbox = Inbox::open(&self.connection).await.map_err(PublishError::Unavailable)?;
+        let inbox = Inbox::open(&self.0.connection).await.map_err(PublishError::Unavailable)?;
         let mut event = Outgoing::event(envelope, msg_id, trace)?;
         event.headers.insert(header::OUTCOME_INBOX, inbox.subject.as_str());
-        let mut receipt = self.publisher.publish(event).await?;
+        let mut receipt = self.0.publisher.publish(event).await?;
         // A duplicate may be our own event: an acknowledgement was lost, and the repetition found it.
         receipt.duplicate = receipt.duplicate && self.stored(receipt.seq).await?.id != envelope.id;
         // Another's was answered to the one who sent it.
@@ -92,7 +94,7 @@ impl Log {
     /// The event stored at a sequence: the first one, of a duplicate. Refused where the log keeps it no longer.
     pub async fn stored(&self, seq: u64) -> Result<Envelope, PublishError> {
         let unavailable = |e: &dyn std::fmt::Display| PublishError::Unavailable(e.to_string());
-        let stream = self.connection.jetstream.get_stream_no_info(stream::EVENTS).await.map_err(|e| unavailable(&e))?;
+        let stream = self.0.connection.jetstream.get_stream_no_info(stream::EVENTS).await.map_err(|e| unavailable(&e))?;
         for look in 1..=LOOKS {
             match stream.direct_get(seq).await {
                 Ok(message) => return Envelope::from_json(&message.payload).map_err(|e| PublishError::Refused(e.to_string())),
@@ -107,17 +109,17 @@ impl Log {
     /// Asks the persister.
     pub async fn ask<Q: Query>(&self, question: &Q, trace: TraceContext) -> Result<Q::Answer, QueryError> {
         let _slot = self.question()?;
-        query::ask(&self.connection, question, trace).await
+        query::ask(&self.0.connection, question, trace).await
     }
 
     /// Asks the persister for JSON that is passed on as it is.
     pub async fn ask_raw<Q: Query>(&self, question: &Q, trace: TraceContext) -> Result<bytes::Bytes, QueryError> {
         let _slot = self.question()?;
-        query::ask_raw(&self.connection, question, trace).await
+        query::ask_raw(&self.0.connection, question, trace).await
     }
 
     fn question(&self) -> Result<SemaphorePermit<'_>, QueryError> {
-        self.questions.try_acquire().map_err(|_| QueryError::Unavailable("too many questions are open".into()))
+        self.0.questions.try_acquire().map_err(|_| QueryError::Unavailable("too many questions are open".into()))
     }
 }
 

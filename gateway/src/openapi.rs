@@ -6,12 +6,14 @@ use axum::http::{HeaderValue, header};
 use axum::middleware::map_response;
 use axum::response::Response;
 use axum::routing::get;
-use utoipa::openapi::path::Operation;
-use utoipa::openapi::schema::{AllOfBuilder, AnyOfBuilder, ArrayBuilder, ObjectBuilder, Schema, Type};
+use serde_json::{Map, Value, json};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::tag::TagBuilder;
-use utoipa::openapi::{ComponentsBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, RefOr};
+use utoipa::openapi::{ComponentsBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder};
+
 use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use crate::schema::{Accepted, FieldProblem, ProblemDetails};
 
 /// Where the document is.
 const DOCUMENT: &str = "/openapi.json";
@@ -23,7 +25,11 @@ pub fn base() -> OpenApi {
     let bearer =
         Http::builder().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").description(Some("From `POST /api/v1/auth/login`.")).build();
     let key = ApiKey::Header(ApiKeyValue::with_description("x-api-key", "Of an internal service, which names the `company_id` itself."));
+    // Answers that several handlers share are not collected from them.
     let components = ComponentsBuilder::new()
+        .schema_from::<Accepted>()
+        .schema_from::<FieldProblem>()
+        .schema_from::<ProblemDetails>()
         .security_scheme("bearer", SecurityScheme::Http(bearer))
         .security_scheme("internal", SecurityScheme::ApiKey(key))
         .build();
@@ -52,47 +58,73 @@ pub fn base() -> OpenApi {
         .build()
 }
 
-/// The whole document, of the handlers' parts.
-pub fn complete(mut document: OpenApi) -> OpenApi {
-    if let Some(components) = &mut document.components {
-        for (name, alternatives) in one_of_these() {
-            if let Some(schema) = components.schemas.remove(name) {
-                let any = alternatives
-                    .into_iter()
-                    .fold(AnyOfBuilder::new(), |any, (field, value)| any.item(ObjectBuilder::new().property(field, value).required(field)));
-                components.schemas.insert(name.into(), AllOfBuilder::new().item(schema).item(any).into());
-            }
-        }
-        // What fits the first fits the second too: the fields that are there decide.
-        if let Some(RefOr::T(Schema::OneOf(either))) = components.schemas.get("CreateOrList") {
-            let any = either.items.iter().cloned().fold(AnyOfBuilder::new(), AnyOfBuilder::item);
-            components.schemas.insert("CreateOrList".into(), any.into());
+/// The whole document, of the handlers' parts. What the derived schemas cannot say is said here, in JSON.
+///
+/// # Errors
+/// None but a bug of ours: the document serialises.
+pub fn complete(document: &OpenApi) -> Result<Value, serde_json::Error> {
+    let mut document = serde_json::to_value(document)?;
+    let schemas = &mut document["components"]["schemas"];
+    for (name, alternatives) in one_of_these() {
+        let schema = schemas[name].take();
+        schemas[name] = json!({"allOf": [schema, {"anyOf": alternatives}]});
+    }
+    // What fits one of these may fit another too: the fields that are there decide.
+    for name in ["CreateOrList", "Forwarding"] {
+        let either = schemas[name]["oneOf"].take();
+        schemas[name] = json!({"anyOf": either});
+    }
+    schemas["ListBody"]["not"] = json!({"anyOf": required(&["role", "direction", "content", "attachments"])});
+    // Names without NUL, at any depth: the database cannot have it in one.
+    let names = json!({"pattern": "^[^\\u0000]*$"});
+    let any = json!({"$ref": "#/components/schemas/AnyValue"});
+    schemas["AnyValue"] = json!({"anyOf": [
+        {"type": ["string", "number", "boolean", "null"]},
+        {"type": "array", "items": any},
+        {"type": "object", "propertyNames": names, "additionalProperties": any},
+    ]});
+    schemas["NewProfile"]["propertyNames"] = names;
+    schemas["NewProfile"]["additionalProperties"] = any;
+    let operations = document["paths"].as_object_mut().into_iter().flat_map(Map::values_mut).filter_map(Value::as_object_mut);
+    for operation in operations.flat_map(Map::values_mut) {
+        // The names of functions are not the contract's.
+        operation.as_object_mut().and_then(|o| o.remove("operationId"));
+        // A body that may be absent is not null when it is there.
+        let body = operation.pointer_mut("/requestBody/content/application~1json/schema");
+        if let Some(body) = body.filter(|schema| schema["oneOf"][1]["type"] == "null") {
+            *body = body["oneOf"][0].take();
         }
     }
-    for path in document.paths.paths.values_mut() {
-        let operations: [&mut Option<Operation>; 5] = [&mut path.get, &mut path.put, &mut path.post, &mut path.patch, &mut path.delete];
-        for operation in operations.into_iter().flatten() {
-            // The names of functions are not the contract's.
-            operation.operation_id = None;
-        }
-    }
-    document
+    Ok(document)
 }
 
-/// Bodies that need one of some fields, and what that one must be.
-fn one_of_these() -> [(&'static str, [(&'static str, Schema); 2]); 3] {
-    let text = || ObjectBuilder::new().schema_type(Type::String);
-    let list = || ArrayBuilder::new().items(RefOr::T(Schema::default()));
-    let visible = text().pattern(Some("[!-~]")).into();
+/// Bodies that need one of some fields, and what that one must be where being there is not enough.
+fn one_of_these() -> [(&'static str, Value); 4] {
+    let one = |field: &str, schema: Value| json!({"required": [field], "properties": {field: schema}});
+    let (text, list) = (json!({"type": "string"}), json!({"type": "array"}));
+    let contact =
+        ["fullName", "email", "phone", "socialNetworkName", "contactStatus", "leadStage", "botSuspended", "botSuspendUntil", "profile"];
     [
-        ("NewMessage", [("content", visible), ("attachments", list().min_items(Some(1)).into())]),
-        ("MessageEdit", [("content", text().into()), ("attachments", list().into())]),
-        ("RegistrationBody", [("company_name", text().into()), ("invitation", text().into())]),
+        (
+            "NewMessage",
+            json!([
+                one("content", json!({"type": "string", "pattern": "[!-~]"})),
+                one("attachments", json!({"type": "array", "minItems": 1}))
+            ]),
+        ),
+        ("MessageEdit", json!([one("content", text.clone()), one("attachments", list)])),
+        ("RegistrationBody", json!([one("company_name", text.clone()), one("invitation", text)])),
+        ("ContactEdit", required(&contact)),
     ]
 }
 
+/// A schema for each field, which wants just that.
+fn required(fields: &[&str]) -> Value {
+    fields.iter().map(|field| json!({"required": [field]})).collect()
+}
+
 /// `/openapi.json`, and `/docs`, which shows it.
-pub fn routes(document: OpenApi) -> Router {
+pub fn routes(document: Value) -> Router {
     let page = SwaggerUi::new("/docs").config(Config::new([DOCUMENT]).use_base_layout());
     let page = Router::new().merge(page).layer(map_response(|mut response: Response| async {
         response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));

@@ -3,10 +3,8 @@
 //! sides agree is what the schemathesis run of `tests/` proves.
 #![expect(dead_code, reason = "they describe, nobody makes them")]
 
-use nats::domain::{
-    Attachment, Company, Contact, Content, Direction, Email, ExternalId, MessageView, Platform, Profile, Role, ShortText, StaffRole,
-};
-use nats::query::{ContactPage, ConversationPage, Cursor, MessagePage};
+use nats::domain::{Company, Contact, Content, Direction, Email, ExternalId, MessageView, Platform, Role, ShortText, StaffRole, Url};
+use nats::query::{ContactPage, ConversationPage, MessagePage};
 use nats::{Id, Timestamp};
 use utoipa::{IntoParams, IntoResponses, ToSchema};
 
@@ -57,6 +55,9 @@ pub enum Refused {
     /// More than 10 MB.
     #[response(status = 413, content_type = "application/problem+json")]
     TooLarge(ProblemDetails),
+    /// Path and query string are longer than 4 KiB.
+    #[response(status = 414, content_type = "application/problem+json")]
+    UriTooLong(ProblemDetails),
     /// More requests than the limit; `Retry-After` says when there is room.
     #[response(status = 429, content_type = "application/problem+json")]
     TooMany(ProblemDetails),
@@ -164,7 +165,7 @@ pub struct PageOf {
     /// Entries in the answer.
     #[param(minimum = 1, maximum = 200, default = 50, required = false)]
     limit: u32,
-    /// Entries to pass over; not together with `cursor`.
+    /// Entries to pass over; not looked at beside a `cursor`.
     #[param(minimum = 0, maximum = 100_000, default = 0, required = false)]
     skip: u32,
 }
@@ -182,9 +183,9 @@ pub struct OnPlatform {
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct After {
-    /// `next_cursor` of the page before.
-    #[param(required = false)]
-    cursor: Cursor,
+    /// `next_cursor` of the page before; empty for the first page.
+    #[param(required = false, pattern = "^([0-9a-f]{40})?$")]
+    cursor: String,
 }
 
 /// A message to store, and to forward where it is an operator's to facebook or instagram.
@@ -204,7 +205,7 @@ pub struct NewMessage {
     /// Required where there are no attachments; it is trimmed.
     content: Option<Content>,
     #[schema(max_items = 20)]
-    attachments: Option<Vec<Attachment>>,
+    attachments: Option<Vec<NewAttachment>>,
     /// The platform's own id of the message; a repetition is refused with 409.
     external_message_id: Option<ExternalId>,
     /// When it was written; a time in the future counts as now.
@@ -238,8 +239,9 @@ pub enum CreateOrList {
     {"contact_id": "665f1e0c9b1d4a7f3c2e8a01", "role": "user", "platform": "telegram", "direction": "inbound", "content": "Are you open today?"},
 ]}))]
 pub struct Batch {
+    /// As in `POST /messages`; one that is wrong fails by itself.
     #[schema(min_items = 1, max_items = 500)]
-    messages: Vec<NewMessage>,
+    messages: Vec<serde_json::Value>,
 }
 
 /// An edit of a message; at least one of `content` and `attachments`.
@@ -252,7 +254,7 @@ pub struct MessageEdit {
     content: Option<Content>,
     /// In place of all.
     #[schema(max_items = 20)]
-    attachments: Option<Vec<Attachment>>,
+    attachments: Option<Vec<NewAttachment>>,
 }
 
 /// Which message.
@@ -310,16 +312,16 @@ pub struct ContactEdit {
     fields: ContactFields,
 }
 
-/// The fields of a contact that may be absent.
+/// The fields of a contact that may be absent; an empty text is the same as null.
 #[derive(ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ContactFields {
-    email: Option<Email>,
-    phone: Option<ShortText>,
+    email: Option<MaybeEmail>,
+    phone: Option<MaybeText>,
     /// The name on the network they came from.
-    social_network_name: Option<ShortText>,
-    contact_status: Option<ShortText>,
-    lead_stage: Option<ShortText>,
+    social_network_name: Option<MaybeText>,
+    contact_status: Option<MaybeText>,
+    lead_stage: Option<MaybeText>,
     /// The bot is silent for them …
     bot_suspended: Option<bool>,
     /// … until then.
@@ -327,18 +329,43 @@ pub struct ContactFields {
     /// Ids on the networks; in an edit each by itself.
     social: Option<SocialIds>,
     /// A name and whatever else is known, at most 16 KiB; an edit replaces it whole.
-    profile: Option<Profile>,
+    profile: Option<NewProfile>,
 }
 
 /// A contact's ids on the networks.
 #[derive(ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SocialIds {
-    facebook_id: Option<ShortText>,
-    instagram_id: Option<ShortText>,
-    telegram_id: Option<ShortText>,
-    whatsapp_id: Option<ShortText>,
+    facebook_id: Option<MaybeText>,
+    instagram_id: Option<MaybeText>,
+    telegram_id: Option<MaybeText>,
+    whatsapp_id: Option<MaybeText>,
 }
+
+/// What is known of a contact.
+#[derive(ToSchema)]
+pub struct NewProfile {
+    name: Option<MaybeText>,
+}
+
+/// A file that goes with a message; only its address is kept.
+#[derive(ToSchema)]
+pub struct NewAttachment {
+    /// What it is: `image`, `video`, `file`, …
+    r#type: ShortText,
+    url: Url,
+    file_description: Option<MaybeText>,
+}
+
+/// A text on one line, which may be empty.
+#[derive(ToSchema)]
+#[schema(value_type = String, max_length = 1_000, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
+pub struct MaybeText(String);
+
+/// An email address, or nothing.
+#[derive(ToSchema)]
+#[schema(value_type = String, max_length = 254, pattern = r"^([0-9A-Za-z!#$%&'*+/=?^_`{|}~.-]+@[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$")]
+pub struct MaybeEmail(String);
 
 /// A company's access to a platform.
 #[derive(ToSchema)]
@@ -349,8 +376,8 @@ pub struct IntegrationBody {
     #[schema(min_length = 1, max_length = 4_096, pattern = "^[!-~]+$")]
     access_token: String,
     /// The page or account on the platform that the token is for.
-    account_id: Option<ShortText>,
-    account_name: Option<ShortText>,
+    account_id: Option<MaybeText>,
+    account_name: Option<MaybeText>,
     /// When the platform stops taking the token.
     token_expires_at: Option<Timestamp>,
 }
@@ -402,6 +429,23 @@ pub struct LogoutBody {
 pub struct InvitationBody {
     email: Email,
     role: StaffRole,
+}
+
+/// What became of one message of a batch: what `POST /messages` answers, with its status.
+#[derive(ToSchema)]
+pub struct BatchEntry {
+    /// 201, or the status of `error`.
+    status: u16,
+    /// The same message was stored by an earlier request of the same `Idempotency-Key`.
+    #[schema(required = false)]
+    replayed: bool,
+    #[serde(rename = "messageData")]
+    #[schema(required = false)]
+    message_data: MessageView,
+    #[schema(required = false)]
+    seq: u64,
+    #[schema(required = false)]
+    error: ProblemDetails,
 }
 
 /// One message.

@@ -77,7 +77,12 @@ impl<'a> Fields<'a> {
         self.optional(field, parse)
     }
 
-    /// Tells null, or an empty text, from absence: `Some(None)`.
+    /// Tells null from absence: `Some(None)`.
+    pub fn nullable<T, E: std::fmt::Display>(&mut self, field: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Option<Option<T>> {
+        self.object.contains_key(field).then(|| self.optional(field, parse))
+    }
+
+    /// As [`Fields::nullable`], and an empty text is null.
     pub fn given<T, E: std::fmt::Display>(&mut self, field: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Option<Option<T>> {
         self.object.contains_key(field).then(|| self.non_empty(field, parse))
     }
@@ -86,7 +91,8 @@ impl<'a> Fields<'a> {
     pub fn number(&mut self, field: &str, default: u64, range: std::ops::RangeInclusive<u64>) -> u64 {
         let given = match self.object.get(field) {
             None | Some(Value::Null) => return default,
-            Some(Value::Number(n)) => n.as_u64(),
+            // JSON knows one kind of number: 10.0 is a whole one.
+            Some(Value::Number(n)) => n.as_u64().or_else(|| n.as_f64().filter(|n| n.fract() == 0.0 && *n >= 0.0).map(|n| n as u64)),
             // A query string has only texts.
             Some(Value::String(text)) => text.parse().ok(),
             Some(_) => None,

@@ -5,6 +5,7 @@
 //! `tail` with its sequence. `floor` follows the consumer's ack floor, below which no event is outstanding; what lies under
 //! it is folded into the base and can come again only as a repetition, which is ignored.
 
+use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Bson, DateTime, Document, doc};
 
 use crate::document::long;
@@ -16,7 +17,7 @@ const MAX_MARKS: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// A message was created at `seq`.
-    Created { seq: i64, unread: bool },
+    Created { seq: i64, id: ObjectId, unread: bool },
     /// The message created at `of` was deleted at `seq`: the first delete that the view knows of, whichever came.
     Deleted { seq: i64, of: i64, unread: bool },
     /// Everything before `seq` was read.
@@ -40,8 +41,8 @@ struct Entry {
 pub struct Conversation {
     /// Written with each change; a write on an older one is refused.
     pub revision: i64,
-    /// The newest message's sequence; `None` when there is none, or it was deleted and must be looked for.
-    pub latest: Option<i64>,
+    /// The newest message's sequence and id; `None` when there is none, or it was deleted and must be looked for.
+    pub latest: Option<(i64, ObjectId)>,
     /// The newest message was deleted: look for the newest that is left.
     pub latest_is_stale: bool,
     floor: i64,
@@ -75,11 +76,11 @@ impl Conversation {
     /// Applies an effect; false if it was known.
     pub fn apply(&mut self, effect: Effect) -> bool {
         match effect {
-            Effect::Created { seq, unread } => {
+            Effect::Created { seq, id, unread } => {
                 let new = self.count(Entry { seq, of: seq, sign: 1, unread });
                 let deleted = self.tail.iter().any(|e| e.of == seq && e.sign < 0);
-                if new && !deleted && self.latest.is_none_or(|latest| latest < seq) {
-                    self.latest = Some(seq);
+                if new && !deleted && self.latest.is_none_or(|(latest, _)| latest < seq) {
+                    self.latest = Some((seq, id));
                     self.latest_is_stale = false;
                 }
                 new
@@ -91,7 +92,7 @@ impl Conversation {
                 }
                 self.tail.retain(|e| e.of != of || e.sign > 0);
                 let new = self.count(Entry { seq, of, sign: -1, unread });
-                if new && self.latest == Some(of) {
+                if new && self.latest.is_some_and(|(latest, _)| latest == of) {
                     self.latest = None;
                     self.latest_is_stale = true;
                 }
@@ -139,7 +140,7 @@ impl Conversation {
         let tail = self.tail.iter().map(|e| Bson::from(vec![e.seq, e.of, e.sign, i64::from(e.unread)])).collect::<Vec<_>>();
         let marks = self.marks.iter().map(|(seq, at)| Bson::from(doc! {"seq": seq, "at": at})).collect::<Vec<_>>();
         doc! {
-            "latest": self.latest.map_or(Bson::Null, |seq| doc! {"seq": seq}.into()),
+            "latest": self.latest.map_or(Bson::Null, |(seq, id)| doc! {"seq": seq, "id": id}.into()),
             "total": self.total(),
             "unread": self.unread(),
             "revision": self.revision,
@@ -162,7 +163,7 @@ impl Conversation {
         };
         Conversation {
             revision: long_of(document, "revision"),
-            latest: document.get_document("latest").ok().and_then(|l| l.get_i64("seq").ok()),
+            latest: document.get_document("latest").ok().and_then(|l| Some((l.get_i64("seq").ok()?, l.get_object_id("id").ok()?))),
             latest_is_stale: false,
             floor: long_of(fold, "floor"),
             base_total: long_of(fold, "total"),
@@ -197,7 +198,7 @@ mod tests {
                     1 => effects.push(Effect::Read { seq, at: DateTime::from_millis(seq) }),
                     _ => {
                         left.push((seq, unread));
-                        effects.push(Effect::Created { seq, unread });
+                        effects.push(Effect::Created { seq, id: ObjectId::from_bytes([7; 12]), unread });
                     }
                 }
             }
@@ -209,7 +210,7 @@ mod tests {
         let mut left: Vec<(i64, bool)> = Vec::new();
         for effect in history {
             match *effect {
-                Effect::Created { seq, unread } => left.push((seq, unread)),
+                Effect::Created { seq, unread, .. } => left.push((seq, unread)),
                 Effect::Deleted { of, .. } => left.retain(|(seq, _)| *seq != of),
                 Effect::Read { .. } => left.iter_mut().for_each(|(_, unread)| *unread = false),
             }

@@ -6,6 +6,7 @@ mod contact;
 mod conversation;
 mod database;
 mod document;
+mod json;
 mod queries;
 mod view;
 

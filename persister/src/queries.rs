@@ -1,36 +1,31 @@
 //! Answers the contract's queries from MongoDB.
 
-use std::collections::HashMap;
-use std::time::Duration;
+mod find;
 
-use futures_util::TryStreamExt;
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use mongodb::Collection;
-use mongodb::action::Find;
+use mongodb::bson::raw::{RawDocument, RawDocumentBuf};
 use mongodb::bson::{DateTime, Document, doc, oid::ObjectId};
-use mongodb::options::FindOneOptions;
 use nats::Id;
-use nats::domain::{Contact, Integration, MessageView, Platform, User};
+use nats::domain::{Integration, Platform, User};
 use nats::query::{
-    ContactPage, Conversation, ConversationPage, Cursor, DeliveryHistory, FindHolders, GetContact, GetDelivery, GetIntegration, GetMessage,
-    GetUser, Holder, KeyOf, ListContacts, ListConversations, ListIntegrations, ListMessages, MAX_ATTEMPTS, MAX_KEYS, MAX_PAGE, MessagePage,
-    Page, UniqueKey, UserByEmail,
+    Cursor, FindHolders, GetContact, GetDelivery, GetIntegration, GetMessage, GetUser, Holder, KeyOf, ListContacts, ListConversations,
+    ListIntegrations, ListMessages, MAX_ATTEMPTS, MAX_KEYS, UniqueKey, UserByEmail,
 };
 use nats::runtime::connection::Connection;
 use nats::runtime::query::QueryError;
 use nats::runtime::service::{Service, ServiceError};
-use nats::runtime::worker;
-use tokio::time::Instant;
+use serde::Serialize;
 
-use crate::consume::SOURCE;
 use crate::contact;
-use crate::database::{DatabaseError, limited};
+use crate::database::DatabaseError;
 use crate::document::{self, BadDocument, oid};
+use crate::json;
 use crate::view::{View, integration_id};
+use find::{created_at, next, older, one_more};
 
-/// What misses waits for the view to catch up with the log, no longer than this; so a GET right after its POST finds.
-const CATCH_UP: Duration = Duration::from_secs(3);
-/// Between looks while catching up.
-const LOOK_EVERY: Duration = Duration::from_millis(15);
 /// Conversations' documents of one contact: one a platform.
 const PLATFORMS: &[Platform] = Platform::ALL;
 /// Words of a search that count.
@@ -48,7 +43,50 @@ impl From<BadDocument> for QueryError {
     }
 }
 
-#[derive(Clone)]
+/// [`nats::query::MessagePage`], as it is written.
+#[derive(Serialize)]
+struct Messages {
+    messages: Vec<json::Message>,
+    #[serde(rename = "totalMessages")]
+    total_messages: u64,
+    next_cursor: Option<Cursor>,
+}
+
+/// [`nats::query::DeliveryHistory`], as it is written.
+#[derive(Serialize)]
+struct History {
+    delivery: Option<json::Document>,
+    attempts: Vec<json::Attempt>,
+}
+
+/// [`nats::query::ContactPage`], as it is written.
+#[derive(Serialize)]
+struct Contacts {
+    contacts: Vec<json::Contact>,
+    next_cursor: Option<Cursor>,
+}
+
+/// [`nats::query::ConversationPage`], as it is written.
+#[derive(Serialize)]
+struct Conversations {
+    contacts: Vec<Line>,
+    next_cursor: Option<Cursor>,
+}
+
+/// [`nats::query::Conversation`], as it is written.
+#[derive(Serialize)]
+struct Line {
+    contact_id: Id,
+    platform: String,
+    #[serde(rename = "fullName")]
+    full_name: Option<String>,
+    #[serde(rename = "socialNetworkName")]
+    social_network_name: Option<String>,
+    #[serde(rename = "latestMessage")]
+    latest_message: json::Message,
+    unread: i64,
+}
+
 struct Queries {
     view: View,
     connection: Connection,
@@ -59,13 +97,13 @@ struct Queries {
 /// # Errors
 /// A subscription is refused.
 pub async fn answer(service: &Service, view: &View) -> Result<(), ServiceError> {
-    let queries = Queries { view: view.clone(), connection: service.connection.clone() };
+    let queries = Arc::new(Queries { view: view.clone(), connection: service.connection.clone() });
     macro_rules! answer {
         ($question:ty, $method:ident) => {{
             let queries = queries.clone();
             service
                 .answers
-                .query::<$question, _, _>(move |question| {
+                .query::<$question, _, _, _>(move |question| {
                     let queries = queries.clone();
                     async move { queries.$method(question).await }
                 })
@@ -94,14 +132,14 @@ fn visible(mut filter: Document) -> Document {
 }
 
 impl Queries {
-    async fn message(&self, q: GetMessage) -> Result<MessageView, QueryError> {
+    async fn message(&self, q: GetMessage) -> Result<json::Message, QueryError> {
         let filter = visible(doc! {"_id": oid(q.id), "company_id": oid(q.company_id)});
-        Ok(document::read_message(&self.find_or_catch_up(&self.view.collections.messages, filter).await?)?)
+        self.find_or_catch_up(&raw(&self.view.collections.messages), filter).await.map(json::Message)
     }
 
-    async fn contact(&self, q: GetContact) -> Result<Contact, QueryError> {
-        let filter = doc! {"_id": oid(q.id), "company_id": oid(q.company_id)};
-        Ok(document::read_contact(&self.find_or_catch_up(&self.view.collections.contacts, filter).await?)?)
+    async fn contact(&self, q: GetContact) -> Result<json::Contact, QueryError> {
+        let filter = doc! {"_id": oid(q.id), "company_id": oid(q.company_id), "seq": {"$exists": true}};
+        self.find_or_catch_up(&raw(&self.view.collections.contacts), filter).await.map(json::Contact)
     }
 
     async fn user(&self, q: GetUser) -> Result<User, QueryError> {
@@ -122,20 +160,21 @@ impl Queries {
         Ok(found.iter().map(document::read_integration).collect::<Result<_, _>>()?)
     }
 
-    async fn delivery(&self, q: GetDelivery) -> Result<DeliveryHistory, QueryError> {
-        let delivery = self.message(GetMessage { company_id: q.company_id, id: q.id }).await?.delivery;
+    async fn delivery(&self, q: GetDelivery) -> Result<History, QueryError> {
+        let json::Message(message) = self.message(GetMessage { company_id: q.company_id, id: q.id }).await?;
+        let delivery = message.get_document("delivery").ok().map(|d| json::Document(d.to_owned()));
         // The newest, and of those the oldest first.
         let filter = doc! {"message_id": oid(q.id), "company_id": oid(q.company_id)};
-        let mut found = self.all(self.view.collections.attempts.find(filter).sort(doc! {"_id": -1}).limit(MAX_ATTEMPTS)).await?;
-        found.reverse();
-        Ok(DeliveryHistory { delivery, attempts: found.iter().map(document::read_attempt).collect::<Result<_, _>>()? })
+        let attempts = raw(&self.view.collections.attempts);
+        let found = self.all(attempts.find(filter).sort(doc! {"_id": -1}).limit(MAX_ATTEMPTS)).await?;
+        Ok(History { delivery, attempts: found.into_iter().rev().map(json::Attempt).collect() })
     }
 
-    async fn contacts(&self, q: ListContacts) -> Result<ContactPage, QueryError> {
+    async fn contacts(&self, q: ListContacts) -> Result<Contacts, QueryError> {
         let mut filter = doc! {"company_id": oid(q.company_id), "seq": {"$exists": true}};
         let words = q.search.as_deref().map(contact::words).unwrap_or_default();
         if q.search.is_some() && words.is_empty() {
-            return Ok(ContactPage { contacts: Vec::new(), next_cursor: None });
+            return Ok(Contacts { contacts: Vec::new(), next_cursor: None });
         }
         // A word has letters and digits only, so it is no pattern.
         let begins = |word: &String| doc! {"search": {"$regex": format!("^{word}")}};
@@ -144,18 +183,19 @@ impl Queries {
         if !all.is_empty() {
             filter.insert("$and", all);
         }
-        let find = self.view.collections.contacts.find(filter).sort(doc! {"created_at": -1, "_id": -1});
+        let contacts = raw(&self.view.collections.contacts);
+        let find = contacts.find(filter).sort(doc! {"created_at": -1, "_id": -1});
         let mut found = self.all(find.skip(q.page.skip).limit(one_more(q.page))).await?;
-        let next_cursor = next(&mut found, q.page, |d| d.get_datetime("created_at").ok().map(|at| at.timestamp_millis()), "_id");
-        Ok(ContactPage { contacts: found.iter().map(document::read_contact).collect::<Result<_, _>>()?, next_cursor })
+        let next_cursor = next(&mut found, q.page, created_at, "_id");
+        Ok(Contacts { contacts: found.into_iter().map(json::Contact).collect(), next_cursor })
     }
 
     async fn user_by_email(&self, q: UserByEmail) -> Result<User, QueryError> {
-        let found = self.find_one(&self.view.collections.users, doc! {"email": q.email.as_str()}, None).await?;
+        let found = self.one(&self.view.collections.users, doc! {"email": q.email.as_str()}).await?;
         Ok(document::read_user(&found.ok_or(QueryError::NotFound)?)?)
     }
 
-    async fn messages(&self, q: ListMessages) -> Result<MessagePage, QueryError> {
+    async fn messages(&self, q: ListMessages) -> Result<Messages, QueryError> {
         let page = self.message_page(&q).await?;
         let is_past_the_end = page.total_messages > 0 && (q.page.skip > 0 || q.page.after.is_some());
         if !page.messages.is_empty() || is_past_the_end {
@@ -171,7 +211,7 @@ impl Queries {
         }
     }
 
-    async fn message_page(&self, q: &ListMessages) -> Result<MessagePage, QueryError> {
+    async fn message_page(&self, q: &ListMessages) -> Result<Messages, QueryError> {
         let mut filter = visible(doc! {"company_id": oid(q.company_id), "contact_id": oid(q.contact_id)});
         if let Some(platform) = q.platform {
             filter.insert("platform", platform.as_str());
@@ -179,12 +219,12 @@ impl Queries {
         if let Some(after) = q.page.after {
             filter.extend(older(after, DateTime::from_millis(after.key)));
         }
-        let find = self.view.collections.messages.find(filter).sort(doc! {"created_at": -1, "_id": -1});
+        let messages = raw(&self.view.collections.messages);
+        let find = messages.find(filter).sort(doc! {"created_at": -1, "_id": -1});
         let documents = self.all(find.skip(q.page.skip).limit(one_more(q.page)));
         let (mut found, total_messages) = tokio::try_join!(documents, self.total(q))?;
-        let next_cursor = next(&mut found, q.page, |d| d.get_datetime("created_at").ok().map(|at| at.timestamp_millis()), "_id");
-        let messages = found.iter().map(document::read_message).collect::<Result<_, _>>()?;
-        Ok(MessagePage { messages, total_messages, next_cursor })
+        let next_cursor = next(&mut found, q.page, created_at, "_id");
+        Ok(Messages { messages: found.into_iter().map(json::Message).collect(), total_messages, next_cursor })
     }
 
     /// Kept with the conversation, so that counting costs nothing.
@@ -195,32 +235,31 @@ impl Queries {
         Ok(self.all(find).await?.iter().filter_map(|d| d.get_i64("total").ok()).sum::<i64>().max(0) as u64)
     }
 
-    async fn conversations(&self, q: ListConversations) -> Result<ConversationPage, QueryError> {
+    async fn conversations(&self, q: ListConversations) -> Result<Conversations, QueryError> {
         let below = q.page.after.map_or(i64::MAX, |after| after.key);
         let mut filter = doc! {"company_id": oid(q.company_id), "latest.seq": {"$gt": 0_i64, "$lt": below}};
         if let Some(platform) = q.platform {
             filter.insert("platform", platform.as_str());
         }
         let fields = doc! {"contact_id": 1, "platform": 1, "latest": 1, "unread": 1};
-        let find = self.view.collections.conversations.find(filter).sort(doc! {"latest.seq": -1}).projection(fields);
+        let conversations = raw(&self.view.collections.conversations);
+        let find = conversations.find(filter).sort(doc! {"latest.seq": -1}).projection(fields);
         let mut found = self.all(find.skip(q.page.skip).limit(one_more(q.page))).await?;
+        let latest_seq = |d: &RawDocument| d.get_document("latest").ok()?.get_i64("seq").ok();
         let next_cursor = next(&mut found, q.page, latest_seq, "contact_id");
         let contact_ids: Vec<ObjectId> = found.iter().filter_map(|d| d.get_object_id("contact_id").ok()).collect();
-        let sequences: Vec<i64> = found.iter().filter_map(latest_seq).collect();
-        let latest = visible(doc! {"contact_id": {"$in": &contact_ids}, "company_id": oid(q.company_id), "seq": {"$in": sequences}});
-        let contacts = doc! {"_id": {"$in": &contact_ids}, "company_id": oid(q.company_id)};
+        let newest: Vec<ObjectId> = found.iter().filter_map(|d| latest_id(d)).collect();
+        let latest = visible(doc! {"_id": {"$in": newest}, "company_id": oid(q.company_id)});
+        let contacts = doc! {"_id": {"$in": contact_ids}, "company_id": oid(q.company_id)};
         let names = doc! {"fullName": 1, "socialNetworkName": 1};
-        let latest = self.all(self.view.collections.messages.find(latest));
+        let messages = raw(&self.view.collections.messages);
         let contacts = self.all(self.view.collections.contacts.find(contacts).projection(names));
-        let (latest, contacts) = tokio::try_join!(latest, contacts)?;
-        let mut by_seq: HashMap<u64, MessageView> = HashMap::with_capacity(latest.len());
-        for document in &latest {
-            let message = document::read_message(document)?;
-            by_seq.insert(message.seq.unwrap_or_default(), message);
-        }
-        let contacts: HashMap<ObjectId, &Document> = contacts.iter().filter_map(|d| Some((d.get_object_id("_id").ok()?, d))).collect();
-        let lines = found.iter().filter_map(|d| line(d, &mut by_seq, &contacts)).collect();
-        Ok(ConversationPage { contacts: lines, next_cursor })
+        let (latest, contacts) = tokio::try_join!(self.all(messages.find(latest)), contacts)?;
+        let mut newest: HashMap<ObjectId, RawDocumentBuf> =
+            latest.into_iter().filter_map(|d| Some((d.get_object_id("_id").ok()?, d))).collect();
+        let contacts: HashMap<ObjectId, Document> = contacts.into_iter().filter_map(|d| Some((d.get_object_id("_id").ok()?, d))).collect();
+        let lines = found.iter().filter_map(|d| line(d, &mut newest, &contacts)).collect();
+        Ok(Conversations { contacts: lines, next_cursor })
     }
 
     /// One query for each company and kind of key among them.
@@ -252,82 +291,26 @@ impl Queries {
         }
         Ok(holders)
     }
-
-    /// All documents that a query finds.
-    async fn all(&self, find: Find<'_, Document>) -> Result<Vec<Document>, QueryError> {
-        Ok(limited(async { Ok(find.await?.try_collect().await?) }).await?)
-    }
-
-    async fn find_one(
-        &self,
-        collection: &Collection<Document>,
-        filter: Document,
-        options: Option<FindOneOptions>,
-    ) -> Result<Option<Document>, QueryError> {
-        Ok(limited(async { Ok(collection.find_one(filter).with_options(options).await?) }).await?)
-    }
-
-    /// Looks; and while the view is behind the log as it was at the first look, looks again, bounded.
-    async fn find_or_catch_up(&self, collection: &Collection<Document>, filter: Document) -> Result<Document, QueryError> {
-        if let Some(found) = self.find_one(collection, filter.clone(), None).await? {
-            return Ok(found);
-        }
-        let until = Instant::now() + CATCH_UP;
-        let mut target = None;
-        loop {
-            let lag = worker::lag(&self.connection, SOURCE).await.map_err(QueryError::Unavailable)?;
-            // The stream's last sequence at the first look; everything up to it counts.
-            let target = *target.get_or_insert(lag.delivered_to + lag.pending);
-            let caught_up = lag.settled_to >= target || (lag.pending == 0 && lag.in_work == 0);
-            if let Some(found) = self.find_one(collection, filter.clone(), None).await? {
-                return Ok(found);
-            }
-            if caught_up {
-                return Err(QueryError::NotFound);
-            }
-            if Instant::now() >= until {
-                return Err(QueryError::Unavailable("the view is behind the log; try again".into()));
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-    }
 }
 
-/// One more than the page: whether there is a next one.
-fn one_more(page: Page) -> i64 {
-    i64::from(page.limit.clamp(1, MAX_PAGE)) + 1
+/// Documents as they come, for answers that are passed on.
+fn raw(collection: &Collection<Document>) -> Collection<RawDocumentBuf> {
+    collection.clone_with_type()
 }
 
-/// Cuts what was read to the page, and says where the next one begins.
-fn next(found: &mut Vec<Document>, page: Page, key: impl Fn(&Document) -> Option<i64>, id: &str) -> Option<Cursor> {
-    let limit = page.limit.clamp(1, MAX_PAGE) as usize;
-    if found.len() <= limit {
-        return None;
-    }
-    found.truncate(limit);
-    let last = found.last()?;
-    Some(Cursor { key: key(last)?, id: document::id(last.get_object_id(id).ok()?) })
+fn latest_id(conversation: &RawDocument) -> Option<ObjectId> {
+    conversation.get_document("latest").ok()?.get_object_id("id").ok()
 }
 
-/// What comes after a cursor in a list by `created_at` and `_id`, both descending.
-fn older(after: Cursor, at: DateTime) -> Document {
-    doc! {"created_at": {"$lte": at}, "$or": [{"created_at": {"$lt": at}}, {"_id": {"$lt": oid(after.id)}}]}
-}
-
-fn latest_seq(conversation: &Document) -> Option<i64> {
-    conversation.get_document("latest").ok()?.get_i64("seq").ok()
-}
-
-fn line(document: &Document, by_seq: &mut HashMap<u64, MessageView>, contacts: &HashMap<ObjectId, &Document>) -> Option<Conversation> {
-    let contact = document.get_object_id("contact_id").ok()?;
-    let seq = latest_seq(document)?;
+fn line(found: &RawDocument, newest: &mut HashMap<ObjectId, RawDocumentBuf>, contacts: &HashMap<ObjectId, Document>) -> Option<Line> {
+    let contact = found.get_object_id("contact_id").ok()?;
     let text = |name: &str| contacts.get(&contact)?.get_str(name).ok().map(str::to_owned);
-    Some(Conversation {
+    Some(Line {
         contact_id: document::id(contact),
-        platform: document.get_str("platform").ok()?.parse().ok()?,
+        platform: found.get_str("platform").ok()?.to_owned(),
         full_name: text("fullName"),
         social_network_name: text("socialNetworkName"),
-        latest_message: by_seq.remove(&(seq as u64))?,
-        unread: document.get_i64("unread").unwrap_or_default().max(0) as u64,
+        latest_message: json::Message(newest.remove(&latest_id(found)?)?),
+        unread: found.get_i64("unread").unwrap_or_default().max(0),
     })
 }

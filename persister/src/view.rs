@@ -112,11 +112,12 @@ impl View {
         self.apply_directory(&sorted, &mut verdicts).await?;
         let mut effects = conversations::Effects::default();
         self.insert_created(&sorted, &mut effects, &mut verdicts).await?;
+        // Whoever sees a message delivered finds the attempt that did it.
+        self.keep_attempts(&sorted).await?;
         self.update_messages(&sorted, &mut effects, &mut verdicts).await?;
         effects.add_reads(&sorted);
         let folded = self.fold(effects, settled_to).await?;
         self.mark_read(&sorted, &folded, &mut verdicts).await?;
-        self.keep_attempts(&sorted).await?;
         Ok(verdicts)
     }
 

@@ -15,7 +15,6 @@ use crate::http::json;
 use crate::problem::Problem;
 
 /// Of one gateway.
-#[derive(Clone)]
 pub struct Logins {
     /// Access tokens.
     pub tokens: Tokens,

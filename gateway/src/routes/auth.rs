@@ -10,6 +10,7 @@ use nats::query::{GetUser, UserByEmail};
 use nats::runtime::query::QueryError;
 use nats::{Id, Timestamp};
 use serde_json::{Map, Value, json};
+use std::sync::Arc;
 
 use super::Call;
 use crate::auth::{Caller, INVITATION_TTL, Invitation, Logins, PASSWORD_BYTES};
@@ -51,7 +52,7 @@ enum Place {
 )]
 pub async fn register(
     State(log): State<Log>,
-    State(logins): State<Logins>,
+    State(logins): State<Arc<Logins>>,
     Trace(trace): Trace,
     JsonObject(body): JsonObject,
 ) -> Result<Response, Problem> {
@@ -134,7 +135,7 @@ fn invited(logins: &Logins, token: &str, email: &Email) -> Result<Invitation, Pr
 )]
 pub async fn login(
     State(log): State<Log>,
-    State(logins): State<Logins>,
+    State(logins): State<Arc<Logins>>,
     Trace(trace): Trace,
     JsonObject(body): JsonObject,
 ) -> Result<Response, Problem> {
@@ -170,7 +171,7 @@ pub async fn login(
     request_body = InvitationBody,
     responses((status = 201, body = Invited), Refused, Denied, BadBody),
 )]
-pub async fn invite(State(logins): State<Logins>, caller: Caller, JsonObject(body): JsonObject) -> Result<Response, Problem> {
+pub async fn invite(State(logins): State<Arc<Logins>>, caller: Caller, JsonObject(body): JsonObject) -> Result<Response, Problem> {
     let company_id = caller.manager()?;
     let mut f = Fields::of(&body);
     let email = f.required("email", Email::new);

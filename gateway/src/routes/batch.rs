@@ -22,7 +22,7 @@ use crate::auth::Caller;
 use crate::http::{JsonObject, json};
 use crate::log::Log;
 use crate::problem::Problem;
-use crate::schema::{BadBody, Batch, Denied, ProblemDetails, Refused};
+use crate::schema::{BadBody, Batch, BatchEntry, Denied, Refused};
 
 /// Most messages in one batch.
 const MAX_MESSAGES: usize = 500;
@@ -35,14 +35,14 @@ type Published = Result<Receipt, PublishError>;
 #[derive(Serialize, ToSchema)]
 #[schema(as = BatchResult)]
 struct Answer {
+    #[schema(value_type = Vec<BatchEntry>)]
     results: Vec<Entry>,
     created: usize,
     failed: usize,
 }
 
 /// What became of one message; like the answer to `POST /messages`.
-#[derive(Serialize, ToSchema)]
-#[schema(as = BatchEntry)]
+#[derive(Serialize)]
 struct Entry {
     status: u16,
     /// The same message was stored by an earlier request of the same `Idempotency-Key`.
@@ -52,7 +52,6 @@ struct Entry {
     created: Option<Created>,
     /// The problem document.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<ProblemDetails>)]
     error: Option<Value>,
 }
 

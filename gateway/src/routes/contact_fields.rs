@@ -21,7 +21,7 @@ pub fn read(f: &mut Fields<'_>) -> ContactPatch {
         contact_status: f.given("contactStatus", ShortText::new),
         lead_stage: f.given("leadStage", ShortText::new),
         bot_suspended: f.flag("botSuspended"),
-        bot_suspend_until: f.given("botSuspendUntil", str::parse::<Timestamp>),
+        bot_suspend_until: f.nullable("botSuspendUntil", str::parse::<Timestamp>),
         social: read_social(f),
         profile: read_profile(f),
     }

@@ -44,7 +44,7 @@ pub async fn instagram(call: Call, JsonObject(body): JsonObject) -> Result<Respo
 async fn answer(Call { log, caller, trace }: Call, given: &Map<String, Value>, default: Option<Platform>) -> Result<Response, Problem> {
     let mut f = Fields::of(given);
     let company = f.optional("company_id", str::parse::<Id>);
-    let platform = f.non_empty("platform", platform_name).or(default);
+    let platform = f.optional("platform", platform_name).or(default);
     let page = page(&mut f);
     f.finish()?;
     let question = ListConversations { company_id: caller.company(company)?, platform, page };

@@ -1,6 +1,7 @@
 //! `POST /messages`: accept a message. 201 once the log has it on disk; with `Prefer: wait=N` once the bot has it, or will not.
 //! The same path with a `contact_id` and nothing of a message lists a conversation, as the old backend's did.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -30,11 +31,11 @@ use crate::validate::{Fields, platform_name};
     summary = "Accept a message",
     description = "Answers once the message is on disk in the log. An operator's outbound message to facebook or instagram is forwarded to the bot. With a `contact_id` and none of `role`, `direction`, `content` and `attachments` it lists the conversation, as the old backend did.",
     request_body = CreateOrList,
-    params(("Idempotency-Key" = Option<String>, Header, description = "The same key with the same body gives the same answer.", min_length = 1, max_length = 255, pattern = "^[!-~]+$"), ("Prefer" = Option<String>, Header, description = "`wait=N`: answer once the bot has taken the message, or after N seconds, at most 30.", pattern = "^wait=[0-9]{1,2}$")),
+    params(("Idempotency-Key" = Option<String>, Header, description = "The same key with the same body gives the same answer.", min_length = 1, max_length = 255, pattern = "^[!-~]+$"), ("Prefer" = Option<String>, Header, description = "`wait=N`: answer once the bot has taken the message, or after N seconds, at most 30.")),
     responses((status = 201, description = "It is on disk in the log.", body = Created), (status = 200, description = "A list: the body had a `contact_id` and nothing of a message.", body = MessageList), Refused, Denied, BadBody, Missing, Taken, Reused),
 )]
 pub async fn create_or_list(
-    State(waits): State<Waits>,
+    State(waits): State<Arc<Waits>>,
     call: Call,
     headers: HeaderMap,
     JsonObject(body): JsonObject,
@@ -152,7 +153,7 @@ pub(super) fn read(body: &Map<String, Value>, caller: &Caller, now: Timestamp) -
     let direction = f.required("direction", str::parse);
     let content = f.optional("content", Content::new);
     let attachments = f.list("attachments", MAX_ATTACHMENTS, attachment);
-    let external_message_id = f.non_empty("external_message_id", ExternalId::new);
+    let external_message_id = f.optional("external_message_id", ExternalId::new);
     let created_at = f.optional("created_at", str::parse::<Timestamp>);
     // What is wrong already is not called absent too.
     let is_blank = content.as_ref().is_some_and(|c| c.as_str().is_empty()) || !f.has("content");

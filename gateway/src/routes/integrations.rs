@@ -87,7 +87,7 @@ struct Removed {
     summary = "Enter or replace a company's access to a platform",
     description = "For managers. The token is stored encrypted, and no answer holds it.",
     request_body = IntegrationBody,
-    params(("platform" = ConnectablePlatform, Path, description = "Upper and lower case are the same.")),
+    params(("platform" = inline(ConnectablePlatform), Path, description = "Upper and lower case are the same.")),
     responses((status = 200, body = Saved), Refused, Denied, BadBody, Later),
 )]
 pub async fn put(
@@ -103,7 +103,7 @@ pub async fn put(
     let token = f.required("access_token", token);
     let account_id = f.non_empty("account_id", ShortText::new);
     let account_name = f.non_empty("account_name", ShortText::new);
-    let token_expires_at = f.non_empty("token_expires_at", str::parse::<Timestamp>);
+    let token_expires_at = f.optional("token_expires_at", str::parse::<Timestamp>);
     f.finish()?;
     caller.company(named)?;
     let token = token.ok_or(Problem::Internal)?; // finish() has refused its absence
@@ -142,7 +142,7 @@ pub async fn list(Call { log, caller, trace }: Call, QueryFields(query): QueryFi
     path = "/{platform}",
     tag = "integrations",
     summary = "Look at an integration",
-    params(("platform" = ConnectablePlatform, Path, description = "Upper and lower case are the same."), OfCompany),
+    params(("platform" = inline(ConnectablePlatform), Path, description = "Upper and lower case are the same."), OfCompany),
     responses((status = 200, body = One), Refused, Denied, Missing),
 )]
 pub async fn get(
@@ -162,7 +162,7 @@ pub async fn get(
     tag = "integrations",
     summary = "Remove an integration",
     description = "For managers.",
-    params(("platform" = ConnectablePlatform, Path, description = "Upper and lower case are the same.")),
+    params(("platform" = inline(ConnectablePlatform), Path, description = "Upper and lower case are the same.")),
     responses((status = 200, body = Removed), Refused, Denied, Later, Missing),
 )]
 pub async fn delete(Call { log, caller, trace }: Call, Path(platform): Path<String>) -> Result<Response, Problem> {

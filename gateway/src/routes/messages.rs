@@ -91,7 +91,7 @@ pub async fn list_of(log: &Log, caller: &Caller, trace: TraceContext, given: &Ma
     let mut f = Fields::of(given);
     let company = f.optional("company_id", str::parse::<Id>);
     let contact_id = f.required("contact_id", str::parse::<Id>);
-    let platform = f.non_empty("platform", platform_name);
+    let platform = f.optional("platform", platform_name);
     let page = page(&mut f);
     f.finish()?;
     let Some(contact_id) = contact_id else { return Err(Problem::Internal) };
@@ -204,7 +204,7 @@ pub async fn delete(Call { log, caller, trace }: Call, JsonObject(body): JsonObj
 pub async fn mark_read(Call { log, caller, trace }: Call, JsonObject(body): JsonObject) -> Result<Response, Problem> {
     let mut f = Fields::of(&body);
     let contact_id = f.required("contact_id", str::parse::<Id>);
-    let platform = f.non_empty("platform", platform_name);
+    let platform = f.optional("platform", platform_name);
     let company = f.optional("company_id", str::parse::<Id>);
     f.finish()?;
     let Some(contact_id) = contact_id else { return Err(Problem::Internal) };

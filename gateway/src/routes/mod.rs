@@ -13,6 +13,8 @@ mod page;
 mod sessions;
 mod store;
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRef, FromRequestParts};
 use axum::http::request::Parts;
@@ -37,7 +39,7 @@ use crate::validate::Fields;
 /// Largest body of a request without a token.
 const AUTH_BODY_BYTES: usize = 16 * 1024;
 
-/// What the routes need; each handler takes only its part.
+/// What the routes need; each handler takes only its part. It is cloned for each request and layer, so every part is cheap to clone.
 #[derive(Clone)]
 pub struct App {
     /// Events and queries.
@@ -45,11 +47,11 @@ pub struct App {
     /// What a caller shows.
     pub tokens: Tokens,
     /// What `/auth` needs to let somebody in.
-    pub logins: Logins,
+    pub logins: Arc<Logins>,
     /// Seals the platforms' access tokens.
     pub keyring: Keyring,
     /// Waits for deliveries.
-    pub waits: Waits,
+    pub waits: Arc<Waits>,
 }
 
 macro_rules! part {
@@ -63,9 +65,9 @@ macro_rules! part {
 }
 part!(Log, log);
 part!(Tokens, tokens);
-part!(Logins, logins);
+part!(Arc<Logins>, logins);
 part!(Keyring, keyring);
-part!(Waits, waits);
+part!(Arc<Waits>, waits);
 
 /// What a request of a known caller comes with.
 pub struct Call {

@@ -10,15 +10,13 @@ use crate::validate::Fields;
 /// Furthest that `skip` reaches; a cursor goes further.
 const MAX_SKIP: u64 = 100_000;
 
-/// `limit`, and `skip` or `cursor`.
+/// `limit`, and `cursor` or, without one, `skip`.
 pub fn page(f: &mut Fields<'_>) -> Page {
     let limit = f.number("limit", u64::from(DEFAULT_PAGE), 1..=u64::from(MAX_PAGE)) as u32;
     let skip = f.number("skip", 0, 0..=MAX_SKIP);
     let after = f.non_empty("cursor", str::parse);
-    if after.is_some() && skip > 0 {
-        f.wrong("skip", "does not go with cursor");
-    }
-    Page { limit, skip, after }
+    // The cursor is the exacter one.
+    Page { limit, skip: if after.is_some() { 0 } else { skip }, after }
 }
 
 /// The persister's answer, and the page that was asked for, in one object.

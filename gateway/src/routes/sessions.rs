@@ -9,6 +9,7 @@ use nats::domain::InvalidText;
 use nats::query::GetUser;
 use nats::runtime::query::QueryError;
 use serde_json::{Map, Value, json};
+use std::sync::Arc;
 
 use super::auth::public;
 use crate::auth::{Caller, Logins, Open, Refresh, refresh_token};
@@ -45,7 +46,7 @@ impl<S: Send + Sync> FromRequest<S> for MaybeJson {
 )]
 pub async fn refresh(
     State(log): State<Log>,
-    State(logins): State<Logins>,
+    State(logins): State<Arc<Logins>>,
     Trace(trace): Trace,
     headers: HeaderMap,
     MaybeJson(body): MaybeJson,
@@ -75,11 +76,11 @@ pub async fn refresh(
     path = "/logout",
     tag = "auth",
     summary = "End a login",
-    request_body = LogoutBody,
+    request_body = Option<LogoutBody>,
     responses((status = 204, description = "The session is over; the access token is good until it expires."), Refused, Denied, BadBody),
 )]
 pub async fn logout(
-    State(logins): State<Logins>,
+    State(logins): State<Arc<Logins>>,
     caller: Caller,
     headers: HeaderMap,
     MaybeJson(body): MaybeJson,

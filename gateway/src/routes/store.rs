@@ -105,17 +105,41 @@ fn stored(envelope: Envelope, seq: u64, replayed: bool) -> Result<Stored, Proble
 pub fn request_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     match value.to_str().map(str::trim) {
-        Ok(key) if !key.is_empty() && key.len() <= KEY_CHARS => Ok(Some(key)),
+        Ok(key) if (1..=KEY_CHARS).contains(&key.len()) && key.bytes().all(|c| c.is_ascii_graphic()) => Ok(Some(key)),
         _ => Err(Problem::field("Idempotency-Key", format!("must have 1 to {KEY_CHARS} visible ASCII characters"))),
     }
 }
 
 /// A key with a digest of the body that it came with.
 pub fn idempotency(caller: &Caller, key: &str, body: &Map<String, Value>) -> Result<Idempotency, Problem> {
-    // `serde_json` keeps the names of an object sorted, so their order in the request makes no difference.
-    let digest = Sha256::digest(serde_json::to_vec(body).map_err(|_| Problem::Internal)?);
+    let mut digest = Sha256::new();
+    digest_object(&mut digest, body);
+    let digest = digest.finalize();
     let fingerprint = digest.iter().take(FINGERPRINT_BYTES).map(|byte| format!("{byte:02x}")).collect();
     Ok(Idempotency { key: format!("{}:{key}", caller_name(caller)), fingerprint })
+}
+
+/// The order of names in an object makes no difference. Every part is told from its neighbours by its kind and length.
+fn digest_object(digest: &mut Sha256, object: &Map<String, Value>) {
+    let mut names: Vec<(&String, &Value)> = object.iter().collect();
+    names.sort_by_key(|(name, _)| *name);
+    digest.update(format!("object {} ", names.len()));
+    for (name, value) in names {
+        digest_value(digest, &Value::String(name.clone()));
+        digest_value(digest, value);
+    }
+}
+
+fn digest_value(digest: &mut Sha256, value: &Value) {
+    match value {
+        Value::Object(object) => digest_object(digest, object),
+        Value::Array(list) => {
+            digest.update(format!("list {} ", list.len()));
+            list.iter().for_each(|value| digest_value(digest, value));
+        }
+        Value::String(text) => digest.update(format!("text {} {text} ", text.len())),
+        scalar => digest.update(format!("{scalar} ")),
+    }
 }
 
 /// Two callers of a company may choose the same key without meaning the same request.

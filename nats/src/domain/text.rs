@@ -95,8 +95,11 @@ mod schema {
 
     /// No control characters but tab and line breaks.
     pub const MULTILINE: &str = r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*$";
-    /// No control characters, and something that is seen at both ends.
-    pub const ONE_LINE: &str = r"^[!-~\u00a1-\u1fff]([^\u0000-\u001f\u007f-\u009f]*[!-~\u00a1-\u1fff])?$";
+    /// No control characters, and at neither end a space, of which Unicode has many.
+    pub const ONE_LINE: &str = concat!(
+        r"^[^\u0000-\u0020\u007f-\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]",
+        r"([^\u0000-\u001f\u007f-\u009f]*[^\u0000-\u0020\u007f-\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000])?$"
+    );
 
     pub fn text(pattern: &str) -> ObjectBuilder {
         ObjectBuilder::new().schema_type(Type::String).pattern(Some(pattern))

@@ -111,15 +111,17 @@ impl Answers {
         Ok(Answers { service, slots: Arc::new(Semaphore::new(CONCURRENT_QUERIES)), tasks: tasks.clone(), stop })
     }
 
-    /// Answers one kind of question with `handle`, up to [`CONCURRENT_QUERIES`] at a time over all kinds.
+    /// Answers one kind of question with `handle`, up to [`CONCURRENT_QUERIES`] at a time over all kinds. What `handle` gives
+    /// must be written as `Q::Answer` is; it need not be that type, so that documents can be passed on as they are.
     ///
     /// # Errors
     /// The subscription is refused.
-    pub async fn query<Q, F, Fut>(&self, handle: F) -> Result<(), ServiceError>
+    pub async fn query<Q, F, Fut, A>(&self, handle: F) -> Result<(), ServiceError>
     where
         Q: Query + 'static,
         F: Fn(Q) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<Q::Answer, QueryError>> + Send,
+        Fut: Future<Output = Result<A, QueryError>> + Send,
+        A: Serialize,
     {
         let handle = Arc::new(handle);
         self.endpoint(Q::SUBJECT, move |payload| {

@@ -167,12 +167,12 @@ impl View {
     }
 
     /// The newest message that is left, when the newest was deleted.
-    async fn newest_message(&self, key: &Key) -> Result<Option<i64>, DatabaseError> {
+    async fn newest_message(&self, key: &Key) -> Result<Option<(i64, ObjectId)>, DatabaseError> {
         let filter = doc! {
             "contact_id": key.contact, "company_id": key.company, "platform": key.platform.as_str(), "seq": {"$exists": true}, "deleted_at": {"$exists": false},
         };
         let find = async { Ok(self.collections.messages.find_one(filter).sort(doc! {"seq": -1}).projection(doc! {"seq": 1}).await?) };
-        Ok(limited(find).await?.and_then(|d| d.get_i64("seq").ok()))
+        Ok(limited(find).await?.and_then(|d| Some((d.get_i64("seq").ok()?, d.get_object_id("_id").ok()?))))
     }
 }
 

@@ -75,7 +75,7 @@ impl View {
                     effects.deleted(key, oid(m.id), seq, unread);
                 }
             }
-            effects.add(key, Effect::Created { seq, unread });
+            effects.add(key, Effect::Created { seq, id: oid(m.id), unread });
             effects.created(key, seq, oid(m.id), unread);
         }
         Ok(())

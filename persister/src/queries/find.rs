@@ -1,0 +1,95 @@
+//! Looking into collections: within time limits, again while the view is behind the log, and a page at a time.
+
+use std::time::Duration;
+
+use futures_util::TryStreamExt;
+use mongodb::Collection;
+use mongodb::action::Find;
+use mongodb::bson::raw::{RawDocument, RawDocumentBuf};
+use mongodb::bson::{DateTime, Document, doc};
+use nats::query::{Cursor, MAX_PAGE, Page};
+use nats::runtime::query::QueryError;
+use nats::runtime::worker;
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+
+use super::Queries;
+use crate::consume::SOURCE;
+use crate::database::limited;
+use crate::document::{self, oid};
+
+/// What misses waits for the view to catch up with the log, no longer than this; so a GET right after its POST finds.
+const CATCH_UP: Duration = Duration::from_secs(3);
+/// Between looks while catching up.
+const LOOK_EVERY: Duration = Duration::from_millis(15);
+
+impl Queries {
+    /// All documents that a query finds.
+    pub(super) async fn all<T: DeserializeOwned + Send + Sync>(&self, find: Find<'_, T>) -> Result<Vec<T>, QueryError> {
+        Ok(limited(async { Ok(find.await?.try_collect().await?) }).await?)
+    }
+
+    /// The first document that a filter finds.
+    pub(super) async fn one<T: DeserializeOwned + Send + Sync>(
+        &self,
+        collection: &Collection<T>,
+        filter: Document,
+    ) -> Result<Option<T>, QueryError> {
+        Ok(limited(async { Ok(collection.find_one(filter).await?) }).await?)
+    }
+
+    /// Looks; and while the view is behind the log as it was at the first look, looks again, bounded.
+    pub(super) async fn find_or_catch_up<T: DeserializeOwned + Send + Sync>(
+        &self,
+        collection: &Collection<T>,
+        filter: Document,
+    ) -> Result<T, QueryError> {
+        if let Some(found) = self.one(collection, filter.clone()).await? {
+            return Ok(found);
+        }
+        let until = Instant::now() + CATCH_UP;
+        let mut target = None;
+        loop {
+            let lag = worker::lag(&self.connection, SOURCE).await.map_err(QueryError::Unavailable)?;
+            // The stream's last sequence at the first look; everything up to it counts.
+            let target = *target.get_or_insert(lag.delivered_to + lag.pending);
+            let caught_up = lag.settled_to >= target || (lag.pending == 0 && lag.in_work == 0);
+            if let Some(found) = self.one(collection, filter.clone()).await? {
+                return Ok(found);
+            }
+            if caught_up {
+                return Err(QueryError::NotFound);
+            }
+            if Instant::now() >= until {
+                return Err(QueryError::Unavailable("the view is behind the log; try again".into()));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+/// One more than the page: whether there is a next one.
+pub fn one_more(page: Page) -> i64 {
+    i64::from(page.limit.clamp(1, MAX_PAGE)) + 1
+}
+
+/// Cuts what was read to the page, and says where the next one begins.
+pub fn next(found: &mut Vec<RawDocumentBuf>, page: Page, key: impl Fn(&RawDocument) -> Option<i64>, id: &str) -> Option<Cursor> {
+    let limit = page.limit.clamp(1, MAX_PAGE) as usize;
+    if found.len() <= limit {
+        return None;
+    }
+    found.truncate(limit);
+    let last = found.last()?;
+    Some(Cursor { key: key(last)?, id: document::id(last.get_object_id(id).ok()?) })
+}
+
+/// What lists of messages and contacts are sorted by.
+pub fn created_at(document: &RawDocument) -> Option<i64> {
+    Some(document.get_datetime("created_at").ok()?.timestamp_millis())
+}
+
+/// What comes after a cursor in a list by `created_at` and `_id`, both descending.
+pub fn older(after: Cursor, at: DateTime) -> Document {
+    doc! {"created_at": {"$lte": at}, "$or": [{"created_at": {"$lt": at}}, {"_id": {"$lt": oid(after.id)}}]}
+}
