@@ -170,7 +170,7 @@ impl OpenApi {
             }
             match form.kind() {
                 "object" => self.fields_inside(property, &pointer, &around, fields),
-                "array" => self.fields_inside(&form.schema["items"], &format!("{pointer}/0"), &around, fields),
+                "array" => self.fields_inside(self.items(name, form), &format!("{pointer}/0"), &around, fields),
                 _ => {}
             }
             fields.push(Field { pointer, required: required.contains(&name), form, around });
@@ -189,6 +189,14 @@ impl OpenApi {
                 nullable |= schema["type"].as_array().is_some_and(|types| types.contains(&json!("null")));
                 return Form { name, schema, nullable };
             }
+        }
+    }
+
+    /// The entries of a list. Those of a batch the document leaves open, because one that is wrong fails by itself.
+    fn items<'a>(&'a self, name: &str, list: Form<'a>) -> &'a Value {
+        match name {
+            "messages" => &self.0["components"]["schemas"]["NewMessage"],
+            _ => &list.schema["items"],
         }
     }
 
@@ -233,7 +241,7 @@ impl OpenApi {
                 object[name] = json!(value);
                 inserted = true;
             }
-            let items = &self.form(inner).schema["items"];
+            let items = self.items(name, self.form(inner));
             for item in object.get_mut(name).and_then(Value::as_array_mut).into_iter().flatten() {
                 inserted |= self.insert(items, item, property, value);
             }

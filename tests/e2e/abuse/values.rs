@@ -32,7 +32,7 @@ const ANYWHERE: &[&str] = &[
     LINES,
 ];
 const LINES: &str = r#""a\r\nSet-Cookie: evil=1""#;
-/// Wrong for a field of this type, and no text of the type's length or kind.
+/// Wrong for a field of this type, or a parameter of this name.
 const OF_TYPE: &[(&str, &[&str])] = &[
     (
         "Id",
@@ -44,11 +44,13 @@ const OF_TYPE: &[(&str, &[&str])] = &[
         ],
     ),
     ("Id", &["x", "$gt", "' OR 1=1", "../../../../etc/passwd", "ObjectId(665f1e0c9b1d4a7f3c2e8a01)"]),
-    ("Email", &["nobody", "@example.com", "a@b@example.com", "a b@example.com", "a@example..com"]),
+    ("Email", EMAILS),
+    ("MaybeEmail", EMAILS),
     ("Url", &["javascript:alert(1)", "file:///etc/passwd", "//files.example.com/a", "https://", "https://a b/", "data:text/html,x"]),
     ("Timestamp", &["tomorrow", "2026-13-01T00:00:00Z", "2026-11-22", "1795388889", "+99999-01-01T00:00:00Z"]),
-    ("Cursor", &["x", "665f1e0c9b1d4a7f3c2e8a01", "$gt", "-000000000000000000000000000000000000001"]),
+    ("cursor", &["x", "665f1e0c9b1d4a7f3c2e8a01", "$gt", "-000000000000000000000000000000000000001"]),
 ];
+const EMAILS: &[&str] = &["nobody", "@example.com", "a@b@example.com", "a b@example.com", "a@example..com"];
 
 fn quoted(text: &str) -> String {
     json!(text).to_string()
@@ -115,7 +117,7 @@ pub fn in_fields(api: &OpenApi, own: &Own) -> Vec<Trial> {
 /// What cannot be the value of a parameter.
 fn wrong_texts(parameter: &Parameter<'_>) -> Vec<String> {
     let schema = parameter.form.schema;
-    let of_type = OF_TYPE.iter().filter(|(name, _)| *name == parameter.form.name).flat_map(|(_, texts)| *texts);
+    let of_type = OF_TYPE.iter().filter(|(name, _)| [parameter.form.name, parameter.name].contains(name)).flat_map(|(_, texts)| *texts);
     let mut texts: Vec<String> = of_type.map(ToString::to_string).collect();
     texts.extend(schema["maxLength"].as_u64().map(|max| "x".repeat(max as usize + 1)));
     texts.extend(schema["maximum"].as_u64().map(|max| (max + 1).to_string()));
