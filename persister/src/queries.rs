@@ -199,7 +199,8 @@ impl Queries {
 
     async fn messages(&self, q: ListMessages) -> Result<Messages, QueryError> {
         let page = self.message_page(&q).await?;
-        if !page.messages.is_empty() || q.page.skip > 0 || q.page.after.is_some() {
+        let is_past_the_end = page.total_messages > 0 && (q.page.skip > 0 || q.page.after.is_some());
+        if !page.messages.is_empty() || is_past_the_end {
             return Ok(page);
         }
         // Nothing yet, or nobody: the contact tells; and so does the first message, which may be on its way.

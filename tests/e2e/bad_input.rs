@@ -131,31 +131,11 @@ async fn a_malformed_frame_gets_an_error_and_a_flood_of_them_closes_that_socket_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_requests_are_problems_with_a_code() {
+async fn the_largest_message_that_is_allowed_fits_into_the_log() {
     let system = System::shared().await;
     let staff = system.new_company().await;
-    let contact = "b".repeat(24);
-    let post = |body: &'static str, content_type: &'static str| {
-        let request = system.http.post(format!("{}/api/v1/messages", system.url("gateway"))).bearer_auth(&staff.token);
-        async move {
-            let answer = request.header("content-type", content_type).body(body).send().await.unwrap();
-            let (status, kind) = (answer.status().as_u16(), answer.headers()["content-type"].to_str().unwrap().to_owned());
-            (status, kind, answer.json::<Value>().await.unwrap()["code"].as_str().unwrap().to_owned())
-        }
-    };
-    let problem = |status: u16, code: &str| (status, "application/problem+json".to_owned(), code.to_owned());
-    assert_eq!(post("{", "application/json").await, problem(400, "VALIDATION_ERROR"));
-    assert_eq!(post("{}", "application/json").await, problem(400, "VALIDATION_ERROR"));
-    assert_eq!(post("a=b", "application/x-www-form-urlencoded").await, problem(415, "UNSUPPORTED_MEDIA_TYPE"));
-    assert_eq!(staff.post("/messages", json!({"contact_id": {"$gt": ""}, "limit": 1})).await.0, StatusCode::BAD_REQUEST);
-    assert_eq!(staff.get("/messages/nonsense").await.1["code"], "CAST_ERROR");
-    assert_eq!(staff.get(&format!("/messages?contact_id={contact}&limit=201")).await.0, StatusCode::BAD_REQUEST);
-    assert_eq!(staff.get("/nowhere").await.0, StatusCode::NOT_FOUND);
-    let huge = json!({"content": "x".repeat(11 * 1024 * 1024)});
-    assert_eq!(staff.post("/messages", huge).await.0, StatusCode::PAYLOAD_TOO_LARGE);
-    // The largest message that is allowed fits into the log.
     let (long, wide) = ("😀".repeat(1_000), "😀".repeat(2_000));
     let file = json!({"type": long, "url": format!("https://a.example/{wide}"), "file_description": long});
-    let body = json!({"contact_id": contact, "role": "user", "platform": "web", "direction": "inbound", "content": "😀".repeat(5_000), "attachments": vec![file; 20]});
+    let body = json!({"contact_id": "b".repeat(24), "role": "user", "platform": "web", "direction": "inbound", "content": "😀".repeat(5_000), "attachments": vec![file; 20]});
     assert_eq!(staff.post("/messages", body).await.0, StatusCode::CREATED);
 }

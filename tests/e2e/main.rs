@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test says what is wrong by panicking
 
 mod harness;
+mod openapi;
 
+mod abuse;
 mod auth;
 mod bad_input;
 mod batch;
@@ -26,5 +28,6 @@ mod replicas;
 mod rest;
 mod runner;
 mod spine;
+mod tenants;
 mod view;
 mod workspace;

@@ -196,6 +196,7 @@ async fn a_conversation_that_nobody_has_is_not_found() {
     assert_eq!(read(&known, "WhatsApp").await.0, StatusCode::OK);
     for (status, problem) in [
         staff.get(&format!("/messages?contact_id={unknown}")).await,
+        staff.get(&format!("/messages?contact_id={unknown}&skip=1")).await,
         staff.post("/messages", json!({"contact_id": unknown})).await,
         read(&unknown, "web").await,
     ] {
@@ -208,7 +209,9 @@ async fn a_conversation_that_nobody_has_is_not_found() {
         let (status, answer) = read(&unknown, "WEB").await;
         assert_eq!((status, &answer["matched"], &answer["modified"]), (StatusCode::OK, &json!(matched), &json!(matched)), "{answer}");
     }
-    assert_eq!(staff.get(&format!("/messages?contact_id={unknown}&platform=Web")).await.0, StatusCode::OK);
+    for page in ["platform=Web", "skip=1"] {
+        assert_eq!(staff.get(&format!("/messages?contact_id={unknown}&{page}")).await.0, StatusCode::OK, "{page}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

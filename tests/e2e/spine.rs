@@ -188,19 +188,6 @@ async fn a_repeated_external_id_is_a_conflict_and_a_repeated_key_the_same_answer
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_company_sees_nothing() {
-    let system = System::shared().await;
-    let (mine, theirs) = (system.new_company().await, system.new_company().await);
-    let contact = mine.new_contact().await;
-    let id = mine.message(&contact, "user", "private").await["messageData"]["_id"].as_str().unwrap().to_owned();
-    assert_eq!(theirs.get(&format!("/messages/{id}")).await.0, StatusCode::NOT_FOUND);
-    assert_eq!(theirs.get(&format!("/contacts/{contact}")).await.0, StatusCode::NOT_FOUND);
-    assert_eq!(theirs.get(&format!("/messages?contact_id={contact}")).await.0, StatusCode::NOT_FOUND);
-    assert_eq!(theirs.get(&format!("/messages?contact_id={contact}&company_id={}", mine.company)).await.0, StatusCode::FORBIDDEN);
-    assert_eq!(system.request(Method::GET, &format!("/messages/{id}"), None, None).await.0, StatusCode::UNAUTHORIZED);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn every_service_tells_its_health_its_metrics_and_registers_at_nats() {
     let system = System::shared().await;
     for name in ["gateway", "persister", "forwarder", "scheduler", "realtime"] {

@@ -105,7 +105,8 @@ mod tests {
     }
 
     async fn ask(api: &Router, method: Method, uri: &str, headers: &[(&str, &str)]) -> (StatusCode, HeaderMap, Value) {
-        let request = headers.iter().fold(Request::builder().method(method).uri(uri), |r, (name, value)| r.header(*name, *value));
+        let request = Request::builder().method(method).uri(uri).header(header::HOST, "gateway");
+        let request = headers.iter().fold(request, |r, (name, value)| r.header(*name, *value));
         let answer = api.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
         let (parts, body) = answer.into_parts();
         let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();

@@ -1,11 +1,11 @@
 //! What a path and a query string may be, for every route alike: handlers and axum's extractors then see decodable text
-//! only, and no name twice. Which names a route knows is not known here; unknown ones are ignored.
+//! only, and no name twice; and there is one host. Which names a route knows is not known here; unknown ones are ignored.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
 
 use axum::extract::Request;
-use axum::http::Uri;
+use axum::http::{Uri, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use percent_encoding::percent_decode_str;
@@ -17,7 +17,7 @@ const URI_BYTES: usize = 4_096;
 
 /// A layer: refuses what cannot be read in one way only.
 pub async fn check(request: Request, next: Next) -> Response {
-    match acceptable(request.uri()) {
+    match acceptable(request.uri()).and_then(|()| one_host(&request)) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     }
@@ -41,6 +41,14 @@ fn acceptable(uri: &Uri) -> Result<(), Problem> {
     Ok(())
 }
 
+/// RFC 9112, 3.2: with two, this gateway and what stands before it might each believe another.
+fn one_host(request: &Request) -> Result<(), Problem> {
+    match (request.headers().get_all(header::HOST).iter().count(), request.version()) {
+        (1, _) | (0, Version::HTTP_10) => Ok(()),
+        _ => Err(Problem::BadRequest("there must be one Host header")),
+    }
+}
+
 fn decoded(text: &str) -> Option<Cow<'_, str>> {
     let escapes = |after: &str| after.as_bytes().get(..2).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
     let well_formed = text.split('%').skip(1).all(escapes);
@@ -60,6 +68,16 @@ mod tests {
         for uri in ["/", "/a/b?c=1&d=%C3%A9&e=a+b&f", "/%C3%A9?", "/a?&&x=%2525", "*", "/a?b=c=d", "/a?%20a=1&+b=2"] {
             assert_eq!(check(uri), Ok(()), "{uri}");
         }
+    }
+
+    #[test]
+    fn there_is_one_host() {
+        let with = |hosts: usize, version: Version| {
+            let request = (0..hosts).fold(Request::builder().version(version), |r, _| r.header(header::HOST, "gateway"));
+            one_host(&request.body(axum::body::Body::empty()).unwrap()).is_ok()
+        };
+        assert!(with(1, Version::HTTP_11) && with(1, Version::HTTP_10) && with(0, Version::HTTP_10));
+        assert!(!with(0, Version::HTTP_11) && !with(2, Version::HTTP_11) && !with(2, Version::HTTP_10));
     }
 
     #[test]
