@@ -70,7 +70,20 @@ pub fn message(message: &Message, request: Option<&Idempotency>, seq: u64) -> Do
     document
 }
 
-/// Free-form JSON as a document. Unlike the driver's own conversion it reads no extended JSON: `{"$oid": …}` stays what it is.
+/// In front of a free-form name that begins with `$`, or with this. The driver takes a document such as `{"$oid": …}` for
+/// extended JSON, so it would be read as something else, or with others of its query not at all.
+const ESCAPE: char = '\\';
+
+fn escaped(name: &str) -> String {
+    if name.starts_with(['$', ESCAPE]) { format!("{ESCAPE}{name}") } else { name.to_owned() }
+}
+
+/// A free-form name as it came.
+pub fn unescaped(name: &str) -> &str {
+    name.strip_prefix(ESCAPE).unwrap_or(name)
+}
+
+/// Free-form JSON as a document. Whatever the names are, they stay what they are.
 fn free_form(json: &serde_json::Map<String, Json>) -> Document {
     fn bson(json: &Json) -> Bson {
         match json {
@@ -82,7 +95,7 @@ fn free_form(json: &serde_json::Map<String, Json>) -> Document {
             Json::Object(o) => Bson::Document(free_form(o)),
         }
     }
-    json.iter().map(|(k, v)| (k.clone(), bson(v))).collect()
+    json.iter().map(|(k, v)| (escaped(k), bson(v))).collect()
 }
 
 /// The field `attachments`.

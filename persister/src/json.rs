@@ -6,7 +6,7 @@ use nats::Timestamp;
 use serde::Serialize;
 use serde::ser::{Error, SerializeMap, Serializer};
 
-use crate::document;
+use crate::document::{self, unescaped};
 
 /// A message, as clients see it.
 pub struct Message(pub RawDocumentBuf);
@@ -46,12 +46,12 @@ fn write<S: Serializer>(document: &RawDocument, hidden: &[&str], serializer: S) 
     let mut map = serializer.serialize_map(None)?;
     for field in document.iter() {
         let (name, value) = field.map_err(S::Error::custom)?;
-        match (name.as_str(), value) {
+        match (unescaped(name.as_str()), value) {
             (name, _) if hidden.contains(&name) => {}
             ("extra", RawBsonRef::Document(extra)) if !hidden.is_empty() => {
                 for field in extra.iter() {
                     let (name, value) = field.map_err(S::Error::custom)?;
-                    map.serialize_entry(name.as_str(), &Value(value))?;
+                    map.serialize_entry(unescaped(name.as_str()), &Value(value))?;
                 }
             }
             (name, value) => map.serialize_entry(name, &Value(value))?,
@@ -107,9 +107,15 @@ mod tests {
         let text = serde_json::to_string(&Message(raw(document::message(&m, None, 7)))).unwrap();
         assert_eq!(serde_json::from_str::<MessageView>(&text).unwrap(), m.initial_view(Some(7)));
         let Event::ContactCreated(mut c) = golden("contact.created") else { panic!() };
-        c.profile.rest.insert("$set".into(), serde_json::json!([1, {"x": null, "$oid": "no"}, 1.5]));
-        let text = serde_json::to_string(&Contact(raw(document::contact(&c, 7)))).unwrap();
-        assert_eq!(serde_json::from_str::<nats::domain::Contact>(&text).unwrap(), *c);
+        for name in ["$set", "$oid", "$date", "$numberLong", "$", "\\", "\\$oid", "\\\\$oid", "a.b", ""] {
+            c.profile.rest = [(name.to_owned(), serde_json::json!([1, 1.5, {name: null}, {name: {name: "5"}}]))].into_iter().collect();
+            let document = document::contact(&c, 7);
+            let text = serde_json::to_string(&Contact(raw(document.clone()))).unwrap();
+            assert_eq!(serde_json::from_str::<nats::domain::Contact>(&text).unwrap(), *c);
+            // As the fold of edits reads it.
+            let bytes = mongodb::bson::serialize_to_vec(&document).unwrap();
+            assert_eq!(mongodb::bson::deserialize_from_slice::<mongodb::bson::Document>(&bytes).unwrap(), document);
+        }
         let Event::MessageDelivery(d) = golden("message.delivery") else { panic!() };
         let attempt = document::attempt(&d, ObjectId::new(), 7, Timestamp::from_millis(5));
         let text = serde_json::to_string(&Attempt(RawDocumentBuf::try_from(&attempt).unwrap())).unwrap();

@@ -133,23 +133,25 @@ fn visible(mut filter: Document) -> Document {
 
 impl Queries {
     async fn message(&self, q: GetMessage) -> Result<json::Message, QueryError> {
-        let filter = visible(doc! {"_id": oid(q.id), "company_id": oid(q.company_id)});
-        self.find_or_catch_up(&raw(&self.view.collections.messages), filter).await.map(json::Message)
+        let is_it = |d: &RawDocument| belongs(d, q.company_id) && is_visible(d);
+        self.find_or_catch_up(&raw(&self.view.collections.messages), oid(q.id), is_it).await.map(json::Message)
     }
 
     async fn contact(&self, q: GetContact) -> Result<json::Contact, QueryError> {
-        let filter = doc! {"_id": oid(q.id), "company_id": oid(q.company_id), "seq": {"$exists": true}};
-        self.find_or_catch_up(&raw(&self.view.collections.contacts), filter).await.map(json::Contact)
+        let is_it = |d: &RawDocument| belongs(d, q.company_id) && is_visible(d);
+        self.find_or_catch_up(&raw(&self.view.collections.contacts), oid(q.id), is_it).await.map(json::Contact)
     }
 
     async fn user(&self, q: GetUser) -> Result<User, QueryError> {
-        let filter = doc! {"_id": oid(q.id), "company_id": oid(q.company_id)};
-        Ok(document::read_user(&self.find_or_catch_up(&self.view.collections.users, filter).await?)?)
+        let is_it = |d: &RawDocument| belongs(d, q.company_id);
+        let found = self.find_or_catch_up(&raw(&self.view.collections.users), oid(q.id), is_it).await?;
+        Ok(document::read_user(&whole(&found)?)?)
     }
 
     async fn integration(&self, q: GetIntegration) -> Result<Integration, QueryError> {
-        let filter = doc! {"_id": integration_id(q.company_id, q.platform), "deleted_at": {"$exists": false}};
-        Ok(document::read_integration(&self.find_or_catch_up(&self.view.collections.integrations, filter).await?)?)
+        let id = integration_id(q.company_id, q.platform);
+        let found = self.find_or_catch_up(&raw(&self.view.collections.integrations), id, is_visible).await?;
+        Ok(document::read_integration(&whole(&found)?)?)
     }
 
     async fn integrations(&self, q: ListIntegrations) -> Result<Vec<Integration>, QueryError> {
@@ -291,6 +293,20 @@ impl Queries {
         }
         Ok(holders)
     }
+}
+
+/// As [`visible`], for a document that was found by its id.
+fn is_visible(document: &RawDocument) -> bool {
+    let has = |field: &str| document.get(field).ok().flatten().is_some();
+    has("seq") && !has("deleted_at")
+}
+
+fn belongs(document: &RawDocument, company: Id) -> bool {
+    document.get_object_id("company_id").is_ok_and(|id| id == oid(company))
+}
+
+fn whole(document: &RawDocument) -> Result<Document, QueryError> {
+    Document::try_from(document).map_err(|e| QueryError::Bad(e.to_string()))
 }
 
 /// Documents as they come, for answers that are passed on.

@@ -30,5 +30,7 @@ answer = json.load(urllib.request.urlopen(request))
 print(answer["accessToken"], answer["company"]["_id"])
 PY
 )
-COMPANY_ID=$company PYTHONPATH=$cache python3 -m schemathesis.cli --config-file tests/openapi/schemathesis.toml run "$gateway/openapi.json" --header "Authorization: Bearer $token" \
+config=$PWD/tests/openapi/schemathesis.toml
+cd "$work" # it keeps what it has found where it runs
+COMPANY_ID=$company PYTHONPATH=$cache python3 -m schemathesis.cli --config-file "$config" run "$gateway/openapi.json" --header "Authorization: Bearer $token" \
   --max-examples "${EXAMPLES:-25}" --seed "${SEED:-1}" --workers 2 "$@"

@@ -6,7 +6,7 @@ use futures_util::TryStreamExt;
 use mongodb::Collection;
 use mongodb::action::Find;
 use mongodb::bson::raw::{RawDocument, RawDocumentBuf};
-use mongodb::bson::{DateTime, Document, doc};
+use mongodb::bson::{Bson, DateTime, Document, doc};
 use nats::query::{Cursor, MAX_PAGE, Page};
 use nats::runtime::query::QueryError;
 use nats::runtime::worker;
@@ -38,13 +38,17 @@ impl Queries {
         Ok(limited(async { Ok(collection.find_one(filter).await?) }).await?)
     }
 
-    /// Looks; and while the view is behind the log as it was at the first look, looks again, bounded.
-    pub(super) async fn find_or_catch_up<T: DeserializeOwned + Send + Sync>(
+    /// Looks for a document by `_id` alone, which MongoDB does without planning, and keeps it if `is_it`; and while the view
+    /// is behind the log as it was at the first look, looks again, bounded.
+    pub(super) async fn find_or_catch_up(
         &self,
-        collection: &Collection<T>,
-        filter: Document,
-    ) -> Result<T, QueryError> {
-        if let Some(found) = self.one(collection, filter.clone()).await? {
+        collection: &Collection<RawDocumentBuf>,
+        id: impl Into<Bson>,
+        is_it: impl Fn(&RawDocument) -> bool,
+    ) -> Result<RawDocumentBuf, QueryError> {
+        let filter = doc! {"_id": id.into()};
+        let look = async || Ok::<_, QueryError>(self.one(collection, filter.clone()).await?.filter(|found| is_it(found)));
+        if let Some(found) = look().await? {
             return Ok(found);
         }
         let until = Instant::now() + CATCH_UP;
@@ -54,7 +58,7 @@ impl Queries {
             // The stream's last sequence at the first look; everything up to it counts.
             let target = *target.get_or_insert(lag.delivered_to + lag.pending);
             let caught_up = lag.settled_to >= target || (lag.pending == 0 && lag.in_work == 0);
-            if let Some(found) = self.one(collection, filter.clone()).await? {
+            if let Some(found) = look().await? {
                 return Ok(found);
             }
             if caught_up {
