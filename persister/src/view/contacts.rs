@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use futures_util::TryStreamExt;
-use mongodb::bson::{Document, RawDocumentBuf, doc, oid::ObjectId};
+use mongodb::bson::{Document, doc, oid::ObjectId};
 use nats::outcome::Outcome;
 
 use super::{Sorted, Verdict, View};
@@ -50,11 +50,9 @@ impl View {
         }
         for _ in 0..MAX_ROUNDS {
             let ids: Vec<ObjectId> = open.keys().map(|(id, _)| *id).collect();
-            let contacts = self.collections.contacts.clone_with_type::<RawDocumentBuf>();
-            let find = async { Ok(contacts.find(doc! {"_id": {"$in": ids}}).await?.try_collect::<Vec<_>>().await?) };
-            // Through serde a profile with names such as `$oid` would be taken for extended JSON: for something else, or for an error.
-            let found: Result<Vec<Document>, _> = limited(find).await?.iter().map(|raw| Document::try_from(raw.as_ref())).collect();
-            let found = found.map_err(|e| DatabaseError::Refused(e.to_string()))?;
+            let find =
+                async { Ok(self.collections.contacts.find(doc! {"_id": {"$in": ids}}).await?.try_collect::<Vec<Document>>().await?) };
+            let found = limited(find).await?;
             let mut known: HashMap<ObjectId, Document> =
                 found.into_iter().filter_map(|d| Some((d.get_object_id("_id").ok()?, d))).collect();
             let (mut whole, mut writes) = (HashSet::new(), Vec::new());
