@@ -118,6 +118,7 @@ pub struct ListMessages {
     /// On one platform only.
     pub platform: Option<Platform>,
     /// Which part.
+    #[serde(flatten)]
     pub page: Page,
 }
 
@@ -194,6 +195,7 @@ pub struct ListConversations {
     /// The channel; `None` for all.
     pub platform: Option<Platform>,
     /// Which part.
+    #[serde(flatten)]
     pub page: Page,
 }
 
@@ -306,6 +308,7 @@ pub struct ListContacts {
     /// Every word of it must begin a word of the contact's names, email, phone or ids on the networks.
     pub search: Option<String>,
     /// Which part.
+    #[serde(flatten)]
     pub page: Page,
 }
 
