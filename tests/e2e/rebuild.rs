@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::harness::{AFTER_FAULT, SOON, System, documents, eventually};
 
-const COLLECTIONS: [&str; 5] = ["messages", "conversations", "contacts", "companies", "users"];
+const COLLECTIONS: [&str; 6] = ["messages", "conversations", "contacts", "companies", "users", "attempts"];
 
 /// Everything in the database, without how conversations were counted.
 async fn content(database: &mongodb::Database) -> Vec<(String, Vec<Document>)> {
@@ -43,9 +43,9 @@ async fn a_dropped_database_comes_back_from_the_log() {
         (info.num_pending == 0 && info.num_ack_pending == 0).then_some(())
     };
     let delivered = doc! {"role": "operator", "delivery.state": "delivered"};
-    eventually("all is delivered and settled", SOON, || async {
-        settled().await?;
-        (documents(&database, "messages", delivered.clone()).await.len() == 3).then_some(())
+    eventually("all is delivered, and nothing is in flight any more", SOON, || async {
+        (documents(&database, "messages", delivered.clone()).await.len() == 3).then_some(())?;
+        settled().await
     })
     .await;
     let before = content(&database).await;

@@ -78,15 +78,7 @@ async fn pages_by_cursor_are_stable_while_messages_arrive() {
     let expected: Vec<String> = (0..23).rev().map(|n| n.to_string()).collect();
     assert_eq!(seen, expected);
 
-    for wrong in [
-        "cursor=zzz",
-        "limit=0",
-        "limit=201",
-        "limit=x",
-        "skip=-1",
-        "skip=5&cursor=0000000000000000aaaaaaaaaaaaaaaaaaaaaaaa",
-        "platform=fax",
-    ] {
+    for wrong in ["cursor=zzz", "limit=0", "limit=201", "limit=x", "skip=-1", "platform=fax"] {
         let (status, problem) = staff.get(&format!("/messages?contact_id={contact}&{wrong}")).await;
         assert_eq!((status, &problem["code"]), (StatusCode::BAD_REQUEST, &json!("VALIDATION_ERROR")), "{wrong}: {problem}");
     }
