@@ -224,3 +224,28 @@ async fn an_internal_service_names_the_company() {
     }
     assert_eq!(get(&format!("/integrations?company_id={}", staff.company)).await, StatusCode::FORBIDDEN);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_of_the_document_needs_nothing_from_elsewhere() {
+    let system = System::shared().await;
+    let get = async |path: &str| {
+        let answer = system.http.get(format!("{}{path}", system.url("gateway"))).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK, "{path}");
+        let policy = answer.headers()["content-security-policy"].to_str().unwrap().to_owned();
+        (policy, answer.text().await.unwrap())
+    };
+    let (policy, page) = get("/docs/").await;
+    assert!(policy.contains("script-src 'self'") && !policy.contains("http"), "{policy}");
+    let linked =
+        ["src=\"", "href=\""].iter().flat_map(|attribute| page.split(attribute).skip(1).map(|rest| rest.split('"').next().unwrap()));
+    let mut files = 0;
+    for file in linked {
+        assert!(!file.contains("//"), "{file} is elsewhere");
+        let (_, text) = get(&format!("/docs/{}", file.trim_start_matches("./"))).await;
+        assert!(!text.is_empty());
+        files += 1;
+    }
+    assert!(files >= 4, "{page}");
+    assert!(!page.contains("<script>"), "its own policy would stop an inline script");
+    assert!(get("/docs/swagger-initializer.js").await.1.contains("/openapi.json"));
+}
