@@ -164,7 +164,12 @@ impl Problem {
                 "UNSUPPORTED_MEDIA_TYPE",
                 "send Content-Type: application/json".into(),
             ),
-            Problem::TooLarge => (S::PAYLOAD_TOO_LARGE, "Too large", "PAYLOAD_TOO_LARGE", "the body is larger than 10 MB".into()),
+            Problem::TooLarge => (
+                S::PAYLOAD_TOO_LARGE,
+                "Too large",
+                "PAYLOAD_TOO_LARGE",
+                "the body is larger than this path takes, which is 10 MB for messages".into(),
+            ),
             Problem::UriTooLong => (S::URI_TOO_LONG, "Too long", "URI_TOO_LONG", "path and query string are too long".into()),
             Problem::Timeout => (S::REQUEST_TIMEOUT, "Timeout", "TIMEOUT", "the body did not arrive in time".into()),
             Problem::InvalidToken => {

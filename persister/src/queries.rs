@@ -12,7 +12,7 @@ use nats::Id;
 use nats::domain::{Integration, Platform, User};
 use nats::query::{
     Cursor, FindHolders, GetContact, GetDelivery, GetIntegration, GetMessage, GetUser, Holder, KeyOf, ListContacts, ListConversations,
-    ListIntegrations, ListMessages, MAX_ATTEMPTS, MAX_KEYS, UniqueKey, UserByEmail,
+    ListIntegrations, ListMessages, MAX_ATTEMPTS, MAX_KEYS, Page, UniqueKey, UserByEmail,
 };
 use nats::runtime::connection::Connection;
 use nats::runtime::query::QueryError;
@@ -24,7 +24,7 @@ use crate::database::DatabaseError;
 use crate::document::{self, BadDocument, oid};
 use crate::json;
 use crate::view::{View, integration_id};
-use find::{created_at, next, older, one_more};
+use find::{carried, created_at, next, older, one_more};
 
 /// Conversations' documents of one contact: one a platform.
 const PLATFORMS: &[Platform] = Platform::ALL;
@@ -260,6 +260,10 @@ impl Queries {
         let mut newest: HashMap<ObjectId, RawDocumentBuf> =
             latest.into_iter().filter_map(|d| Some((d.get_object_id("_id").ok()?, d))).collect();
         let contacts: HashMap<ObjectId, Document> = contacts.into_iter().filter_map(|d| Some((d.get_object_id("_id").ok()?, d))).collect();
+        // The newest messages are what is long here.
+        let fits = carried(found.iter().filter_map(|d| newest.get(&latest_id(d)?)));
+        let cut = (fits < found.len() && fits < newest.len()).then_some(Page { limit: fits as u32, ..q.page });
+        let next_cursor = cut.map_or(next_cursor, |page| next(&mut found, page, latest_seq, "contact_id"));
         let lines = found.iter().filter_map(|d| line(d, &mut newest, &contacts)).collect();
         Ok(Conversations { contacts: lines, next_cursor })
     }

@@ -144,21 +144,23 @@ async fn each_user_has_an_allowance_and_the_services_have_theirs() {
     let at = At::address([127, 0, 1, 3]).await;
     let list = |body: Value| at.ask(Method::POST, "/api/v1/messages/instagram").json(&body);
     let as_user = |user: char| list(json!({})).bearer_auth(token('b', user));
-    let (status, headers, _) = answer(as_user('1')).await;
+    let (status, headers, _) = answer(as_user('5')).await;
     let described =
         |headers: &HeaderMap| ["limit", "remaining"].map(|n| headers[format!("ratelimit-{n}")].to_str().unwrap().parse::<usize>().unwrap());
     assert_eq!((status, described(&headers)), (StatusCode::OK, [MAX, MAX - 1]));
-    assert_eq!(repeated(MAX + 1, || as_user('1')).await, all_then_429(200, MAX - 1));
-    let (status, headers, body) = answer(as_user('1')).await;
+    assert_eq!(repeated(MAX + 1, || as_user('5')).await, all_then_429(200, MAX - 1));
+    let (status, headers, body) = answer(as_user('5')).await;
     assert_eq!((status, described(&headers), &body["code"]), (StatusCode::TOO_MANY_REQUESTS, [MAX, 0], &json!("RATE_LIMITED")));
     // The next drop comes after a twelfth of the hour, the whole allowance after all of it.
     let seconds = |name: &str| headers[name].to_str().unwrap().parse::<usize>().unwrap();
     assert!((1..=3_600 / MAX).contains(&seconds("retry-after")), "{headers:?}");
     assert_eq!(seconds("ratelimit-reset"), 3_600);
 
-    // A colleague at the same address, and other routes of the same user, are not concerned.
-    assert_eq!(answer(as_user('2')).await.0, StatusCode::OK);
-    assert_eq!(answer(at.ask(Method::GET, "/api/v1/contacts").bearer_auth(token('b', '1'))).await.0, StatusCode::OK);
+    // Every route but those under `/auth` counts. A colleague at the same address is not concerned.
+    assert_eq!(answer(as_user('6')).await.0, StatusCode::OK);
+    let elsewhere = async |path: &str| answer(at.ask(Method::GET, path).bearer_auth(token('b', '5'))).await.0;
+    assert_eq!(elsewhere("/api/v1/contacts").await, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(elsewhere("/api/v1/auth/me").await, StatusCode::NOT_FOUND);
     // Nor are internal services, which have one allowance together for all companies.
     let as_service = |company: &str| list(json!({"company_id": company.repeat(24)})).header("x-api-key", SERVICE_KEY);
     assert_eq!(repeated(SERVICE_MAX - 1, || as_service("a")).await, vec![200; SERVICE_MAX - 1]);

@@ -51,7 +51,7 @@ enum Party {
 pub struct RateLimits {
     /// `RATE_LIMIT_WINDOW`
     window: Duration,
-    /// `RATE_LIMIT_MAX`: of each user, and of each address without a valid token, under `/api/v1/messages`.
+    /// `RATE_LIMIT_MAX`: of each user, and of each address without a valid token, under `/api/v1` but for `/auth`.
     max: Option<NonZeroU32>,
     /// `RATE_LIMIT_SERVICE_MAX`: of the internal services together, there.
     service_max: Option<NonZeroU32>,
@@ -103,7 +103,7 @@ impl RateLimiters {
     }
 }
 
-/// A layer for the routes under `/api/v1/messages`: counts by caller, whom [`crate::auth::identify`] has found.
+/// A layer for all routes but those under `/auth`: counts by caller, whom [`crate::auth::identify`] has found.
 pub async fn by_caller(State(limiters): State<RateLimiters>, request: Request, next: Next) -> Response {
     let (limit, party) = match request.extensions().get::<Result<Caller, Problem>>() {
         Some(Ok(Caller::Staff { user, .. })) => (&limiters.messages, Party::User(*user)),

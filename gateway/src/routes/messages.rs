@@ -209,16 +209,14 @@ pub async fn mark_read(Call { log, caller, trace }: Call, JsonObject(body): Json
     f.finish()?;
     let Some(contact_id) = contact_id else { return Err(Problem::Internal) };
     let company_id = caller.company(company)?;
+    // Nothing is stored about a conversation that does not exist: its list tells.
+    let page = Page { limit: 1, skip: 0, after: None };
+    log.ask_raw(&ListMessages { company_id, contact_id, platform: None, page }, trace).await.map_err(Problem::missing("contact"))?;
     let event = Event::MessageRead(MessageRead { contact_id, platform });
     let settled = command(&log, &caller, company_id, event, trace).await?;
     let Some(Outcome::Applied { matched, modified }) = settled.outcome else {
         return Ok(accepted(&settled, &format!("/api/v1/messages?contact_id={contact_id}")));
     };
-    if matched == 0 {
-        // All is read, or there is no such conversation: its list tells.
-        let page = Page { limit: 1, skip: 0, after: None };
-        log.ask_raw(&ListMessages { company_id, contact_id, platform: None, page }, trace).await.map_err(Problem::missing("contact"))?;
-    }
     Ok(json(StatusCode::OK, MarkedRead { message: "Messages marked as read", matched, modified, seq: settled.seq }))
 }
 

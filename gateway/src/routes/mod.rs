@@ -38,6 +38,8 @@ use crate::validate::Fields;
 
 /// Largest body of a request without a token.
 const AUTH_BODY_BYTES: usize = 16 * 1024;
+/// Largest body about a contact or an integration: a profile of 16 KiB, a token of 4 KiB, and some thousand characters.
+const DIRECTORY_BODY_BYTES: usize = 128 * 1024;
 
 /// What the routes need; each handler takes only its part. It is cloned for each request and layer, so every part is cheap to clone.
 #[derive(Clone)]
@@ -112,12 +114,16 @@ pub fn routes(tokens: &Tokens, limiters: RateLimiters) -> OpenApiRouter<App> {
         integrations::get,
         integrations::delete
     ));
+    let directory = |routes: OpenApiRouter<App>| {
+        routes.layer(DefaultBodyLimit::max(DIRECTORY_BODY_BYTES)).layer(from_fn_with_state(limiters.clone(), by_caller))
+    };
+    let (contacts, integrations) = (directory(contacts), directory(integrations));
     // Nobody has been asked who they are here.
     let open = OpenApiRouter::new()
         .routes(routes!(auth::register))
         .routes(routes!(auth::login))
         .routes(routes!(sessions::refresh))
-        .layer(from_fn_with_state(limiters, by_address));
+        .layer(from_fn_with_state(limiters.clone(), by_address));
     let known = OpenApiRouter::new().routes(routes!(sessions::logout)).routes(routes!(auth::invite)).routes(routes!(auth::me));
     let auth = open.merge(known).layer(DefaultBodyLimit::max(AUTH_BODY_BYTES));
     let api = OpenApiRouter::new()

@@ -81,6 +81,10 @@ impl Create {
             }
             Err(e) => return Err(e.into()),
         };
+        // A log that was begun anew has something else there.
+        if first.company_id != self.envelope.company_id {
+            return Err(Problem::Duplicate { key: self.key.as_ref().map_or("_id", key_name), holder: None });
+        }
         // Our own event: an answer of the log was lost on the way, and the repetition found it.
         if first.id == self.envelope.id {
             return stored(first, first_at, false);

@@ -109,7 +109,8 @@ async fn write_group(connection: &Connection, group: Vec<Waiting>) {
         write_singles(connection, group).await;
         return;
     }
-    let deadline = group.iter().map(|w| w.deadline).min().unwrap_or_else(Instant::now);
+    // Each caller is answered within their own; the batch must not time out for the one who has waited longest.
+    let deadline = group.iter().map(|w| w.deadline).max().unwrap_or_else(Instant::now);
     match write_batch(connection, &group, deadline).await {
         Ok(last) => {
             let first = last + 1 - group.len() as u64;

@@ -20,13 +20,17 @@ use crate::document::{self, oid};
 
 /// What misses waits for the view to catch up with the log, no longer than this; so a GET right after its POST finds.
 const CATCH_UP: Duration = Duration::from_secs(3);
+/// MongoDB itself gives a query up after this; the one who asked waits 5 s.
+const MAX_TIME: Duration = Duration::from_secs(4);
+/// Documents of one answer, in BSON. As JSON they may be twice as long, and NATS carries 8 MB.
+const MAX_PAGE_BYTES: usize = 3 * 1024 * 1024;
 /// Between looks while catching up.
 const LOOK_EVERY: Duration = Duration::from_millis(15);
 
 impl Queries {
     /// All documents that a query finds.
     pub(super) async fn all<T: DeserializeOwned + Send + Sync>(&self, find: Find<'_, T>) -> Result<Vec<T>, QueryError> {
-        Ok(limited(async { Ok(find.await?.try_collect().await?) }).await?)
+        Ok(limited(async { Ok(find.max_time(MAX_TIME).await?.try_collect().await?) }).await?)
     }
 
     /// The first document that a filter finds.
@@ -35,7 +39,7 @@ impl Queries {
         collection: &Collection<T>,
         filter: Document,
     ) -> Result<Option<T>, QueryError> {
-        Ok(limited(async { Ok(collection.find_one(filter).await?) }).await?)
+        Ok(limited(async { Ok(collection.find_one(filter).max_time(MAX_TIME).await?) }).await?)
     }
 
     /// Looks for a document by `_id` alone, which MongoDB does without planning, and keeps it if `is_it`; and while the view
@@ -77,9 +81,19 @@ pub fn one_more(page: Page) -> i64 {
     i64::from(page.limit.clamp(1, MAX_PAGE)) + 1
 }
 
-/// Cuts what was read to the page, and says where the next one begins.
+/// How many of these documents one answer carries: at least one.
+pub fn carried<'a>(documents: impl Iterator<Item = &'a RawDocumentBuf>) -> usize {
+    let mut bytes = 0;
+    let within = |document: &&RawDocumentBuf| {
+        bytes += document.as_bytes().len();
+        bytes <= MAX_PAGE_BYTES
+    };
+    documents.take_while(within).count().max(1)
+}
+
+/// Cuts what was read to the page, and to what one answer carries, and says where the next one begins.
 pub fn next(found: &mut Vec<RawDocumentBuf>, page: Page, key: impl Fn(&RawDocument) -> Option<i64>, id: &str) -> Option<Cursor> {
-    let limit = page.limit.clamp(1, MAX_PAGE) as usize;
+    let limit = carried(found.iter()).min(page.limit.clamp(1, MAX_PAGE) as usize);
     if found.len() <= limit {
         return None;
     }
