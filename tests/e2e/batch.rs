@@ -79,7 +79,7 @@ async fn messages_of_a_conversation_are_in_the_log_in_the_order_of_the_list() {
     let newest: Vec<&str> = page["messages"].as_array().unwrap().iter().take(3).map(|m| m["content"].as_str().unwrap()).collect();
     assert_eq!(newest, ["499", "498", "497"]);
 
-    // One that the log has already refuses the whole group: then they go one by one, and still in order.
+    // One that the log has already refuses the whole group: then its halves are written, and so on, still in order.
     let known = staff.post("/messages", external(&contact, "known")).await;
     assert_eq!(known.0, StatusCode::CREATED);
     let mut list: Vec<Value> = (0..100).map(|n| external(if n % 5 == 0 { &other } else { &contact }, &format!("next-{n}"))).collect();
@@ -91,6 +91,9 @@ async fn messages_of_a_conversation_are_in_the_log_in_the_order_of_the_list() {
     };
     assert_eq!((&body["created"], statuses(&body)[50]), (&json!(99), 409));
     assert!(of(&contact).is_sorted() && of(&other).is_sorted(), "{:?}", sequences(&body));
+    // Not one by one, which would make everybody else wait.
+    let metrics = system.http.get(format!("{}/metrics", system.url("gateway"))).send().await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("publish_batch_halved_total"), "{metrics}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

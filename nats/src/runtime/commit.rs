@@ -105,25 +105,42 @@ async fn write_group(connection: &Connection, group: Vec<Waiting>) {
         }
         return;
     }
-    if group.len() <= MAX_SINGLES || has_repeated_id(&group) {
-        write_singles(connection, group).await;
-        return;
-    }
-    // Each caller is answered within their own; the batch must not time out for the one who has waited longest.
-    let deadline = group.iter().map(|w| w.deadline).max().unwrap_or_else(Instant::now);
-    match write_batch(connection, &group, deadline).await {
-        Ok(last) => {
-            let first = last + 1 - group.len() as u64;
-            for (seq, w) in (first..).zip(group) {
-                w.answer(Ok(Receipt { seq, duplicate: false }));
+    // The last one is the next: what was queued first is stored first.
+    let mut parts = vec![group];
+    while let Some(part) = parts.pop() {
+        let part: Vec<Waiting> = part.into_iter().filter_map(Waiting::if_wanted).collect();
+        if part.len() <= MAX_SINGLES {
+            write_singles(connection, part).await;
+            continue;
+        }
+        // Each caller is answered within their own; the batch must not time out for the one who has waited longest.
+        let deadline = part.iter().map(|w| w.deadline).max().unwrap_or_else(Instant::now);
+        let written = if has_repeated_id(&part) { Err(BatchError::Duplicate) } else { write_batch(connection, &part, deadline).await };
+        match written {
+            Ok(last) => {
+                let first = last + 1 - part.len() as u64;
+                for (seq, w) in (first..).zip(part) {
+                    w.answer(Ok(Receipt { seq, duplicate: false }));
+                }
+            }
+            // The server does not say which one. Halves find it in a few batches; one by one, everybody behind would wait.
+            Err(BatchError::Duplicate) => {
+                counter!("publish_batch_halved_total").increment(1);
+                parts.extend(halves(part));
+            }
+            Err(BatchError::OneByOne(why)) => {
+                debug!(why, events = part.len(), "batch falls back to single publishes");
+                counter!("publish_batch_fallback_total").increment(1);
+                write_singles(connection, part).await;
             }
         }
-        Err(BatchError::OneByOne(why)) => {
-            debug!(why, events = group.len(), "batch falls back to single publishes");
-            counter!("publish_batch_fallback_total").increment(1);
-            write_singles(connection, group).await;
-        }
     }
+}
+
+/// The second half, then the first.
+fn halves(mut part: Vec<Waiting>) -> [Vec<Waiting>; 2] {
+    let second = part.split_off(part.len() / 2);
+    [second, part]
 }
 
 /// A batch with the same id twice is refused whole.
@@ -133,6 +150,8 @@ fn has_repeated_id(group: &[Waiting]) -> bool {
 }
 
 enum BatchError {
+    /// The log, or the batch itself, has one of the ids already. Nothing was stored.
+    Duplicate,
     /// The batch is out, or its fate is unknown; each event with its `Nats-Msg-Id` settles it.
     OneByOne(String),
 }
@@ -158,10 +177,9 @@ async fn write_batch(connection: &Connection, group: &[Waiting], deadline: Insta
         let reply = connection.client.send_request(subject, request).await.map_err(|e| fail(&e))?;
         return match serde_json::from_slice::<Response<PublishAck>>(&reply.payload) {
             Ok(Response::Ok(ack)) => Ok(ack.sequence),
+            Ok(Response::Err { error }) if error.error_code().0 == code::BATCH_DUPLICATE => Err(BatchError::Duplicate),
             Ok(Response::Err { error }) => {
-                if error.code() != 400 || error.error_code().0 != code::BATCH_DUPLICATE {
-                    warn!(%error, "the log refused a batch");
-                }
+                warn!(%error, "the log refused a batch");
                 Err(fail(&error))
             }
             Err(e) => Err(fail(&e)),
@@ -266,6 +284,24 @@ mod tests {
         }
         let chains: Vec<String> = chains(group).iter().map(|c| c.iter().map(|w| w.event.msg_id.as_str()).collect()).collect();
         assert_eq!(chains, ["03", "1", "25", "4"]);
+    }
+
+    #[tokio::test]
+    async fn halves_keep_the_order_when_the_last_is_taken_first() {
+        let (publisher, mut waiting) = Publisher::new();
+        let (mut group, mut queued) = (Vec::new(), Vec::new());
+        for n in 0..5 {
+            queued.push(publisher.queue(Outgoing { msg_id: n.to_string(), ..event(None) }).unwrap());
+            group.push(waiting.recv().await.unwrap());
+        }
+        let (mut parts, mut order) = (vec![group], String::new());
+        while let Some(part) = parts.pop() {
+            match part.as_slice() {
+                [one] => order.push_str(&one.event.msg_id),
+                _ => parts.extend(halves(part)),
+            }
+        }
+        assert_eq!(order, "01234");
     }
 
     #[test]
