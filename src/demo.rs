@@ -42,6 +42,7 @@ pub async fn ensure(client: &Client, gateway: &str, password: &str) -> Result<De
         if status.is_success()
             && let Some(company) = answer["user"]["company_id"].as_str()
         {
+            connect(client, gateway, answer["accessToken"].as_str().unwrap_or_default()).await?;
             return Ok(Demo { email: EMAIL.to_owned(), password: password.to_owned(), company_id: company.to_owned() });
         }
         why = match status {
@@ -54,6 +55,19 @@ pub async fn ensure(client: &Client, gateway: &str, password: &str) -> Result<De
         }
     }
     Err(why)
+}
+
+/// Gives the demo company an access to the platforms that the bot carries: without one its messages would be held.
+async fn connect(client: &Client, gateway: &str, token: &str) -> Result<(), String> {
+    for platform in ["facebook", "instagram"] {
+        let url = format!("{gateway}/api/v1/integrations/{platform}");
+        let put = client.put(url).bearer_auth(token).json(&json!({"access_token": format!("demo-{platform}-token")})).send();
+        let status = put.await.map_err(|e| e.to_string())?.status();
+        if !status.is_success() {
+            return Err(format!("{platform} cannot be connected: {status}"));
+        }
+    }
+    Ok(())
 }
 
 async fn post(client: &Client, url: &str, body: &Value) -> Result<(StatusCode, Value), String> {

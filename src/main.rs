@@ -1,13 +1,16 @@
 //! `petbuddy`: runs the whole system on one machine, or one service of it, and is the operator's command line. Only the
 //! choice of a subcommand is made here.
 
+mod audit;
 mod binaries;
 mod board;
 mod console;
+mod dead_letters;
 mod demo;
 mod exit;
 mod folder;
 mod leftover;
+mod operator;
 mod output;
 mod page;
 mod plan;
@@ -68,6 +71,12 @@ enum Command {
     StubBot(Child),
     /// Bring streams, consumers and buckets of NATS_URL to the contract
     Setup,
+    /// Compare log, database and deliveries; name everything that is missing or extra
+    #[command(after_help = audit::HELP)]
+    Audit(audit::Options),
+    /// What could not be processed: list, show, replay, discard
+    #[command(after_help = dead_letters::HELP)]
+    DeadLetters(dead_letters::Options),
     /// Ask a URL once: exit code 0 if it answers 2xx
     Health {
         /// Such as http://127.0.0.1:4000/health
@@ -93,6 +102,8 @@ fn main() -> ExitCode {
         Command::Realtime(_) => Service::Realtime.main(),
         Command::StubBot(_) => block_on(stub_bot::main()),
         Command::Setup => setup::main(),
+        Command::Audit(options) => block_on(audit::main(options)),
+        Command::DeadLetters(options) => block_on(dead_letters::main(options)),
         Command::Health { url } => block_on(ready::health(&url)),
     }
 }

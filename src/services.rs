@@ -75,7 +75,7 @@ impl Service {
             ],
             Service::Persister => &["PERSISTER_*"],
             Service::Forwarder => &["FORWARDER_*"],
-            Service::Scheduler => &["SCHEDULER_*", "FACEBOOK_*", "GOOGLE_*", "TOKEN_REFRESH_*"],
+            Service::Scheduler => &["SCHEDULER_*", "JOBS_*", "FACEBOOK_*", "GOOGLE_*", "TOKEN_REFRESH_*", "SLA_SWEEP_INTERVAL"],
             Service::Realtime => &["REALTIME_*", "CORS_ORIGINS", "MAX_SOCKETS"],
         }
     }
@@ -105,10 +105,14 @@ impl Service {
             }
             Service::Persister => set("MONGODB_URI", &setting.mongodb_uri),
             Service::Forwarder => {
+                set("ENCRYPTION_KEYS", &secrets.encryption_keys);
                 set("META_BOT_BASE_URL", &setting.bot_url);
                 set("INTERNAL_SERVICE_API_KEY", &secrets.internal_api_key);
             }
-            Service::Scheduler => {}
+            Service::Scheduler => {
+                set("ENCRYPTION_KEYS", &secrets.encryption_keys);
+                set("META_BOT_BASE_URL", &setting.bot_url);
+            }
             Service::Realtime => set("JWT_ACCESS_SECRET", &secrets.jwt_access),
         }
         environment
@@ -175,7 +179,7 @@ mod tests {
         assert_eq!(who_has("JWT_REFRESH_SECRET"), [Service::Gateway]);
         assert_eq!(who_has("JWT_ACCESS_SECRET"), [Service::Gateway, Service::Realtime]);
         assert_eq!(who_has("INTERNAL_SERVICE_API_KEY"), [Service::Gateway, Service::Forwarder]);
-        assert_eq!(who_has("ENCRYPTION_KEYS"), [Service::Gateway]);
+        assert_eq!(who_has("ENCRYPTION_KEYS"), [Service::Gateway, Service::Forwarder, Service::Scheduler]);
         assert_eq!(who_has("FACEBOOK_APP_SECRET"), [Service::Scheduler]);
         assert_eq!(who_has("RATE_LIMIT_MAX"), [Service::Gateway]);
         assert_eq!(who_has("AWS_SECRET"), []);

@@ -40,6 +40,8 @@ const KEPT_KEYS: usize = 1_000_000;
 const PAGE: usize = 10_000;
 /// A request that is left hanging is let go after this; also the longest delay.
 const HANG: Duration = Duration::from_secs(120);
+/// Longer than the forwarder waits, unless it is set otherwise.
+const LATE: Duration = Duration::from_secs(12);
 /// Open requests at the end of the process have so long.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
 
@@ -76,31 +78,60 @@ pub struct Mode {
     pub hang_ratio: f64,
     /// Header `Retry-After` of failures, seconds.
     pub retry_after: Option<u64>,
+    /// Share of requests that are taken but answered only after `late_ms`, when the forwarder has given up; 0 to 1.
+    pub late_ratio: f64,
+    /// Milliseconds; 12,000 if absent.
+    pub late_ms: Option<u64>,
+    /// The Graph API's error code in the body of failures.
+    pub graph_code: Option<i64>,
+    /// Only requests whose company, customer or access token is among these; all if it is empty.
+    pub only: Vec<String>,
+    /// Status of `GET /health`; 200 if it is absent.
+    pub health_status: Option<u16>,
+}
+
+/// The answer to one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Fate {
+    /// `None` hangs.
+    status: Option<StatusCode>,
+    delay: Duration,
 }
 
 impl Mode {
+    /// Whether a request with this body is meant.
+    fn concerns(&self, body: &str) -> bool {
+        let body: Value = if self.only.is_empty() { Value::Null } else { serde_json::from_str(body).unwrap_or_default() };
+        let named = |field: &str| body[field].as_str().is_some_and(|text| self.only.iter().any(|only| only == text));
+        self.only.is_empty() || ["company_id", "customer_id", "access_token"].into_iter().any(named)
+    }
+
     fn check(&self) -> Result<(), &'static str> {
         let ratio = |r: f64| (0.0..=1.0).contains(&r);
-        if !self.fail_ratio.is_none_or(ratio) || !ratio(self.hang_ratio) {
+        if !self.fail_ratio.is_none_or(ratio) || !ratio(self.hang_ratio) || !ratio(self.late_ratio) {
             return Err("a ratio is from 0 to 1");
         }
-        if !self.status.is_none_or(|s| (300..=599).contains(&s)) {
-            return Err("status is from 300 to 599");
+        if !self.status.into_iter().chain(self.health_status).all(|s| (300..=599).contains(&s)) {
+            return Err("status and health_status are from 300 to 599");
         }
-        if Duration::from_millis(self.delay_ms) > HANG {
-            return Err("delay_ms is at most 120000");
+        if Duration::from_millis(self.delay_ms.max(self.late_ms.unwrap_or_default())) > HANG {
+            return Err("delay_ms and late_ms are at most 120000");
         }
         Ok(())
     }
 
-    /// The answer to one request: `None` hangs. `hang` and `fail` are random, from 0 to 1.
-    fn fate(&self, hang: f64, fail: f64) -> Option<StatusCode> {
+    /// The answer to one request. `hang`, `late` and `fail` are random, from 0 to 1.
+    fn fate(&self, [hang, late, fail]: [f64; 3]) -> Fate {
         if hang < self.hang_ratio {
-            return None;
+            return Fate { status: None, delay: HANG };
+        }
+        let delay = Duration::from_millis(self.delay_ms);
+        if late < self.late_ratio {
+            return Fate { status: Some(StatusCode::OK), delay: self.late_ms.map_or(LATE, Duration::from_millis) };
         }
         let ratio = self.fail_ratio.unwrap_or(if self.status.is_some() { 1.0 } else { 0.0 });
         let status = self.status.and_then(|s| StatusCode::from_u16(s).ok()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Some(if fail < ratio { status } else { StatusCode::OK })
+        Fate { status: Some(if fail < ratio { status } else { StatusCode::OK }), delay }
     }
 }
 
@@ -158,7 +189,7 @@ impl StubBot {
     pub fn router(&self) -> Router {
         Router::new()
             .route("/chat/{channel}", post(receive))
-            .route("/health", get(|| async { Json(json!({"status": "ok", "service": "stub-bot"})) }))
+            .route("/health", get(health))
             .route("/stub/deliveries", get(deliveries))
             .route("/stub/stats", get(stats))
             .route("/stub/mode", post(set_mode))
@@ -173,6 +204,13 @@ impl StubBot {
     }
 }
 
+async fn health(State(bot): State<StubBot>) -> Response {
+    match bot.with(|memory| memory.mode.health_status).and_then(|status| StatusCode::from_u16(status).ok()) {
+        Some(status) => refuse(status, "the stub bot was told to be ill"),
+        None => Json(json!({"status": "ok", "service": "stub-bot"})).into_response(),
+    }
+}
+
 async fn receive(State(bot): State<StubBot>, Path(channel): Path<String>, headers: HeaderMap, body: Bytes) -> Response {
     let platform = match channel.as_str() {
         "manual-facebook" => "facebook",
@@ -182,9 +220,9 @@ async fn receive(State(bot): State<StubBot>, Path(channel): Path<String>, header
     let Ok(body) = serde_json::from_slice::<Box<RawValue>>(&body) else {
         return refuse(StatusCode::BAD_REQUEST, "the body is not JSON");
     };
-    let (n, mode, key, status) = bot.with(|memory| {
-        let mode = memory.mode.clone();
-        let status = mode.fate(rand::random(), rand::random());
+    let (n, mode, key, Fate { status, delay }) = bot.with(|memory| {
+        let mode = if memory.mode.concerns(body.get()) { memory.mode.clone() } else { Mode::default() };
+        let fate = mode.fate(rand::random());
         let key = headers.get("idempotency-key").and_then(|key| key.to_str().ok()).map(str::to_owned);
         let request = Received {
             n: memory.received + 1,
@@ -192,18 +230,17 @@ async fn receive(State(bot): State<StubBot>, Path(channel): Path<String>, header
             platform,
             idempotency_key: key.clone(),
             api_key: headers.contains_key("x-api-key"),
-            status: status.map(|s| s.as_u16()),
+            status: fate.status.map(|s| s.as_u16()),
             body,
         };
         let n = request.n;
         memory.keep(request);
-        (n, mode, key, status)
+        (n, mode, key, fate)
     });
     let id = key.unwrap_or_else(|| n.to_string());
     let word = status.map_or_else(|| "hanging".to_owned(), |s| s.as_u16().to_string());
     // Nobody may be reading; that must not fail the answer.
     drop(writeln!(io::stdout(), "#{n} {platform} {id} -> {word}"));
-    let delay = if status.is_none() { HANG } else { Duration::from_millis(mode.delay_ms) };
     if !delay.is_zero() {
         bot.stop.run_until_cancelled(tokio::time::sleep(delay)).await;
     }
@@ -211,7 +248,8 @@ async fn receive(State(bot): State<StubBot>, Path(channel): Path<String>, header
         // The same message has the same id, however often it comes: as with Meta's own idempotency.
         Some(StatusCode::OK) => Json(json!({"success": true, "message_id": format!("stub.{id}")})).into_response(),
         Some(failure) => {
-            let mut response = refuse(failure, "the stub bot was told to fail");
+            let error = json!({"message": "the stub bot was told to fail", "code": mode.graph_code});
+            let mut response = (failure, Json(json!({"success": false, "error": error}))).into_response();
             if let Some(seconds) = mode.retry_after {
                 response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
             }
@@ -323,13 +361,21 @@ mod tests {
 
     #[test]
     fn what_a_mode_leaves_out_is_as_in_a_healthy_bot() {
-        let fate = |text: &str, hang, fail| mode(text).fate(hang, fail).map(|s| s.as_u16());
+        let fate = |text: &str, hang, fail| mode(text).fate([hang, 0.5, fail]).status.map(|s| s.as_u16());
         assert_eq!(fate("{}", 0.0, 0.0), Some(200));
         assert_eq!(fate(r#"{"status":429}"#, 0.0, 0.99), Some(429));
         assert_eq!(fate(r#"{"fail_ratio":0.3}"#, 0.0, 0.29), Some(500));
         assert_eq!(fate(r#"{"fail_ratio":0.3}"#, 0.0, 0.3), Some(200));
         assert_eq!(fate(r#"{"hang_ratio":0.5,"status":500}"#, 0.4, 0.0), None);
         assert_eq!(fate(r#"{"hang_ratio":0.5,"status":500}"#, 0.5, 0.0), Some(500));
+        assert_eq!(fate(r#"{"late_ratio":0.6,"status":500}"#, 0.0, 0.0), Some(200));
+    }
+
+    #[test]
+    fn a_mode_may_concern_some_only() {
+        let some = mode(r#"{"status":500,"only":["a","t"]}"#);
+        assert!(some.concerns(r#"{"company_id":"a"}"#) && some.concerns(r#"{"company_id":"b","access_token":"t"}"#));
+        assert!(!some.concerns(r#"{"company_id":"b","content":"a"}"#) && mode("{}").concerns("{}"));
     }
 
     #[test]

@@ -1,37 +1,31 @@
-//! The Meta bot over HTTP: one call that hands a message over, one that asks how it is. Decides nothing; see `verdict`.
+//! The Meta bot over HTTP: the call that hands a message over. Decides nothing; see `verdict`.
 
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use metrics::{gauge, histogram};
+use metrics::histogram;
 use nats::domain::{Attachment, ExternalId, Message, Platform, ShortText};
-use nats::runtime::CancellationToken;
-use nats::runtime::health::Health;
 use nats::trace::TraceContext;
 use nats::{Id, Timestamp, header};
 use reqwest::header::{HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Response, redirect, retry};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
-use serde_json::json;
-use tracing::{info, warn};
 
-use crate::verdict::{Ending, retry_after};
+use crate::verdict::{Ending, graph_code, retry_after};
 
-/// A whole call: connecting, sending, the answer's head and body.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// A whole call: connecting, sending, the answer's head and body. Unless it is set otherwise.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// What can be set. A stop, which takes 30 s at most, waits for calls under way and the storing of their results.
+pub const CALL_TIMEOUTS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 /// Its part for connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Connections kept open between calls; as many as there are calls at once.
-const MAX_IDLE_CONNECTIONS: usize = crate::CONCURRENT_CALLS;
+const MAX_IDLE_CONNECTIONS: usize = crate::CALLS_AT_ONCE;
 /// And for how long. Shorter than the idle limits that servers usually have, so that none is closed under a call.
 const MAX_IDLE: Duration = Duration::from_secs(4);
 /// Of an answer's body so much is read, so that the connection can be used again; past it the connection is closed.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
-/// How often the bot is asked how it is.
-const HEALTH_EVERY: Duration = Duration::from_secs(5);
-/// How long it may take to say.
-const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The bot cannot be called at all.
 #[derive(Debug, thiserror::Error)]
@@ -53,8 +47,7 @@ struct ManualMessage<'a> {
     content: &'a str,
     attachments: &'a [Attachment],
     external_message_id: Option<&'a ExternalId>,
-    /// Null until integrations keep tokens.
-    access_token: Option<&'a str>,
+    access_token: &'a str,
     customer_social_id: Option<&'a ShortText>,
 }
 
@@ -80,7 +73,7 @@ impl Bot {
     ///
     /// # Errors
     /// See [`BotError`].
-    pub fn new(base_url: String, api_key: &SecretString) -> Result<Bot, BotError> {
+    pub fn new(base_url: String, api_key: &SecretString, timeout: Duration) -> Result<Bot, BotError> {
         let mut key = HeaderValue::from_str(api_key.expose_secret()).map_err(|_| BotError::ApiKey)?;
         key.set_sensitive(true);
         let mut client = Client::builder()
@@ -100,12 +93,12 @@ impl Bot {
         // reqwest's own text is just "builder error".
         let why = |e: reqwest::Error| e.source().map_or_else(|| e.to_string(), ToString::to_string);
         let client = client.build().map_err(|e| BotError::Client(why(e)))?;
-        Ok(Bot { client, base_url, timeout: CALL_TIMEOUT })
+        Ok(Bot { client, base_url, timeout })
     }
 
-    /// Hands a message over; ends within 10 s. The message's id is the idempotency key. `customer` is the contact's id on
-    /// the platform.
-    pub async fn deliver(&self, message: &Message, customer: Option<&ShortText>, trace: TraceContext) -> Called {
+    /// Hands a message over; ends within the timeout. The message's id is the idempotency key. `customer` is the contact's id on
+    /// the platform, `token` the company's access to it.
+    pub async fn deliver(&self, message: &Message, customer: Option<&ShortText>, token: &SecretString, trace: TraceContext) -> Called {
         let body = ManualMessage {
             company_id: message.company_id,
             customer_id: message.contact_id,
@@ -113,7 +106,7 @@ impl Bot {
             content: message.content.as_str(),
             attachments: &message.attachments,
             external_message_id: message.external_message_id.as_ref(),
-            access_token: None,
+            access_token: token.expose_secret(),
             customer_social_id: customer,
         };
         let request = self
@@ -134,21 +127,6 @@ impl Bot {
         histogram!("forward_seconds").record(took.as_secs_f64());
         Called { ending, took }
     }
-
-    /// Whether the bot says that it is well; else what it says, in short.
-    async fn is_well(&self) -> Result<(), String> {
-        let request = self.client.get(format!("{}/health", self.base_url)).timeout(HEALTH_TIMEOUT);
-        match request.send().await {
-            Ok(response) if response.status().is_success() => {
-                drain(response).await;
-                Ok(())
-            }
-            Ok(response) => Err(format!("HTTP {}", response.status().as_u16())),
-            Err(e) if e.is_connect() => Err("no connection".into()),
-            Err(e) if e.is_timeout() => Err("no answer in time".into()),
-            Err(_) => Err("the connection broke".into()),
-        }
-    }
 }
 
 /// The status decides; a body that breaks off changes nothing about it.
@@ -156,42 +134,20 @@ async fn answered(response: Response) -> Ending {
     let status = response.status().as_u16();
     let asked = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok());
     let retry_after = asked.and_then(|text| retry_after(text, Timestamp::now()));
-    drain(response).await;
-    Ending::Answered { status, retry_after }
+    let body = body(response).await;
+    Ending::Answered { status, retry_after, graph_code: graph_code(&body) }
 }
 
-async fn drain(mut response: Response) {
-    let mut left = MAX_ANSWER_BYTES;
+/// The body as far as it is read.
+async fn body(mut response: Response) -> Vec<u8> {
+    let mut body = Vec::new();
     while let Ok(Some(part)) = response.chunk().await {
-        match left.checked_sub(part.len()) {
-            Some(rest) => left = rest,
-            None => return,
+        if body.len() + part.len() > MAX_ANSWER_BYTES {
+            return body;
         }
+        body.extend_from_slice(&part);
     }
-}
-
-/// Shows the bot's health in this service's. It informs only: a forwarder whose bot is down is ready all the same, because
-/// its work then is to wait.
-pub async fn watch(bot: Bot, health: Health, stop: CancellationToken) {
-    let mut tick = tokio::time::interval(HEALTH_EVERY);
-    let mut was_well = None;
-    while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        let Some(answer) = stop.run_until_cancelled(bot.is_well()).await else { return };
-        gauge!("meta_bot_up").set(if answer.is_ok() { 1.0 } else { 0.0 });
-        if was_well.replace(answer.is_ok()) != Some(answer.is_ok()) {
-            match &answer {
-                Ok(()) => info!("the bot is up"),
-                Err(why) => warn!(why, "the bot is down; messages wait for it"),
-            }
-        }
-        health.good(
-            "meta_bot",
-            match answer {
-                Ok(()) => json!({"status": "up"}),
-                Err(why) => json!({"status": "down", "why": why}),
-            },
-        );
-    }
+    body
 }
 
 #[cfg(test)]

@@ -6,16 +6,17 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::http::{HeaderMap as Headers, StatusCode, Uri};
 use nats::domain::{Content, Direction, Role, Url};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::*;
 
+const TOKEN: &str = "EAAB-token";
 const KEY: &str = "0123456789abcdef0123456789abcdef";
 
 fn bot(base_url: String, timeout: Duration) -> Bot {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Bot { timeout, ..Bot::new(base_url, &KEY.into()).unwrap() }
+    Bot::new(base_url, &KEY.into(), timeout).unwrap()
 }
 
 fn message() -> Message {
@@ -60,8 +61,8 @@ async fn a_call_carries_all_that_the_bot_needs() {
     });
     let bot = bot(serve(router).await, CALL_TIMEOUT);
     let customer = ShortText::new("17841400000000000").unwrap();
-    let called = bot.deliver(&message(), Some(&customer), trace()).await;
-    assert_eq!(called.ending, Ending::Answered { status: 200, retry_after: None });
+    let called = bot.deliver(&message(), Some(&customer), &TOKEN.into(), trace()).await;
+    assert_eq!(called.ending, Ending::Answered { status: 200, retry_after: None, graph_code: None });
     let (uri, headers, body) = seen.lock().unwrap().take().unwrap();
     assert_eq!(uri.path(), "/chat/manual-instagram");
     assert_eq!(headers["idempotency-key"], "c".repeat(24).as_str());
@@ -70,7 +71,7 @@ async fn a_call_carries_all_that_the_bot_needs() {
     let expected = json!({
         "company_id": "a".repeat(24), "customer_id": "b".repeat(24), "platform": "instagram", "content": "See you at ten.",
         "attachments": [{"type": "image", "url": "https://files.example/a.png"}],
-        "external_message_id": null, "access_token": null, "customer_social_id": "17841400000000000"
+        "external_message_id": null, "access_token": TOKEN, "customer_social_id": "17841400000000000"
     });
     assert_eq!(body, expected);
 }
@@ -81,8 +82,8 @@ async fn a_contact_without_an_id_on_the_platform_is_sent_as_null() {
         let body: Value = serde_json::from_slice(&body).unwrap();
         if body["customer_social_id"].is_null() { StatusCode::ACCEPTED } else { StatusCode::BAD_REQUEST }
     });
-    let called = bot(serve(router).await, CALL_TIMEOUT).deliver(&message(), None, trace()).await;
-    assert_eq!(called.ending, Ending::Answered { status: 202, retry_after: None });
+    let called = bot(serve(router).await, CALL_TIMEOUT).deliver(&message(), None, &TOKEN.into(), trace()).await;
+    assert_eq!(called.ending, Ending::Answered { status: 202, retry_after: None, graph_code: None });
 }
 
 #[tokio::test]
@@ -94,17 +95,17 @@ async fn retry_after_is_read_and_a_redirect_is_not_followed() {
         }
     });
     let url = serve(router).await;
-    let busy = bot(format!("{url}/busy"), CALL_TIMEOUT).deliver(&message(), None, trace()).await;
-    assert_eq!(busy.ending, Ending::Answered { status: 429, retry_after: Some(Duration::from_secs(7)) });
-    let moved = bot(url, CALL_TIMEOUT).deliver(&message(), None, trace()).await;
-    assert_eq!(moved.ending, Ending::Answered { status: 302, retry_after: None });
+    let busy = bot(format!("{url}/busy"), CALL_TIMEOUT).deliver(&message(), None, &TOKEN.into(), trace()).await;
+    assert_eq!(busy.ending, Ending::Answered { status: 429, retry_after: Some(Duration::from_secs(7)), graph_code: None });
+    let moved = bot(url, CALL_TIMEOUT).deliver(&message(), None, &TOKEN.into(), trace()).await;
+    assert_eq!(moved.ending, Ending::Answered { status: 302, retry_after: None, graph_code: None });
 }
 
 #[tokio::test]
 async fn an_endless_answer_is_cut_off_and_its_status_counts() {
     let router = Router::new().fallback(|| async { vec![b'x'; 64 * MAX_ANSWER_BYTES] });
-    let called = bot(serve(router).await, CALL_TIMEOUT).deliver(&message(), None, trace()).await;
-    assert_eq!(called.ending, Ending::Answered { status: 200, retry_after: None });
+    let called = bot(serve(router).await, CALL_TIMEOUT).deliver(&message(), None, &TOKEN.into(), trace()).await;
+    assert_eq!(called.ending, Ending::Answered { status: 200, retry_after: None, graph_code: None });
 }
 
 #[tokio::test]
@@ -112,23 +113,16 @@ async fn no_connection_a_broken_one_and_silence_are_told_apart() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     // The system completes connections that nobody accepts: silence.
-    let silent = bot(url.clone(), Duration::from_millis(200)).deliver(&message(), None, trace()).await;
+    let silent = bot(url.clone(), Duration::from_millis(200)).deliver(&message(), None, &TOKEN.into(), trace()).await;
     assert_eq!(silent.ending, Ending::TimedOut);
-    let (broken, _) = tokio::join!(async { bot(url.clone(), CALL_TIMEOUT).deliver(&message(), None, trace()).await }, async {
-        // The first is the silent one's.
-        drop(listener.accept().await.unwrap());
-        drop(listener.accept().await.unwrap());
-    });
+    let (broken, _) =
+        tokio::join!(async { bot(url.clone(), CALL_TIMEOUT).deliver(&message(), None, &TOKEN.into(), trace()).await }, async {
+            // The first is the silent one's.
+            drop(listener.accept().await.unwrap());
+            drop(listener.accept().await.unwrap());
+        });
     assert_eq!(broken.ending, Ending::Broken);
     drop(listener);
-    let refused = bot(url, CALL_TIMEOUT).deliver(&message(), None, trace()).await;
+    let refused = bot(url, CALL_TIMEOUT).deliver(&message(), None, &TOKEN.into(), trace()).await;
     assert_eq!(refused.ending, Ending::NoConnection);
-}
-
-#[tokio::test]
-async fn the_bots_health_is_told() {
-    let well = serve(Router::new().route("/health", axum::routing::get(|| async { "ok" }))).await;
-    assert_eq!(bot(well, CALL_TIMEOUT).is_well().await, Ok(()));
-    let ill = serve(Router::new().fallback(|| async { StatusCode::SERVICE_UNAVAILABLE })).await;
-    assert_eq!(bot(ill, CALL_TIMEOUT).is_well().await, Err("HTTP 503".into()));
 }

@@ -1,37 +1,40 @@
-//! One operator message's way to the bot: read, contact, `sending`, call, result. Says how the message is to be settled; the
-//! worker settles it. It keeps no order between messages, holds none and knows no circuit breaker yet.
+//! Work on the first message of a conversation: read it, ask for contact and token, `sending`, call, result, settle. Says what
+//! becomes of the lane. Which message is the first, and when its turn comes, is the partition's matter.
 
 use std::time::Duration;
 
+use async_nats::jetstream::AckKind;
+use async_nats::jetstream::stream::{RawMessageError, RawMessageErrorKind};
 use metrics::counter;
-use nats::Timestamp;
 use nats::dead::Reason;
-use nats::domain::{Contact, DeliveryState, Message};
-use nats::header;
-use nats::query::GetContact;
+use nats::domain::{DeliveryState, Integration, LaneEntry};
+use nats::query::{GetContact, GetIntegration};
 use nats::runtime::CancellationToken;
-use nats::runtime::connection::Connection;
+use nats::runtime::connection::{Connection, REQUEST_TIMEOUT};
+use nats::runtime::dead_letter::{self, Failed};
 use nats::runtime::publish::Publisher;
 use nats::runtime::query::{self, QueryError};
-use nats::runtime::worker::{Delivery, Settle};
+use nats::runtime::seal::Keyring;
 use nats::trace::TraceContext;
+use nats::{Timestamp, header, stream};
+use secrecy::SecretString;
 use tokio::time::Instant;
 use tracing::{Instrument, info, info_span, warn};
 
 use crate::backoff;
 use crate::bot::{Bot, Called};
+use crate::entries::Entries;
+use crate::gate::Pass;
+use crate::holds::Holds;
+use crate::lane::{After, Content, Item, LaneId, Scope};
 use crate::outbound::{self, Awaiting};
 use crate::report::{self, Step, Subject};
-use crate::verdict::{Ending, Verdict, judge};
+use crate::verdict::{Ending, Verdict, judge, sign};
 
-/// How long a message waits here for the persister to answer. Giving it back would count as an attempt.
-const CONTACT_WAIT: Duration = Duration::from_secs(900);
-/// Pause between the questions.
-const CONTACT_PAUSE: Duration = Duration::from_millis(500);
-/// A message comes again after this if the log or the persister cannot serve it.
-const GIVE_BACK: Duration = Duration::from_secs(5);
-/// At shutdown it is given to another replica almost at once.
-const HAND_OVER: Duration = Duration::from_millis(50);
+/// A message whose contact, token or place in the log cannot be had is looked at again after this. No call is counted.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// An acknowledgement that is not confirmed is repeated so often before the message counts as not settled.
+const ACK_TRIES: usize = 3;
 
 /// What the work needs. Cloning is cheap.
 #[derive(Clone)]
@@ -42,6 +45,16 @@ pub struct Forwarder {
     pub publisher: Publisher,
     /// Where messages go.
     pub bot: Bot,
+    /// Opens tokens.
+    pub keyring: Keyring,
+    /// Whose messages are held.
+    pub holds: Holds,
+    /// Why lanes wait.
+    pub entries: Entries,
+    /// How old a message may get.
+    pub deadline: Duration,
+    /// The longest pause between two calls for it.
+    pub longest_pause: Duration,
     /// No call begins once it is cancelled.
     pub stop: CancellationToken,
     /// The time.
@@ -50,131 +63,276 @@ pub struct Forwarder {
     pub jitter: fn() -> f64,
 }
 
+/// A piece of work.
+#[derive(Clone, Debug)]
+pub struct Work {
+    /// The partition.
+    pub partition: u32,
+    /// The lane.
+    pub lane: LaneId,
+    /// Its first message.
+    pub item: Item,
+    /// Whether the lane has an entry in the bucket.
+    pub has_entry: bool,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// What becomes of the lane.
+    pub after: After,
+    /// Whether the lane has an entry now.
+    pub has_entry: bool,
+    /// The message is done with, but the server has not confirmed it: if it comes again, only that is repeated.
+    pub unsettled: bool,
+}
+
+/// A message at hand, and what is needed to tell of it.
+struct Head<'a> {
+    work: &'a Work,
+    content: &'a Content,
+    awaiting: &'a Awaiting,
+    /// From when its deadline counts.
+    since: Timestamp,
+    trace: TraceContext,
+}
+
+impl Head<'_> {
+    fn subject(&self, calls: u32) -> Subject<'_> {
+        Subject { message: &self.awaiting.message, stream_seq: self.work.item.seq, attempt: u64::from(calls), trace: self.trace }
+    }
+
+    fn scope(&self) -> Scope {
+        (self.awaiting.message.company_id, self.awaiting.message.platform)
+    }
+}
+
 impl Forwarder {
-    /// Takes one message as far as it goes now. It ends within 28 s of a stop.
-    pub async fn forward(&self, delivery: &Delivery) -> Settle {
-        let trace = delivery.header(header::TRACEPARENT).and_then(|t| t.parse().ok()).unwrap_or_else(TraceContext::generate);
-        let awaiting = match outbound::read(&delivery.subject, &delivery.payload) {
+    /// Takes the message as far as it goes now. Ends within 25 s of a stop.
+    pub async fn forward(&self, work: &Work, pass: Pass) -> Outcome {
+        let content = match &work.item.content {
+            Some(content) => content.clone(),
+            None => match self.read(work.item.seq).await {
+                Ok(content) => content,
+                // An operator has removed it.
+                Err(e) if e.kind() == RawMessageErrorKind::NoMessageFound => return self.next(work, true).await,
+                Err(error) => return self.again(work, &error.to_string()),
+            },
+        };
+        // A message that was replayed into the log, for the persister: its first copy has come here too.
+        let replayed = content.headers.get(header::REPLAY_OF).is_some();
+        if replayed && content.headers.get(header::STREAM_SOURCE).is_some() {
+            return self.settle(work).await;
+        }
+        let trace = content.headers.get(header::TRACEPARENT).and_then(|t| t.as_str().parse().ok()).unwrap_or_else(TraceContext::generate);
+        let awaiting = match outbound::read(&content.subject, &content.payload) {
             Ok(awaiting) => awaiting,
-            Err(e) => return Settle::Reject(e.reason, e.why),
+            Err(e) => return self.bury(work, &content, u64::from(work.item.calls), e.reason, &e.why).await,
         };
         let message = &awaiting.message;
         let span = info_span!("forward", company = %message.company_id, message_id = %message.id, trace_id = trace.trace_id());
-        let subject = Subject { message, stream_seq: delivery.stream_seq, attempt: delivery.attempt, trace };
-        self.steps(&awaiting, subject).instrument(span).await
+        // Who replays a message wants it delivered now, however old it is.
+        let since = if replayed { content.stored_at } else { awaiting.accepted_at };
+        let head = Head { work, content: &content, awaiting: &awaiting, since, trace };
+        self.steps(&head, pass).instrument(span).await
     }
 
-    async fn steps(&self, awaiting: &Awaiting, subject: Subject<'_>) -> Settle {
-        let calls_before = subject.attempt - 1;
-        if backoff::is_expired(awaiting.accepted_at, (self.clock)()) {
-            let why = "older than 24 h".to_owned();
-            return self.fail(subject, Step::to(DeliveryState::Failed, calls_before), Reason::Expired, why).await;
+    async fn read(&self, seq: u64) -> Result<Content, RawMessageError> {
+        let stream = self.connection.jetstream.get_stream_no_info(stream::OUTBOUND).await.map_err(|_| RawMessageErrorKind::Other)?;
+        let stored = stream.get_raw_message(seq).await?;
+        Ok(Content { subject: stored.subject, headers: stored.headers, payload: stored.payload, stored_at: stored.time.into() })
+    }
+
+    async fn steps(&self, head: &Head<'_>, pass: Pass) -> Outcome {
+        let (item, message) = (&head.work.item, &head.awaiting.message);
+        if backoff::is_expired(head.since, (self.clock)(), self.deadline) {
+            let why = format!("older than {}", text(self.deadline));
+            return self.fail(head, Step::to(DeliveryState::Failed, u64::from(item.calls)), Reason::Expired, why).await;
         }
-        let contact = match self.contact(&awaiting.message, subject.trace).await {
+        let contact = GetContact { company_id: message.company_id, id: message.contact_id };
+        let integration = GetIntegration { company_id: message.company_id, platform: message.platform };
+        let (contact, integration) =
+            tokio::join!(query::ask(&self.connection, &contact, head.trace), query::ask(&self.connection, &integration, head.trace));
+        let contact = match contact {
             Ok(contact) => contact,
-            Err(NoContact::Missing) => {
+            Err(QueryError::NotFound) => {
                 let why = "the contact does not exist".to_owned();
-                return self.fail(subject, Step::to(DeliveryState::Failed, calls_before), Reason::MissingData, why).await;
+                return self.fail(head, Step::to(DeliveryState::Failed, u64::from(item.calls)), Reason::MissingData, why).await;
             }
-            Err(NoContact::Unanswered(why)) => {
-                warn!(why, "the contact cannot be had; the message comes again");
-                return Settle::Retry(GIVE_BACK);
-            }
+            // Another build's contact: as good as no answer, until the builds agree or the message's day is over.
+            Err(QueryError::Bad(why) | QueryError::Unavailable(why)) => return self.again(head.work, &why),
+        };
+        let integration = match integration {
+            Ok(found) => Some(found.integration),
+            Err(QueryError::NotFound) => None,
+            Err(QueryError::Bad(why) | QueryError::Unavailable(why)) => return self.again(head.work, &why),
+        };
+        let version = integration.as_ref().map(|i| i.updated_at);
+        let token = match self.token(head.scope(), integration.as_ref()) {
+            Ok(token) => token,
+            Err(why) => return self.hold(head, Step::to(DeliveryState::Held, u64::from(item.calls)), version, why).await,
         };
         if self.stop.is_cancelled() {
-            return Settle::Retry(HAND_OVER);
+            return again(head.work);
         }
-        let sending = Step::to(DeliveryState::Sending, subject.attempt);
-        if let Err(error) = report::publish(&self.publisher, subject, &sending, (self.clock)()).await {
+        let calls = item.calls.saturating_add(1);
+        let sending = Step::to(DeliveryState::Sending, u64::from(calls));
+        if let Err(error) = report::publish(&self.publisher, head.subject(calls), &sending, (self.clock)()).await {
             // Without a trace in the log no call is made.
-            warn!(%error, "the log does not take the step `sending`; the message comes again");
-            return Settle::Retry(GIVE_BACK);
+            return self.again(head.work, &error.to_string());
         }
-        let customer = contact.social.on(awaiting.message.platform);
-        let called = self.bot.deliver(&awaiting.message, customer, subject.trace).await;
-        self.result(awaiting, subject, &called).await
+        let called = self.bot.deliver(message, contact.social.on(message.platform), &token, head.trace).await;
+        pass.tell(sign(&called.ending), message.contact_id);
+        self.result(head, calls, version, &called).await
     }
 
-    /// The contact. While nobody answers it asks again, within a limit.
-    async fn contact(&self, message: &Message, trace: TraceContext) -> Result<Contact, NoContact> {
-        let question = GetContact { company_id: message.company_id, id: message.contact_id };
-        let deadline = Instant::now() + CONTACT_WAIT;
-        loop {
-            let why = match query::ask(&self.connection, &question, trace).await {
-                Ok(contact) => return Ok(contact),
-                Err(QueryError::NotFound) => return Err(NoContact::Missing),
-                // Another build's contact: as good as no answer, until the builds agree or the message's day is over.
-                Err(QueryError::Bad(why)) => return Err(NoContact::Unanswered(why)),
-                Err(QueryError::Unavailable(why)) => why,
-            };
-            counter!("forward_contact_retries_total").increment(1);
-            let ended = Instant::now() + CONTACT_PAUSE >= deadline;
-            if ended || self.stop.run_until_cancelled(tokio::time::sleep(CONTACT_PAUSE)).await.is_none() {
-                return Err(NoContact::Unanswered(why));
-            }
+    /// The token, or why the message must wait for another.
+    fn token(&self, scope: Scope, integration: Option<&Integration>) -> Result<SecretString, String> {
+        let version = integration.map(|i| i.updated_at);
+        if let Some(why) = self.holds.why(scope, version) {
+            return Err(why);
         }
+        let Some(integration) = integration else { return Err(format!("the company has no access token for {}", scope.1)) };
+        self.keyring.open(&integration.access_token, scope.0, scope.1).map_err(|e| format!("the access token cannot be opened: {e}"))
     }
 
-    /// Stores what the call has led to, and only then says how the message is to be settled.
-    async fn result(&self, awaiting: &Awaiting, subject: Subject<'_>, called: &Called) -> Settle {
-        let verdict = judge(&called.ending, subject.attempt > 1);
+    /// Stores what the call has led to, and only then says what becomes of the lane.
+    async fn result(&self, head: &Head<'_>, calls: u32, version: Option<Timestamp>, called: &Called) -> Outcome {
+        let verdict = judge(&called.ending, calls > 1 || head.work.item.repeated);
         counter!("forward_attempts_total", "result" => verdict.label()).increment(1);
         let now = (self.clock)();
         let status = match called.ending {
             Ending::Answered { status, .. } => Some(status),
             _ => None,
         };
-        let ended = |state| Step { status, took: Some(called.took), ..Step::to(state, subject.attempt) };
+        let ended = |state| Step { status, took: Some(called.took), ..Step::to(state, u64::from(calls)) };
         let (error, after) = match verdict {
             Verdict::Delivered => {
                 let mut step = ended(DeliveryState::Delivered);
                 step.delivery.delivered_at = Some(now);
-                return self.store(subject, &step, Settle::Done).await;
+                return match self.store(head, calls, &step).await {
+                    true => self.settle(head.work).await,
+                    false => self.again(head.work, "the result is not in the log; the bot is called again with the same key"),
+                };
             }
-            Verdict::Reject { error } => return self.fail(subject, ended(DeliveryState::Failed), Reason::Refused, error).await,
+            Verdict::Reject { error } => return self.fail(head, ended(DeliveryState::Failed), Reason::Refused, error).await,
+            Verdict::Hold { error } => return self.hold(head, ended(DeliveryState::Held), version, error).await,
             Verdict::Retry { error, after } => (error, after),
         };
-        match backoff::pause(subject.attempt, after, awaiting.accepted_at, now, (self.jitter)()) {
-            Some(pause) => {
-                let mut step = ended(DeliveryState::Retrying);
-                step.delivery.last_error = Some(error);
-                step.delivery.next_attempt_at = Some(now.plus(pause));
-                self.store(subject, &step, Settle::Retry(pause)).await
-            }
-            None => self.fail(subject, ended(DeliveryState::Failed), Reason::Expired, format!("older than 24 h; last: {error}")).await,
+        let pause = backoff::pause(u64::from(calls), after, self.longest_pause, (self.jitter)());
+        if backoff::is_expired(head.since, now.plus(pause), self.deadline) {
+            let why = format!("older than {}; last: {error}", text(self.deadline));
+            return self.fail(head, ended(DeliveryState::Failed), Reason::Expired, why).await;
+        }
+        let mut step = ended(DeliveryState::Retrying);
+        step.delivery.last_error = Some(error);
+        step.delivery.next_attempt_at = Some(now.plus(pause));
+        self.store(head, calls, &step).await;
+        let has_entry = self.note(head, calls, &step, now).await;
+        Outcome { after: After::Wait { until: Instant::now() + pause, calls }, has_entry, unsettled: false }
+    }
+
+    /// The message waits for another token, or for its deadline.
+    async fn hold(&self, head: &Head<'_>, mut step: Step, version: Option<Timestamp>, why: String) -> Outcome {
+        self.holds.hold(head.scope(), version, &why);
+        step.delivery.last_error = Some(why);
+        let (calls, now) = (step.delivery.attempts, (self.clock)());
+        self.store(head, calls, &step).await;
+        let has_entry = self.note(head, calls, &step, now).await;
+        let left = self.deadline.saturating_sub(now.since(head.since));
+        Outcome { after: After::Hold { scope: head.scope(), until: Instant::now() + left, calls }, has_entry, unsettled: false }
+    }
+
+    /// It is given up: dead letter, event, settled, in this order.
+    async fn fail(&self, head: &Head<'_>, mut step: Step, reason: Reason, why: String) -> Outcome {
+        let calls = step.delivery.attempts;
+        step.delivery.last_error = Some(why.clone());
+        if !self.dead_letter(head.work, head.content, u64::from(calls), reason, &why).await || !self.store(head, calls, &step).await {
+            return self.again(head.work, "the dead letter or its event is not in the log");
+        }
+        self.settle(head.work).await
+    }
+
+    /// The same for what is no message, and so has no event.
+    async fn bury(&self, work: &Work, content: &Content, calls: u64, reason: Reason, why: &str) -> Outcome {
+        match self.dead_letter(work, content, calls, reason, why).await {
+            true => self.settle(work).await,
+            false => self.again(work, "the dead letter is not stored"),
         }
     }
 
-    async fn fail(&self, subject: Subject<'_>, mut step: Step, reason: Reason, why: String) -> Settle {
-        step.delivery.last_error = Some(why.clone());
-        self.store(subject, &step, Settle::Reject(reason, why)).await
+    async fn dead_letter(&self, work: &Work, content: &Content, calls: u64, reason: Reason, why: &str) -> bool {
+        let Content { subject, headers, payload, .. } = content;
+        let failed = Failed { subject, headers, payload, stream: stream::OUTBOUND, stream_seq: work.item.seq, attempts: calls };
+        dead_letter::store(&self.connection, failed, reason, why, (self.clock)()).await
     }
 
-    async fn store(&self, subject: Subject<'_>, step: &Step, settle: Settle) -> Settle {
+    /// Stores a result; false if it is not known to be in the log.
+    async fn store(&self, head: &Head<'_>, calls: u32, step: &Step) -> bool {
         let delivery = &step.delivery;
-        match report::publish_result(&self.publisher, subject, step, (self.clock)()).await {
+        match report::publish_result(&self.publisher, head.subject(calls), step, (self.clock)()).await {
             Ok(()) => {
-                info!(
-                    state = delivery.state.as_str(),
-                    attempt = subject.attempt,
-                    status = step.status,
-                    error = delivery.last_error,
-                    "step"
-                );
-                settle
+                info!(state = delivery.state.as_str(), attempt = calls, status = step.status, error = delivery.last_error, "step");
+                true
             }
             Err(error) => {
-                warn!(%error, state = delivery.state.as_str(), "a result is not in the log; the bot is called again with the same key");
-                Settle::Retry(GIVE_BACK)
+                warn!(%error, state = delivery.state.as_str(), "a result is not in the log");
+                false
             }
         }
+    }
+
+    /// Writes into the bucket why the lane waits.
+    async fn note(&self, head: &Head<'_>, calls: u32, step: &Step, now: Timestamp) -> bool {
+        let entry = LaneEntry {
+            state: step.delivery.state,
+            message_id: head.awaiting.message.id,
+            seq: head.work.item.seq,
+            attempts: calls,
+            error: step.delivery.last_error.clone(),
+            since: now,
+            next_attempt_at: step.delivery.next_attempt_at,
+        };
+        self.entries.put(head.work.partition, head.work.lane, &entry).await || head.work.has_entry
+    }
+
+    /// Something that the message needs does not answer: again later, and no call is counted.
+    fn again(&self, work: &Work, why: &str) -> Outcome {
+        counter!("forward_again_total").increment(1);
+        warn!(why, seq = work.item.seq, "the message is looked at again");
+        again(work)
+    }
+
+    /// The message is done with.
+    pub async fn settle(&self, work: &Work) -> Outcome {
+        for _ in 0..ACK_TRIES {
+            let ack = self.connection.client.request(work.item.ack.clone(), AckKind::Ack.into());
+            if matches!(tokio::time::timeout(REQUEST_TIMEOUT, ack).await, Ok(Ok(_))) {
+                return self.next(work, true).await;
+            }
+        }
+        warn!(seq = work.item.seq, "an acknowledgement is not confirmed; it is repeated if the message comes again");
+        self.next(work, false).await
+    }
+
+    async fn next(&self, work: &Work, settled: bool) -> Outcome {
+        if work.has_entry {
+            self.entries.remove(work.partition, work.lane).await;
+        }
+        Outcome { after: After::Next, has_entry: false, unsettled: !settled }
     }
 }
 
-/// Why there is no contact.
-enum NoContact {
-    /// It does not exist. The persister's answer has waited for what is on the way.
-    Missing,
-    /// Nobody can tell now.
-    Unanswered(String),
+fn again(work: &Work) -> Outcome {
+    let after = After::Wait { until: Instant::now() + LOOK_AGAIN, calls: work.item.calls };
+    Outcome { after, has_entry: work.has_entry, unsettled: false }
+}
+
+fn text(deadline: Duration) -> String {
+    let seconds = deadline.as_secs();
+    match (seconds % 3_600, seconds % 60) {
+        (0, _) => format!("{} h", seconds / 3_600),
+        (_, 0) => format!("{} min", seconds / 60),
+        _ => format!("{seconds} s"),
+    }
 }

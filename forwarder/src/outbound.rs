@@ -1,7 +1,7 @@
 //! Reading a message of `OUTBOUND`: payload and subject must say the same. No I/O.
 
 use nats::dead::Reason;
-use nats::domain::Message;
+use nats::domain::{Message, Platform};
 use nats::event::{BadEvent, Envelope, Event};
 use nats::subject::Outbound;
 use nats::{Id, Timestamp};
@@ -31,6 +31,9 @@ pub struct NotOutbound {
 /// The payload is no `message.created` of this build, or contradicts its subject.
 pub fn read(subject: &str, payload: &[u8]) -> Result<Awaiting, NotOutbound> {
     let malformed = |why: String| NotOutbound { reason: Reason::Malformed, why };
+    if let Some(platform) = unknown_platform(subject) {
+        return Err(NotOutbound { reason: Reason::UnknownPlatform, why: format!("no forwarder carries messages of `{platform}`") });
+    }
     let place: Outbound = subject.parse().map_err(|e: nats::subject::BadSubject| malformed(e.to_string()))?;
     let envelope = Envelope::from_json(payload).map_err(|e| match e {
         BadEvent::Unknown { .. } => NotOutbound { reason: Reason::UnknownVersion, why: e.to_string() },
@@ -48,6 +51,13 @@ pub fn read(subject: &str, payload: &[u8]) -> Result<Awaiting, NotOutbound> {
         return Err(malformed(format!("a {} {} message of {} is nothing to forward", message.direction, message.role, message.platform)));
     }
     Ok(Awaiting { message, accepted_at: envelope.occurred_at })
+}
+
+/// The platform that the subject names, if none of ours goes there.
+fn unknown_platform(subject: &str) -> Option<&str> {
+    let platform = subject.split('.').nth(4)?;
+    let known = platform.parse().is_ok_and(Platform::is_forwardable);
+    (!known).then_some(platform)
 }
 
 #[cfg(test)]
@@ -86,6 +96,13 @@ mod tests {
         let (envelope, data) = GOLDEN.split_once("\"data\"").unwrap();
         let smuggled = format!("{envelope}\"data\"{}", data.replace("aaaaaaaaaaaaaaaaaaaaaaaa", "ffffffffffffffffffffffff"));
         assert_eq!(reason(SUBJECT, &smuggled), Some(Reason::Malformed));
+    }
+
+    #[test]
+    fn a_platform_that_nobody_carries_is_named_as_the_reason() {
+        for platform in ["telegram", "myspace"] {
+            assert_eq!(reason(&SUBJECT.replace("facebook", platform), GOLDEN), Some(Reason::UnknownPlatform), "{platform}");
+        }
     }
 
     #[test]

@@ -80,7 +80,7 @@ pub async fn publish_result(publisher: &Publisher, of: Subject<'_>, step: &Step,
 /// A step that is told again after a redelivery carries the same `Nats-Msg-Id`, so the log has it once.
 fn outgoing(of: Subject<'_>, step: &Step, now: Timestamp) -> Result<Outgoing, PublishError> {
     let Subject { message, stream_seq, attempt, trace } = of;
-    let msg_id = format!("delivery-{}-{stream_seq}-{attempt}-{}", message.id, step.delivery.state);
+    let msg_id = MessageDelivery::msg_id(message.id, stream_seq, attempt, step.delivery.state);
     let event = Event::MessageDelivery(MessageDelivery {
         message_id: message.id,
         contact_id: message.contact_id,

@@ -7,6 +7,8 @@ use time::format_description::well_known::Rfc2822;
 
 use nats::Timestamp;
 
+use crate::breaker::Sign;
+
 /// How a call ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ending {
@@ -16,6 +18,8 @@ pub enum Ending {
         status: u16,
         /// What its `Retry-After` asks for.
         retry_after: Option<Duration>,
+        /// The Graph API's error code in its body, where the bot passes it on.
+        graph_code: Option<i64>,
     },
     /// No connection came about: the bot has seen nothing.
     NoConnection,
@@ -37,6 +41,11 @@ pub enum Verdict {
         /// What the bot asks to wait at least.
         after: Option<Duration>,
     },
+    /// It works once staff have replaced the token.
+    Hold {
+        /// Short text for staff.
+        error: String,
+    },
     /// It will never work.
     Reject {
         /// Short text for staff.
@@ -50,10 +59,14 @@ impl Verdict {
         match self {
             Verdict::Delivered => "delivered",
             Verdict::Retry { .. } => "retry",
+            Verdict::Hold { .. } => "hold",
             Verdict::Reject { .. } => "reject",
         }
     }
 }
+
+/// The Graph API's code for a token that has expired or was revoked.
+const INVALID_TOKEN: i64 = 190;
 
 /// The table. `repeated`: the message may have been sent before, under the same idempotency key.
 pub fn judge(ending: &Ending, repeated: bool) -> Verdict {
@@ -62,8 +75,12 @@ pub fn judge(ending: &Ending, repeated: bool) -> Verdict {
         Ending::NoConnection => retry("no connection to the bot"),
         Ending::TimedOut => retry("no answer from the bot in time"),
         Ending::Broken => retry("the connection to the bot broke"),
-        Ending::Answered { status, retry_after } => match status {
+        Ending::Answered { status, retry_after, graph_code } => match status {
             200..=299 => Verdict::Delivered,
+            _ if graph_code == Some(INVALID_TOKEN) => {
+                Verdict::Hold { error: format!("HTTP {status}, Graph code {INVALID_TOKEN}: the token is invalid") }
+            }
+            401 | 403 => Verdict::Hold { error: format!("HTTP {status}: access refused") },
             // A bot that knows the key says that it has the message.
             409 if repeated => Verdict::Delivered,
             408 | 425 | 429 | 500..=599 => Verdict::Retry { error: format!("HTTP {status}"), after: retry_after },
@@ -72,6 +89,22 @@ pub fn judge(ending: &Ending, repeated: bool) -> Verdict {
             _ => Verdict::Retry { error: format!("HTTP {status}"), after: None },
         },
     }
+}
+
+/// What the call says about the bot as a whole.
+pub fn sign(ending: &Ending) -> Sign {
+    match ending {
+        Ending::NoConnection | Ending::TimedOut | Ending::Broken | Ending::Answered { status: 500..=599, graph_code: None, .. } => {
+            Sign::Ill
+        }
+        Ending::Answered { .. } => Sign::Well,
+    }
+}
+
+/// The code of a Graph API error, `{"error": {"code": 190}}`, or `{"code": 190}` as some bots shorten it.
+pub fn graph_code(body: &[u8]) -> Option<i64> {
+    let body: serde_json::Value = serde_json::from_slice(body).ok()?;
+    body.pointer("/error/code").or_else(|| body.get("code"))?.as_i64()
 }
 
 /// A `Retry-After`: seconds, or an HTTP date. Anything else counts as absent.
@@ -89,7 +122,9 @@ mod tests {
 
     #[test]
     fn every_row() {
-        let answered = |status, seconds: Option<u64>| Ending::Answered { status, retry_after: seconds.map(Duration::from_secs) };
+        let answered =
+            |status, seconds: Option<u64>| Ending::Answered { status, retry_after: seconds.map(Duration::from_secs), graph_code: None };
+        let coded = |status, code| Ending::Answered { status, retry_after: None, graph_code: Some(code) };
         let rows = [
             (answered(200, None), "delivered", ""),
             (answered(202, None), "delivered", ""),
@@ -105,7 +140,12 @@ mod tests {
             (answered(599, None), "retry", "HTTP 599"),
             (answered(302, None), "retry", "HTTP 302"),
             (answered(400, None), "reject", "HTTP 400"),
-            (answered(401, None), "reject", "HTTP 401"),
+            (answered(401, None), "hold", "HTTP 401: access refused"),
+            (answered(403, None), "hold", "HTTP 403: access refused"),
+            (coded(400, 190), "hold", "HTTP 400, Graph code 190: the token is invalid"),
+            (coded(500, 190), "hold", "HTTP 500, Graph code 190: the token is invalid"),
+            (coded(200, 190), "delivered", ""),
+            (coded(400, 100), "reject", "HTTP 400"),
             (answered(404, Some(9)), "reject", "HTTP 404"),
             (answered(409, None), "reject", "HTTP 409"),
             (answered(422, None), "reject", "HTTP 422"),
@@ -115,22 +155,43 @@ mod tests {
             let verdict = judge(&ending, false);
             assert_eq!(verdict.label(), label, "{ending:?}");
             match verdict {
-                Verdict::Retry { error, .. } | Verdict::Reject { error } => assert_eq!(error, text, "{ending:?}"),
+                Verdict::Retry { error, .. } | Verdict::Hold { error } | Verdict::Reject { error } => assert_eq!(error, text, "{ending:?}"),
                 Verdict::Delivered => {}
             }
         }
     }
 
     #[test]
+    fn the_graph_code_is_found_where_bots_put_it() {
+        for body in [r#"{"error":{"message":"…","type":"OAuthException","code":190}}"#, r#"{"code":190}"#] {
+            assert_eq!(graph_code(body.as_bytes()), Some(190), "{body}");
+        }
+        for body in ["", "190", "[]", r#"{"error":"190"}"#, r#"{"error":{"code":"190"}}"#] {
+            assert_eq!(graph_code(body.as_bytes()), None, "{body}");
+        }
+    }
+
+    #[test]
+    fn only_a_bot_that_does_not_answer_is_ill() {
+        let answered = |status, graph_code| Ending::Answered { status, retry_after: None, graph_code };
+        for ending in [Ending::NoConnection, Ending::TimedOut, Ending::Broken, answered(500, None), answered(503, None)] {
+            assert_eq!(sign(&ending), Sign::Ill, "{ending:?}");
+        }
+        for ending in [answered(200, None), answered(400, None), answered(401, None), answered(429, None), answered(500, Some(190))] {
+            assert_eq!(sign(&ending), Sign::Well, "{ending:?}");
+        }
+    }
+
+    #[test]
     fn a_conflict_on_a_repeated_call_means_that_the_bot_has_it() {
-        assert_eq!(judge(&Ending::Answered { status: 409, retry_after: None }, true), Verdict::Delivered);
+        assert_eq!(judge(&Ending::Answered { status: 409, retry_after: None, graph_code: None }, true), Verdict::Delivered);
     }
 
     #[test]
     fn what_the_bot_asks_for_is_passed_on() {
         for status in [429, 503] {
             let after = Some(Duration::from_secs(7));
-            let verdict = judge(&Ending::Answered { status, retry_after: after }, true);
+            let verdict = judge(&Ending::Answered { status, retry_after: after, graph_code: None }, true);
             assert_eq!(verdict, Verdict::Retry { error: format!("HTTP {status}"), after });
         }
     }

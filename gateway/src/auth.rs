@@ -1,7 +1,6 @@
 //! Who calls: access tokens (JWT, HS256) and the internal services' key. How one comes by a token is in the modules below it,
 //! which keep no state of their own: passwords, sessions, lockout, and the tokens that are no access tokens.
 
-mod bucket;
 mod cookies;
 mod grants;
 mod lockout;

@@ -5,6 +5,7 @@ mod auth;
 mod body;
 mod delivery;
 mod http;
+mod letters;
 mod log;
 mod openapi;
 mod prefer;
@@ -29,6 +30,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use auth::{Cookies, Grants, Lockout, Logins, Passwords, Sessions, Tokens};
 use delivery::Waits;
+use letters::Letters;
 use log::Log;
 use protect::{Origins, Protection, RateLimiters, RateLimits, TrustedProxies};
 
@@ -135,7 +137,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
         frontend_url: config.frontend_url,
     });
     let waits = Arc::new(Waits::new(service.connection.clone(), a_quarter, service.stop.clone()));
-    let app = routes::App { log, tokens, logins, keyring: config.keyring, waits };
+    let letters = Arc::new(Letters::new(service.connection.clone()));
+    let app = routes::App { log, tokens, logins, keyring: config.keyring, waits, letters };
     let limiters = RateLimiters::new(&config.rate_limits);
     let forget = limiters.clone().forget_the_quiet(service.stop.clone());
     service.spawn("rate limits", forget);

@@ -48,6 +48,8 @@ pub fn base() -> OpenApi {
             tag("conversations", "What staff see first: who wrote last, and what is unread."),
             tag("contacts", "A company's customers."),
             tag("integrations", "A company's access to the platforms."),
+            tag("sla", "What a company promises its customers, and how it keeps it."),
+            tag("dead letters", "What could not be processed, and what becomes of it."),
             tag("auth", "Who may do what."),
         ]))
         .components(Some(components))

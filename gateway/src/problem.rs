@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use nats::dead::State;
 use nats::query::KeyOf;
+use nats::runtime::bucket::BucketError;
+use nats::runtime::dead_letters::DeadLetterError;
 use nats::runtime::publish::PublishError;
 use nats::runtime::query::QueryError;
 use serde::Serialize;
 use serde_json::Value;
-use tracing::error;
+use tracing::{error, warn};
 
 /// Of every problem document.
 pub const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
@@ -76,6 +79,8 @@ pub enum Problem {
         /// Who holds it.
         holder: Option<nats::Id>,
     },
+    /// What stands there does not allow it.
+    Conflict(&'static str),
     /// The `Idempotency-Key` belongs to another request.
     KeyReused,
     /// More requests than the caller may make.
@@ -189,6 +194,7 @@ impl Problem {
             Problem::Method => (S::METHOD_NOT_ALLOWED, "Method not allowed", "METHOD_NOT_ALLOWED", "this path has no such method".into()),
             Problem::Duplicate { key, holder: Some(id) } => (S::CONFLICT, "Duplicate", "DUPLICATE_KEY", format!("{key} is taken by {id}")),
             Problem::Duplicate { key, holder: None } => (S::CONFLICT, "Duplicate", "DUPLICATE_KEY", format!("{key} is taken")),
+            Problem::Conflict(why) => (S::CONFLICT, "Conflict", "CONFLICT", (*why).into()),
             Problem::KeyReused => (
                 S::UNPROCESSABLE_ENTITY,
                 "Idempotency key reused",
@@ -264,6 +270,30 @@ impl From<QueryError> for Problem {
             QueryError::Bad(why) => {
                 error!(why, "a query of ours failed");
                 Problem::Internal
+            }
+        }
+    }
+}
+
+impl From<BucketError> for Problem {
+    fn from(error: BucketError) -> Problem {
+        match error {
+            BucketError::Overtaken => Problem::Overloaded,
+            BucketError::Unavailable(_) => Problem::Unavailable("the record of logins does not answer"),
+        }
+    }
+}
+
+impl From<DeadLetterError> for Problem {
+    fn from(error: DeadLetterError) -> Problem {
+        match error {
+            DeadLetterError::NotFound => Problem::NotFound("dead letter"),
+            DeadLetterError::Settled(State::Discarded) => Problem::Conflict("the dead letter is discarded"),
+            DeadLetterError::Settled(_) => Problem::Conflict("the dead letter is replayed"),
+            DeadLetterError::ForOperators => Problem::Forbidden("this kind of message can only be replayed by an operator"),
+            DeadLetterError::Unavailable(why) => {
+                warn!(why, "the dead letters do not answer");
+                Problem::Unavailable("the dead letters do not answer")
             }
         }
     }

@@ -179,6 +179,18 @@ pub struct OnPlatform {
     platform: Platform,
 }
 
+/// Which time: of the two, one can be left out, or both.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct InRange {
+    /// Its first moment; else a day before `to`.
+    #[param(required = false)]
+    from: Timestamp,
+    /// The first moment after it; else a day after `from`, or now. At most 31 days after `from`.
+    #[param(required = false)]
+    to: Timestamp,
+}
+
 /// Where to go on in a list.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -186,6 +198,99 @@ pub struct After {
     /// `next_cursor` of the page before; empty for the first page.
     #[param(required = false, pattern = "^([0-9a-f]{40})?$")]
     cursor: String,
+}
+
+/// Which dead letters.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct OfLetters {
+    /// What has become of them.
+    #[param(required = false, inline, default = "open")]
+    state: LetterState,
+    /// Why they died.
+    #[param(required = false, inline)]
+    reason: LetterReason,
+    /// Which service gave them up.
+    #[param(required = false, max_length = 32, pattern = "^[a-z-]+$", example = "forwarder")]
+    service: String,
+    /// Of one conversation.
+    #[param(required = false)]
+    contact_id: Id,
+    /// Stored at this time or after it.
+    #[param(required = false)]
+    from: Timestamp,
+    /// Stored before this time.
+    #[param(required = false)]
+    to: Timestamp,
+    /// Entries in the answer.
+    #[param(minimum = 1, maximum = 200, default = 50, required = false)]
+    limit: u32,
+    /// `next_cursor` of the page before.
+    #[param(minimum = 0, maximum = 9_007_199_254_740_991_u64, default = 0, required = false)]
+    cursor: u64,
+}
+
+/// What has become of a dead letter; one whose replay was not completed is open.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+pub enum LetterState {
+    Open,
+    Replayed,
+    Discarded,
+    All,
+}
+
+/// Why a message could not be processed.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub enum LetterReason {
+    Malformed,
+    UnknownVersion,
+    DuplicateKey,
+    MissingData,
+    UnknownPlatform,
+    Refused,
+    Expired,
+    Failed,
+}
+
+/// Which of the open dead letters to replay, oldest first; without a filter, all.
+#[derive(ToSchema)]
+#[schema(example = json!({"reason": "refused", "service": "forwarder", "dry_run": true}))]
+pub struct ReplayBody {
+    company_id: Option<Id>,
+    reason: Option<LetterReason>,
+    #[schema(max_length = 32, pattern = "^[a-z-]+$")]
+    service: Option<String>,
+    contact_id: Option<Id>,
+    /// Stored at this time or after it.
+    from: Option<Timestamp>,
+    /// Stored before this time.
+    to: Option<Timestamp>,
+    /// Letters that this request replays at the most.
+    #[schema(minimum = 1, maximum = 100, default = 100)]
+    limit: Option<u32>,
+    /// `next_cursor` of the request before.
+    #[schema(minimum = 0, maximum = 9_007_199_254_740_991_u64, default = 0)]
+    cursor: Option<u64>,
+    /// Only say which.
+    dry_run: Option<bool>,
+}
+
+/// Why a dead letter is not to be replayed.
+#[derive(ToSchema)]
+#[schema(example = json!({"reason": "answered by telephone"}))]
+pub struct DiscardBody {
+    company_id: Option<Id>,
+    reason: ShortText,
+}
+
+/// What a dead letter can meet of which something has become.
+#[derive(IntoResponses)]
+pub enum Settled {
+    /// `CONFLICT`: it was discarded and is to be replayed, or the other way round.
+    #[response(status = 409, content_type = "application/problem+json")]
+    Conflict(ProblemDetails),
 }
 
 /// A message to store, and to forward where it is an operator's to facebook or instagram.

@@ -1,6 +1,12 @@
-//! Why a message cannot be processed. Publishing the dead letter is the runtime's.
+//! Dead letters: why a message cannot be processed, what can be told from its subject, and what became of it since. Storing,
+//! reading and replaying are the runtime's.
 
 use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Id, Timestamp};
 
 /// The reasons that `Dead-Reason` can name. An operator filters by them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -13,6 +19,8 @@ pub enum Reason {
     DuplicateKey,
     /// The message's contact or another thing it needs does not exist.
     MissingData,
+    /// No forwarder carries messages of this platform.
+    UnknownPlatform,
     /// The other side refused it for good (4xx).
     Refused,
     /// Retried until its deadline.
@@ -22,6 +30,18 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every reason.
+    pub const ALL: &[Reason] = &[
+        Reason::Malformed,
+        Reason::UnknownVersion,
+        Reason::DuplicateKey,
+        Reason::MissingData,
+        Reason::UnknownPlatform,
+        Reason::Refused,
+        Reason::Expired,
+        Reason::Failed,
+    ];
+
     /// The header's value.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -29,6 +49,7 @@ impl Reason {
             Reason::UnknownVersion => "unknown_version",
             Reason::DuplicateKey => "duplicate_key",
             Reason::MissingData => "missing_data",
+            Reason::UnknownPlatform => "unknown_platform",
             Reason::Refused => "refused",
             Reason::Expired => "expired",
             Reason::Failed => "failed",
@@ -39,5 +60,163 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Reason {
+    type Err = UnknownReason;
+
+    fn from_str(text: &str) -> Result<Reason, UnknownReason> {
+        Reason::ALL.iter().copied().find(|reason| reason.as_str() == text).ok_or(UnknownReason)
+    }
+}
+
+/// Not one of [`Reason::ALL`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be one of {}", Reason::ALL.iter().map(|r| r.as_str()).collect::<Vec<_>>().join(", "))]
+pub struct UnknownReason;
+
+/// What has become of a dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(as = DeadLetterState))]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Nothing. No entry says so.
+    Open,
+    /// Somebody has begun to replay it. Whoever asks again completes that.
+    Replaying,
+    /// Its message is in its stream again.
+    Replayed,
+    /// Somebody has decided that it shall not be replayed.
+    Discarded,
+}
+
+impl State {
+    /// The name in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            State::Open => "open",
+            State::Replaying => "replaying",
+            State::Replayed => "replayed",
+            State::Discarded => "discarded",
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What became of a dead letter: the bucket `dead-letters` has it by the letter's sequence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(as = DeadLetterFate))]
+pub struct Fate {
+    /// Never [`State::Open`].
+    pub state: State,
+    /// Who decided it: `user:<id>`, or `operator`.
+    pub by: String,
+    /// When.
+    pub at: Timestamp,
+    /// Why it was discarded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Where the replayed message is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replayed_to: Option<Place>,
+}
+
+/// A message's place in a stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(as = StreamPlace))]
+pub struct Place {
+    /// The stream.
+    pub stream: String,
+    /// Its sequence there.
+    pub seq: u64,
+}
+
+/// Whom a message is about, as far as its original subject says it, and what a company may do with it. Says nothing about who
+/// asks: that is the caller's to know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct About {
+    /// The tenant. A letter without one is for operators only.
+    pub company: Option<Id>,
+    /// The conversation.
+    pub contact: Option<Id>,
+    /// Its payload is the company's own words. Of all else a manager sees none: it can hold password hashes and sealed tokens.
+    pub is_plain: bool,
+    /// A manager may have it replayed: a gateway stores events of this kind anyway, or it awaits delivery. What only other
+    /// services store, operators replay.
+    pub is_replayable: bool,
+}
+
+impl About {
+    /// Reads a subject, also one that a later or earlier build made: only its tokens count.
+    pub fn subject(subject: &str) -> About {
+        let tokens: Vec<&str> = subject.split('.').collect();
+        let id = |text: &str| text.parse::<Id>().ok();
+        match tokens.as_slice() {
+            ["outbound", _, company, contact, _] => {
+                About { company: id(company), contact: id(contact), is_plain: true, is_replayable: true }
+            }
+            ["jobs", "work", _, company, _] => About { company: id(company), ..About::default() },
+            [entity, event, company, aggregate, rest @ ..] => {
+                let is_plain = matches!(*entity, "message" | "contact");
+                let is_replayable = matches!(
+                    (*entity, *event, rest.len()),
+                    ("message", "created", 3)
+                        | ("message", "updated" | "deleted" | "read", 0)
+                        | ("contact" | "company", "created" | "updated", 0)
+                        | ("user", "created", 0)
+                        | ("integration", "updated" | "deleted", 0)
+                );
+                let contact = if is_plain { id(aggregate) } else { None };
+                About { company: id(company), contact, is_plain, is_replayable }
+            }
+            _ => About::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COMPANY: &str = "aaaaaaaaaaaaaaaaaaaaaaaa";
+    const CONTACT: &str = "bbbbbbbbbbbbbbbbbbbbbbbb";
+
+    #[test]
+    fn a_reason_is_read_as_it_is_written() {
+        for reason in Reason::ALL {
+            assert_eq!(reason.as_str().parse(), Ok(*reason));
+        }
+        assert_eq!("Refused".parse::<Reason>(), Err(UnknownReason));
+    }
+
+    #[test]
+    fn the_subject_tells_the_company_and_what_its_managers_may_do() {
+        // Subject, knows the company, knows the contact, shows its payload, may be replayed.
+        for (subject, company, contact, is_plain, is_replayable) in [
+            (format!("outbound.3.{COMPANY}.{CONTACT}.facebook"), true, true, true, true),
+            (format!("outbound.3.{COMPANY}.{CONTACT}.myspace"), true, true, true, true),
+            (format!("message.created.{COMPANY}.{CONTACT}.web.inbound.user"), true, true, true, true),
+            (format!("message.created.{COMPANY}.{CONTACT}"), true, true, true, false),
+            (format!("message.delivery.{COMPANY}.{CONTACT}"), true, true, true, false),
+            (format!("contact.updated.{COMPANY}.{CONTACT}"), true, true, true, true),
+            (format!("user.created.{COMPANY}.{CONTACT}"), true, false, false, true),
+            (format!("company.created.{COMPANY}.{COMPANY}"), true, false, false, true),
+            (format!("integration.updated.{COMPANY}.facebook"), true, false, false, true),
+            (format!("integration.refresh_failed.{COMPANY}.facebook"), true, false, false, false),
+            (format!("jobs.work.token-refresh.{COMPANY}.facebook"), true, false, false, false),
+            ("jobs.tick.sla".to_owned(), false, false, false, false),
+            ("message.created.x.y.web.inbound.user".to_owned(), false, false, true, true),
+            (String::new(), false, false, false, false),
+        ] {
+            let about = About::subject(&subject);
+            assert_eq!((about.company.is_some(), about.contact.is_some()), (company, contact), "{subject}");
+            assert_eq!((about.is_plain, about.is_replayable), (is_plain, is_replayable), "{subject}");
+        }
     }
 }

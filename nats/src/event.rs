@@ -4,7 +4,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::domain::{Company, Contact, ContactPatch, Delivery, DeliveryState, Integration, Message, MessagePatch, Platform, User};
+use crate::domain::{
+    Company, Contact, ContactPatch, Delivery, DeliveryState, Integration, Message, MessagePatch, Platform, SlaTargets, User,
+};
 use crate::subject::{EventSubject, Facets};
 use crate::{Id, Timestamp};
 
@@ -79,6 +81,60 @@ impl MessageDelivery {
     pub fn is_delivered(&self) -> bool {
         self.delivery.state == DeliveryState::Delivered
     }
+
+    /// `Nats-Msg-Id` of a step: told again, it is stored once. It says which delivery of the message the step belongs to.
+    pub fn msg_id(message: Id, outbound_seq: u64, call: u64, state: DeliveryState) -> String {
+        format!("delivery-{message}-{outbound_seq}-{call}-{state}")
+    }
+
+    /// The sequence in `OUTBOUND` of the delivery that a step of this message and `Nats-Msg-Id` belongs to.
+    pub fn outbound_seq(message: Id, msg_id: &str) -> Option<u64> {
+        msg_id.strip_prefix(&format!("delivery-{message}-"))?.split('-').next()?.parse().ok()
+    }
+}
+
+/// `message.sla_breached`: the bot had not taken the message when its company's target passed. Once a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageSlaBreached {
+    /// The message.
+    pub message_id: Id,
+    /// Its conversation.
+    pub contact_id: Id,
+    /// The channel.
+    pub platform: Platform,
+    /// The company's target when it was missed, in seconds from accepted to delivered.
+    pub target_seconds: u32,
+    /// When the message was accepted.
+    pub accepted_at: Timestamp,
+}
+
+/// `contact.bot_resumed`: the time for which the bot was to be silent is over. Says nothing if staff have set another since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContactBotResumed {
+    /// The contact.
+    pub contact_id: Id,
+    /// The `botSuspendUntil` that has passed.
+    pub until: Timestamp,
+}
+
+/// `company.updated`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompanyUpdated {
+    /// New targets; `None` leaves them as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sla: Option<SlaTargets>,
+}
+
+/// `integration.refresh_failed`: a token that is about to expire could not be renewed. Staff have to connect again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IntegrationRefreshFailed {
+    /// The channel.
+    pub platform: Platform,
+    /// Short text for staff, without tokens.
+    pub error: String,
+    /// When the platform stops taking the token, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_expires_at: Option<Timestamp>,
 }
 
 /// `company.created`: a company comes with its first manager, so that neither exists without the other.
@@ -128,18 +184,26 @@ pub enum Event {
     MessageRead(MessageRead),
     /// Delivery of a message came a step further.
     MessageDelivery(MessageDelivery),
+    /// A message missed its company's target.
+    MessageSlaBreached(MessageSlaBreached),
     /// A contact was entered.
     ContactCreated(Box<Contact>),
     /// A contact was edited.
     ContactUpdated(Box<ContactUpdated>),
+    /// The bot speaks to a contact again.
+    ContactBotResumed(ContactBotResumed),
     /// A company registered.
     CompanyCreated(CompanyCreated),
+    /// A company changed its settings.
+    CompanyUpdated(CompanyUpdated),
     /// A member of staff joined a company.
     UserCreated(User),
     /// A company's access to a platform was entered or replaced.
     IntegrationUpdated(Integration),
     /// It was removed.
     IntegrationDeleted(IntegrationDeleted),
+    /// Its token could not be renewed.
+    IntegrationRefreshFailed(IntegrationRefreshFailed),
 }
 
 impl Event {
@@ -151,12 +215,16 @@ impl Event {
             Event::MessageDeleted(_) => "message.deleted",
             Event::MessageRead(_) => "message.read",
             Event::MessageDelivery(_) => "message.delivery",
+            Event::MessageSlaBreached(_) => "message.sla_breached",
             Event::ContactCreated(_) => "contact.created",
             Event::ContactUpdated(_) => "contact.updated",
+            Event::ContactBotResumed(_) => "contact.bot_resumed",
             Event::CompanyCreated(_) => "company.created",
+            Event::CompanyUpdated(_) => "company.updated",
             Event::UserCreated(_) => "user.created",
             Event::IntegrationUpdated(_) => "integration.updated",
             Event::IntegrationDeleted(_) => "integration.deleted",
+            Event::IntegrationRefreshFailed(_) => "integration.refresh_failed",
         }
     }
 }
@@ -243,12 +311,16 @@ impl Envelope {
             Event::MessageDeleted(data) => self.write(data),
             Event::MessageRead(data) => self.write(data),
             Event::MessageDelivery(data) => self.write(data),
+            Event::MessageSlaBreached(data) => self.write(data),
             Event::ContactCreated(data) => self.write(data),
             Event::ContactUpdated(data) => self.write(data),
+            Event::ContactBotResumed(data) => self.write(data),
             Event::CompanyCreated(data) => self.write(data),
+            Event::CompanyUpdated(data) => self.write(data),
             Event::UserCreated(data) => self.write(data),
             Event::IntegrationUpdated(data) => self.write(data),
             Event::IntegrationDeleted(data) => self.write(data),
+            Event::IntegrationRefreshFailed(data) => self.write(data),
         }
     }
 
@@ -277,12 +349,16 @@ impl Envelope {
             "message.deleted" => Event::MessageDeleted(parse(data)?),
             "message.read" => Event::MessageRead(parse(data)?),
             "message.delivery" => Event::MessageDelivery(parse(data)?),
+            "message.sla_breached" => Event::MessageSlaBreached(parse(data)?),
             "contact.created" => Event::ContactCreated(Box::new(parse(data)?)),
             "contact.updated" => Event::ContactUpdated(Box::new(parse(data)?)),
+            "contact.bot_resumed" => Event::ContactBotResumed(parse(data)?),
+            "company.updated" => Event::CompanyUpdated(parse(data)?),
             "company.created" => Event::CompanyCreated(parse(data)?),
             "user.created" => Event::UserCreated(parse(data)?),
             "integration.updated" => Event::IntegrationUpdated(parse(data)?),
             "integration.deleted" => Event::IntegrationDeleted(parse(data)?),
+            "integration.refresh_failed" => Event::IntegrationRefreshFailed(parse(data)?),
             _ => return Err(unknown()),
         };
         let Read { id, occurred_at, actor, company_id, idempotency, .. } = read;
@@ -302,12 +378,16 @@ impl Envelope {
             Event::MessageDeleted(e) => EventSubject::MessageDeleted { company, contact: e.contact_id },
             Event::MessageRead(e) => EventSubject::MessageRead { company, contact: e.contact_id },
             Event::MessageDelivery(e) => EventSubject::MessageDelivery { company, contact: e.contact_id },
+            Event::MessageSlaBreached(e) => EventSubject::MessageSlaBreached { company, contact: e.contact_id },
             Event::ContactCreated(c) => EventSubject::ContactCreated { company, contact: c.id },
             Event::ContactUpdated(e) => EventSubject::ContactUpdated { company, contact: e.contact_id },
+            Event::ContactBotResumed(e) => EventSubject::ContactBotResumed { company, contact: e.contact_id },
             Event::CompanyCreated(_) => EventSubject::CompanyCreated { company },
+            Event::CompanyUpdated(_) => EventSubject::CompanyUpdated { company },
             Event::UserCreated(u) => EventSubject::UserCreated { company, user: u.id },
             Event::IntegrationUpdated(i) => EventSubject::IntegrationUpdated { company, platform: i.platform },
             Event::IntegrationDeleted(e) => EventSubject::IntegrationDeleted { company, platform: e.platform },
+            Event::IntegrationRefreshFailed(e) => EventSubject::IntegrationRefreshFailed { company, platform: e.platform },
         }
     }
 

@@ -58,7 +58,7 @@ fn examples() -> Vec<(&'static str, Event)> {
         created_at: at(0),
         extra: serde_json::Map::new(),
     };
-    let company = crate::domain::Company { id: id('a'), name: short("Happy Paws"), created_at: at(0) };
+    let company = crate::domain::Company { id: id('a'), name: short("Happy Paws"), created_at: at(0), sla: SlaTargets::default() };
     let manager = User {
         id: id('d'),
         company_id: id('a'),
@@ -113,6 +113,29 @@ fn examples() -> Vec<(&'static str, Event)> {
         ("user.created", Event::UserCreated(User { id: id('f'), role: StaffRole::Receptionist, ..manager })),
         ("integration.updated", Event::IntegrationUpdated(integration)),
         ("integration.deleted", Event::IntegrationDeleted(IntegrationDeleted { platform: Platform::Facebook })),
+        (
+            "message.sla_breached",
+            Event::MessageSlaBreached(MessageSlaBreached {
+                message_id: id('c'),
+                contact_id: id('b'),
+                platform: Platform::Facebook,
+                target_seconds: 60,
+                accepted_at: at(0),
+            }),
+        ),
+        ("contact.bot_resumed", Event::ContactBotResumed(ContactBotResumed { contact_id: id('b'), until: at(60_000) })),
+        (
+            "company.updated",
+            Event::CompanyUpdated(CompanyUpdated { sla: Some(SlaTargets { delivery_seconds: 30, first_response_seconds: 600 }) }),
+        ),
+        (
+            "integration.refresh_failed",
+            Event::IntegrationRefreshFailed(IntegrationRefreshFailed {
+                platform: Platform::Facebook,
+                error: "HTTP 400 (code 190)".into(),
+                token_expires_at: Some(at(5_184_000_000)),
+            }),
+        ),
     ]
 }
 
@@ -174,4 +197,13 @@ fn a_payload_under_another_companys_subject_is_malformed() {
     let envelope = envelope(examples().remove(0).1);
     let foreign = envelope.subject().to_string().replace(&"a".repeat(24), &"f".repeat(24));
     assert!(matches!(Envelope::from_message(&foreign, &envelope.to_json().unwrap()), Err(BadEvent::Malformed(_))));
+}
+
+#[test]
+fn a_steps_id_says_which_delivery_it_belongs_to() {
+    let message = Id::from_bytes([7; 12]);
+    let id = MessageDelivery::msg_id(message, 42, 3, DeliveryState::Retrying);
+    assert_eq!(MessageDelivery::outbound_seq(message, &id), Some(42));
+    assert_eq!(MessageDelivery::outbound_seq(Id::from_bytes([8; 12]), &id), None);
+    assert_eq!(MessageDelivery::outbound_seq(message, "delivery-x"), None);
 }

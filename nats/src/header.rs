@@ -34,3 +34,9 @@ pub const DEAD_STREAM: &str = "Dead-Stream";
 pub const DEAD_FIRST_AT: &str = "Dead-First-At";
 /// The `Nats-Msg-Id` that it carried.
 pub const DEAD_MSG_ID: &str = "Dead-Msg-Id";
+/// On a replayed message, and on the dead letter that it becomes if it fails again: the sequence in `DEAD` that it was replayed from.
+pub const REPLAY_OF: &str = "Replay-Of";
+/// On a replayed operator message: the sequence in `EVENTS` that it was sourced from, which is its place in the conversation.
+pub const EVENT_SEQ: &str = "Event-Seq";
+/// Where the server sourced a message from: `<stream> <sequence> …`.
+pub const STREAM_SOURCE: &str = "Nats-Stream-Source";

@@ -1,15 +1,28 @@
 //! Questions that the persister answers from MongoDB over NATS request/reply. Types only; see `runtime::query` for asking.
 
+mod audit;
+mod integration;
+mod sla;
+
 use std::fmt;
 use std::str::FromStr;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::domain::{Contact, Delivery, DeliveryState, ExternalId, Integration, MessageView, Platform, User};
+use crate::domain::{Contact, Delivery, DeliveryState, ExternalId, MessageView, Platform, User};
 #[cfg(doc)]
 use crate::event::Idempotency;
 use crate::{Id, Timestamp};
+
+pub use audit::{AuditLine, AuditMessages, AuditPage, MAX_AUDIT, WalkMessages};
+pub use integration::{
+    ExpiringPage, GetIntegration, IntegrationKey, IntegrationView, ListExpiring, ListIntegrations, MAX_EXPIRING, RefreshError,
+};
+pub use sla::{
+    Backlog, DeliveryCounts, FirstResponse, GetCompany, ListOverdue, MAX_OVERDUE, MAX_REPORT_DAYS, MAX_REPORT_MESSAGES, Overdue,
+    OverdueAfter, OverduePage, Percentiles, ReportSla, SlaReport,
+};
 
 /// Most documents in one page.
 pub const MAX_PAGE: u32 = 200;
@@ -325,32 +338,6 @@ pub struct ContactPage {
 impl Query for ListContacts {
     const SUBJECT: &'static str = "query.contact.list";
     type Answer = ContactPage;
-}
-
-/// A company's integrations, one a platform at most.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct ListIntegrations {
-    /// The tenant.
-    pub company_id: Id,
-}
-
-impl Query for ListIntegrations {
-    const SUBJECT: &'static str = "query.integration.list";
-    type Answer = Vec<Integration>;
-}
-
-/// One integration.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct GetIntegration {
-    /// The tenant.
-    pub company_id: Id,
-    /// The channel.
-    pub platform: Platform,
-}
-
-impl Query for GetIntegration {
-    const SUBJECT: &'static str = "query.integration.get";
-    type Answer = Integration;
 }
 
 /// A member of staff, by id.

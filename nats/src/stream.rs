@@ -13,11 +13,22 @@ pub const JOBS: &str = "JOBS";
 
 /// The persister's durable consumer of `EVENTS`, shared by its replicas.
 pub const PERSISTER: &str = "persister";
-/// The forwarder's durable consumer of `OUTBOUND`, shared by its replicas.
-pub const FORWARDER: &str = "forwarder";
+/// The one durable consumer of `OUTBOUND` until partitions had their own; `setup` deletes it.
+pub const RETIRED_FORWARDER: &str = "forwarder";
+/// The group of the partitions' consumers: the server pins each to one member.
+pub const FORWARDER_GROUP: &str = "forwarders";
 /// The scheduler's durable consumer of `JOBS`, shared by its replicas.
 pub const SCHEDULER: &str = "scheduler";
 
+/// The schedulers' durable consumer of the work that jobs hand out.
+pub const SCHEDULER_WORK: &str = "scheduler-work";
+
+/// KV bucket: conversations whose next message waits for more than its turn, `<partition>.<company>.<contact>`.
+pub const LANES: &str = "lanes";
+/// KV bucket: how the Meta bot is. `meta-bot` is what the scheduler's probe saw, `breaker.<instance>` a forwarder's breaker.
+pub const BOT_HEALTH: &str = "bot-health";
+/// KV bucket: what became of a dead letter, by its sequence in `DEAD`.
+pub const DEAD_LETTERS: &str = "dead-letters";
 /// KV bucket: the last run of each job.
 pub const JOB_RUNS: &str = "job-runs";
 /// KV bucket: logins that can be refreshed, `<user>.<session>`; gone with their refresh token.
@@ -53,7 +64,21 @@ pub const BUCKET_MARKERS: Duration = Duration::from_secs(60);
 pub const ACK_WAIT: Duration = Duration::from_secs(30);
 /// Events in the hands of all persisters at once.
 pub const PERSISTER_MAX_ACK_PENDING: i64 = 20_000;
-/// Operator messages in the hands of all forwarders at once, those waiting for a retry included.
-pub const FORWARDER_MAX_ACK_PENDING: i64 = 10_000;
+/// Operator messages of one partition in the hands of its forwarder, those that wait included: it holds their numbers only.
+/// Past it the partition's newer messages stay in the stream until older ones are delivered or have passed their deadline.
+pub const PARTITION_MAX_ACK_PENDING: i64 = 50_000;
+/// A partition's forwarder that asks for nothing for so long has lost it to another.
+pub const PARTITION_PIN_TIMEOUT: Duration = Duration::from_secs(3);
+/// A new owner has the server send everything again, so this is no more than a net below it: longer than any message waits.
+pub const PARTITION_ACK_WAIT: Duration = Duration::from_secs(25 * 3_600);
+/// How long a lane's entry stays: a message's longest life, and a little.
+pub const LANE_TTL: Duration = Duration::from_secs(25 * 3_600);
+/// Most work of jobs in the hands of all schedulers at once, that which waits for a retry included.
+pub const SCHEDULER_WORK_MAX_ACK_PENDING: i64 = 10_000;
 /// Ticks in the hands of all schedulers at once.
 pub const SCHEDULER_MAX_ACK_PENDING: i64 = 64;
+
+/// `forwarder-<partition>`: a partition's durable consumer of `OUTBOUND`.
+pub fn forwarder(partition: u32) -> String {
+    format!("forwarder-{partition}")
+}

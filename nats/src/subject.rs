@@ -10,17 +10,19 @@ use crate::domain::{Direction, Platform, Role};
 /// What `EVENTS` stores.
 pub const EVENTS: &[&str] = &["message.>", "contact.>", "company.>", "user.>", "integration.>"];
 /// What the server republishes, …
-pub const LIVE_SOURCE: &str = "message.>";
-/// … and where to.
-pub const LIVE_DESTINATION: &str = "live.message.>";
+pub const LIVE_SOURCE: &str = ">";
+/// … and where to. Which of it a service may hear is a matter of its NATS user.
+pub const LIVE_DESTINATION: &str = "live.>";
 /// What `OUTBOUND` holds.
 pub const OUTBOUND: &str = "outbound.>";
 /// What `DEAD` holds.
 pub const DEAD: &str = "dead.>";
 /// What `JOBS` holds: schedules and the ticks that they make.
-pub const JOBS: &[&str] = &["jobs.schedule.*", "jobs.tick.*"];
-/// What a scheduler consumes.
+pub const JOBS: &[&str] = &["jobs.schedule.*", "jobs.tick.*", "jobs.work.*.*.*"];
+/// The ticks, which a scheduler consumes.
 pub const JOB_TICKS: &str = "jobs.tick.*";
+/// The single pieces of work that a job has handed out, which a scheduler consumes too.
+pub const JOB_WORK: &str = "jobs.work.>";
 
 /// What `message.created` says in its subject beyond the conversation, so that the server can filter by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,10 +49,16 @@ pub enum EventSubject {
     MessageRead { company: Id, contact: Id },
     /// `message.delivery.<company>.<contact>`
     MessageDelivery { company: Id, contact: Id },
+    /// `message.sla_breached.<company>.<contact>`
+    MessageSlaBreached { company: Id, contact: Id },
     /// `contact.created.<company>.<contact>`
     ContactCreated { company: Id, contact: Id },
     /// `contact.updated.<company>.<contact>`
     ContactUpdated { company: Id, contact: Id },
+    /// `contact.bot_resumed.<company>.<contact>`
+    ContactBotResumed { company: Id, contact: Id },
+    /// `company.updated.<company>.<company>`
+    CompanyUpdated { company: Id },
     /// `company.created.<company>.<company>`
     CompanyCreated { company: Id },
     /// `user.created.<company>.<user>`
@@ -59,6 +67,8 @@ pub enum EventSubject {
     IntegrationUpdated { company: Id, platform: Platform },
     /// `integration.deleted.<company>.<platform>`
     IntegrationDeleted { company: Id, platform: Platform },
+    /// `integration.refresh_failed.<company>.<platform>`
+    IntegrationRefreshFailed { company: Id, platform: Platform },
 }
 
 impl fmt::Display for EventSubject {
@@ -71,12 +81,16 @@ impl fmt::Display for EventSubject {
             EventSubject::MessageDeleted { company, contact } => write!(f, "message.deleted.{company}.{contact}"),
             EventSubject::MessageRead { company, contact } => write!(f, "message.read.{company}.{contact}"),
             EventSubject::MessageDelivery { company, contact } => write!(f, "message.delivery.{company}.{contact}"),
+            EventSubject::MessageSlaBreached { company, contact } => write!(f, "message.sla_breached.{company}.{contact}"),
             EventSubject::ContactCreated { company, contact } => write!(f, "contact.created.{company}.{contact}"),
             EventSubject::ContactUpdated { company, contact } => write!(f, "contact.updated.{company}.{contact}"),
+            EventSubject::ContactBotResumed { company, contact } => write!(f, "contact.bot_resumed.{company}.{contact}"),
+            EventSubject::CompanyUpdated { company } => write!(f, "company.updated.{company}.{company}"),
             EventSubject::CompanyCreated { company } => write!(f, "company.created.{company}.{company}"),
             EventSubject::UserCreated { company, user } => write!(f, "user.created.{company}.{user}"),
             EventSubject::IntegrationUpdated { company, platform } => write!(f, "integration.updated.{company}.{platform}"),
             EventSubject::IntegrationDeleted { company, platform } => write!(f, "integration.deleted.{company}.{platform}"),
+            EventSubject::IntegrationRefreshFailed { company, platform } => write!(f, "integration.refresh_failed.{company}.{platform}"),
         }
     }
 }
@@ -99,6 +113,7 @@ impl FromStr for EventSubject {
             return match (*event, facets) {
                 ("updated", []) => Ok(EventSubject::IntegrationUpdated { company, platform }),
                 ("deleted", []) => Ok(EventSubject::IntegrationDeleted { company, platform }),
+                ("refresh_failed", []) => Ok(EventSubject::IntegrationRefreshFailed { company, platform }),
                 _ => Err(bad()),
             };
         }
@@ -116,8 +131,11 @@ impl FromStr for EventSubject {
             ("message", "deleted", []) => EventSubject::MessageDeleted { company, contact },
             ("message", "read", []) => EventSubject::MessageRead { company, contact },
             ("message", "delivery", []) => EventSubject::MessageDelivery { company, contact },
+            ("message", "sla_breached", []) => EventSubject::MessageSlaBreached { company, contact },
+            ("contact", "bot_resumed", []) => EventSubject::ContactBotResumed { company, contact },
             ("contact", "created", []) => EventSubject::ContactCreated { company, contact },
             ("contact", "updated", []) => EventSubject::ContactUpdated { company, contact },
+            ("company", "updated", []) if company == contact => EventSubject::CompanyUpdated { company },
             ("company", "created", []) if company == contact => EventSubject::CompanyCreated { company },
             ("user", "created", []) => EventSubject::UserCreated { company, user: contact },
             _ => return Err(bad()),
@@ -199,9 +217,50 @@ impl FromStr for Outbound {
     }
 }
 
+/// `message.created` of a company, or of all.
+pub fn created_of(company: Option<Id>) -> String {
+    company.map_or("message.created.>".to_owned(), |company| format!("message.created.{company}.>"))
+}
+
+/// What of a company awaits the forwarder, or of all.
+pub fn outbound_of(company: Option<Id>) -> String {
+    company.map_or(OUTBOUND.to_owned(), |company| format!("outbound.*.{company}.>"))
+}
+
+/// The messages of one partition of `OUTBOUND`, which one forwarder takes.
+pub fn outbound_of_partition(partition: u32) -> String {
+    format!("outbound.{partition}.>")
+}
+
 /// `dead.<service>.<original subject>`.
 pub fn dead(service: &str, original: &str) -> String {
     format!("dead.{service}.{original}")
+}
+
+/// Service and original subject of a dead letter.
+pub fn from_dead(subject: &str) -> Option<(&str, &str)> {
+    subject.strip_prefix("dead.")?.split_once('.')
+}
+
+/// Filters of dead letters: of one service or of all, of one company or of all. No letter matches two of them. What concerns
+/// one company stands in `OUTBOUND` and in `EVENTS` at the same place of the subject; the work of jobs has it one further. One whose
+/// subject names no company is for operators only.
+pub fn dead_letters(service: Option<&str>, company: Option<Id>) -> Vec<String> {
+    let service = service.unwrap_or("*");
+    match company {
+        None => vec![format!("dead.{service}.>")],
+        Some(company) => vec![format!("dead.{service}.*.*.{company}.>"), format!("dead.{service}.jobs.work.*.{company}.*")],
+    }
+}
+
+/// `$KV.<bucket>.<key>`: the subject of a bucket's entry, also as a filter.
+pub fn entry(bucket: &str, key: &str) -> String {
+    format!("$KV.{bucket}.{key}")
+}
+
+/// `jobs.work.<job>.<company>.<platform>`: one piece of a job's work, with retries of its own.
+pub fn job_work(job: &str, company: Id, platform: Platform) -> String {
+    format!("jobs.work.{job}.{company}.{platform}")
 }
 
 /// `jobs.schedule.<name>`: holds a job's schedule. The server keeps one a subject.
@@ -232,6 +291,11 @@ pub fn typing_of_company(company: Id) -> String {
 /// `outcome.<service>.<instance>.<call>`: where one process waits for the persister's answers.
 pub fn outcome(service: &str, instance: &str, call: &str) -> String {
     format!("outcome.{service}.{instance}.{call}")
+}
+
+/// `members.<service>`: the replicas of a service tell each other that they are there.
+pub fn members(service: &str) -> String {
+    format!("members.{service}")
 }
 
 /// `health.<service>`: each replica's health, for `nats req`.

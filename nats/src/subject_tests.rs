@@ -15,7 +15,7 @@ fn facets() -> impl Strategy<Value = Facets> {
 }
 
 fn event_subject() -> impl Strategy<Value = EventSubject> {
-    (id(), id(), facets(), 0..11).prop_map(|(company, contact, facets, kind)| match kind {
+    (id(), id(), facets(), 0..15).prop_map(|(company, contact, facets, kind)| match kind {
         0 => EventSubject::MessageCreated { company, contact, facets },
         1 => EventSubject::MessageUpdated { company, contact },
         2 => EventSubject::MessageDeleted { company, contact },
@@ -26,6 +26,10 @@ fn event_subject() -> impl Strategy<Value = EventSubject> {
         7 => EventSubject::UserCreated { company, user: contact },
         8 => EventSubject::IntegrationUpdated { company, platform: facets.platform },
         9 => EventSubject::IntegrationDeleted { company, platform: facets.platform },
+        10 => EventSubject::MessageSlaBreached { company, contact },
+        11 => EventSubject::ContactBotResumed { company, contact },
+        12 => EventSubject::CompanyUpdated { company },
+        13 => EventSubject::IntegrationRefreshFailed { company, platform: facets.platform },
         _ => EventSubject::CompanyCreated { company },
     })
 }
@@ -79,5 +83,20 @@ proptest! {
         let sourced = Outbound::transforms().iter().any(|(source, _)| matches(source, &subject));
         let forwardable = facets.role == Role::Operator && facets.direction == Direction::Outbound && facets.platform.is_forwardable();
         prop_assert_eq!(sourced, forwardable);
+    }
+
+    #[test]
+    fn a_companys_dead_letters_match_one_of_its_filters_and_none_of_anothers(subject in event_subject(), outbound in any::<bool>(), company in id(), contact in id(), other in id()) {
+        let (original, company) = match outbound {
+            true => (Outbound { partition: 1, company, contact, platform: Platform::Facebook }.to_string(), company),
+            false => (subject.to_string(), crate::dead::About::subject(&subject.to_string()).company.unwrap()),
+        };
+        let letter = dead("persister", &original);
+        let count = |company: Option<Id>| dead_letters(None, company).iter().filter(|filter| matches(filter, &letter)).count();
+        prop_assert_eq!((count(None), count(Some(company))), (1, 1));
+        prop_assert_eq!(count(Some(other)), usize::from(other == company));
+        let work = dead("scheduler", &job_work("token-refresh", company, Platform::Facebook));
+        let filters = dead_letters(Some("scheduler"), Some(company));
+        prop_assert_eq!(filters.iter().filter(|filter| matches(filter, &work)).count(), 1);
     }
 }

@@ -52,6 +52,12 @@ impl Timestamp {
     }
 }
 
+impl From<OffsetDateTime> for Timestamp {
+    fn from(at: OffsetDateTime) -> Timestamp {
+        Timestamp::from_millis(at.unix_timestamp_nanos().div_euclid(1_000_000) as i64)
+    }
+}
+
 #[cfg(feature = "schema")]
 impl utoipa::PartialSchema for Timestamp {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
@@ -87,7 +93,7 @@ impl FromStr for Timestamp {
 
     fn from_str(text: &str) -> Result<Timestamp, BadTimestamp> {
         let at = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| BadTimestamp)?;
-        Ok(Timestamp::from_millis((at.unix_timestamp_nanos().div_euclid(1_000_000)) as i64))
+        Ok(at.into())
     }
 }
 

@@ -7,11 +7,14 @@ use mongodb::bson::{Document, doc};
 use mongodb::error::{Error, ErrorKind};
 use mongodb::options::{Acknowledgment, ClientOptions, IndexOptions, ReadConcern, WriteConcern};
 use mongodb::{Client, Collection, Database, IndexModel};
+use nats::domain::DeliveryState;
 use nats::runtime::CancellationToken;
 use nats::runtime::health::Health;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use tracing::warn;
+
+use crate::latency;
 
 /// How long the driver looks for a primary before an operation fails.
 const SERVER_SELECTION: Duration = Duration::from_secs(2);
@@ -91,6 +94,12 @@ pub async fn open(uri: &SecretString) -> Result<Database, DatabaseError> {
     Ok(Client::with_options(options)?.database(&name))
 }
 
+/// Messages that await delivery.
+pub fn undelivered() -> Document {
+    let open = DeliveryState::ALL.iter().filter(|state| !matches!(state, DeliveryState::Delivered | DeliveryState::Failed));
+    doc! {"delivery.state": {"$in": open.map(|state| state.as_str()).collect::<Vec<_>>()}}
+}
+
 /// The collections of the view.
 #[derive(Clone)]
 pub struct Collections {
@@ -106,8 +115,12 @@ pub struct Collections {
     pub users: Collection<Document>,
     /// One document for a company's access to a platform.
     pub integrations: Collection<Document>,
+    /// The last token of each that could not be renewed.
+    pub refresh_failures: Collection<Document>,
     /// One document for each call to the bot, by the sequence of the event that tells of it.
     pub attempts: Collection<Document>,
+    /// How long messages took to be persisted; no part of the view.
+    pub persist_latencies: Collection<Document>,
 }
 
 impl Collections {
@@ -121,7 +134,9 @@ impl Collections {
             companies: named("companies"),
             users: named("users"),
             integrations: named("integrations"),
+            refresh_failures: named("refresh_failures"),
             attempts: named("attempts"),
+            persist_latencies: named("persist_latencies"),
         }
     }
 
@@ -135,9 +150,18 @@ impl Collections {
             let options = IndexOptions::builder().name(name.to_owned()).unique(true).partial_filter_expression(partial).build();
             IndexModel::builder().keys(keys).options(options).build()
         };
+        let partial = |keys: Document, name: &str, filter: Document| {
+            let options = IndexOptions::builder().name(name.to_owned()).partial_filter_expression(filter).build();
+            IndexModel::builder().keys(keys).options(options).build()
+        };
         let messages = [
-            index(doc! {"created_at": -1}),
             index(doc! {"platform": 1}),
+            // A company's report.
+            index(doc! {"company_id": 1, "accepted_at": 1}),
+            // What has missed its target; never changed by an update.
+            partial(doc! {"accepted_at": 1}, "operator_accepted", doc! {"role": "operator"}),
+            // What awaits delivery: empty but for that.
+            partial(doc! {"company_id": 1, "accepted_at": 1}, "undelivered", undelivered()),
             // Marking a conversation read, and finding its newest message.
             index(doc! {"contact_id": 1, "seq": -1}),
             // Listing a conversation.
@@ -159,6 +183,12 @@ impl Collections {
         let contacts = [index(doc! {"company_id": 1, "created_at": -1, "_id": -1}), index(doc! {"company_id": 1, "search": 1})];
         self.contacts.create_indexes(contacts).await?;
         self.attempts.create_index(index(doc! {"message_id": 1, "_id": 1})).await?;
+        let gone = IndexOptions::builder().name("at_ttl".to_owned()).expire_after(latency::KEPT).build();
+        let latencies = [IndexModel::builder().keys(doc! {"at": 1}).options(gone).build(), index(doc! {"company_id": 1, "at": 1})];
+        self.persist_latencies.create_indexes(latencies).await?;
+        // Those that have chosen targets: a sweep looks at no other.
+        let chosen = IndexOptions::builder().name("sla".to_owned()).sparse(true).build();
+        self.companies.create_index(IndexModel::builder().keys(doc! {"sla.seq": 1}).options(chosen).build()).await?;
         self.users.create_indexes([unique(doc! {"email": 1}, EMAIL_INDEX, None), index(doc! {"company_id": 1})]).await?;
         Ok(())
     }

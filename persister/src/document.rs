@@ -2,11 +2,15 @@
 
 use mongodb::bson::{Bson, DateTime, Document, doc, oid::ObjectId};
 use nats::domain::{
-    Attachment, Company, Contact, ContactPatch, Delivery, Integration, Message, Profile, Sealed, ShortText, Social, StaffRole, User,
+    Attachment, Company, Contact, ContactPatch, Delivery, Integration, Message, Profile, Sealed, ShortText, SlaTargets, Social, StaffRole,
+    User,
 };
 use nats::event::{Idempotency, MessageDelivery};
+use nats::query::{IntegrationView, RefreshError};
 use nats::{Id, Timestamp};
 use serde_json::Value as Json;
+
+use crate::sla::{Change, Targets};
 
 /// A document that is not of the view's form; someone else has written it.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +43,7 @@ pub fn long(seq: u64) -> i64 {
 
 /// The fields of a message that come from its `message.created` alone. The caller's request is a unique key only where the
 /// platform's own id is none: a bot may well repeat a message with another key.
-pub fn message(message: &Message, request: Option<&Idempotency>, seq: u64) -> Document {
+pub fn message(message: &Message, request: Option<&Idempotency>, accepted_at: Timestamp, seq: u64) -> Document {
     let mut document = doc! {
         "_id": oid(message.id),
         "company_id": oid(message.company_id),
@@ -54,6 +58,8 @@ pub fn message(message: &Message, request: Option<&Idempotency>, seq: u64) -> Do
         "read_at": Bson::Null,
         "created_at": date(message.created_at),
         "updated_at": date(message.created_at),
+        // Unlike `created_at` nobody's word but ours.
+        "accepted_at": date(accepted_at),
         "seq": long(seq),
     };
     if let Some(external) = &message.external_message_id {
@@ -244,9 +250,42 @@ pub fn contact_edit(patch: &ContactPatch) -> Vec<(String, Bson)> {
     fields.chain(social.filter_map(|(name, given)| Some((format!("social.{name}"), short(given)?)))).collect()
 }
 
-/// A company.
+/// A company as it registered, without its `_id`. The targets it has chosen come beside it.
 pub fn company(company: &Company, seq: u64) -> Document {
-    doc! {"_id": oid(company.id), "name": company.name.as_str(), "created_at": date(company.created_at), "seq": long(seq)}
+    doc! {"name": company.name.as_str(), "created_at": date(company.created_at), "seq": long(seq)}
+}
+
+/// An entry of a company's field `sla`.
+pub fn targets(targets: SlaTargets, seq: u64, at: Timestamp) -> Document {
+    let SlaTargets { delivery_seconds, first_response_seconds } = targets;
+    doc! {
+        "seq": long(seq),
+        "at": date(at),
+        "delivery_seconds": i64::from(delivery_seconds),
+        "first_response_seconds": i64::from(first_response_seconds),
+    }
+}
+
+/// The field `sla` of a company, which may be absent.
+pub fn read_targets(company: &Document) -> Targets {
+    let change = |entry: &Bson| {
+        let entry = entry.as_document()?;
+        let seconds = |name: &str| u32::try_from(entry.get_i64(name).ok()?).ok();
+        let targets =
+            SlaTargets { delivery_seconds: seconds("delivery_seconds")?, first_response_seconds: seconds("first_response_seconds")? };
+        Some(Change { seq: entry.get_i64("seq").ok()?, at: entry.get_datetime("at").ok()?.timestamp_millis(), targets })
+    };
+    Targets::of(company.get_array("sla").map(|changes| changes.iter().filter_map(change).collect()).unwrap_or_default())
+}
+
+/// A whole company, with the targets that hold now.
+///
+/// # Errors
+/// [`BadDocument`]
+pub fn read_company(document: &Document) -> Result<Company, BadDocument> {
+    let f = Fields(document);
+    let name = f.parsed("name", ShortText::new)?;
+    Ok(Company { id: f.id("_id")?, name, created_at: f.at("created_at")?, sla: read_targets(document).current() })
 }
 
 /// A company's access to a platform. One that was removed leaves its sequence, so that an older change cannot bring it back.
@@ -267,11 +306,23 @@ pub fn integration(integration: &Integration, seq: u64) -> Document {
     document
 }
 
-/// A whole integration.
+/// A whole integration, with what is known of a refresh that failed.
 ///
 /// # Errors
 /// [`BadDocument`]
-pub fn read_integration(document: &Document) -> Result<Integration, BadDocument> {
+pub fn read_integration(document: &Document, failure: Option<&Document>) -> Result<IntegrationView, BadDocument> {
+    let f = Fields(document);
+    let seq = document.get_i64("seq").map_err(|_| f.bad("seq"))?;
+    // A token that was entered since has not failed.
+    let failure = failure.map(Fields).filter(|failure| failure.0.get_i64("seq").is_ok_and(|failed| failed > seq));
+    let refresh_error = failure.as_ref().map(|f| Ok(RefreshError { error: f.text("error")?.to_owned(), at: f.at("at")? })).transpose()?;
+    let seq = failure.and_then(|f| f.0.get_i64("seq").ok()).unwrap_or(seq).max(0) as u64;
+    let integration = read_access(document)?;
+    let changed_at = refresh_error.as_ref().map_or(integration.updated_at, |e| e.at);
+    Ok(IntegrationView { integration, refresh_error, seq, changed_at })
+}
+
+fn read_access(document: &Document) -> Result<Integration, BadDocument> {
     let f = Fields(document);
     let token = Fields(document.get_document("access_token").map_err(|_| f.bad("access_token"))?);
     Ok(Integration {
@@ -343,6 +394,15 @@ mod tests {
     fn documents_are_read_back_as_they_were_written() {
         let Event::CompanyCreated(c) = golden("company.created") else { panic!() };
         assert_eq!(read_user(&user(&c.manager, 7)).unwrap(), c.manager);
+        let mut as_registered = company(&c.company, 7);
+        as_registered.insert("_id", oid(c.company.id));
+        assert_eq!(read_company(&as_registered).unwrap(), c.company);
+        let chosen = SlaTargets { delivery_seconds: 5, first_response_seconds: 6 };
+        as_registered.insert(
+            "sla",
+            vec![targets(chosen, 9, Timestamp::from_millis(5)), targets(SlaTargets::default(), 8, Timestamp::from_millis(6))],
+        );
+        assert_eq!(read_company(&as_registered).unwrap().sla, chosen);
         let Event::IntegrationUpdated(i) = golden("integration.updated") else { panic!() };
         assert_eq!(read_integration(&integration(&i, 7)).unwrap(), i);
     }

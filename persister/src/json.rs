@@ -19,7 +19,7 @@ pub struct Document(pub RawDocumentBuf);
 
 impl Serialize for Message {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        write(&self.0, &["applied", "deleted_at", "request"], serializer)
+        write(&self.0, &["accepted_at", "applied", "deleted_at", "request"], serializer)
     }
 }
 
@@ -104,7 +104,7 @@ mod tests {
     fn documents_are_read_back_as_they_were_written() {
         let Event::MessageCreated(mut m) = golden("message.created") else { panic!() };
         m.extra.insert("$where".into(), serde_json::json!({"a.b": 1}));
-        let text = serde_json::to_string(&Message(raw(document::message(&m, None, 7)))).unwrap();
+        let text = serde_json::to_string(&Message(raw(document::message(&m, None, m.created_at, 7)))).unwrap();
         assert_eq!(serde_json::from_str::<MessageView>(&text).unwrap(), m.initial_view(Some(7)));
         let Event::ContactCreated(mut c) = golden("contact.created") else { panic!() };
         for name in ["$set", "$oid", "$date", "$numberLong", "$", "\\", "\\$oid", "\\\\$oid", "a.b", ""] {

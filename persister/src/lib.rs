@@ -7,7 +7,9 @@ mod conversation;
 mod database;
 mod document;
 mod json;
+mod latency;
 mod queries;
+mod sla;
 mod view;
 
 use std::net::SocketAddr;
@@ -57,6 +59,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     queries::answer(&service, &view).await?;
     let watch = database::watch(view.database().clone(), service.health.clone(), service.stop.clone());
     service.spawn("database watch", watch);
+    let latencies = view.latencies.clone().write(view.collections.persist_latencies.clone(), service.stop.clone());
+    service.spawn("latencies", latencies);
     let lag = watch_lag(service.connection.clone(), consume::SOURCE, service.health.clone(), READY_LAG, service.stop.clone());
     service.spawn("lag watch", lag);
     let consume = consume::run(service.connection.clone(), service.health.clone(), view, service.stop.clone());

@@ -1,6 +1,8 @@
 //! Answers the contract's queries from MongoDB.
 
+mod audit;
 mod find;
+mod sla;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,15 +10,16 @@ use std::sync::Arc;
 use mongodb::Collection;
 use mongodb::bson::raw::{RawDocument, RawDocumentBuf};
 use mongodb::bson::{DateTime, Document, doc, oid::ObjectId};
-use nats::Id;
-use nats::domain::{Integration, Platform, User};
+use nats::domain::{Platform, User};
 use nats::query::{
-    Cursor, FindHolders, GetContact, GetDelivery, GetIntegration, GetMessage, GetUser, Holder, KeyOf, ListContacts, ListConversations,
-    ListIntegrations, ListMessages, MAX_ATTEMPTS, MAX_KEYS, Page, UniqueKey, UserByEmail,
+    AuditMessages, Cursor, ExpiringPage, FindHolders, GetCompany, GetContact, GetDelivery, GetIntegration, GetMessage, GetUser, Holder,
+    IntegrationKey, IntegrationView, KeyOf, ListContacts, ListConversations, ListExpiring, ListIntegrations, ListMessages, ListOverdue,
+    MAX_ATTEMPTS, MAX_EXPIRING, MAX_KEYS, Page, ReportSla, UniqueKey, UserByEmail, WalkMessages,
 };
 use nats::runtime::connection::Connection;
 use nats::runtime::query::QueryError;
 use nats::runtime::service::{Service, ServiceError};
+use nats::{Id, Timestamp};
 use serde::Serialize;
 
 use crate::contact;
@@ -90,6 +93,8 @@ struct Line {
 struct Queries {
     view: View,
     connection: Connection,
+    /// The time.
+    clock: fn() -> Timestamp,
 }
 
 /// Registers every query on the service.
@@ -97,7 +102,7 @@ struct Queries {
 /// # Errors
 /// A subscription is refused.
 pub async fn answer(service: &Service, view: &View) -> Result<(), ServiceError> {
-    let queries = Arc::new(Queries { view: view.clone(), connection: service.connection.clone() });
+    let queries = Arc::new(Queries { view: view.clone(), connection: service.connection.clone(), clock: Timestamp::now });
     macro_rules! answer {
         ($question:ty, $method:ident) => {{
             let queries = queries.clone();
@@ -119,8 +124,14 @@ pub async fn answer(service: &Service, view: &View) -> Result<(), ServiceError> 
     answer!(ListContacts, contacts);
     answer!(GetIntegration, integration);
     answer!(ListIntegrations, integrations);
+    answer!(ListExpiring, expiring);
     answer!(GetUser, user);
     answer!(UserByEmail, user_by_email);
+    answer!(GetCompany, company);
+    answer!(ReportSla, sla_report);
+    answer!(ListOverdue, overdue);
+    answer!(AuditMessages, audit);
+    answer!(WalkMessages, walk);
     Ok(())
 }
 
@@ -148,18 +159,41 @@ impl Queries {
         Ok(document::read_user(&whole(&found)?)?)
     }
 
-    async fn integration(&self, q: GetIntegration) -> Result<Integration, QueryError> {
+    async fn integration(&self, q: GetIntegration) -> Result<IntegrationView, QueryError> {
         let id = integration_id(q.company_id, q.platform);
-        let found = self.find_or_catch_up(&raw(&self.view.collections.integrations), id, is_visible).await?;
-        Ok(document::read_integration(&whole(&found)?)?)
+        let found = self.find_or_catch_up(&raw(&self.view.collections.integrations), id.clone(), is_visible).await?;
+        let failure = self.one(&self.view.collections.refresh_failures, doc! {"_id": id}).await?;
+        Ok(document::read_integration(&whole(&found)?, failure.as_ref())?)
     }
 
-    async fn integrations(&self, q: ListIntegrations) -> Result<Vec<Integration>, QueryError> {
+    async fn integrations(&self, q: ListIntegrations) -> Result<Vec<IntegrationView>, QueryError> {
         let ids: Vec<String> = PLATFORMS.iter().map(|platform| integration_id(q.company_id, *platform)).collect();
         let find =
-            self.view.collections.integrations.find(doc! {"_id": {"$in": ids}, "deleted_at": {"$exists": false}}).sort(doc! {"_id": 1});
+            self.view.collections.integrations.find(doc! {"_id": {"$in": &ids}, "deleted_at": {"$exists": false}}).sort(doc! {"_id": 1});
         let found = self.all(find).await?;
-        Ok(found.iter().map(document::read_integration).collect::<Result<_, _>>()?)
+        let failures = self.all(self.view.collections.refresh_failures.find(doc! {"_id": {"$in": ids}})).await?;
+        let failure = |id: &Document| failures.iter().find(|failure| failure.get("_id") == id.get("_id"));
+        Ok(found.iter().map(|d| document::read_integration(d, failure(d))).collect::<Result<_, _>>()?)
+    }
+
+    async fn expiring(&self, q: ListExpiring) -> Result<ExpiringPage, QueryError> {
+        let limit = q.limit.clamp(1, MAX_EXPIRING);
+        let mut filter = doc! {
+            "platform": {"$in": ["facebook", "instagram"]}, "deleted_at": {"$exists": false},
+            "token_expires_at": {"$gte": document::date(q.from), "$lt": document::date(q.before)},
+        };
+        if let Some(after) = q.after {
+            filter.insert("_id", doc! {"$gt": integration_id(after.company_id, after.platform)});
+        }
+        // Few are, and it is asked once a day: no index.
+        let found = self.all(self.view.collections.integrations.find(filter).sort(doc! {"_id": 1}).limit(limit.into())).await?;
+        let key = |d: &Document| {
+            let found = document::read_integration(d, None)?.integration;
+            Ok((IntegrationKey { company_id: found.company_id, platform: found.platform }, found.updated_at))
+        };
+        let expiring: Vec<_> = found.iter().map(key).collect::<Result<_, document::BadDocument>>()?;
+        let next = expiring.last().filter(|_| expiring.len() == limit as usize).map(|(key, _)| *key);
+        Ok(ExpiringPage { expiring, next })
     }
 
     async fn delivery(&self, q: GetDelivery) -> Result<History, QueryError> {

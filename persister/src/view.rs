@@ -8,6 +8,7 @@ mod contacts;
 mod conversations;
 mod directory;
 mod messages;
+mod sla;
 
 pub(crate) use directory::integration_id;
 
@@ -20,6 +21,7 @@ use nats::outcome::Outcome;
 use secrecy::SecretString;
 
 use crate::database::{self, Collections, DatabaseError};
+use crate::latency::Latencies;
 
 /// A message of the log.
 #[derive(Clone, Debug)]
@@ -48,6 +50,7 @@ const APPLIED: Verdict = Verdict::Applied(Outcome::Applied { matched: 1, modifie
 pub struct View {
     database: Database,
     pub(crate) collections: Collections,
+    pub(crate) latencies: Latencies,
 }
 
 /// An event and its place in the log.
@@ -57,6 +60,9 @@ struct At<T> {
     envelope_at: nats::Timestamp,
     event: T,
 }
+
+/// A company and what it promises from now on.
+type NewTargets = (nats::Id, nats::domain::SlaTargets);
 
 /// The events of a batch by kind, each with its position in the batch.
 #[derive(Default)]
@@ -71,6 +77,9 @@ struct Sorted {
     companies: Vec<At<nats::event::CompanyCreated>>,
     users: Vec<At<nats::domain::User>>,
     integrations: Vec<At<directory::IntegrationChange>>,
+    refresh_failures: Vec<At<(nats::Id, nats::event::IntegrationRefreshFailed)>>,
+    breaches: Vec<At<nats::event::MessageSlaBreached>>,
+    targets: Vec<At<NewTargets>>,
     /// The tenant of each event, for shells.
     companies_of: BTreeMap<usize, nats::Id>,
 }
@@ -83,7 +92,7 @@ impl View {
     pub async fn open(uri: &SecretString) -> Result<View, DatabaseError> {
         let database = database::open(uri).await?;
         let collections = Collections::of(&database);
-        Ok(View { database, collections })
+        Ok(View { database, collections, latencies: Latencies::default() })
     }
 
     /// The database.
@@ -115,9 +124,14 @@ impl View {
         // Whoever sees a message delivered finds the attempt that did it.
         self.keep_attempts(&sorted).await?;
         self.update_messages(&sorted, &mut effects, &mut verdicts).await?;
+        self.note_breaches(&sorted).await?;
         effects.add_reads(&sorted);
         let folded = self.fold(effects, settled_to).await?;
         self.mark_read(&sorted, &folded, &mut verdicts).await?;
+        let now = nats::Timestamp::now();
+        for c in sorted.created.iter().filter(|c| verdicts[c.position] == APPLIED) {
+            self.latencies.note(c.event.0.company_id, c.event.0.platform, c.envelope_at, now);
+        }
         Ok(verdicts)
     }
 
@@ -170,6 +184,14 @@ fn sort(batch: &[Stored], verdicts: &mut [Verdict]) -> Sorted {
             Event::CompanyCreated(e) => push!(companies, e),
             Event::UserCreated(e) => push!(users, e),
             Event::IntegrationUpdated(e) => push!(integrations, directory::IntegrationChange::Entered(e)),
+            Event::MessageSlaBreached(e) => push!(breaches, e),
+            Event::CompanyUpdated(e) => {
+                if let Some(targets) = e.sla {
+                    push!(targets, (company, targets));
+                }
+            }
+            Event::ContactBotResumed(_) => {}
+            Event::IntegrationRefreshFailed(e) => push!(refresh_failures, (company, e)),
             Event::IntegrationDeleted(e) => push!(integrations, directory::IntegrationChange::Removed(company, e.platform)),
         }
     }

@@ -73,6 +73,17 @@ struct Indicator {
     is_typing: bool,
 }
 
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Breached {
+    conversation_id: Id,
+    message_id: Id,
+    platform: Platform,
+    target_seconds: u32,
+    accepted_at: Timestamp,
+    seq: u64,
+}
+
 /// The frame for an event stored at `seq`; `None` for what sockets are not told of.
 ///
 /// # Errors
@@ -114,12 +125,26 @@ pub fn of_event(envelope: Envelope, seq: u64) -> Result<Option<Utf8Bytes>, serde
                 seq,
             },
         ),
+        Event::MessageSlaBreached(e) => write(
+            "sla:breached",
+            Breached {
+                conversation_id: e.contact_id,
+                message_id: e.message_id,
+                platform: e.platform,
+                target_seconds: e.target_seconds,
+                accepted_at: e.accepted_at,
+                seq,
+            },
+        ),
         Event::ContactCreated(_)
         | Event::ContactUpdated(_)
         | Event::CompanyCreated(_)
         | Event::UserCreated(_)
         | Event::IntegrationUpdated(_)
-        | Event::IntegrationDeleted(_) => return Ok(None),
+        | Event::IntegrationDeleted(_)
+        | Event::ContactBotResumed(_)
+        | Event::CompanyUpdated(_)
+        | Event::IntegrationRefreshFailed(_) => return Ok(None),
     };
     frame.map(Some)
 }
@@ -192,6 +217,14 @@ mod tests {
         let data = json!({"conversationId": contact, "status": "read", "read_at": "2025-11-24T16:00:00.005Z", "platform": "facebook",
             "seq": 42});
         assert_eq!(golden!("message.read"), Some(json!({"event": "message:status", "data": data})));
+    }
+
+    #[test]
+    fn a_missed_target_is_told() {
+        let (contact, message) = ids();
+        let data = json!({"conversationId": contact, "messageId": message, "platform": "facebook", "targetSeconds": 60,
+            "acceptedAt": "2025-11-24T16:00:00.000Z", "seq": 42});
+        assert_eq!(golden!("message.sla_breached"), Some(json!({"event": "sla:breached", "data": data})));
     }
 
     #[test]

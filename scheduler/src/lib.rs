@@ -13,11 +13,13 @@ use std::time::Duration;
 
 use nats::Timestamp;
 use nats::runtime::CancellationToken;
+use nats::runtime::publish::Publisher;
 use nats::runtime::service::{self, Service, ServiceError};
 use nats::runtime::settings::{Common, Environment, Settings};
 use nats::runtime::worker::{Worker, watch_lag};
 use secrecy::SecretString;
 
+use crate::jobs::Tools;
 use crate::runs::Runs;
 use crate::schedule::Keeper;
 use crate::tick::Ticks;
@@ -76,6 +78,8 @@ pub struct Config {
     pub token_refresh_interval: Duration,
     /// `TOKEN_REFRESH_FIRST_DELAY`: from the start to the first run, if one is due. 1 s to 1 h.
     pub token_refresh_first_delay: Duration,
+    /// `SLA_SWEEP_INTERVAL`: how often messages are looked for that missed their target. 1 s to 30 days, whole seconds.
+    pub sla_sweep_interval: Duration,
     /// The Graph API.
     pub graph: Graph,
 }
@@ -85,14 +89,19 @@ impl Config {
     pub fn read(settings: &mut Settings) -> Config {
         let common = Common::read(settings, "scheduler");
         let graph = Graph::read(settings, common.environment);
-        let interval = settings.duration("TOKEN_REFRESH_INTERVAL", Duration::from_secs(86_400), INTERVALS.0..=INTERVALS.1);
-        if interval.subsec_nanos() != 0 {
-            settings.problem("TOKEN_REFRESH_INTERVAL must be whole seconds");
+        let range = INTERVALS.0..=INTERVALS.1;
+        let token_refresh_interval = settings.duration("TOKEN_REFRESH_INTERVAL", Duration::from_secs(86_400), range.clone());
+        let sla_sweep_interval = settings.duration("SLA_SWEEP_INTERVAL", Duration::from_secs(10), range);
+        for (name, interval) in [("TOKEN_REFRESH_INTERVAL", token_refresh_interval), ("SLA_SWEEP_INTERVAL", sla_sweep_interval)] {
+            if interval.subsec_nanos() != 0 {
+                settings.problem(format!("{name} must be whole seconds"));
+            }
         }
         Config {
             common,
+            token_refresh_interval,
+            sla_sweep_interval,
             port: settings.number("SCHEDULER_PORT", 4030, 1..=u16::MAX),
-            token_refresh_interval: interval,
             token_refresh_first_delay: settings.duration(
                 "TOKEN_REFRESH_FIRST_DELAY",
                 Duration::from_secs(10),
@@ -124,7 +133,13 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     service.spawn("schedules", keeper.run());
     let lag = watch_lag(service.connection.clone(), tick::SOURCE, service.health.clone(), READY_LAG, service.stop.clone());
     service.spawn("lag watch", lag);
-    let ticks = Ticks { jobs, runs, instance: service.connection.instance.clone(), stop: service.stop.clone(), clock: Timestamp::now };
+    let tools = Tools {
+        connection: service.connection.clone(),
+        publisher: Publisher::start(service.connection.clone(), &service.tasks),
+        clock: Timestamp::now,
+    };
+    let instance = service.connection.instance.clone();
+    let ticks = Ticks { jobs, tools, runs, instance, stop: service.stop.clone(), clock: Timestamp::now };
     let worker = Worker::new(service.connection.clone(), tick::SOURCE, service.health.clone(), service.stop.clone());
     service.spawn("ticks", ticks.consume(worker));
     service.finish().await
@@ -165,6 +180,7 @@ mod tests {
         for (name, value) in [
             ("TOKEN_REFRESH_INTERVAL", "1500ms"),
             ("TOKEN_REFRESH_INTERVAL", "500ms"),
+            ("SLA_SWEEP_INTERVAL", "1500ms"),
             ("TOKEN_REFRESH_FIRST_DELAY", "2d"),
             ("FACEBOOK_GRAPH_VERSION", "18"),
             ("FACEBOOK_GRAPH_VERSION", "v18.x"),

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use crate::jobs::{Job, RUN_TIMEOUT};
+use crate::jobs::{Job, RUN_TIMEOUT, Tools};
 use crate::runs::{JobRun, Last, Outcome, Runs, RunsError, Tick, Turn, turn};
 use crate::schedule::CATCH_UP;
 
@@ -36,6 +36,8 @@ const RECORD_PAUSE: Duration = Duration::from_millis(500);
 pub struct Ticks {
     /// The table.
     pub jobs: Arc<[Job]>,
+    /// What they work with.
+    pub tools: Tools,
     /// What has run.
     pub runs: Runs,
     /// This replica.
@@ -111,7 +113,7 @@ impl Ticks {
     /// The job itself, within its limit; `None` if the stop cut it off.
     async fn work(&self, job: &Job) -> Option<(Outcome, Value)> {
         let started = Instant::now();
-        let result = self.stop.run_until_cancelled(tokio::time::timeout(RUN_TIMEOUT, job.work.run())).await?;
+        let result = self.stop.run_until_cancelled(tokio::time::timeout(RUN_TIMEOUT, job.work.run(&self.tools))).await?;
         histogram!("job_seconds", "job" => job.name).record(started.elapsed().as_secs_f64());
         let why = match result {
             Ok(Ok(detail)) => {

@@ -18,7 +18,7 @@ const WRITERS: usize = 8;
 const STEADY: u64 = 300;
 
 /// A steady load of creates; three in ten go to the bot.
-struct Load {
+pub struct Load {
     stop: Arc<AtomicBool>,
     accepted: Arc<AtomicU64>,
     tasks: JoinSet<Vec<(String, bool)>>,
@@ -26,7 +26,7 @@ struct Load {
 }
 
 impl Load {
-    fn start(gateway: String, token: String, contacts: Vec<String>) -> Load {
+    pub fn start(gateway: String, token: String, contacts: Vec<String>) -> Load {
         let (stop, accepted, refused) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
         let mut tasks = JoinSet::new();
         for writer in 0..WRITERS {
@@ -68,12 +68,12 @@ impl Load {
     }
 
     /// Waits until so many more are accepted.
-    async fn more(&self, count: u64) {
+    pub async fn more(&self, count: u64) {
         let goal = self.accepted.load(Ordering::Relaxed) + count;
         eventually("the load goes on", AFTER_FAULT, || async { (self.accepted.load(Ordering::Relaxed) >= goal).then_some(()) }).await;
     }
 
-    async fn end(mut self) -> Vec<(String, bool)> {
+    pub async fn end(mut self) -> Vec<(String, bool)> {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = Vec::new();
         while let Some(mine) = self.tasks.join_next().await {
@@ -135,6 +135,7 @@ async fn kill_9_of_any_process_loses_nothing_that_was_answered_201() {
     }
     let accepted = load.end().await;
     nothing_is_missing(&system, &staff.company, &accepted).await;
+    system.nothing_is_amiss();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -155,11 +156,12 @@ async fn mongodb_away_for_20_s_fails_no_create() {
     assert_eq!(load.refused.load(Ordering::Relaxed), 0, "creates failed while MongoDB was away");
     let accepted = load.end().await;
     nothing_is_missing(&system, &staff.company, &accepted).await;
+    system.nothing_is_amiss();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_settles_or_gives_back_at_once() {
-    // Far below the consumers' ack wait of 30 s, after which it would come again in any case.
+    // Far below the consumer's ack wait of 30 s, after which it would come again in any case.
     const AT_ONCE: Duration = Duration::from_secs(15);
     // Below the 30 s that a stop may take: nobody waits for the bound.
     const STOPPED: Duration = Duration::from_secs(20);
@@ -179,16 +181,20 @@ async fn sigterm_settles_or_gives_back_at_once() {
     system.bot_mode(json!({})).await;
     let accepted = load.end().await;
     let jetstream = system.operator().await;
-    for (stream, name) in [("EVENTS", "persister"), ("OUTBOUND", "forwarder")] {
-        eventually(&format!("{name} holds nothing that a stopped one has pulled"), AT_ONCE, || async {
-            let stream = jetstream.get_stream(stream).await.ok()?;
-            let consumer = stream.get_consumer::<async_nats::jetstream::consumer::pull::Config>(name).await.ok()?;
-            let info = consumer.cached_info();
-            (info.num_pending == 0 && info.num_ack_pending == 0).then_some(())
-        })
-        .await;
-    }
+    eventually("the persister holds nothing that a stopped one has pulled", AT_ONCE, || async {
+        let stream = jetstream.get_stream("EVENTS").await.ok()?;
+        let consumer = stream.get_consumer::<async_nats::jetstream::consumer::pull::Config>("persister").await.ok()?;
+        let info = consumer.cached_info();
+        (info.num_pending == 0 && info.num_ack_pending == 0).then_some(())
+    })
+    .await;
+    eventually("nothing awaits the bot any more", AFTER_FAULT, || async {
+        let outbound = jetstream.get_stream("OUTBOUND").await.ok()?;
+        (outbound.cached_info().state.messages == 0).then_some(())
+    })
+    .await;
     nothing_is_missing(&system, &staff.company, &accepted).await;
+    system.nothing_is_amiss();
     // Given back once, not again and again to the one who gives it back.
     let tossed = documents(&system.database().await, "messages", doc! {"delivery.attempts": {"$gt": 2}}).await;
     assert!(tossed.is_empty(), "{} messages were delivered in more than two attempts", tossed.len());
@@ -221,4 +227,5 @@ async fn a_log_that_hangs_is_said_within_2_s_and_readiness_falls() {
     system.await_ready().await;
     let (status, answer) = staff.post("/messages", body).await;
     assert_eq!(status, StatusCode::CREATED, "{answer}");
+    system.nothing_is_amiss();
 }

@@ -42,6 +42,7 @@ const SETTINGS: &[&str] = &[
     "TRUSTED_PROXIES",
     "CORS_ORIGINS",
     "TOKEN_REFRESH_",
+    "SLA_SWEEP_",
     "FACEBOOK_",
     "ACCESS_TOKEN_",
     "REFRESH_TOKEN_",
@@ -189,7 +190,7 @@ impl System {
     }
 
     /// A client of a new company.
-    pub async fn new_company(&self) -> Staff<'_> {
+    pub async fn new_unconnected_company(&self) -> Staff<'_> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let email = format!("manager{}-{}@example.com", COUNT.fetch_add(1, Ordering::Relaxed), std::process::id());
         let body = json!({"company_name": "Test Clinic", "fullName": "Test Manager", "email": email, "password": "correct horse"});
@@ -200,6 +201,17 @@ impl System {
         assert_eq!(status, StatusCode::OK, "{login}");
         let token = login["accessToken"].as_str().unwrap().to_owned();
         Staff { system: self, token, company: answer["company"]["_id"].as_str().unwrap().to_owned() }
+    }
+
+    /// A company that is connected with what the bot carries, so that its operators' messages are delivered.
+    pub async fn new_company(&self) -> Staff<'_> {
+        let staff = self.new_unconnected_company().await;
+        for platform in ["facebook", "instagram"] {
+            let body = json!({"access_token": staff.token_for(platform)});
+            let (status, answer) = self.request(Method::PUT, &format!("/integrations/{platform}"), Some(&staff.token), Some(&body)).await;
+            assert_eq!(status, StatusCode::OK, "{answer}");
+        }
+        staff
     }
 
     /// A REST request.
@@ -234,6 +246,23 @@ impl System {
     /// The database, as anyone who may read it.
     pub async fn database(&self) -> mongodb::Database {
         mongodb::Client::with_uri_str(self.url("mongodb")).await.unwrap().default_database().unwrap()
+    }
+
+    /// What `petbuddy audit` says: its exit code, and its report.
+    pub fn audit(&self, args: &[&str]) -> (Option<i32>, Value) {
+        let mut command = petbuddy();
+        command.args(["audit", "--json"]).args(args);
+        command.env("NATS_URL", self.url("nats")).env("NATS_USER", self.run["operator"]["user"].as_str().unwrap());
+        let output = command.env("NATS_PASSWORD", self.run["operator"]["password"].as_str().unwrap()).output().unwrap();
+        let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| json!(String::from_utf8_lossy(&output.stderr)));
+        (output.status.code(), report)
+    }
+
+    /// Log, database and deliveries agree, whatever has happened to this system.
+    pub fn nothing_is_amiss(&self) -> Value {
+        let (code, report) = self.audit(&[]);
+        assert_eq!(code, Some(0), "{report}");
+        report
     }
 
     /// What the stub bot has received.
@@ -353,6 +382,11 @@ pub struct Staff<'a> {
 }
 
 impl Staff<'_> {
+    /// The access token that [`System::new_company`] has entered.
+    pub fn token_for(&self, platform: &str) -> String {
+        format!("{platform}-token-{}", self.company)
+    }
+
     pub async fn get(&self, path: &str) -> (StatusCode, Value) {
         self.system.request(Method::GET, path, Some(&self.token), None).await
     }

@@ -25,7 +25,7 @@ fn access_token(system: &System, company: &str, role: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manager_connects_and_disconnects_platforms_and_no_answer_holds_a_token() {
     let system = System::shared().await;
-    let (staff, other) = (system.new_company().await, system.new_company().await);
+    let (staff, other) = (system.new_unconnected_company().await, system.new_unconnected_company().await);
     let receptionist = access_token(system, &staff.company, "receptionist");
     let put = async |platform: &str, body: Value| staff.send(Method::PUT, &format!("/integrations/{platform}"), body).await;
     assert_eq!(staff.get("/integrations").await, (StatusCode::OK, json!({"integrations": []})));

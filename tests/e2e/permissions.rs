@@ -68,7 +68,6 @@ async fn the_gateway_publishes_changes_and_asks_and_reads_no_stream() {
         "message.delivery.a.b",
         "jobs.schedule.x",
         "$JS.API.CONSUMER.MSG.NEXT.EVENTS.persister",
-        "outbound.0.a.b.facebook",
         "dead.gateway.x",
         "$JS.API.STREAM.MSG.GET.EVENTS",
         "$JS.API.CONSUMER.CREATE.KV_sessions",

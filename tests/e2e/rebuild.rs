@@ -26,6 +26,7 @@ async fn content(database: &mongodb::Database) -> Vec<(String, Vec<Document>)> {
 async fn a_dropped_database_comes_back_from_the_log() {
     let system = System::start(&["--replicas", "persister=2"]).await;
     let staff = system.new_company().await;
+    staff.send(Method::PUT, "/sla/targets", json!({"delivery_seconds": 30, "first_response_seconds": 60})).await;
     for _ in 0..3 {
         let contact = staff.new_contact().await;
         let first = staff.message(&contact, "user", "hello").await["messageData"]["_id"].clone();

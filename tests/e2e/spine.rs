@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::Message as Frame;
 use crate::harness::{SOON, System, documents, eventually};
 
 /// Reads events of a socket until one is as wanted.
-async fn event<S>(socket: &mut S, what: &str, wanted: impl Fn(&Value) -> bool) -> Value
+pub async fn event<S>(socket: &mut S, what: &str, wanted: impl Fn(&Value) -> bool) -> Value
 where
     S: StreamExt<Item = Result<Frame, tokio_tungstenite::tungstenite::Error>> + Unpin,
 {

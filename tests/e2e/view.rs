@@ -2,11 +2,12 @@
 
 use mongodb::bson::{Document, doc, oid::ObjectId};
 use nats::domain::{
-    Contact, ContactPatch, Content, Delivery, DeliveryState, Direction, Integration, Message, MessagePatch, Platform, Role, Sealed,
-    ShortText, SocialPatch,
+    Company, Contact, ContactPatch, Content, Delivery, DeliveryState, Direction, Email, Integration, Message, MessagePatch, Platform, Role,
+    Sealed, ShortText, SlaTargets, SocialPatch, StaffRole, User,
 };
 use nats::event::{
-    Actor, ContactUpdated, Envelope, Event, IntegrationDeleted, MessageDeleted, MessageDelivery, MessageRead, MessageUpdated,
+    Actor, CompanyCreated, CompanyUpdated, ContactUpdated, Envelope, Event, IntegrationDeleted, MessageDeleted, MessageDelivery,
+    MessageRead, MessageSlaBreached, MessageUpdated,
 };
 use nats::{Id, Timestamp};
 use persister::{Stored, View};
@@ -28,6 +29,9 @@ enum Step {
     Delete { which: Index },
     Read { platform: Option<Platform> },
     Deliver { which: Index, state: DeliveryState },
+    Breach { which: Index, target: u32 },
+    Promise { seconds: u32 },
+    Register,
     Enter,
     EditContact { phone: Option<String>, facebook_id: Option<String>, suspended: Option<bool> },
     Connect { platform: Platform, account: String },
@@ -42,6 +46,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<Index>().prop_map(|which| Step::Delete { which }),
         1 => option::of(platform()).prop_map(|platform| Step::Read { platform }),
         2 => (any::<Index>(), select(DeliveryState::ALL)).prop_map(|(which, state)| Step::Deliver { which, state }),
+        1 => (any::<Index>(), 1u32..100).prop_map(|(which, target)| Step::Breach { which, target }),
+        1 => (1u32..100).prop_map(|seconds| Step::Promise { seconds }),
+        1 => Just(Step::Register),
         1 => Just(Step::Enter),
         2 => (option::of("[0-9]{3}"), option::of("[0-9]{3}"), option::of(any::<bool>()))
             .prop_map(|(phone, facebook_id, suspended)| Step::EditContact { phone, facebook_id, suspended }),
@@ -54,7 +61,7 @@ fn step() -> impl Strategy<Value = Step> {
 fn history(steps: &[Step], company: Id, contact: Id) -> Vec<Stored> {
     let mut created: Vec<Id> = Vec::new();
     let mut stored = Vec::new();
-    let mut entered = false;
+    let (mut entered, mut registered) = (false, false);
     for (seq, step) in (1..).zip(steps) {
         let at = Timestamp::from_millis(1_700_000_000_000 + (seq as i64 * 7_919) % 1_000);
         let pick = |which: &Index, created: &[Id]| (!created.is_empty()).then(|| *which.get(created));
@@ -90,6 +97,20 @@ fn history(steps: &[Step], company: Id, contact: Id) -> Vec<Stored> {
                     Delivery { state: *state, attempts: seq as u32, last_error: None, next_attempt_at: None, delivered_at: None };
                 Event::MessageDelivery(MessageDelivery { message_id, contact_id: contact, delivery, status: None, duration_ms: None })
             }),
+            Step::Breach { which, target } => pick(which, &created).map(|message_id| {
+                Event::MessageSlaBreached(MessageSlaBreached {
+                    message_id,
+                    contact_id: contact,
+                    platform: Platform::Facebook,
+                    target_seconds: *target,
+                    accepted_at: at,
+                })
+            }),
+            Step::Promise { seconds } => {
+                let targets = SlaTargets { delivery_seconds: *seconds, first_response_seconds: 1 };
+                Some(Event::CompanyUpdated(CompanyUpdated { sla: Some(targets) }))
+            }
+            Step::Register => Some(Event::CompanyCreated(registration(company, at))),
             Step::Enter => Some(Event::ContactCreated(Box::new(a_contact(company, contact, at)))),
             Step::EditContact { phone, facebook_id, suspended } => {
                 // A text removes with its first digit even, so that both are tried.
@@ -109,13 +130,33 @@ fn history(steps: &[Step], company: Id, contact: Id) -> Vec<Stored> {
             })),
             Step::Disconnect { platform } => Some(Event::IntegrationDeleted(IntegrationDeleted { platform: *platform })),
         };
-        let Some(event) = event.filter(|e| !matches!(e, Event::ContactCreated(_)) || !std::mem::replace(&mut entered, true)) else {
+        let once = |e: &Event| match e {
+            Event::ContactCreated(_) => !std::mem::replace(&mut entered, true),
+            Event::CompanyCreated(_) => !std::mem::replace(&mut registered, true),
+            _ => true,
+        };
+        let Some(event) = event.filter(once) else {
             continue;
         };
         let envelope = Envelope::new(at, Actor::System, company, event);
         stored.push(Stored { seq, subject: envelope.subject().to_string(), payload: envelope.to_json().unwrap().into() });
     }
     stored
+}
+
+fn registration(company: Id, at: Timestamp) -> CompanyCreated {
+    let name = ShortText::new("Clinic").unwrap();
+    let email = Email::new(&format!("{company}@example.com")).unwrap();
+    let manager = User {
+        id: company,
+        company_id: company,
+        email,
+        full_name: name.clone(),
+        role: StaffRole::Manager,
+        password_hash: "none".into(),
+        created_at: at,
+    };
+    CompanyCreated { company: Company { id: company, name, created_at: at, sla: SlaTargets::default() }, manager }
 }
 
 fn a_contact(company: Id, contact: Id, at: Timestamp) -> Contact {
@@ -125,12 +166,13 @@ fn a_contact(company: Id, contact: Id, at: Timestamp) -> Contact {
     Contact { id: contact, company_id: company, phone: text("+49 170"), created_at: at, ..*golden }
 }
 
-const COLLECTIONS: [&str; 5] = ["messages", "conversations", "contacts", "integrations", "attempts"];
+const COLLECTIONS: [&str; 6] = ["messages", "conversations", "contacts", "integrations", "attempts", "companies"];
 
 /// What a reader of the database sees of a company: the documents of each of [`COLLECTIONS`].
-async fn seen(view: &View, company: Id) -> [Vec<Document>; 5] {
-    let filter = doc! {"company_id": ObjectId::from_bytes(company.bytes())};
-    let mut all = [const { Vec::new() }; 5];
+async fn seen(view: &View, company: Id) -> [Vec<Document>; 6] {
+    let company = ObjectId::from_bytes(company.bytes());
+    let filter = doc! {"$or": [{"company_id": company}, {"_id": company}]};
+    let mut all = [const { Vec::new() }; 6];
     for (collection, found) in COLLECTIONS.iter().zip(&mut all) {
         for mut document in documents(view.database(), collection, filter.clone()).await {
             // How it was made, not what.

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tracing::warn;
 
-use super::bucket::{Bucket, BucketError};
 use crate::problem::Problem;
+use nats::runtime::bucket::{Bucket, BucketError};
 
 /// Attempts within the window that lock.
 const ATTEMPTS: usize = 5;

@@ -9,8 +9,8 @@ use nats::{Id, Timestamp, stream};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::bucket::{Bucket, BucketError};
 use crate::problem::Problem;
+use nats::runtime::bucket::{Bucket, BucketError};
 
 /// Writes that may be overtaken, or their acknowledgement lost, before a refresh is given up.
 const TRIES: u32 = 5;

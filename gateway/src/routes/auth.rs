@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use nats::domain::{Company, Email, InvalidText, ShortText, StaffRole, User};
+use nats::domain::{Company, Email, InvalidText, ShortText, SlaTargets, StaffRole, User};
 use nats::event::{Actor, CompanyCreated, Envelope, Event};
 use nats::outcome::Outcome;
 use nats::query::{GetUser, UserByEmail};
@@ -73,7 +73,7 @@ pub async fn register(
     let mut answer = Map::from_iter([("message".to_owned(), json!("Registered successfully")), ("user".to_owned(), public(&user))]);
     let event = match place {
         Place::Founder(name) => {
-            let company = Company { id: company_id, name, created_at: now };
+            let company = Company { id: company_id, name, created_at: now, sla: SlaTargets::default() };
             answer.insert("company".into(), json!(company));
             Event::CompanyCreated(CompanyCreated { company, manager: user.clone() })
         }

@@ -7,7 +7,7 @@ use axum::response::Response;
 use nats::domain::{Integration, Platform, ShortText};
 use nats::event::{Event, IntegrationDeleted};
 use nats::outcome::Outcome;
-use nats::query::{GetIntegration, ListIntegrations};
+use nats::query::{GetIntegration, IntegrationView, ListIntegrations, RefreshError};
 use nats::runtime::seal::Keyring;
 use nats::{Id, Timestamp};
 use secrecy::SecretString;
@@ -38,12 +38,29 @@ struct Shown {
     updated_at: Timestamp,
     /// Which of `ENCRYPTION_KEYS` the token is sealed with.
     key_id: String,
+    /// Why the token could not be renewed: connect again.
+    refresh_error: Option<RefreshError>,
+}
+
+impl From<IntegrationView> for Shown {
+    fn from(view: IntegrationView) -> Shown {
+        Shown { refresh_error: view.refresh_error, ..Shown::from(view.integration) }
+    }
 }
 
 impl From<Integration> for Shown {
     fn from(integration: Integration) -> Shown {
         let Integration { company_id, platform, account_id, account_name, access_token, token_expires_at, updated_at } = integration;
-        Shown { company_id, platform, account_id, account_name, token_expires_at, updated_at, key_id: access_token.key_id }
+        Shown {
+            company_id,
+            platform,
+            account_id,
+            account_name,
+            token_expires_at,
+            updated_at,
+            key_id: access_token.key_id,
+            refresh_error: None,
+        }
     }
 }
 

@@ -7,10 +7,12 @@ mod contact_fields;
 mod contacts;
 mod conversations;
 mod create_message;
+mod dead_letters;
 mod integrations;
 mod messages;
 mod page;
 mod sessions;
+mod sla;
 mod store;
 
 use std::sync::Arc;
@@ -30,6 +32,7 @@ use utoipa_axum::routes;
 use crate::auth::{Caller, Logins, Tokens, identify};
 use crate::delivery::Waits;
 use crate::http::Trace;
+use crate::letters::Letters;
 use crate::log::Log;
 use crate::openapi;
 use crate::problem::Problem;
@@ -38,7 +41,7 @@ use crate::validate::Fields;
 
 /// Largest body of a request without a token.
 const AUTH_BODY_BYTES: usize = 16 * 1024;
-/// Largest body about a contact or an integration: a profile of 16 KiB, a token of 4 KiB, and some thousand characters.
+/// Largest body about a contact, an integration or targets: a profile of 16 KiB, a token of 4 KiB, and some thousand characters.
 const DIRECTORY_BODY_BYTES: usize = 128 * 1024;
 
 /// What the routes need; each handler takes only its part. It is cloned for each request and layer, so every part is cheap to clone.
@@ -54,6 +57,8 @@ pub struct App {
     pub keyring: Keyring,
     /// Waits for deliveries.
     pub waits: Arc<Waits>,
+    /// What could not be processed.
+    pub letters: Arc<Letters>,
 }
 
 macro_rules! part {
@@ -70,6 +75,7 @@ part!(Tokens, tokens);
 part!(Arc<Logins>, logins);
 part!(Keyring, keyring);
 part!(Arc<Waits>, waits);
+part!(Arc<Letters>, letters);
 
 /// What a request of a known caller comes with.
 pub struct Call {
@@ -114,10 +120,18 @@ pub fn routes(tokens: &Tokens, limiters: RateLimiters) -> OpenApiRouter<App> {
         integrations::get,
         integrations::delete
     ));
+    let sla = OpenApiRouter::new().routes(routes!(sla::report)).routes(routes!(sla::targets, sla::set_targets));
+    let dead_letters = OpenApiRouter::new()
+        .routes(routes!(dead_letters::list))
+        .routes(routes!(dead_letters::show))
+        .routes(routes!(dead_letters::replay))
+        .routes(routes!(dead_letters::replay_many))
+        .routes(routes!(dead_letters::discard));
     let directory = |routes: OpenApiRouter<App>| {
         routes.layer(DefaultBodyLimit::max(DIRECTORY_BODY_BYTES)).layer(from_fn_with_state(limiters.clone(), by_caller))
     };
     let (contacts, integrations) = (directory(contacts), directory(integrations));
+    let (sla, dead_letters) = (directory(sla), directory(dead_letters));
     // Nobody has been asked who they are here.
     let open = OpenApiRouter::new()
         .routes(routes!(auth::register))
@@ -131,6 +145,8 @@ pub fn routes(tokens: &Tokens, limiters: RateLimiters) -> OpenApiRouter<App> {
         .nest("/conversations", conversations)
         .nest("/contacts", contacts)
         .nest("/integrations", integrations)
+        .nest("/sla", sla)
+        .nest("/dead-letters", dead_letters)
         .nest("/auth", auth)
         .layer(from_fn_with_state(tokens.clone(), identify));
     OpenApiRouter::with_openapi(openapi::base()).nest("/api/v1", api)

@@ -164,7 +164,7 @@ impl Message {
     /// The document as clients see it right after it was accepted at `seq`.
     pub fn initial_view(self, seq: Option<u64>) -> MessageView {
         let delivery = self.is_forwardable().then(Delivery::queued);
-        MessageView { read: false, delivered: false, read_at: None, updated_at: self.created_at, delivery, seq, message: self }
+        MessageView { read: false, delivered: false, read_at: None, updated_at: self.created_at, delivery, sla: None, seq, message: self }
     }
 }
 
@@ -186,9 +186,22 @@ pub struct MessageView {
     /// On forwardable messages only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delivery: Option<Delivery>,
+    /// On messages that missed their company's target only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sla: Option<SlaBreach>,
     /// The sequence of its `message.created` in the log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seq: Option<u64>,
+}
+
+/// The field `sla` of a message that missed its company's target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct SlaBreach {
+    /// When that was found.
+    pub breached_at: Timestamp,
+    /// The target, in seconds from accepted to delivered.
+    pub target_seconds: u32,
 }
 
 /// The field `delivery` of a forwardable message.

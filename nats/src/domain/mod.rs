@@ -1,15 +1,20 @@
 //! The domain: messages, contacts, companies and users, valid by construction. No I/O, no storage form.
 
+mod bot;
 mod contact;
 mod integration;
+mod lane;
 mod message;
 mod text;
 mod user;
 
+pub use bot::{BotHealth, BotStatus, BreakerState, BreakerView};
 pub use contact::{Contact, ContactPatch, Profile, Social, SocialPatch};
 pub use integration::{Integration, Sealed};
+pub use lane::LaneEntry;
 pub use message::{
-    Attachment, Delivery, DeliveryState, Direction, MAX_ATTACHMENTS, Message, MessagePatch, MessageView, Platform, Role, UnknownName,
+    Attachment, Delivery, DeliveryState, Direction, MAX_ATTACHMENTS, Message, MessagePatch, MessageView, Platform, Role, SlaBreach,
+    UnknownName,
 };
 pub use text::{Content, Email, ExternalId, InvalidText, ShortText, Url};
-pub use user::{Company, StaffRole, User};
+pub use user::{Company, SlaTargets, StaffRole, User};

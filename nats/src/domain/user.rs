@@ -16,6 +16,37 @@ pub struct Company {
     pub name: ShortText,
     /// When it registered.
     pub created_at: Timestamp,
+    /// What it promises its customers.
+    #[serde(default, skip_serializing_if = "SlaTargets::is_default")]
+    pub sla: SlaTargets,
+}
+
+/// What a company promises its customers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(example = json!({"delivery_seconds": 60, "first_response_seconds": 900})))]
+pub struct SlaTargets {
+    /// From accepted to taken by the bot, in seconds; 1 to 86,400. A forwardable message that misses it is a breach.
+    #[cfg_attr(feature = "schema", schema(minimum = 1, maximum = 86_400))]
+    pub delivery_seconds: u32,
+    /// From a customer's message to the operator's answer, in seconds; 1 to 86,400. Reported only.
+    #[cfg_attr(feature = "schema", schema(minimum = 1, maximum = 86_400))]
+    pub first_response_seconds: u32,
+}
+
+impl SlaTargets {
+    /// Longest target, in seconds: a message lives no longer.
+    pub const LONGEST_SECONDS: u32 = 86_400;
+
+    fn is_default(&self) -> bool {
+        *self == SlaTargets::default()
+    }
+}
+
+impl Default for SlaTargets {
+    /// A minute to the bot, a quarter of an hour for an answer.
+    fn default() -> SlaTargets {
+        SlaTargets { delivery_seconds: 60, first_response_seconds: 900 }
+    }
 }
 
 /// What a member of staff may do.

@@ -1,12 +1,16 @@
 //! How a service speaks the contract: settings, connection, publish, worker loop, dead letters, queries, health, telemetry,
 //! life cycle. No business rule of any one service.
 
+pub mod bucket;
 mod commit;
 pub mod connection;
 pub mod dead_letter;
+pub mod dead_letters;
+pub mod direct;
 pub mod health;
 pub mod order;
 pub mod outcome;
+pub mod pinned;
 pub mod publish;
 mod pull;
 pub mod query;

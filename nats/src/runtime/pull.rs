@@ -13,8 +13,10 @@ use super::connection::Connection;
 
 /// A request stays open at the server for so long. It bounds how long a stopping worker waits for the end of its last one.
 const EXPIRES: Duration = Duration::from_secs(2);
+/// The same for a pinned consumer: well below `stream::PARTITION_PIN_TIMEOUT`, or the pin is lost between two requests.
+const EXPIRES_PINNED: Duration = Duration::from_secs(1);
 /// The server says so often that it is there, while a request is open.
-const HEARTBEAT: Duration = Duration::from_millis(500);
+const HEARTBEAT: Duration = Duration::from_millis(400);
 /// Nothing at all for so long: the request is lost.
 const LOST_AFTER: Duration = Duration::from_millis(1_500);
 
@@ -32,6 +34,8 @@ pub struct Pull {
     subject: String,
     inbox: String,
     answers: Subscriber,
+    /// The group of a pinned consumer, and the pin if it is ours.
+    group: Option<(&'static str, Option<String>)>,
     /// Messages that the open request may still bring.
     outstanding: usize,
     heard: Instant,
@@ -46,7 +50,20 @@ impl Pull {
         let inbox = connection.client.new_inbox();
         let answers = connection.client.subscribe(inbox.clone()).await.map_err(|e| e.to_string())?;
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
-        Ok(Pull { jetstream: connection.jetstream.clone(), subject, inbox, answers, outstanding: 0, heard: Instant::now() })
+        Ok(Pull { jetstream: connection.jetstream.clone(), subject, inbox, answers, group: None, outstanding: 0, heard: Instant::now() })
+    }
+
+    /// The same, as a member of a pinned consumer's group: the server sends to the one that it has pinned.
+    pub fn in_group(mut self, group: &'static str) -> Pull {
+        self.group = Some((group, None));
+        self
+    }
+
+    /// Requests show this pin from now on.
+    pub fn set_pin(&mut self, pin: String) {
+        if let Some((_, pinned)) = &mut self.group {
+            *pinned = Some(pin);
+        }
     }
 
     /// Whether an open request may still bring messages.
@@ -59,7 +76,14 @@ impl Pull {
     /// # Errors
     /// The client is closed.
     pub async fn request(&mut self, batch: usize) -> Result<(), String> {
-        let request = json!({"batch": batch, "expires": EXPIRES.as_nanos() as u64, "idle_heartbeat": HEARTBEAT.as_nanos() as u64});
+        let expires = if self.group.is_some() { EXPIRES_PINNED } else { EXPIRES };
+        let mut request = json!({"batch": batch, "expires": expires.as_nanos() as u64, "idle_heartbeat": HEARTBEAT.as_nanos() as u64});
+        if let Some((group, pin)) = &self.group {
+            request["group"] = json!(group);
+            if let Some(pin) = pin {
+                request["id"] = json!(pin);
+            }
+        }
         let client = self.jetstream.client();
         client.publish_with_reply(self.subject.clone(), self.inbox.clone(), request.to_string().into()).await.map_err(|e| e.to_string())?;
         self.outstanding = batch;

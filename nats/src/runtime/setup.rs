@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PriorityPolicy, PullConsumer, pull};
 use async_nats::jetstream::kv;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Republish, RetentionPolicy, Source, StorageType, SubjectTransform};
 use async_nats::jetstream::{Context, context::GetStreamErrorKind};
@@ -20,6 +20,8 @@ pub enum Change {
     Unchanged,
     /// These fields were brought up.
     Updated(Vec<&'static str>),
+    /// It belonged to an earlier contract.
+    Deleted,
     /// These fields differ and were left: changing them could lose something.
     Drift(Vec<&'static str>),
 }
@@ -40,6 +42,7 @@ impl fmt::Display for Report {
         for (name, change) in &self.0 {
             match change {
                 Change::Created => writeln!(f, "{name}: created")?,
+                Change::Deleted => writeln!(f, "{name}: deleted, it belonged to an earlier contract")?,
                 Change::Unchanged => writeln!(f, "{name}: as it should be")?,
                 Change::Updated(fields) => writeln!(f, "{name}: updated {}", fields.join(", "))?,
                 Change::Drift(fields) => writeln!(
@@ -86,6 +89,11 @@ pub async fn reconcile(jetstream: &Context, sizes: Sizes) -> Result<Report, Setu
         let name = config.name.clone();
         let change = reconcile_stream(jetstream, config).await.map_err(|error| SetupError { what: format!("stream {name}"), error })?;
         report.0.push((format!("stream {name}"), change));
+    }
+    // Its filter overlaps those of the partitions, which a work queue refuses. What it had not settled is theirs.
+    let (of, name) = (stream::OUTBOUND, stream::RETIRED_FORWARDER);
+    if retire(jetstream, of, name).await.map_err(|error| SetupError { what: format!("consumer {of}/{name}"), error })? {
+        report.0.push((format!("consumer {of}/{name}"), Change::Deleted));
     }
     for (of, config) in consumers() {
         let name = config.durable_name.clone().unwrap_or_default();
@@ -158,7 +166,7 @@ fn streams(sizes: Sizes) -> Vec<Config> {
 }
 
 /// The durable consumers, each with its stream. A deleted one is made anew by its worker, from this.
-pub fn consumers() -> [(&'static str, pull::Config); 3] {
+pub fn consumers() -> Vec<(&'static str, pull::Config)> {
     let durable = |name: &str, pending: i64, description: &str| pull::Config {
         durable_name: Some(name.into()),
         description: Some(description.into()),
@@ -176,11 +184,25 @@ pub fn consumers() -> [(&'static str, pull::Config); 3] {
         filter_subject: subject::JOB_TICKS.into(),
         ..durable(stream::SCHEDULER, stream::SCHEDULER_MAX_ACK_PENDING, "Does the jobs.")
     };
-    [
+    let work = pull::Config {
+        filter_subject: subject::JOB_WORK.into(),
+        ..durable(stream::SCHEDULER_WORK, stream::SCHEDULER_WORK_MAX_ACK_PENDING, "Does what jobs hand out, piece by piece.")
+    };
+    let partition = |partition: u32| pull::Config {
+        filter_subject: subject::outbound_of_partition(partition),
+        ack_wait: stream::PARTITION_ACK_WAIT,
+        priority_policy: PriorityPolicy::PinnedClient,
+        priority_groups: vec![stream::FORWARDER_GROUP.into()],
+        priority_timeout: stream::PARTITION_PIN_TIMEOUT,
+        ..durable(&stream::forwarder(partition), stream::PARTITION_MAX_ACK_PENDING, "Calls the bot, one conversation at a time in order.")
+    };
+    let mut consumers = vec![
         (stream::EVENTS, durable(stream::PERSISTER, stream::PERSISTER_MAX_ACK_PENDING, "Writes MongoDB.")),
-        (stream::OUTBOUND, durable(stream::FORWARDER, stream::FORWARDER_MAX_ACK_PENDING, "Calls the bot.")),
         (stream::JOBS, ticks),
-    ]
+        (stream::JOBS, work),
+    ];
+    consumers.extend((0..subject::PARTITIONS).map(|p| (stream::OUTBOUND, partition(p))));
+    consumers
 }
 
 fn buckets(sizes: Sizes) -> Vec<kv::Config> {
@@ -201,6 +223,9 @@ fn buckets(sizes: Sizes) -> Vec<kv::Config> {
         bucket(stream::JOB_RUNS, "The last run of each job."),
         expiring(stream::SESSIONS, "Logins that can be refreshed."),
         expiring(stream::LOCKOUTS, "Failed logins."),
+        expiring(stream::LANES, "Conversations whose next message waits for more than its turn."),
+        expiring(stream::BOT_HEALTH, "How the Meta bot is."),
+        kv::Config { max_age: stream::DEAD_MAX_AGE, ..expiring(stream::DEAD_LETTERS, "What became of dead letters.") },
     ]
 }
 
@@ -266,7 +291,8 @@ async fn reconcile_stream(jetstream: &Context, want: Config) -> Result<Change, S
     let window_set = !want.duplicate_window.is_zero();
     d.note("duplicate_window", window_set && have.duplicate_window != want.duplicate_window, want.duplicate_window > have.duplicate_window);
     d.note("num_replicas", have.num_replicas != want.num_replicas, want.num_replicas > have.num_replicas);
-    d.note("republish", have.republish != want.republish, have.republish.is_none());
+    // Nothing stored changes by it.
+    d.note("republish", have.republish != want.republish, true);
     d.note("allow_direct", have.allow_direct != want.allow_direct, want.allow_direct);
     d.note("allow_atomic_publish", have.allow_atomic_publish != want.allow_atomic_publish, want.allow_atomic_publish);
     d.note("allow_message_schedules", have.allow_message_schedules != want.allow_message_schedules, want.allow_message_schedules);
@@ -301,6 +327,8 @@ async fn reconcile_consumer(jetstream: &Context, of: &str, want: pull::Config) -
     d.note("max_ack_pending", have.max_ack_pending != want.max_ack_pending, true);
     d.note("max_deliver", have.max_deliver.max(-1) != want.max_deliver, widens(have.max_deliver, want.max_deliver));
     d.note("filter_subject", have.filter_subject != want.filter_subject, false);
+    let priority = have.priority_policy != want.priority_policy || have.priority_groups != want.priority_groups;
+    d.note("priority", priority || have.priority_timeout != want.priority_timeout, false);
     d.note("ack_policy", have.ack_policy != want.ack_policy, false);
     d.note("deliver_policy", have.deliver_policy != want.deliver_policy, false);
     let change = d.change();
@@ -308,6 +336,16 @@ async fn reconcile_consumer(jetstream: &Context, of: &str, want: pull::Config) -
         stream.update_consumer(want).await.map_err(|e| e.to_string())?;
     }
     Ok(change)
+}
+
+/// Deletes a consumer, if it is there.
+async fn retire(jetstream: &Context, of: &str, name: &str) -> Result<bool, String> {
+    let stream = jetstream.get_stream_no_info(of).await.map_err(|e| e.to_string())?;
+    match stream.delete_consumer(name).await {
+        Ok(_) => Ok(true),
+        Err(e) if e.to_string().contains("not found") => Ok(false),
+        Err(e) => Err(e.to_string()),
+    }
 }
 
 async fn reconcile_bucket(jetstream: &Context, want: kv::Config) -> Result<Change, String> {

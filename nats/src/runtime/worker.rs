@@ -222,7 +222,7 @@ impl Worker {
         let (stop, source) = (self.stop.clone(), self.source);
         let connection = self.connection.clone();
         let attempt = async move {
-            find_or_make(&connection.jetstream, source).await.map_err(|e| e.to_string())?;
+            find_or_make(&connection.jetstream, source.stream, source.consumer).await.map_err(|e| e.to_string())?;
             Pull::open(&connection, source.stream, source.consumer).await
         };
         match stop.run_until_cancelled(attempt).await {
@@ -279,10 +279,12 @@ impl Settler {
         let (kind, result) = match settle {
             Settle::Done => (AckKind::Ack, "done"),
             Settle::Retry(after) => (AckKind::Nak(Some(after)), "retry"),
-            Settle::Reject(reason, why) => match dead_letter::store(&self.connection, delivery, reason, &why, Timestamp::now()).await {
-                true => (AckKind::Term, "dead"),
-                false => (AckKind::Nak(Some(DEAD_LETTER_RETRY)), "retry"),
-            },
+            Settle::Reject(reason, why) => {
+                match dead_letter::store(&self.connection, delivery.into(), reason, &why, Timestamp::now()).await {
+                    true => (AckKind::Term, "dead"),
+                    false => (AckKind::Nak(Some(DEAD_LETTER_RETRY)), "retry"),
+                }
+            }
         };
         counter!("worker_messages_total", "consumer" => self.consumer, "result" => result).increment(1);
         if let Err(e) = delivery.message.ack_with(kind).await {
@@ -294,15 +296,15 @@ impl Settler {
 
 /// The consumer; one that was deleted is made anew, as `setup` makes it. It then begins with the stream's first message,
 /// which idempotent handlers bear.
-async fn find_or_make(jetstream: &Context, source: Source) -> Result<PullConsumer, ConsumerError> {
-    let missing = match jetstream.get_consumer_from_stream(source.consumer, source.stream).await {
+pub(super) async fn find_or_make(jetstream: &Context, stream: &str, consumer: &str) -> Result<PullConsumer, ConsumerError> {
+    let missing = match jetstream.get_consumer_from_stream(consumer, stream).await {
         Err(e) if matches!(e.kind(), ConsumerErrorKind::JetStream(e) if e.error_code() == ErrorCode::CONSUMER_NOT_FOUND) => e,
         found_or_failed => return found_or_failed,
     };
-    let Some((stream, config)) = setup::consumers().into_iter().find(|(_, c)| c.durable_name.as_deref() == Some(source.consumer)) else {
+    let Some((stream, config)) = setup::consumers().into_iter().find(|(_, c)| c.durable_name.as_deref() == Some(consumer)) else {
         return Err(missing);
     };
-    warn!(consumer = source.consumer, "the consumer was deleted; it is made anew and begins with the first message");
+    warn!(consumer, "the consumer was deleted; it is made anew and begins with the first message");
     jetstream.create_consumer_on_stream(config, stream).await
 }
 
@@ -324,7 +326,7 @@ async fn with_progress<F: Future>(deliveries: &[Delivery], work: F) -> F::Output
 impl Delivery {
     fn of(message: Message) -> Result<Delivery, String> {
         let info = message.info().map_err(|e| e.to_string())?;
-        let stored_at = Timestamp::from_millis((info.published.unix_timestamp_nanos() / 1_000_000) as i64);
+        let stored_at = info.published.into();
         let (stream, stream_seq, attempt) = (info.stream.to_owned(), info.stream_sequence, info.delivered.max(1) as u64);
         Ok(Delivery {
             subject: message.subject.clone(),

@@ -8,6 +8,7 @@ use mongodb::action::Find;
 use mongodb::bson::raw::{RawDocument, RawDocumentBuf};
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use nats::query::{Cursor, MAX_PAGE, Page};
+use nats::runtime::connection::Connection;
 use nats::runtime::query::QueryError;
 use nats::runtime::worker;
 use serde::de::DeserializeOwned;
@@ -21,11 +22,34 @@ use crate::document::{self, oid};
 /// What misses waits for the view to catch up with the log, no longer than this; so a GET right after its POST finds.
 const CATCH_UP: Duration = Duration::from_secs(3);
 /// MongoDB itself gives a query up after this; the one who asked waits 5 s.
-const MAX_TIME: Duration = Duration::from_secs(4);
+pub const MAX_TIME: Duration = Duration::from_secs(4);
 /// Documents of one answer, in BSON. As JSON they may be twice as long, and NATS carries 8 MB.
 const MAX_PAGE_BYTES: usize = 3 * 1024 * 1024;
 /// Between looks while catching up.
 const LOOK_EVERY: Duration = Duration::from_millis(15);
+
+/// Waiting for the view to catch up with the log as it was at the first look.
+#[derive(Default)]
+struct Behind {
+    target: Option<(u64, Instant)>,
+}
+
+impl Behind {
+    async fn has_caught_up(&mut self, connection: &Connection) -> Result<bool, QueryError> {
+        let lag = worker::lag(connection, SOURCE).await.map_err(QueryError::Unavailable)?;
+        // The stream's last sequence at the first look; everything up to it counts.
+        let (target, _) = *self.target.get_or_insert((lag.delivered_to + lag.pending, Instant::now() + CATCH_UP));
+        Ok(lag.settled_to >= target || (lag.pending == 0 && lag.in_work == 0))
+    }
+
+    async fn pause(&self) -> Result<(), QueryError> {
+        if self.target.is_some_and(|(_, until)| Instant::now() >= until) {
+            return Err(QueryError::Unavailable("the view is behind the log; try again".into()));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+        Ok(())
+    }
+}
 
 impl Queries {
     /// All documents that a query finds.
@@ -55,24 +79,26 @@ impl Queries {
         if let Some(found) = look().await? {
             return Ok(found);
         }
-        let until = Instant::now() + CATCH_UP;
-        let mut target = None;
+        let mut behind = Behind::default();
         loop {
-            let lag = worker::lag(&self.connection, SOURCE).await.map_err(QueryError::Unavailable)?;
-            // The stream's last sequence at the first look; everything up to it counts.
-            let target = *target.get_or_insert(lag.delivered_to + lag.pending);
-            let caught_up = lag.settled_to >= target || (lag.pending == 0 && lag.in_work == 0);
+            let caught_up = behind.has_caught_up(&self.connection).await?;
             if let Some(found) = look().await? {
                 return Ok(found);
             }
             if caught_up {
                 return Err(QueryError::NotFound);
             }
-            if Instant::now() >= until {
-                return Err(QueryError::Unavailable("the view is behind the log; try again".into()));
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
+            behind.pause().await?;
         }
+    }
+
+    /// Waits, bounded, until everything that the log has now is in the view.
+    pub(super) async fn caught_up(&self) -> Result<(), QueryError> {
+        let mut behind = Behind::default();
+        while !behind.has_caught_up(&self.connection).await? {
+            behind.pause().await?;
+        }
+        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 use mongodb::bson::{Document, doc};
 use nats::Id;
 use nats::domain::{Integration, Platform};
+use nats::event::IntegrationRefreshFailed;
 use nats::outcome::Outcome;
 
 use super::messages::upsert;
@@ -23,11 +24,12 @@ impl View {
         for c in &sorted.companies {
             // The manager first: without one there must be no company.
             if self.enter_user(&c.event.manager, c.seq).await? {
-                insert_new(&self.collections.companies, &[document::company(&c.event.company, c.seq)]).await?;
+                self.enter_company(&c.event.company, c.seq).await?;
             } else {
                 verdicts[c.position] = taken();
             }
         }
+        self.change_targets(sorted).await?;
         for u in &sorted.users {
             if !self.enter_user(&u.event, u.seq).await? {
                 verdicts[u.position] = taken();
@@ -36,6 +38,8 @@ impl View {
         for change in &sorted.integrations {
             self.apply_integration(change, verdicts).await?;
         }
+        let failures = sorted.refresh_failures.iter().map(refresh_failure).collect();
+        upsert(&self.collections.refresh_failures, failures).await?;
         Ok(())
     }
 
@@ -71,6 +75,17 @@ impl View {
         }
         let update = doc! {"q": {"_id": &id, "seq": {"$not": {"$gte": seq}}}, "u": document, "upsert": true};
         upsert(&self.collections.integrations, vec![update]).await.map(drop)
+    }
+}
+
+/// The latest by sequence stays. In a collection of its own, because the integration's document is replaced whole.
+fn refresh_failure(failed: &At<(Id, IntegrationRefreshFailed)>) -> Document {
+    let (seq, (company, event)) = (long(failed.seq), &failed.event);
+    let id = integration_id(*company, event.platform);
+    doc! {
+        "q": {"_id": id, "seq": {"$not": {"$gte": seq}}},
+        "u": {"error": &event.error, "at": date(failed.envelope_at), "seq": seq},
+        "upsert": true,
     }
 }
 

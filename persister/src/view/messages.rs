@@ -16,7 +16,7 @@ use crate::conversation::Effect;
 use crate::database::{DatabaseError, EXTERNAL_INDEX, REQUEST_INDEX, insert_new, limited, update_many};
 use crate::document::{self, date, long, oid};
 
-/// One guarded change: set `fields` if no later event has set `guard` yet.
+/// One guarded change: set `fields` if no later event, or none of higher rank, has set `guard` yet.
 struct Guarded {
     message: ObjectId,
     contact: ObjectId,
@@ -54,7 +54,8 @@ impl View {
         effects: &mut Effects,
         verdicts: &mut [Verdict],
     ) -> Result<(), DatabaseError> {
-        let documents: Vec<Document> = sorted.created.iter().map(|c| document::message(&c.event.0, c.event.1.as_ref(), c.seq)).collect();
+        let documents: Vec<Document> =
+            sorted.created.iter().map(|c| document::message(&c.event.0, c.event.1.as_ref(), c.envelope_at, c.seq)).collect();
         let refused = insert_new(&self.collections.messages, &documents).await?;
         let refused: HashSet<usize> = refused.into_iter().collect();
         let known = self.fill_shells(refused.iter().map(|index| &documents[*index])).await?;
@@ -226,14 +227,24 @@ fn deletable(document: &Document) -> Option<(Key, i64, bool)> {
     Some((key, document.get_i64("seq").ok()?, unread))
 }
 
-/// The guarded changes of a batch. Of several delivery steps of one message only the last is written.
+/// Above every sequence.
+const DELIVERED: i64 = 1 << 62;
+
+/// Which of two delivery steps of a message stays: the one of higher rank. That is the later one, but once delivered a message
+/// stays so, as it was delivered first: a forwarder that has lost its conversation may report an older step later.
+fn rank(step: &MessageDelivery, seq: u64) -> i64 {
+    if step.is_delivered() { DELIVERED - long(seq) } else { long(seq) }
+}
+
+/// The guarded changes of a batch. Of several delivery steps of one message only the one that stays is written.
 fn guarded_changes(sorted: &Sorted) -> Vec<Guarded> {
     let company = |position: &usize| sorted.companies_of.get(position).map(|c| oid(*c)).unwrap_or_default();
     let mut last: HashMap<nats::Id, (usize, Bson)> = HashMap::new();
     for (index, step) in sorted.delivery.iter().enumerate() {
         let at = date(step.envelope_at);
         let entry = last.entry(step.event.message_id).or_insert((index, at.into()));
-        if sorted.delivery[entry.0].seq <= step.seq {
+        let other = &sorted.delivery[entry.0];
+        if rank(&other.event, other.seq) <= rank(&step.event, step.seq) {
             entry.0 = index;
         }
         if entry.1.as_datetime().is_some_and(|latest| *latest < at) {
@@ -247,7 +258,7 @@ fn guarded_changes(sorted: &Sorted) -> Vec<Guarded> {
             contact: oid(step.event.contact_id),
             company: company(&step.position),
             guard: "delivery",
-            seq: long(step.seq),
+            seq: rank(&step.event, step.seq),
             fields: delivery_fields(&step.event),
             at: *at.as_datetime()?,
         })
@@ -271,4 +282,40 @@ fn guarded_changes(sorted: &Sorted) -> Vec<Guarded> {
 
 fn delivery_fields(step: &MessageDelivery) -> Document {
     doc! {"delivery": document::delivery(&step.delivery), "delivered": step.is_delivered()}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nats::domain::Delivery;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    fn step(state: DeliveryState) -> MessageDelivery {
+        let (message_id, contact_id) = (nats::Id::from_bytes([1; 12]), nats::Id::from_bytes([2; 12]));
+        MessageDelivery { message_id, contact_id, delivery: Delivery { state, ..Delivery::queued() }, status: None, duration_ms: None }
+    }
+
+    proptest! {
+        /// The guard as MongoDB has it: a step is written where no rank, or a lower one, stands.
+        #[test]
+        fn once_delivered_stays_delivered_in_any_order(states in prop::collection::vec(select(DeliveryState::ALL), 1..12), turn in any::<prop::sample::Index>()) {
+            let mut steps: Vec<(u64, DeliveryState)> = (1..).zip(states).collect();
+            let first_delivered = steps.iter().find(|(_, state)| *state == DeliveryState::Delivered).copied();
+            let stays = first_delivered.or(steps.last().copied());
+            let by = turn.index(steps.len());
+            steps.rotate_left(by);
+            if turn.index(2) == 1 {
+                steps.reverse();
+            }
+            let mut document: Option<(i64, (u64, DeliveryState))> = None;
+            for (seq, state) in steps.iter().chain(&steps) {
+                let rank = rank(&step(*state), *seq);
+                if document.is_none_or(|(there, _)| there < rank) {
+                    document = Some((rank, (*seq, *state)));
+                }
+            }
+            prop_assert_eq!(document.map(|(_, step)| step), stays);
+        }
+    }
 }

@@ -70,6 +70,8 @@ impl Things {
             ("cursor", _) => self.cursor.clone(),
             ("Idempotency-Key", _) => self.idempotency_key.clone(),
             ("Prefer", _) => "wait=30".into(),
+            ("from", "sla") => "2026-11-01T00:00:00Z".into(),
+            ("to", "sla") => "2026-11-20T00:00:00Z".into(),
             ("limit" | "skip", _) => parameter.form.schema["default"].to_string(),
             (name, _) => panic!("{}: what shall {name} be?", operation.name()),
         }

@@ -1,6 +1,5 @@
-//! Entries of a KV bucket: JSON, each with a time to live, written only in place of what was read. It asks the stream's
-//! leader, for another replica may still have what was overwritten. Needs no more permissions than to ask for an entry and to
-//! publish one; lists and watches nothing.
+//! Entries of a KV bucket: JSON, each with a time to live. It asks the stream's leader, for another replica may still have
+//! what was overwritten. Needs no more permissions than to ask for an entry and to publish one; lists and watches nothing.
 
 use std::time::Duration;
 
@@ -8,13 +7,12 @@ use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use metrics::counter;
-use nats::runtime::connection::{Connection, REQUEST_TIMEOUT};
-use nats::stream;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tracing::warn;
 
-use crate::problem::Problem;
+use super::connection::{Connection, REQUEST_TIMEOUT};
+use crate::{stream, subject};
 
 /// A bucket.
 #[derive(Clone)]
@@ -43,15 +41,6 @@ pub enum BucketError {
     Unavailable(String),
 }
 
-impl From<BucketError> for Problem {
-    fn from(error: BucketError) -> Problem {
-        match error {
-            BucketError::Overtaken => Problem::Overloaded,
-            BucketError::Unavailable(_) => Problem::Unavailable("the record of logins does not answer"),
-        }
-    }
-}
-
 impl Bucket {
     /// Asks nothing yet.
     pub fn new(connection: Connection, name: &'static str) -> Bucket {
@@ -65,7 +54,7 @@ impl Bucket {
     pub async fn read<T: DeserializeOwned>(&self, key: &str) -> Result<Entry<T>, BucketError> {
         let read = async {
             let stream = self.connection.jetstream.get_stream_no_info(format!("KV_{}", self.name)).await.map_err(|e| e.to_string())?;
-            match stream.get_last_raw_message_by_subject(&self.subject(key)).await {
+            match stream.get_last_raw_message_by_subject(&subject::entry(self.name, key)).await {
                 // The marker of what was removed or has expired.
                 Ok(message) if message.payload.is_empty() => Ok(Entry { value: None, revision: message.sequence }),
                 Ok(message) => {
@@ -88,6 +77,15 @@ impl Bucket {
         self.publish(key, PublishMessage::build().payload(value.into()).ttl(ttl).expected_last_subject_sequence(revision)).await
     }
 
+    /// Writes a value that lives for `ttl` (whole seconds, 1 or more) over whatever stands there.
+    ///
+    /// # Errors
+    /// [`BucketError::Unavailable`].
+    pub async fn put<T: Serialize>(&self, key: &str, value: &T, ttl: Duration) -> Result<(), BucketError> {
+        let value = serde_json::to_vec(value).map_err(|e| self.unavailable(e.to_string()))?;
+        self.publish(key, PublishMessage::build().payload(value.into()).ttl(ttl)).await
+    }
+
     /// Removes what stands at `revision`, or whatever stands there.
     ///
     /// # Errors
@@ -99,15 +97,11 @@ impl Bucket {
     }
 
     async fn publish(&self, key: &str, message: PublishMessage) -> Result<(), BucketError> {
-        let publish = async { self.connection.jetstream.send_publish(self.subject(key), message).await?.await };
+        let publish = async { self.connection.jetstream.send_publish(subject::entry(self.name, key), message).await?.await };
         self.bounded(publish).await?.map(drop).map_err(|e| match e.kind() {
             PublishErrorKind::WrongLastSequence => BucketError::Overtaken,
             _ => self.unavailable(e.to_string()),
         })
-    }
-
-    fn subject(&self, key: &str) -> String {
-        format!("$KV.{}.{key}", self.name)
     }
 
     /// The client's own limit begins only once its queue has taken the request.

@@ -1,0 +1,228 @@
+//! `/dead-letters`: what could not be processed, for the managers of the company that it belongs to. What is done with a letter
+//! is done by `nats::runtime::dead_letters`, as the operator's command line does it too.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use nats::domain::ShortText;
+use nats::runtime::dead_letters::{DeadLetter, Filter, MAX_LETTERS, MAX_REPLAYS, Replayed, Scope, ShownLetter};
+use nats::{Id, Timestamp};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use crate::auth::Caller;
+use crate::http::{JsonObject, json};
+use crate::letters::Letters;
+use crate::problem::Problem;
+use crate::schema::{BadBody, Denied, DiscardBody, Missing, OfCompany, OfLetters, Refused, ReplayBody, Settled};
+use crate::validate::{Fields, QueryFields};
+
+/// Entries of a page, unless the request says.
+const DEFAULT_LETTERS: u64 = 50;
+/// Largest sequence: larger whole numbers are not exact in every JSON reader.
+const MAX_SEQ: u64 = 9_007_199_254_740_991;
+
+/// A page.
+#[derive(Serialize, ToSchema)]
+#[schema(as = DeadLetterList)]
+struct Listed {
+    dead_letters: Vec<DeadLetter>,
+    limit: usize,
+    /// Where to go on; it can be there although the page is not full.
+    next_cursor: Option<u64>,
+}
+
+/// One letter.
+#[derive(Serialize, ToSchema)]
+#[schema(as = OneDeadLetter)]
+struct One {
+    dead_letter: ShownLetter,
+}
+
+/// A letter of which something has become.
+#[derive(Serialize, ToSchema)]
+#[schema(as = DeadLetterSettled)]
+struct Done {
+    message: &'static str,
+    dead_letter: DeadLetter,
+}
+
+/// Many of them.
+#[derive(Serialize, ToSchema)]
+#[schema(as = DeadLettersReplayed)]
+struct ManyDone {
+    message: &'static str,
+    dry_run: bool,
+    /// How many of this request are replayed, or would be.
+    count: usize,
+    #[serde(flatten)]
+    replayed: Replayed,
+}
+
+/// `GET /dead-letters`: oldest first.
+#[utoipa::path(
+    get,
+    path = "/",
+    tag = "dead letters",
+    summary = "List the dead letters, oldest first",
+    description = "For managers. A request looks at a bounded number of letters: go on while there is a `next_cursor`.",
+    params(OfLetters, OfCompany),
+    responses((status = 200, body = Listed), Refused, Denied),
+)]
+pub async fn list(State(letters): State<Arc<Letters>>, caller: Caller, QueryFields(query): QueryFields) -> Result<Response, Problem> {
+    caller.manager()?;
+    let mut f = Fields::of(&query);
+    let mut filter = filter(&mut f);
+    filter.state = f.non_empty("state", str::parse).unwrap_or_default();
+    let limit = f.number("limit", DEFAULT_LETTERS, 1..=MAX_LETTERS as u64) as usize;
+    let (scope, cursor) = scope_and_cursor(f, &caller)?;
+    let (letters, _turn) = letters.turn()?;
+    let page = letters.list(scope, &filter, cursor, limit).await?;
+    Ok(json(StatusCode::OK, Listed { dead_letters: page.letters, limit, next_cursor: page.next_cursor }))
+}
+
+/// `GET /dead-letters/{seq}`: with headers and payload.
+#[utoipa::path(
+    get,
+    path = "/{seq}",
+    tag = "dead letters",
+    summary = "Look at a dead letter, whole",
+    description = "For managers. The payload of what concerns users and integrations is left out.",
+    params(("seq" = u64, Path, minimum = 1, maximum = 9_007_199_254_740_991_u64, description = "Its sequence."), OfCompany),
+    responses((status = 200, body = One), Refused, Denied, Missing),
+)]
+pub async fn show(
+    State(letters): State<Arc<Letters>>,
+    caller: Caller,
+    Path(seq): Path<String>,
+    QueryFields(query): QueryFields,
+) -> Result<Response, Problem> {
+    caller.manager()?;
+    let scope = Scope::Company(super::company_in(&query, &caller)?);
+    let seq = sequence(&seq)?;
+    let (letters, _turn) = letters.turn()?;
+    Ok(json(StatusCode::OK, One { dead_letter: letters.show(scope, seq).await? }))
+}
+
+/// `POST /dead-letters/{seq}/replay`: once, however often it is asked.
+#[utoipa::path(
+    post,
+    path = "/{seq}/replay",
+    tag = "dead letters",
+    summary = "Replay a dead letter",
+    description = "For managers. It is replayed once, however often this is asked; if it fails again it is a new dead letter, whose `replay_of` is this one.",
+    params(("seq" = u64, Path, minimum = 1, maximum = 9_007_199_254_740_991_u64, description = "Its sequence.")),
+    responses((status = 200, body = Done), Refused, Denied, Missing, Settled),
+)]
+pub async fn replay(State(letters): State<Arc<Letters>>, caller: Caller, Path(seq): Path<String>) -> Result<Response, Problem> {
+    let scope = Scope::Company(caller.manager()?);
+    let seq = sequence(&seq)?;
+    let (letters, _turn) = letters.turn()?;
+    let dead_letter = letters.replay(scope, seq, &name(&caller), Timestamp::now).await?;
+    Ok(json(StatusCode::OK, Done { message: "Dead letter replayed", dead_letter }))
+}
+
+/// `POST /dead-letters/replay`: many, oldest first.
+#[utoipa::path(
+    post,
+    path = "/replay",
+    tag = "dead letters",
+    summary = "Replay many dead letters, oldest first",
+    description = "For managers. Conversations keep their order. Go on while there is a `next_cursor`.",
+    request_body = ReplayBody,
+    responses((status = 200, body = ManyDone), Refused, Denied, BadBody),
+)]
+pub async fn replay_many(State(letters): State<Arc<Letters>>, caller: Caller, JsonObject(body): JsonObject) -> Result<Response, Problem> {
+    caller.manager()?;
+    let mut f = Fields::of(&body);
+    let filter = filter(&mut f);
+    let limit = f.number("limit", MAX_REPLAYS as u64, 1..=MAX_REPLAYS as u64) as usize;
+    let dry_run = f.flag("dry_run").unwrap_or(false);
+    let (scope, cursor) = scope_and_cursor(f, &caller)?;
+    let (letters, _turn) = letters.turn()?;
+    let by = (!dry_run).then(|| name(&caller));
+    let replayed = letters.replay_many(scope, &filter, cursor, limit, by.as_deref(), Timestamp::now).await?;
+    let message = if dry_run { "These dead letters would be replayed" } else { "Dead letters replayed" };
+    Ok(json(StatusCode::OK, ManyDone { message, dry_run, count: replayed.sequences.len(), replayed }))
+}
+
+/// `POST /dead-letters/{seq}/discard`: it is not to be replayed.
+#[utoipa::path(
+    post,
+    path = "/{seq}/discard",
+    tag = "dead letters",
+    summary = "Discard a dead letter",
+    description = "For managers. It stays readable, and cannot be replayed any more. Asked again, the first reason stays.",
+    request_body = DiscardBody,
+    params(("seq" = u64, Path, minimum = 1, maximum = 9_007_199_254_740_991_u64, description = "Its sequence.")),
+    responses((status = 200, body = Done), Refused, Denied, BadBody, Missing, Settled),
+)]
+pub async fn discard(
+    State(letters): State<Arc<Letters>>,
+    caller: Caller,
+    Path(seq): Path<String>,
+    JsonObject(body): JsonObject,
+) -> Result<Response, Problem> {
+    caller.manager()?;
+    let seq = sequence(&seq)?;
+    let mut f = Fields::of(&body);
+    let named = f.optional("company_id", str::parse::<Id>);
+    let reason = f.required("reason", ShortText::new);
+    f.finish()?;
+    let scope = Scope::Company(caller.company(named)?);
+    let reason = reason.ok_or(Problem::Internal)?; // finish() has refused its absence
+    let (letters, _turn) = letters.turn()?;
+    let dead_letter = letters.discard(scope, seq, &name(&caller), reason.as_str(), Timestamp::now()).await?;
+    Ok(json(StatusCode::OK, Done { message: "Dead letter discarded", dead_letter }))
+}
+
+/// What both a list and a replay of many can be told, the state aside.
+fn filter(f: &mut Fields<'_>) -> Filter {
+    Filter {
+        reason: f.non_empty("reason", str::parse),
+        service: f.non_empty("service", str::parse),
+        contact: f.non_empty("contact_id", str::parse),
+        from: f.non_empty("from", str::parse),
+        to: f.non_empty("to", str::parse),
+        ..Filter::default()
+    }
+}
+
+fn scope_and_cursor(mut f: Fields<'_>, caller: &Caller) -> Result<(Scope, u64), Problem> {
+    let cursor = f.number("cursor", 0, 0..=MAX_SEQ);
+    let named = f.optional("company_id", str::parse::<Id>);
+    f.finish()?;
+    Ok((Scope::Company(caller.company(named)?), cursor))
+}
+
+/// A sequence in a path.
+fn sequence(text: &str) -> Result<u64, Problem> {
+    let path: Map<String, Value> = [("seq".to_owned(), text.into())].into_iter().collect();
+    let mut f = Fields::of(&path);
+    let seq = f.number("seq", 0, 1..=MAX_SEQ);
+    f.finish().map(|()| seq)
+}
+
+/// For the record.
+fn name(caller: &Caller) -> String {
+    match caller {
+        Caller::Staff { user, .. } => format!("user:{user}"),
+        Caller::Service => "service".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sequence_is_a_whole_number() {
+        assert_eq!(sequence("7"), Ok(7));
+        for bad in ["", "0", "-1", "1.5", "x", "9007199254740992", "18446744073709551616"] {
+            assert!(matches!(sequence(bad), Err(Problem::Validation(_))), "{bad}");
+        }
+    }
+}

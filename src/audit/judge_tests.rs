@@ -1,0 +1,90 @@
+//! Every difference is found, and nothing else.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn id(n: u64) -> Id {
+    let mut bytes = [0; 12];
+    bytes[4..].copy_from_slice(&n.to_be_bytes());
+    Id::from_bytes(bytes)
+}
+
+fn entry(seq: u64) -> Entry {
+    Entry { seq, id: Some(id(seq)), company_id: Some(id(0)), forwardable: seq.is_multiple_of(3) }
+}
+
+fn line(seq: u64, state: Option<DeliveryState>) -> AuditLine {
+    AuditLine { id: id(seq), company_id: id(0), seq, state, deleted: false }
+}
+
+#[test]
+fn subjects_and_payloads_of_the_log_are_understood() {
+    let file = format!("{}/nats/golden/message.created.v1.json", env!("CARGO_MANIFEST_DIR"));
+    let payload = std::fs::read(file).unwrap();
+    let ids = ["a", "b", "c"].map(|c| c.repeat(24));
+    let subject = |facets: &str| format!("message.created.{}.{}.{facets}", ids[0], ids[1]);
+    let of = |facets: &str| Entry::of(7, &subject(facets), &payload);
+    assert_eq!(
+        of("facebook.outbound.operator"),
+        Entry { seq: 7, id: ids[2].parse().ok(), company_id: ids[0].parse().ok(), forwardable: true }
+    );
+    for not_forwarded in ["web.outbound.operator", "facebook.inbound.user", "facebook.outbound.assistant"] {
+        assert!(!of(not_forwarded).forwardable, "{not_forwarded}");
+    }
+    assert_eq!(Entry::of(7, "message.created.x", b"{").id, None);
+}
+
+#[test]
+fn every_case_of_a_delivery() {
+    use DeliveryState::*;
+    for (state, awaits, is_dead, fate_is) in [
+        (Some(Delivered), false, false, Fate::Delivered),
+        (Some(Delivered), true, true, Fate::Delivered),
+        (Some(Queued), true, false, Fate::Waiting),
+        (Some(Held), true, false, Fate::Waiting),
+        // A dead letter that was replayed.
+        (Some(Failed), true, true, Fate::Waiting),
+        (Some(Failed), false, true, Fate::Failed),
+        (Some(Failed), false, false, Fate::Amiss(Difference::NoDeadLetter)),
+        (Some(Sending), false, false, Fate::Amiss(Difference::Lost)),
+        (Some(Retrying), false, true, Fate::Amiss(Difference::Lost)),
+        (None, false, false, Fate::Amiss(Difference::Lost)),
+    ] {
+        assert_eq!(fate(state, awaits, is_dead), fate_is, "{state:?} {awaits} {is_dead}");
+    }
+}
+
+#[test]
+fn a_message_that_was_published_twice_counts_as_it_was_first() {
+    let again = Entry { seq: 9, ..entry(3) };
+    let mut report = Report::default();
+    let open = compare(&[entry(3), again], &[line(3, Some(DeliveryState::Delivered))], &mut report);
+    assert!(open.absent.is_empty() && open.undelivered.is_empty());
+    assert_eq!((report.in_log, report.delivered), (2, 1));
+}
+
+proptest! {
+    #[test]
+    fn what_is_on_one_side_only_is_found(log in prop::collection::btree_set(1u64..80, 0..40), database in prop::collection::btree_set(1u64..80, 0..40)) {
+        let entries: Vec<Entry> = log.iter().map(|seq| entry(*seq)).collect();
+        let lines: Vec<AuditLine> = database.iter().map(|seq| line(*seq, seq.is_multiple_of(3).then_some(DeliveryState::Queued))).collect();
+        let open = compare(&entries, &lines, &mut Report::default());
+        prop_assert_eq!(open.absent.iter().map(|e| e.seq).collect::<Vec<_>>(), log.difference(&database).copied().collect::<Vec<_>>());
+        let both: Vec<u64> = log.intersection(&database).copied().filter(|seq| seq.is_multiple_of(3)).collect();
+        prop_assert_eq!(open.undelivered.iter().map(|(e, _)| e.seq).collect::<Vec<_>>(), both);
+        let extra: Vec<u64> = extra(&lines, &entries).map(|finding| finding.seq).collect();
+        prop_assert_eq!(extra, database.difference(&log).copied().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn ranges_hold_every_sequence_once_and_are_short(seqs in prop::collection::btree_set(1u64..5_000, 0..200), longest in 1u64..1_000) {
+        let seqs: Vec<u64> = seqs.into_iter().collect();
+        let ranges = ranges(&seqs, longest);
+        for seq in &seqs {
+            prop_assert_eq!(ranges.iter().filter(|(from, to)| (from..=to).contains(&seq)).count(), 1);
+        }
+        prop_assert!(ranges.iter().all(|(from, to)| to - from < longest));
+        prop_assert!(ranges.windows(2).all(|pair| pair[0].1 < pair[1].0));
+    }
+}

@@ -1,0 +1,271 @@
+//! `petbuddy dead-letters`: what could not be processed, for operators: list, show, replay, discard. What is done with a letter
+//! is done by `nats::runtime::dead_letters`, as the gateway does it for a company's managers.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use nats::dead::{Place, Reason};
+use nats::runtime::dead_letters::{
+    DeadLetter, DeadLetterError, DeadLetters, Filter, LetterPage, MAX_LETTERS, MAX_REPLAYS, Replayed, Scope, ServiceName, ShownLetter,
+    StateFilter,
+};
+use nats::{Id, Timestamp};
+use serde_json::json;
+
+use crate::exit::Failure;
+use crate::operator;
+
+/// Who decides, for the record.
+const BY: &str = "operator";
+/// Characters of an error that a row of the table shows.
+const SHOWN_CHARACTERS: usize = 60;
+
+/// Below the options in `petbuddy dead-letters --help`.
+pub const HELP: &str = "\
+Exit codes:
+  0  done; for a replay or a discard also if it was done before
+  1  there is no such letter, or something else has become of it, or NATS refuses
+  2  a wrong option or setting
+  6  NATS does not answer
+NATS_URL, NATS_USER (operator) and NATS_PASSWORD say where; without them the system that runs in --dir is meant.";
+
+/// Options of `petbuddy dead-letters`.
+#[derive(Args)]
+pub struct Options {
+    /// State folder of the running system, for its address and login
+    #[arg(long, global = true, default_value = ".petbuddy")]
+    dir: PathBuf,
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// List them, oldest first
+    List {
+        #[command(flatten)]
+        which: Which,
+        /// open, replayed, discarded or all
+        #[arg(long, default_value = "open")]
+        state: StateFilter,
+        /// Rows
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=MAX_LETTERS as i64))]
+        limit: u16,
+        /// Go on after this sequence
+        #[arg(long, default_value_t = 0)]
+        cursor: u64,
+    },
+    /// Show one, whole
+    Show {
+        /// Its sequence
+        seq: u64,
+    },
+    /// Replay one, or with --all every open one that matches, oldest first
+    Replay {
+        /// Its sequence
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        seq: Option<u64>,
+        /// Every open one that matches
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        which: Which,
+        /// Only say which
+        #[arg(long, requires = "all")]
+        dry_run: bool,
+    },
+    /// Decide that one is not to be replayed
+    Discard {
+        /// Its sequence
+        seq: u64,
+        /// Why
+        #[arg(long)]
+        reason: String,
+    },
+}
+
+#[derive(Args)]
+struct Which {
+    /// Of one company
+    #[arg(long, value_name = "ID")]
+    company: Option<Id>,
+    /// Of one conversation
+    #[arg(long, value_name = "ID")]
+    contact: Option<Id>,
+    /// malformed, unknown_version, duplicate_key, missing_data, unknown_platform, refused, expired or failed
+    #[arg(long)]
+    reason: Option<Reason>,
+    /// Given up by this service
+    #[arg(long)]
+    service: Option<ServiceName>,
+    /// Stored at this time (RFC 3339) or after it
+    #[arg(long, value_name = "TIME")]
+    from: Option<Timestamp>,
+    /// Stored before this time
+    #[arg(long, value_name = "TIME")]
+    to: Option<Timestamp>,
+}
+
+impl Which {
+    fn filter(self, state: StateFilter) -> (Scope, Filter) {
+        let Which { company, contact, reason, service, from, to } = self;
+        (company.map_or(Scope::All, Scope::Company), Filter { state, reason, service, contact, from, to })
+    }
+}
+
+/// The whole subcommand.
+pub async fn main(options: Options) -> ExitCode {
+    match run(options).await {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            eprintln!("{failure}");
+            failure.code()
+        }
+    }
+}
+
+async fn run(Options { dir, json, command }: Options) -> Result<String, Failure> {
+    let letters = DeadLetters::new(operator::connect(&dir).await?);
+    let of = |seq: u64| move |e: DeadLetterError| Failure::Other(format!("dead letter {seq}: {e}"));
+    let failed = |e: DeadLetterError| Failure::Other(format!("the dead letters: {e}"));
+    match command {
+        Command::List { which, state, limit, cursor } => {
+            let (scope, filter) = which.filter(state);
+            let page = letters.list(scope, &filter, cursor, limit.into()).await.map_err(failed)?;
+            match json {
+                true => line(&json!({"dead_letters": page.letters, "next_cursor": page.next_cursor})),
+                false => Ok(table(&page)),
+            }
+        }
+        Command::Show { seq } => {
+            let letter = letters.show(Scope::All, seq).await.map_err(of(seq))?;
+            if json { line(&letter) } else { whole(&letter) }
+        }
+        Command::Replay { seq: Some(seq), .. } => {
+            let letter = letters.replay(Scope::All, seq, BY, Timestamp::now).await.map_err(of(seq))?;
+            if json { line(&letter) } else { Ok(fate(&letter)) }
+        }
+        Command::Replay { seq: None, which, dry_run, .. } => {
+            let (scope, filter) = which.filter(StateFilter::Open);
+            let replayed = replay_all(&letters, scope, filter, dry_run).await.map_err(failed)?;
+            match json {
+                true => line(&json!({"dry_run": dry_run, "count": replayed.sequences.len(), "sequences": replayed.sequences,
+                    "skipped": replayed.skipped})),
+                false => Ok(summary(&replayed, dry_run)),
+            }
+        }
+        Command::Discard { seq, reason } => {
+            let letter = letters.discard(Scope::All, seq, BY, &reason, Timestamp::now()).await.map_err(of(seq))?;
+            if json { line(&letter) } else { Ok(fate(&letter)) }
+        }
+    }
+}
+
+/// All pages of those that are there now: what fails again meanwhile is a new letter, and would have no end.
+async fn replay_all(letters: &DeadLetters, scope: Scope, filter: Filter, dry_run: bool) -> Result<Replayed, DeadLetterError> {
+    let now = Timestamp::now();
+    let filter = Filter { to: Some(filter.to.map_or(now, |to| to.min(now))), ..filter };
+    let by = (!dry_run).then_some(BY);
+    let (mut all, mut cursor) = (Replayed::default(), Some(0));
+    while let Some(at) = cursor {
+        let some = letters.replay_many(scope, &filter, at, MAX_REPLAYS, by, Timestamp::now).await?;
+        all.sequences.extend(some.sequences);
+        all.skipped.extend(some.skipped);
+        cursor = some.next_cursor;
+    }
+    Ok(all)
+}
+
+fn line(value: &impl serde::Serialize) -> Result<String, Failure> {
+    serde_json::to_string(value).map(|text| text + "\n").map_err(|e| Failure::Other(e.to_string()))
+}
+
+fn table(page: &LetterPage) -> String {
+    const HEAD: [&str; 8] = ["SEQ", "STATE", "STORED", "SERVICE", "REASON", "TRIES", "SUBJECT", "ERROR"];
+    let mut rows = vec![HEAD.map(str::to_owned)];
+    rows.extend(page.letters.iter().map(|letter| {
+        let error: String = letter.error.as_deref().unwrap_or("-").chars().take(SHOWN_CHARACTERS).collect();
+        let (seq, attempts) = (letter.seq.to_string(), letter.attempts.to_string());
+        let (service, reason, subject) = (letter.service.clone(), letter.reason.clone(), letter.subject.clone());
+        [seq, letter.state.to_string(), letter.stored_at.to_string(), service, reason, attempts, subject, error]
+    }));
+    let widths: Vec<usize> = (0..HEAD.len()).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        text += cells.join("  ").trim_end();
+        text += "\n";
+    }
+    if let Some(cursor) = page.next_cursor {
+        let _ = writeln!(text, "There are more: --cursor {cursor}");
+    }
+    text
+}
+
+fn whole(letter: &ShownLetter) -> Result<String, Failure> {
+    let mut text = String::new();
+    let of = &letter.letter;
+    let _ = writeln!(text, "{} on {}\n{}", of.service, of.subject, fate(of).trim_end());
+    if let Some(replay_of) = of.replay_of {
+        let _ = writeln!(text, "replayed from dead letter {replay_of}");
+    }
+    for (name, values) in &letter.headers {
+        for value in values {
+            let _ = writeln!(text, "{name}: {value}");
+        }
+    }
+    let payload = match (&letter.payload, &letter.payload_base64) {
+        (Some(json), _) => serde_json::to_string_pretty(json).map_err(|e| Failure::Other(e.to_string()))?,
+        (None, base64) => format!("not JSON, in Base64: {}", base64.as_deref().unwrap_or_default()),
+    };
+    let _ = writeln!(text, "\n{payload}");
+    Ok(text)
+}
+
+fn fate(letter: &DeadLetter) -> String {
+    let mut text = format!("dead letter {} is {}", letter.seq, letter.state);
+    if let Some(fate) = &letter.fate {
+        if let Some(Place { stream, seq }) = &fate.replayed_to {
+            let _ = write!(text, " to {stream} {seq}");
+        }
+        let _ = write!(text, " by {} at {}", fate.by, fate.at);
+        if let Some(reason) = &fate.reason {
+            let _ = write!(text, ": {reason}");
+        }
+    }
+    text + "\n"
+}
+
+fn summary(replayed: &Replayed, dry_run: bool) -> String {
+    let done = if dry_run { "would be replayed" } else { "replayed" };
+    let mut text = format!("{} dead letters {done}", replayed.sequences.len());
+    if !replayed.sequences.is_empty() {
+        let sequences: Vec<String> = replayed.sequences.iter().map(u64::to_string).collect();
+        let _ = write!(text, ": {}", sequences.join(" "));
+    }
+    text += "\n";
+    for skipped in &replayed.skipped {
+        let _ = writeln!(text, "{} is not: {}", skipped.seq, skipped.why);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_has_a_row_a_letter_and_says_how_to_go_on() {
+        assert_eq!(table(&LetterPage::default()), "SEQ  STATE  STORED  SERVICE  REASON  TRIES  SUBJECT  ERROR\n");
+        let page = LetterPage { next_cursor: Some(12), ..LetterPage::default() };
+        assert!(table(&page).ends_with("There are more: --cursor 12\n"));
+    }
+}
