@@ -254,7 +254,7 @@ pub enum LetterReason {
     Failed,
 }
 
-/// Which of the open dead letters to replay, oldest first; without a filter, all.
+/// Which of the open dead letters to replay; without a filter, all.
 #[derive(ToSchema)]
 #[schema(example = json!({"reason": "refused", "service": "forwarder", "dry_run": true}))]
 pub struct ReplayBody {

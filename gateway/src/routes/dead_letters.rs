@@ -125,13 +125,13 @@ pub async fn replay(State(letters): State<Arc<Letters>>, caller: Caller, Path(se
     Ok(json(StatusCode::OK, Done { message: "Dead letter replayed", dead_letter }))
 }
 
-/// `POST /dead-letters/replay`: many, oldest first.
+/// `POST /dead-letters/replay`: many, in the order of the log.
 #[utoipa::path(
     post,
     path = "/replay",
     tag = "dead letters",
-    summary = "Replay many dead letters, oldest first",
-    description = "For managers. Conversations keep their order. Go on while there is a `next_cursor`.",
+    summary = "Replay many dead letters",
+    description = "For managers. Those of one request are replayed in the order of the log, so conversations keep theirs. Go on while there is a `next_cursor`; name `to`, or letters of what fails again meanwhile come after it.",
     request_body = ReplayBody,
     responses((status = 200, body = ManyDone), Refused, Denied, BadBody),
 )]

@@ -31,7 +31,7 @@ const TRACE_PAGES: usize = 20;
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(as = ReplayedLetters))]
 pub struct Replayed {
-    /// The letters that are replayed, or would be.
+    /// The letters that are replayed, or would be, in this order.
     pub sequences: Vec<u64>,
     /// Those that match and cannot be.
     pub skipped: Vec<Skipped>,
@@ -74,8 +74,8 @@ impl DeadLetters {
         Ok(letter.for_scope(scope))
     }
 
-    /// Replays the open letters after `cursor` that a filter takes, oldest first, so that conversations keep their order; at
-    /// most `limit` (itself at most [`MAX_REPLAYS`]). A dry run only says which.
+    /// Replays the open letters after `cursor` that a filter takes, at most `limit` (itself at most [`MAX_REPLAYS`]). A dry run
+    /// only says which. See [`DeadLetters::replay_these`].
     ///
     /// # Errors
     /// [`DeadLetterError::Unavailable`]: some may be replayed; asking again goes on.
@@ -90,8 +90,25 @@ impl DeadLetters {
     ) -> Result<Replayed, DeadLetterError> {
         let filter = Filter { state: StateFilter::Open, ..filter.clone() };
         let page = self.list(scope, &filter, cursor, limit.clamp(1, MAX_REPLAYS)).await?;
-        let mut replayed = Replayed { next_cursor: page.next_cursor, ..Replayed::default() };
-        for letter in page.letters {
+        let replayed = self.replay_these(scope, page.letters, by, clock).await?;
+        Ok(Replayed { next_cursor: page.next_cursor, ..replayed })
+    }
+
+    /// Replays these letters in the order of the log, whatever their own is: a message that has failed again has a later letter
+    /// than those which were behind it. Without `by` it only says which.
+    ///
+    /// # Errors
+    /// [`DeadLetterError::Unavailable`]: some may be replayed; asking again goes on.
+    pub async fn replay_these(
+        &self,
+        scope: Scope,
+        mut letters: Vec<DeadLetter>,
+        by: Option<&str>,
+        clock: fn() -> Timestamp,
+    ) -> Result<Replayed, DeadLetterError> {
+        letters.sort_by_key(|letter| (letter.event_seq.unwrap_or(u64::MAX), letter.seq));
+        let mut replayed = Replayed::default();
+        for letter in letters {
             let result = match by {
                 Some(by) => self.replay(scope, letter.seq, by, clock).await.map(drop),
                 None if scope != Scope::All && !letter.about().is_replayable => Err(DeadLetterError::ForOperators),
