@@ -78,8 +78,8 @@ enum Command {
         all: bool,
         #[command(flatten)]
         which: Which,
-        /// Only say which
-        #[arg(long, requires = "all")]
+        /// Only say which, or whether it could be
+        #[arg(long)]
         dry_run: bool,
     },
     /// Decide that one is not to be replayed
@@ -92,7 +92,7 @@ enum Command {
     },
 }
 
-#[derive(Args)]
+#[derive(Args, Default, PartialEq)]
 struct Which {
     /// Of one company
     #[arg(long, value_name = "ID")]
@@ -151,8 +151,16 @@ async fn run(Options { dir, json, command }: Options) -> Result<String, Failure>
             let letter = letters.show(Scope::All, seq).await.map_err(of(seq))?;
             if json { line(&letter) } else { whole(&letter) }
         }
-        Command::Replay { seq: Some(seq), .. } => {
-            let letter = letters.replay(Scope::All, seq, BY, Timestamp::now).await.map_err(of(seq))?;
+        // clap does not look: what one option needs, another has excluded.
+        Command::Replay { seq: Some(_), which, .. } if which != Which::default() => {
+            Err(Failure::Settings("a filter goes with --all, not with the sequence of one".into()))
+        }
+        Command::Replay { seq: Some(seq), dry_run, .. } => {
+            let replayed = match dry_run {
+                true => letters.try_replay(Scope::All, seq).await,
+                false => letters.replay(Scope::All, seq, BY, Timestamp::now).await,
+            };
+            let letter = replayed.map_err(of(seq))?;
             if json { line(&letter) } else { Ok(fate(&letter)) }
         }
         Command::Replay { seq: None, which, dry_run, .. } => {

@@ -46,6 +46,8 @@ async fn the_command_line_lists_shows_replays_and_discards() {
     assert_eq!((&shown["payload"]["data"]["_id"], &shown["state"]), (&json!(id), &json!("open")), "{shown}");
 
     system.bot_mode(json!({})).await;
+    let (code, said) = text(&run(&["replay", &seq, "--dry-run"]));
+    assert_eq!((code, said), (Some(0), format!("dead letter {seq} is open\n")));
     for _ in 0..2 {
         let (code, said) = text(&run(&["replay", &seq]));
         assert_eq!(code, Some(0));
@@ -62,7 +64,7 @@ async fn the_command_line_lists_shows_replays_and_discards() {
     assert_eq!((&discarded["state"], &discarded["fate"]["reason"]), (&json!("discarded"), &json!("never mind")), "{discarded}");
     assert_eq!(json_of(&["list", "--state", "discarded"])["dead_letters"][0]["seq"].to_string(), other);
     // 1: something else has become of it, or there is none.
-    for args in [&["replay", &other][..], &["discard", &seq, "--reason", "x"], &["replay", "999"], &["show", "999"], &["show", "0"]] {
+    for args in [&["replay", &other][..], &["replay", &other, "--dry-run"], &["discard", &seq, "--reason", "x"], &["replay", "999"], &["show", "999"], &["show", "0"]] {
         let output = run(args);
         assert_eq!((output.status.code(), output.stdout.is_empty(), output.stderr.is_empty()), (Some(1), true, false), "{args:?}");
     }
@@ -70,7 +72,8 @@ async fn the_command_line_lists_shows_replays_and_discards() {
     for args in [
         &["replay"][..],
         &["replay", &seq, "--all"],
-        &["replay", &seq, "--dry-run"],
+        &["replay", &seq, "--reason", "refused"],
+        &["replay", &seq, "--dry-run", "--company", &staff.company],
         &["list", "--reason", "wrong"],
         &["list", "--from", "yesterday"],
         &["list", "--limit", "0"],

@@ -56,9 +56,7 @@ impl DeadLetters {
     /// See [`DeadLetterError`]; after [`DeadLetterError::Unavailable`] asking again completes what was begun.
     pub async fn replay(&self, scope: Scope, seq: u64, by: &str, clock: fn() -> Timestamp) -> Result<DeadLetter, DeadLetterError> {
         let (stored, mut letter) = self.get(scope, seq).await?;
-        if scope != Scope::All && !letter.about().is_replayable {
-            return Err(DeadLetterError::ForOperators);
-        }
+        is_for(scope, &letter)?;
         let mut fate = self.begin_replay(seq, by, clock()).await?;
         if fate.state == State::Replaying {
             let earlier = if clock().since(fate.at) < SURE_FOR { None } else { self.trace(&letter, fate.at).await? };
@@ -72,6 +70,20 @@ impl DeadLetters {
         }
         letter.fate = Some(fate);
         Ok(letter.for_scope(scope))
+    }
+
+    /// What [`DeadLetters::replay`] would find, without doing anything: the letter as it is.
+    ///
+    /// # Errors
+    /// As it would.
+    pub async fn try_replay(&self, scope: Scope, seq: u64) -> Result<DeadLetter, DeadLetterError> {
+        let (_, mut letter) = self.get(scope, seq).await?;
+        is_for(scope, &letter)?;
+        letter.fate = self.fate(seq).await?.value;
+        match letter.state() {
+            State::Discarded => Err(DeadLetterError::Settled(State::Discarded)),
+            _ => Ok(letter.for_scope(scope)),
+        }
     }
 
     /// Replays the open letters after `cursor` that a filter takes, at most `limit` (itself at most [`MAX_REPLAYS`]). A dry run
@@ -111,8 +123,7 @@ impl DeadLetters {
         for letter in letters {
             let result = match by {
                 Some(by) => self.replay(scope, letter.seq, by, clock).await.map(drop),
-                None if scope != Scope::All && !letter.about().is_replayable => Err(DeadLetterError::ForOperators),
-                None => Ok(()),
+                None => is_for(scope, &letter),
             };
             match result {
                 Ok(()) => replayed.sequences.push(letter.seq),
@@ -190,6 +201,12 @@ impl DeadLetters {
         }
         Err(DeadLetterError::Unavailable(format!("{stream} has too much on {subject} to tell whether it was replayed")))
     }
+}
+
+/// Whether whoever sees a letter may have it replayed.
+fn is_for(scope: Scope, letter: &DeadLetter) -> Result<(), DeadLetterError> {
+    let may = scope == Scope::All || letter.about().is_replayable;
+    may.then_some(()).ok_or(DeadLetterError::ForOperators)
 }
 
 /// The message's own headers, and which letter it comes from.
