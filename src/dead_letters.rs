@@ -9,8 +9,7 @@ use clap::{Args, Subcommand};
 use nats::dead::{Place, Reason};
 use nats::domain::ShortText;
 use nats::runtime::dead_letters::{
-    DeadLetter, DeadLetterError, DeadLetters, Filter, LetterPage, MAX_LETTERS, Replayed, Scope, ServiceName, ShownLetter,
-    StateFilter,
+    DeadLetter, DeadLetterError, DeadLetters, Filter, LetterPage, MAX_LETTERS, Replayed, Scope, ServiceName, ShownLetter, StateFilter,
 };
 use nats::{Id, Timestamp};
 use serde_json::json;

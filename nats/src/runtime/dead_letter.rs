@@ -121,14 +121,7 @@ mod tests {
         let mut given = HeaderMap::new();
         own.iter().for_each(|(name, value)| given.insert(*name, *value));
         let payload = Bytes::from_static(b"{}");
-        let failed = Failed {
-            subject: "outbound.1.a.b.facebook",
-            headers: &given,
-            payload: &payload,
-            stream,
-            stream_seq: 7,
-            attempts: 2,
-        };
+        let failed = Failed { subject: "outbound.1.a.b.facebook", headers: &given, payload: &payload, stream, stream_seq: 7, attempts: 2 };
         headers(failed, Reason::Refused, "no\r\nsuch page", Timestamp::from_millis(0))
     }
 

@@ -64,7 +64,14 @@ async fn the_command_line_lists_shows_replays_and_discards() {
     assert_eq!((&discarded["state"], &discarded["fate"]["reason"]), (&json!("discarded"), &json!("never mind")), "{discarded}");
     assert_eq!(json_of(&["list", "--state", "discarded"])["dead_letters"][0]["seq"].to_string(), other);
     // 1: something else has become of it, or there is none.
-    for args in [&["replay", &other][..], &["replay", &other, "--dry-run"], &["discard", &seq, "--reason", "x"], &["replay", "999"], &["show", "999"], &["show", "0"]] {
+    for args in [
+        &["replay", &other][..],
+        &["replay", &other, "--dry-run"],
+        &["discard", &seq, "--reason", "x"],
+        &["replay", "999"],
+        &["show", "999"],
+        &["show", "0"],
+    ] {
         let output = run(args);
         assert_eq!((output.status.code(), output.stdout.is_empty(), output.stderr.is_empty()), (Some(1), true, false), "{args:?}");
     }
@@ -86,6 +93,7 @@ async fn the_command_line_lists_shows_replays_and_discards() {
     let output = petbuddy().args(["dead-letters", "list", "--dir", nowhere.0.to_str().unwrap()]).output().unwrap();
     assert_eq!(output.status.code(), Some(2), "nothing runs there: {}", String::from_utf8_lossy(&output.stderr));
     // 6: nobody answers.
-    let output = petbuddy().args(["dead-letters", "list"]).env("NATS_URL", "nats://127.0.0.1:1").env("NATS_PASSWORD", "p").output().unwrap();
+    let output =
+        petbuddy().args(["dead-letters", "list"]).env("NATS_URL", "nats://127.0.0.1:1").env("NATS_PASSWORD", "p").output().unwrap();
     assert_eq!(output.status.code(), Some(6), "{}", String::from_utf8_lossy(&output.stderr));
 }
