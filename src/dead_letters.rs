@@ -7,9 +7,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use nats::dead::{Place, Reason};
+use nats::domain::ShortText;
 use nats::runtime::dead_letters::{
-    DeadLetter, DeadLetterError, DeadLetters, Filter, LetterPage, MAX_LETTERS, MAX_REPLAYS, Replayed, Scope, ServiceName, ShownLetter,
-    StateFilter,
+    DeadLetter, DeadLetterError, DeadLetters, Filter, LetterPage, MAX_LETTERS, Replayed, Scope, ServiceName, ShownLetter, StateFilter,
 };
 use nats::{Id, Timestamp};
 use serde_json::json;
@@ -19,6 +19,8 @@ use crate::operator;
 
 /// Who decides, for the record.
 const BY: &str = "operator";
+/// Letters that one run replays, each some 1 KB in memory.
+const MAX_REPLAYED: usize = 50_000;
 /// Characters of an error that a row of the table shows.
 const SHOWN_CHARACTERS: usize = 60;
 
@@ -65,7 +67,7 @@ enum Command {
         /// Its sequence
         seq: u64,
     },
-    /// Replay one, or with --all every open one that matches, oldest first
+    /// Replay one, or with --all every open one that matches, in the order of the log
     Replay {
         /// Its sequence
         #[arg(required_unless_present = "all", conflicts_with = "all")]
@@ -75,21 +77,21 @@ enum Command {
         all: bool,
         #[command(flatten)]
         which: Which,
-        /// Only say which
-        #[arg(long, requires = "all")]
+        /// Only say which, or whether it could be
+        #[arg(long)]
         dry_run: bool,
     },
     /// Decide that one is not to be replayed
     Discard {
         /// Its sequence
         seq: u64,
-        /// Why
-        #[arg(long)]
-        reason: String,
+        /// Why, in a line
+        #[arg(long, value_parser = ShortText::new)]
+        reason: ShortText,
     },
 }
 
-#[derive(Args)]
+#[derive(Args, Default, PartialEq)]
 struct Which {
     /// Of one company
     #[arg(long, value_name = "ID")]
@@ -112,9 +114,9 @@ struct Which {
 }
 
 impl Which {
-    fn filter(self, state: StateFilter) -> (Scope, Filter) {
+    fn filter(self, state: StateFilter) -> Filter {
         let Which { company, contact, reason, service, from, to } = self;
-        (company.map_or(Scope::All, Scope::Company), Filter { state, reason, service, contact, from, to })
+        Filter { state, reason, service, company, contact, from, to }
     }
 }
 
@@ -138,8 +140,7 @@ async fn run(Options { dir, json, command }: Options) -> Result<String, Failure>
     let failed = |e: DeadLetterError| Failure::Other(format!("the dead letters: {e}"));
     match command {
         Command::List { which, state, limit, cursor } => {
-            let (scope, filter) = which.filter(state);
-            let page = letters.list(scope, &filter, cursor, limit.into()).await.map_err(failed)?;
+            let page = letters.list(Scope::All, &which.filter(state), cursor, limit.into()).await.map_err(failed)?;
             match json {
                 true => line(&json!({"dead_letters": page.letters, "next_cursor": page.next_cursor})),
                 false => Ok(table(&page)),
@@ -149,39 +150,44 @@ async fn run(Options { dir, json, command }: Options) -> Result<String, Failure>
             let letter = letters.show(Scope::All, seq).await.map_err(of(seq))?;
             if json { line(&letter) } else { whole(&letter) }
         }
-        Command::Replay { seq: Some(seq), .. } => {
-            let letter = letters.replay(Scope::All, seq, BY, Timestamp::now).await.map_err(of(seq))?;
+        // clap does not look: what one option needs, another has excluded.
+        Command::Replay { seq: Some(_), which, .. } if which != Which::default() => {
+            Err(Failure::Settings("a filter goes with --all, not with the sequence of one".into()))
+        }
+        Command::Replay { seq: Some(seq), dry_run, .. } => {
+            let replayed = match dry_run {
+                true => letters.try_replay(Scope::All, seq).await,
+                false => letters.replay(Scope::All, seq, BY, Timestamp::now).await,
+            };
+            let letter = replayed.map_err(of(seq))?;
             if json { line(&letter) } else { Ok(fate(&letter)) }
         }
         Command::Replay { seq: None, which, dry_run, .. } => {
-            let (scope, filter) = which.filter(StateFilter::Open);
-            let replayed = replay_all(&letters, scope, filter, dry_run).await.map_err(failed)?;
+            let replayed = replay_all(&letters, which.filter(StateFilter::Open), dry_run).await.map_err(failed)?;
             match json {
                 true => line(&json!({"dry_run": dry_run, "count": replayed.sequences.len(), "sequences": replayed.sequences,
-                    "skipped": replayed.skipped})),
+                    "skipped": replayed.skipped, "more": replayed.next_cursor.is_some()})),
                 false => Ok(summary(&replayed, dry_run)),
             }
         }
         Command::Discard { seq, reason } => {
-            let letter = letters.discard(Scope::All, seq, BY, &reason, Timestamp::now()).await.map_err(of(seq))?;
+            let letter = letters.discard(Scope::All, seq, BY, reason.as_str(), Timestamp::now()).await.map_err(of(seq))?;
             if json { line(&letter) } else { Ok(fate(&letter)) }
         }
     }
 }
 
-/// All pages of those that are there now: what fails again meanwhile is a new letter, and would have no end.
-async fn replay_all(letters: &DeadLetters, scope: Scope, filter: Filter, dry_run: bool) -> Result<Replayed, DeadLetterError> {
-    let now = Timestamp::now();
-    let filter = Filter { to: Some(filter.to.map_or(now, |to| to.min(now))), ..filter };
-    let by = (!dry_run).then_some(BY);
-    let (mut all, mut cursor) = (Replayed::default(), Some(0));
-    while let Some(at) = cursor {
-        let some = letters.replay_many(scope, &filter, at, MAX_REPLAYS, by, Timestamp::now).await?;
-        all.sequences.extend(some.sequences);
-        all.skipped.extend(some.skipped);
-        cursor = some.next_cursor;
+/// All pages of those that are there now, and only then, in the log's order, the replay: a message that fails again meanwhile has a new
+/// letter, and going on to those would have no end.
+async fn replay_all(letters: &DeadLetters, filter: Filter, dry_run: bool) -> Result<Replayed, DeadLetterError> {
+    let (mut all, mut cursor) = (Vec::new(), Some(0));
+    while let Some(at) = cursor.filter(|_| all.len() < MAX_REPLAYED) {
+        let page = letters.list(Scope::All, &filter, at, MAX_LETTERS).await?;
+        all.extend(page.letters);
+        cursor = page.next_cursor;
     }
-    Ok(all)
+    let replayed = letters.replay_these(Scope::All, all, (!dry_run).then_some(BY), Timestamp::now).await?;
+    Ok(Replayed { next_cursor: cursor, ..replayed })
 }
 
 fn line(value: &impl serde::Serialize) -> Result<String, Failure> {
@@ -254,6 +260,9 @@ fn summary(replayed: &Replayed, dry_run: bool) -> String {
     text += "\n";
     for skipped in &replayed.skipped {
         let _ = writeln!(text, "{} is not: {}", skipped.seq, skipped.why);
+    }
+    if replayed.next_cursor.is_some() {
+        text += "There are more than one run takes: run it again\n";
     }
     text
 }

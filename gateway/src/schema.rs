@@ -158,6 +158,15 @@ pub struct OfCompany {
     company_id: Id,
 }
 
+/// How to replay one dead letter.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ReplayOne {
+    /// Only say whether it could be.
+    #[param(required = false, default = false)]
+    dry_run: bool,
+}
+
 /// Which part of a list.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -254,7 +263,7 @@ pub enum LetterReason {
     Failed,
 }
 
-/// Which of the open dead letters to replay, oldest first; without a filter, all.
+/// Which of the open dead letters to replay; without a filter, all.
 #[derive(ToSchema)]
 #[schema(example = json!({"reason": "refused", "service": "forwarder", "dry_run": true}))]
 pub struct ReplayBody {

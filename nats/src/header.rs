@@ -36,7 +36,8 @@ pub const DEAD_FIRST_AT: &str = "Dead-First-At";
 pub const DEAD_MSG_ID: &str = "Dead-Msg-Id";
 /// On a replayed message, and on the dead letter that it becomes if it fails again: the sequence in `DEAD` that it was replayed from.
 pub const REPLAY_OF: &str = "Replay-Of";
-/// On a replayed operator message: the sequence in `EVENTS` that it was sourced from, which is its place in the conversation.
+/// On a dead letter, and on the message that is replayed from it: the sequence in `EVENTS` that its event had first. That is its place in the
+/// conversation, and in what the view makes of the log.
 pub const EVENT_SEQ: &str = "Event-Seq";
 /// Where the server sourced a message from: `<stream> <sequence> …`.
 pub const STREAM_SOURCE: &str = "Nats-Stream-Source";

@@ -47,8 +47,7 @@ pub async fn run(connection: Connection, health: Health, view: View, stop: Cance
 }
 
 async fn write(connection: &Connection, view: &View, batch: &Arc<Vec<Delivery>>, stop: &CancellationToken) -> Vec<Settle> {
-    let stored: Vec<Stored> =
-        batch.iter().map(|d| Stored { seq: d.stream_seq, subject: d.subject.to_string(), payload: d.payload.clone() }).collect();
+    let stored: Vec<Stored> = batch.iter().map(stored).collect();
     // Not knowing it only keeps the folds of conversations longer.
     let settled_to = worker::lag(connection, SOURCE).await.map_or(0, |lag| lag.settled_to);
     let started = Instant::now();
@@ -88,4 +87,9 @@ async fn write(connection: &Connection, view: &View, batch: &Arc<Vec<Delivery>>,
         });
     }
     settles
+}
+
+fn stored(d: &Delivery) -> Stored {
+    let place = d.header(header::EVENT_SEQ).and_then(|seq| seq.parse().ok()).filter(|first| *first < d.stream_seq);
+    Stored { seq: d.stream_seq, place: place.unwrap_or(d.stream_seq), subject: d.subject.to_string(), payload: d.payload.clone() }
 }

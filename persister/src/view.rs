@@ -28,6 +28,9 @@ use crate::latency::Latencies;
 pub struct Stored {
     /// Its sequence.
     pub seq: u64,
+    /// The sequence by which it is later or earlier than other changes of the same: its own, or, replayed from a dead letter, that
+    /// of its first copy. A message's creation, deletion and being read count by their own: conversations fold by those.
+    pub place: u64,
     /// Its subject.
     pub subject: String,
     /// Its payload.
@@ -167,32 +170,36 @@ fn sort(batch: &[Stored], verdicts: &mut [Verdict]) -> Sorted {
             }
         };
         sorted.companies_of.insert(position, envelope.company_id);
-        let (seq, envelope_at, company) = (stored.seq, envelope.occurred_at, envelope.company_id);
+        let (seq, place) = (stored.seq, stored.place);
+        let (envelope_at, company) = (envelope.occurred_at, envelope.company_id);
         macro_rules! push {
             ($list:ident, $event:expr) => {
-                sorted.$list.push(At { position, seq, envelope_at, event: $event })
+                push!($list, $event, seq)
+            };
+            ($list:ident, $event:expr, $seq:ident) => {
+                sorted.$list.push(At { position, seq: $seq, envelope_at, event: $event })
             };
         }
         match envelope.event {
             Event::MessageCreated(e) => push!(created, (e, envelope.idempotency)),
-            Event::MessageUpdated(e) => push!(updated, e),
+            Event::MessageUpdated(e) => push!(updated, e, place),
             Event::MessageDeleted(e) => push!(deleted, e),
-            Event::MessageDelivery(e) => push!(delivery, e),
+            Event::MessageDelivery(e) => push!(delivery, e, place),
             Event::MessageRead(e) => push!(read, (company, e)),
-            Event::ContactCreated(e) => push!(contacts, e),
-            Event::ContactUpdated(e) => push!(contact_edits, e),
+            Event::ContactCreated(e) => push!(contacts, e, place),
+            Event::ContactUpdated(e) => push!(contact_edits, e, place),
             Event::CompanyCreated(e) => push!(companies, e),
             Event::UserCreated(e) => push!(users, e),
-            Event::IntegrationUpdated(e) => push!(integrations, directory::IntegrationChange::Entered(e)),
+            Event::IntegrationUpdated(e) => push!(integrations, directory::IntegrationChange::Entered(e), place),
             Event::MessageSlaBreached(e) => push!(breaches, e),
             Event::CompanyUpdated(e) => {
                 if let Some(targets) = e.sla {
-                    push!(targets, (company, targets));
+                    push!(targets, (company, targets), place);
                 }
             }
             Event::ContactBotResumed(_) => {}
-            Event::IntegrationRefreshFailed(e) => push!(refresh_failures, (company, e)),
-            Event::IntegrationDeleted(e) => push!(integrations, directory::IntegrationChange::Removed(company, e.platform)),
+            Event::IntegrationRefreshFailed(e) => push!(refresh_failures, (company, e), place),
+            Event::IntegrationDeleted(e) => push!(integrations, directory::IntegrationChange::Removed(company, e.platform), place),
         }
     }
     sorted

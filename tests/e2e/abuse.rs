@@ -56,6 +56,7 @@ impl Own {
             email: "nobody@example.com".into(),
             search: "ada".into(),
             cursor: format!("{}{}", "7".repeat(16), "a".repeat(24)),
+            dead_letter: 1,
         };
         Own { token: staff.token, things }
     }

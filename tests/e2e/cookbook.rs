@@ -4,8 +4,12 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use reqwest::Method;
+use serde_json::json;
 use tokio::process::Command;
 
+use crate::dead_letters::{letters, outbound, replay, sent, seqs, taken};
+use crate::delivery::delivery;
 use crate::harness::{SOON, System, eventually};
 
 /// One line, and whether it runs until it is stopped.
@@ -14,11 +18,13 @@ struct Line {
     endless: bool,
 }
 
-/// The lines of the blocks marked ```sh that begin with `nats `. A line with `# until Ctrl-C` is stopped by the test.
+/// The lines of the blocks marked ```sh that call `nats`, each with those that it goes on in. A line with `# until Ctrl-C` is
+/// stopped by the test.
 fn lines() -> Vec<Line> {
     let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("nats/README.md")).unwrap();
     let mut shell = false;
     let mut lines = Vec::new();
+    let readme = readme.replace("\\\n", "");
     for line in readme.lines() {
         match line.trim() {
             "```sh" => shell = true,
@@ -47,19 +53,24 @@ async fn every_line_of_the_cookbook_works() {
     let jetstream = system.operator().await;
     let subject = format!("message.created.{}.{contact}.web.inbound.user", staff.company);
     // Two dead letters: an answer that the bot has refused, which the cookbook replays, and what is no event.
-    system.bot_mode(serde_json::json!({"status": 400})).await;
-    let refused = staff.message(&contact, "operator", "refused, then replayed").await["messageData"]["_id"].as_str().unwrap().to_owned();
-    let letters = async |count: u64| {
+    system.bot_mode(json!({"status": 400})).await;
+    let refused = sent(&staff, &contact, "refused, then replayed").await;
+    let dead = async |count: u64| {
         eventually("dead letters to look at", SOON, || async {
             let mut dead = jetstream.get_stream("DEAD").await.ok()?;
             (dead.info().await.ok()?.state.messages >= count).then_some(())
         })
         .await;
     };
-    letters(1).await;
-    system.bot_mode(serde_json::json!({})).await;
+    dead(1).await;
+    system.bot_mode(json!({})).await;
     jetstream.publish(subject, "not an event".into()).await.unwrap().await.unwrap();
-    letters(2).await;
+    dead(2).await;
+
+    // What is newer waits, for the company has no token for now.
+    assert!(staff.send(Method::DELETE, "/integrations/facebook", json!({})).await.0.is_success());
+    let newer = sent(&staff, &contact, "newer").await;
+    delivery(&staff, &newer, "held").await;
 
     let lines = lines();
     assert!(lines.len() >= 10, "the cookbook has only {} lines", lines.len());
@@ -76,6 +87,8 @@ async fn every_line_of_the_cookbook_works() {
             .env("MESSAGE", &id)
             .env("STAFF", &user)
             .env("SEQ", "1")
+            .env("LETTER", "1")
+            .env("OTHER", "2")
             .stdin(Stdio::null())
             .kill_on_drop(true);
         match tokio::time::timeout(if endless { Duration::from_secs(3) } else { SOON }, shell.output()).await {
@@ -88,11 +101,20 @@ async fn every_line_of_the_cookbook_works() {
             Err(_) => assert!(endless, "did not end: {text}"),
         }
     }
-    eventually("the replayed answer is delivered", SOON, || async {
-        let (_, found) = staff.get(&format!("/messages/{refused}")).await;
-        (found["messageData"]["delivery"]["state"] == "delivered").then_some(())
-    })
-    .await;
+    assert!(staff.send(Method::PUT, "/integrations/facebook", json!({"access_token": "new"})).await.0.is_success());
+    for id in [&refused, &newer] {
+        delivery(&staff, id, "delivered").await;
+    }
+    assert_eq!(taken(&system, &contact).await, [refused, newer], "the replayed one before what is newer");
+    // To everybody else it is replayed, as if they had done it themselves.
+    let (published, _) = outbound(&system).await;
+    let replayed = replay(&staff, &json!({"seq": 1})).await;
+    assert_eq!(replayed["fate"]["by"], "operator");
+    assert_eq!(outbound(&system).await, (published, 0));
+    let discarded = letters(&staff, "state=discarded").await;
+    assert_eq!((seqs(&discarded), &discarded[0]["fate"]["reason"]), (vec![2], &json!("no event")));
+    assert!(letters(&staff, "").await.is_empty());
+    system.nothing_is_amiss();
 }
 
 #[tokio::test(flavor = "multi_thread")]

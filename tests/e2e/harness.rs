@@ -248,12 +248,17 @@ impl System {
         mongodb::Client::with_uri_str(self.url("mongodb")).await.unwrap().default_database().unwrap()
     }
 
+    /// `petbuddy` with these arguments, as the operator of this system.
+    pub fn operators(&self, args: &[&str]) -> Command {
+        let mut command = petbuddy();
+        command.args(args).env("NATS_URL", self.url("nats")).env("NATS_USER", self.run["operator"]["user"].as_str().unwrap());
+        command.env("NATS_PASSWORD", self.run["operator"]["password"].as_str().unwrap());
+        command
+    }
+
     /// What `petbuddy audit` says: its exit code, and its report.
     pub fn audit(&self, args: &[&str]) -> (Option<i32>, Value) {
-        let mut command = petbuddy();
-        command.args(["audit", "--json"]).args(args);
-        command.env("NATS_URL", self.url("nats")).env("NATS_USER", self.run["operator"]["user"].as_str().unwrap());
-        let output = command.env("NATS_PASSWORD", self.run["operator"]["password"].as_str().unwrap()).output().unwrap();
+        let output = self.operators(&[&["audit", "--json"], args].concat()).output().unwrap();
         let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| json!(String::from_utf8_lossy(&output.stderr)));
         (output.status.code(), report)
     }

@@ -14,6 +14,7 @@ mod batch;
 mod compose;
 mod contacts;
 mod cookbook;
+mod dead_letters;
 mod delivery;
 mod faults;
 mod integrations;

@@ -73,13 +73,26 @@ async fn the_gateway_publishes_changes_and_asks_and_reads_no_stream() {
         "$JS.API.CONSUMER.CREATE.KV_sessions",
         "$JS.API.STREAM.PURGE.KV_sessions",
         "$KV.job-runs.x",
+        "jobs.work.a.b.c",
+        "$JS.API.STREAM.PURGE.DEAD",
+        "$JS.API.STREAM.MSG.DELETE.DEAD",
+        "$JS.API.CONSUMER.CREATE.DEAD",
+        "$JS.API.DIRECT.GET.JOBS",
     ];
     refused(
         system,
         "gateway",
         &[&publish[..], &EVERYBODYS_TABOO].concat(),
         &["live.message.>", "live.message.created.>", "query.>", "_INBOX_persister.>"],
-        &["query.x", "$JS.API.STREAM.MSG.GET.KV_sessions", "$JS.API.STREAM.MSG.GET.KV_lockouts"],
+        &[
+            "query.x",
+            "$JS.API.STREAM.MSG.GET.KV_sessions",
+            "$JS.API.STREAM.MSG.GET.KV_lockouts",
+            "$JS.API.DIRECT.GET.DEAD",
+            "$JS.API.DIRECT.GET.OUTBOUND",
+            "$JS.API.STREAM.MSG.GET.KV_dead-letters",
+            "$KV.dead-letters.x",
+        ],
     )
     .await;
 }

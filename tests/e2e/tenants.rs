@@ -8,6 +8,7 @@ use mongodb::bson::{RawDocumentBuf, doc, oid::ObjectId};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use crate::dead_letters::{letters, open_letters};
 use crate::harness::{Answer, SOON, Staff, System, documents, eventually};
 use crate::openapi::{OpenApi, Request, Things, verdicts};
 
@@ -27,6 +28,8 @@ const OPEN: &[(&str, u16)] = &[
     ("GET /integrations", 200),
     ("GET /sla", 200),
     ("GET /sla/targets", 200),
+    ("GET /dead-letters", 200),
+    ("POST /dead-letters/replay", 200),
     ("GET /auth/me", 200),
     ("POST /auth/logout", 204),
     // Nobody is asked who they are: a wrong password, a refresh token that is none, an email that is taken.
@@ -48,6 +51,11 @@ const STAFF_ONLY: &[&str] = &[
     "GET /sla",
     "GET /sla/targets",
     "PUT /sla/targets",
+    "GET /dead-letters",
+    "GET /dead-letters/{seq}",
+    "POST /dead-letters/replay",
+    "POST /dead-letters/{seq}/replay",
+    "POST /dead-letters/{seq}/discard",
 ];
 /// Every collection of the view; the victim has something in each.
 const COLLECTIONS: usize = 7;
@@ -108,7 +116,13 @@ impl<'a> Victim<'a> {
             eventually("a second page of contacts", SOON, || async { staff.get(page).await.1["next_cursor"].as_str().map(str::to_owned) })
                 .await;
 
-        let mut secrets = vec![staff.token.clone(), registered["refreshToken"].as_str().unwrap().to_owned(), idempotency_key.clone()];
+        // A dead letter, with words of its own.
+        let dead = unique("dead");
+        let subject = format!("message.updated.{}.{contact_id}", staff.company);
+        system.operator().await.publish(subject, dead.clone().into()).await.unwrap().await.unwrap();
+        let dead_letter = open_letters(&staff, 1).await[0]["seq"].as_u64().unwrap();
+
+        let mut secrets = vec![dead, staff.token.clone(), registered["refreshToken"].as_str().unwrap().to_owned(), idempotency_key.clone()];
         for sent in [&registration, &integration, &contact, &inbound, &outbound] {
             texts(sent, &mut |_, text| secrets.extend(text.contains(tag).then(|| text.to_owned())));
         }
@@ -124,6 +138,7 @@ impl<'a> Victim<'a> {
             email,
             search: unique("contact"),
             cursor,
+            dead_letter,
         };
         Victim { staff, things, secrets }
     }
@@ -260,6 +275,7 @@ async fn no_operation_reaches_another_company() {
     let contact = attacker.new_contact().await;
     assert_eq!(attacker.get(&format!("/contacts/{contact}")).await.0, StatusCode::OK);
     victim.is_as_it_was(&before).await;
+    assert_eq!(letters(&victim.staff, "").await.len(), 1, "nothing has become of its dead letter");
     let forwarded = system.deliveries().await.into_iter().find(|delivery| delivery.to_string().contains(&attacker.company));
     assert!(forwarded.is_none(), "{forwarded:?}");
 }

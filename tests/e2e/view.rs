@@ -139,7 +139,7 @@ fn history(steps: &[Step], company: Id, contact: Id) -> Vec<Stored> {
             continue;
         };
         let envelope = Envelope::new(at, Actor::System, company, event);
-        stored.push(Stored { seq, subject: envelope.subject().to_string(), payload: envelope.to_json().unwrap().into() });
+        stored.push(Stored { seq, place: seq, subject: envelope.subject().to_string(), payload: envelope.to_json().unwrap().into() });
     }
     stored
 }
@@ -271,7 +271,7 @@ async fn a_step_that_races_the_insert_of_its_message_is_not_lost() {
                     _ => Event::MessageDeleted(MessageDeleted { message_id: message.id, contact_id: contact }),
                 };
                 let envelope = Envelope::new(now, Actor::System, company, event);
-                Stored { seq, subject: envelope.subject().to_string(), payload: envelope.to_json().unwrap().into() }
+                Stored { seq, place: seq, subject: envelope.subject().to_string(), payload: envelope.to_json().unwrap().into() }
             })
             .collect();
         let (inserted, stepped) = tokio::join!(one.apply(&created, 0), two.apply(&steps, 0));

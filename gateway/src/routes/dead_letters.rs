@@ -17,7 +17,7 @@ use crate::auth::Caller;
 use crate::http::{JsonObject, json};
 use crate::letters::Letters;
 use crate::problem::Problem;
-use crate::schema::{BadBody, Denied, DiscardBody, Missing, OfCompany, OfLetters, Refused, ReplayBody, Settled};
+use crate::schema::{BadBody, Denied, DiscardBody, Missing, OfCompany, OfLetters, Refused, ReplayBody, ReplayOne, Settled};
 use crate::validate::{Fields, QueryFields};
 
 /// Entries of a page, unless the request says.
@@ -114,24 +114,35 @@ pub async fn show(
     tag = "dead letters",
     summary = "Replay a dead letter",
     description = "For managers. It is replayed once, however often this is asked; if it fails again it is a new dead letter, whose `replay_of` is this one.",
-    params(("seq" = u64, Path, minimum = 1, maximum = 9_007_199_254_740_991_u64, description = "Its sequence.")),
+    params(("seq" = u64, Path, minimum = 1, maximum = 9_007_199_254_740_991_u64, description = "Its sequence."), ReplayOne),
     responses((status = 200, body = Done), Refused, Denied, Missing, Settled),
 )]
-pub async fn replay(State(letters): State<Arc<Letters>>, caller: Caller, Path(seq): Path<String>) -> Result<Response, Problem> {
+pub async fn replay(
+    State(letters): State<Arc<Letters>>,
+    caller: Caller,
+    Path(seq): Path<String>,
+    QueryFields(query): QueryFields,
+) -> Result<Response, Problem> {
     let scope = Scope::Company(caller.manager()?);
     let seq = sequence(&seq)?;
+    let mut f = Fields::of(&query);
+    let dry_run = f.optional("dry_run", str::parse::<bool>).unwrap_or(false);
+    f.finish()?;
     let (letters, _turn) = letters.turn()?;
-    let dead_letter = letters.replay(scope, seq, &name(&caller), Timestamp::now).await?;
-    Ok(json(StatusCode::OK, Done { message: "Dead letter replayed", dead_letter }))
+    let (message, dead_letter) = match dry_run {
+        true => ("This dead letter can be replayed", letters.try_replay(scope, seq).await?),
+        false => ("Dead letter replayed", letters.replay(scope, seq, &name(&caller), Timestamp::now).await?),
+    };
+    Ok(json(StatusCode::OK, Done { message, dead_letter }))
 }
 
-/// `POST /dead-letters/replay`: many, oldest first.
+/// `POST /dead-letters/replay`: many, in the order of the log.
 #[utoipa::path(
     post,
     path = "/replay",
     tag = "dead letters",
-    summary = "Replay many dead letters, oldest first",
-    description = "For managers. Conversations keep their order. Go on while there is a `next_cursor`.",
+    summary = "Replay many dead letters",
+    description = "For managers. Those of one request are replayed in the order of the log, so conversations keep theirs. Go on while there is a `next_cursor`; name `to`, or letters of what fails again meanwhile come after it.",
     request_body = ReplayBody,
     responses((status = 200, body = ManyDone), Refused, Denied, BadBody),
 )]

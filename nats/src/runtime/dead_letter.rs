@@ -68,8 +68,8 @@ pub async fn store(connection: &Connection, failed: Failed<'_>, reason: Reason, 
     }
 }
 
-/// The message's own headers, without those by which the server would act on it again. Of a sourced message its place in the
-/// conversation is kept, which only one of those told.
+/// The message's own headers, without those by which the server would act on it again, and its place in the log, which a
+/// replay keeps: where it was first, if it has been replayed before.
 fn headers(failed: Failed<'_>, reason: Reason, why: &str, now: Timestamp) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, values) in failed.headers.iter() {
@@ -82,7 +82,9 @@ fn headers(failed: Failed<'_>, reason: Reason, why: &str, now: Timestamp) -> Hea
             headers.append(name, value.clone());
         }
     }
-    if let Some(seq) = failed.headers.get(header::STREAM_SOURCE).and_then(|source| event_seq(source.as_str()))
+    let sourced = || failed.headers.get(header::STREAM_SOURCE).and_then(|source| event_seq(source.as_str()));
+    let place = if failed.stream == stream::EVENTS { Some(failed.stream_seq) } else { sourced() };
+    if let Some(seq) = place
         && headers.get(header::EVENT_SEQ).is_none()
     {
         headers.insert(header::EVENT_SEQ, seq.to_string());
@@ -112,17 +114,14 @@ mod tests {
     use super::*;
 
     fn stored(own: &[(&str, &str)]) -> HeaderMap {
+        stored_of(stream::OUTBOUND, own)
+    }
+
+    fn stored_of(stream: &str, own: &[(&str, &str)]) -> HeaderMap {
         let mut given = HeaderMap::new();
         own.iter().for_each(|(name, value)| given.insert(*name, *value));
         let payload = Bytes::from_static(b"{}");
-        let failed = Failed {
-            subject: "outbound.1.a.b.facebook",
-            headers: &given,
-            payload: &payload,
-            stream: "OUTBOUND",
-            stream_seq: 7,
-            attempts: 2,
-        };
+        let failed = Failed { subject: "outbound.1.a.b.facebook", headers: &given, payload: &payload, stream, stream_seq: 7, attempts: 2 };
         headers(failed, Reason::Refused, "no\r\nsuch page", Timestamp::from_millis(0))
     }
 
@@ -144,7 +143,11 @@ mod tests {
 
     #[test]
     fn a_replayed_message_points_to_the_letter_and_to_its_first_place() {
-        let headers = stored(&[("Replay-Of", "3"), ("Event-Seq", "41")]);
-        assert_eq!((of(&headers, "Replay-Of"), of(&headers, "Event-Seq")), (Some("3"), Some("41")));
+        for stream in ["OUTBOUND", "EVENTS"] {
+            let headers = stored_of(stream, &[("Replay-Of", "3"), ("Event-Seq", "41")]);
+            assert_eq!((of(&headers, "Replay-Of"), of(&headers, "Event-Seq")), (Some("3"), Some("41")));
+        }
+        assert_eq!(of(&stored_of("EVENTS", &[]), "Event-Seq"), Some("7"));
+        assert_eq!(of(&stored_of("JOBS", &[]), "Event-Seq"), None);
     }
 }

@@ -140,6 +140,8 @@ fn streams(sizes: Sizes) -> Vec<Config> {
             retention: RetentionPolicy::WorkQueue,
             max_bytes: stream::OUTBOUND_MAX_BYTES,
             discard: DiscardPolicy::New,
+            // A replay is published once within it.
+            duplicate_window: stream::DUPLICATE_WINDOW,
             sources: Some(vec![Source { name: stream::EVENTS.into(), subject_transforms: transforms.collect(), ..Source::default() }]),
             // What the server sources, and what an operator replays; nobody else may publish here.
             ..file(stream::OUTBOUND, &[subject::OUTBOUND])

@@ -16,6 +16,7 @@ pub struct Things {
     pub email: String,
     pub search: String,
     pub cursor: String,
+    pub dead_letter: u64,
 }
 
 /// A request without credentials.
@@ -66,6 +67,14 @@ impl Things {
             ("contact_id", _) | ("id", "contacts") => self.contact.clone(),
             ("id", "messages") => self.message.clone(),
             ("platform", _) => "facebook".into(),
+            ("seq", _) => self.dead_letter.to_string(),
+            ("from", "dead-letters") => "2026-01-01T00:00:00Z".into(),
+            ("to", "dead-letters") => "2100-01-01T00:00:00Z".into(),
+            ("state", _) => "all".into(),
+            ("reason", _) => "malformed".into(),
+            ("service", _) => "persister".into(),
+            ("dry_run", _) => "false".into(),
+            ("cursor", "dead-letters") => "0".into(),
             ("search", _) => self.search.clone(),
             ("cursor", _) => self.cursor.clone(),
             ("Idempotency-Key", _) => self.idempotency_key.clone(),

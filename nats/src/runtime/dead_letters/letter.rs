@@ -34,6 +34,8 @@ pub struct DeadLetter {
     pub stream: String,
     /// Its sequence there.
     pub stream_seq: u64,
+    /// Its place in the log, which a replay keeps: the sequence in `EVENTS` that its event had first. The work of a job has none.
+    pub event_seq: Option<u64>,
     /// When it became a dead letter.
     pub first_at: Timestamp,
     /// When `DEAD` has stored it. Filters go by it.
@@ -67,6 +69,7 @@ impl DeadLetter {
             attempts: number(header::DEAD_ATTEMPTS).unwrap_or(0),
             stream: text(header::DEAD_STREAM),
             stream_seq: number(header::DEAD_STREAM_SEQ).unwrap_or(0),
+            event_seq: number(header::EVENT_SEQ),
             first_at: stored.header(header::DEAD_FIRST_AT).and_then(|at| at.parse().ok()).unwrap_or(stored.stored_at),
             stored_at: stored.stored_at,
             replay_of: number(header::REPLAY_OF),

@@ -108,6 +108,8 @@ pub struct Filter {
     pub reason: Option<Reason>,
     /// Given up by this service.
     pub service: Option<ServiceName>,
+    /// Of this company, for those who may see several.
+    pub company: Option<Id>,
     /// Of this conversation.
     pub contact: Option<Id>,
     /// Stored at this time or after it.
@@ -120,6 +122,7 @@ impl Filter {
     /// Whether it takes a letter, its state aside.
     fn takes(&self, letter: &DeadLetter) -> bool {
         self.reason.is_none_or(|reason| letter.reason == reason.as_str())
+            && self.company.is_none_or(|company| letter.company_id == Some(company))
             && self.contact.is_none_or(|contact| letter.contact_id == Some(contact))
             && self.from.is_none_or(|from| letter.stored_at >= from)
             && self.to.is_none_or(|to| letter.stored_at < to)
@@ -215,7 +218,7 @@ impl DeadLetters {
     async fn read(&self, scope: Scope, filter: &Filter, cursor: u64) -> Result<Vec<Stored>, DeadLetterError> {
         let service = filter.service.as_ref().map(|name| name.0.as_str());
         let mut pages = Vec::new();
-        for subjects in subject::dead_letters(service, scope.company()) {
+        for subjects in subject::dead_letters(service, scope.company().or(filter.company)) {
             let page = match filter.from {
                 Some(from) if cursor == 0 => direct::page_since(&self.connection, stream::DEAD, &subjects, from, SCAN_PAGE).await,
                 _ => direct::page(&self.connection, stream::DEAD, &subjects, cursor.saturating_add(1), SCAN_PAGE).await,

@@ -31,7 +31,7 @@ const TRACE_PAGES: usize = 20;
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(as = ReplayedLetters))]
 pub struct Replayed {
-    /// The letters that are replayed, or would be.
+    /// The letters that are replayed, or would be, in this order.
     pub sequences: Vec<u64>,
     /// Those that match and cannot be.
     pub skipped: Vec<Skipped>,
@@ -56,9 +56,7 @@ impl DeadLetters {
     /// See [`DeadLetterError`]; after [`DeadLetterError::Unavailable`] asking again completes what was begun.
     pub async fn replay(&self, scope: Scope, seq: u64, by: &str, clock: fn() -> Timestamp) -> Result<DeadLetter, DeadLetterError> {
         let (stored, mut letter) = self.get(scope, seq).await?;
-        if scope != Scope::All && !letter.about().is_replayable {
-            return Err(DeadLetterError::ForOperators);
-        }
+        is_for(scope, &letter)?;
         let mut fate = self.begin_replay(seq, by, clock()).await?;
         if fate.state == State::Replaying {
             let earlier = if clock().since(fate.at) < SURE_FOR { None } else { self.trace(&letter, fate.at).await? };
@@ -74,8 +72,22 @@ impl DeadLetters {
         Ok(letter.for_scope(scope))
     }
 
-    /// Replays the open letters after `cursor` that a filter takes, oldest first, so that conversations keep their order; at
-    /// most `limit` (itself at most [`MAX_REPLAYS`]). A dry run only says which.
+    /// What [`DeadLetters::replay`] would find, without doing anything: the letter as it is.
+    ///
+    /// # Errors
+    /// As it would.
+    pub async fn try_replay(&self, scope: Scope, seq: u64) -> Result<DeadLetter, DeadLetterError> {
+        let (_, mut letter) = self.get(scope, seq).await?;
+        is_for(scope, &letter)?;
+        letter.fate = self.fate(seq).await?.value;
+        match letter.state() {
+            State::Discarded => Err(DeadLetterError::Settled(State::Discarded)),
+            _ => Ok(letter.for_scope(scope)),
+        }
+    }
+
+    /// Replays the open letters after `cursor` that a filter takes, at most `limit` (itself at most [`MAX_REPLAYS`]). A dry run
+    /// only says which. See [`DeadLetters::replay_these`].
     ///
     /// # Errors
     /// [`DeadLetterError::Unavailable`]: some may be replayed; asking again goes on.
@@ -90,12 +102,28 @@ impl DeadLetters {
     ) -> Result<Replayed, DeadLetterError> {
         let filter = Filter { state: StateFilter::Open, ..filter.clone() };
         let page = self.list(scope, &filter, cursor, limit.clamp(1, MAX_REPLAYS)).await?;
-        let mut replayed = Replayed { next_cursor: page.next_cursor, ..Replayed::default() };
-        for letter in page.letters {
+        let replayed = self.replay_these(scope, page.letters, by, clock).await?;
+        Ok(Replayed { next_cursor: page.next_cursor, ..replayed })
+    }
+
+    /// Replays these letters in the order of the log, whatever their own is: a message that has failed again has a later letter
+    /// than those which were behind it. Without `by` it only says which.
+    ///
+    /// # Errors
+    /// [`DeadLetterError::Unavailable`]: some may be replayed; asking again goes on.
+    pub async fn replay_these(
+        &self,
+        scope: Scope,
+        mut letters: Vec<DeadLetter>,
+        by: Option<&str>,
+        clock: fn() -> Timestamp,
+    ) -> Result<Replayed, DeadLetterError> {
+        letters.sort_by_key(|letter| (letter.event_seq.unwrap_or(u64::MAX), letter.seq));
+        let mut replayed = Replayed::default();
+        for letter in letters {
             let result = match by {
                 Some(by) => self.replay(scope, letter.seq, by, clock).await.map(drop),
-                None if scope != Scope::All && !letter.about().is_replayable => Err(DeadLetterError::ForOperators),
-                None => Ok(()),
+                None => is_for(scope, &letter),
             };
             match result {
                 Ok(()) => replayed.sequences.push(letter.seq),
@@ -173,6 +201,12 @@ impl DeadLetters {
         }
         Err(DeadLetterError::Unavailable(format!("{stream} has too much on {subject} to tell whether it was replayed")))
     }
+}
+
+/// Whether whoever sees a letter may have it replayed.
+fn is_for(scope: Scope, letter: &DeadLetter) -> Result<(), DeadLetterError> {
+    let may = scope == Scope::All || letter.about().is_replayable;
+    may.then_some(()).ok_or(DeadLetterError::ForOperators)
 }
 
 /// The message's own headers, and which letter it comes from.

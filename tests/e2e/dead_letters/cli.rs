@@ -1,0 +1,99 @@
+//! `petbuddy dead-letters`: what it prints, as text and as JSON, and its exit codes.
+
+use std::process::Output;
+
+use serde_json::{Value, json};
+
+use super::{only_letter, sent, taken};
+use crate::delivery::delivery;
+use crate::harness::{Folder, SOON, System, eventually, petbuddy};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_lists_shows_replays_and_discards() {
+    let system = System::start(&[]).await;
+    let staff = system.new_company().await;
+    let contact = staff.new_contact().await;
+    // It finds the system by its folder, too.
+    let folder = system.folder.0.to_str().unwrap().to_owned();
+    let run = |args: &[&str]| petbuddy().args(["dead-letters", "--dir", &folder]).args(args).output().unwrap();
+    let text = |output: &Output| (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned());
+    let json_of = |args: &[&str]| {
+        let output = run(&[args, &["--json"]].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    assert_eq!(json_of(&["list"]), json!({"dead_letters": [], "next_cursor": null}));
+
+    system.bot_mode(json!({"status": 400})).await;
+    let id = sent(&staff, &contact, "from the command line").await;
+    delivery(&staff, &id, "failed").await;
+    let letter = only_letter(&staff, "refused").await;
+    let seq = letter["seq"].to_string();
+    let listed = json_of(&["list", "--reason", "refused", "--service", "forwarder", "--company", &staff.company, "--contact", &contact]);
+    assert_eq!(listed["dead_letters"], json!([letter]));
+    for nothing in [["--reason", "expired"], ["--service", "persister"], ["--contact", &staff.company], ["--state", "replayed"]] {
+        assert_eq!(json_of(&[&["list"], &nothing[..]].concat())["dead_letters"], json!([]), "{nothing:?}");
+    }
+    let (code, table) = text(&run(&["list"]));
+    assert_eq!((code, table.lines().count()), (Some(0), 2), "{table}");
+    assert!(table.contains("refused") && table.contains("HTTP 400"), "{table}");
+    let (code, whole) = text(&run(&["show", &seq]));
+    assert_eq!(code, Some(0));
+    for part in ["from the command line", "Dead-Reason: refused", "Event-Seq: ", "Dead-Stream: OUTBOUND", "is open"] {
+        assert!(whole.contains(part), "{part}: {whole}");
+    }
+    let shown = json_of(&["show", &seq]);
+    assert_eq!((&shown["payload"]["data"]["_id"], &shown["state"]), (&json!(id), &json!("open")), "{shown}");
+
+    system.bot_mode(json!({})).await;
+    let (code, said) = text(&run(&["replay", &seq, "--dry-run"]));
+    assert_eq!((code, said), (Some(0), format!("dead letter {seq} is open\n")));
+    for _ in 0..2 {
+        let (code, said) = text(&run(&["replay", &seq]));
+        assert_eq!(code, Some(0));
+        assert!(said.starts_with(&format!("dead letter {seq} is replayed to OUTBOUND ")) && said.contains(" by operator at "), "{said}");
+    }
+    delivery(&staff, &id, "delivered").await;
+    eventually("once", SOON, || async { (taken(&system, &contact).await.len() == 1).then_some(()) }).await;
+
+    // One more, to be discarded.
+    system.bot_mode(json!({"status": 400})).await;
+    sent(&staff, &contact, "never mind").await;
+    let other = only_letter(&staff, "refused").await["seq"].to_string();
+    let discarded = json_of(&["discard", &other, "--reason", "never mind"]);
+    assert_eq!((&discarded["state"], &discarded["fate"]["reason"]), (&json!("discarded"), &json!("never mind")), "{discarded}");
+    assert_eq!(json_of(&["list", "--state", "discarded"])["dead_letters"][0]["seq"].to_string(), other);
+    // 1: something else has become of it, or there is none.
+    for args in [
+        &["replay", &other][..],
+        &["replay", &other, "--dry-run"],
+        &["discard", &seq, "--reason", "x"],
+        &["replay", "999"],
+        &["show", "999"],
+        &["show", "0"],
+    ] {
+        let output = run(args);
+        assert_eq!((output.status.code(), output.stdout.is_empty(), output.stderr.is_empty()), (Some(1), true, false), "{args:?}");
+    }
+    // 2: a wrong option.
+    for args in [
+        &["replay"][..],
+        &["replay", &seq, "--all"],
+        &["replay", &seq, "--reason", "refused"],
+        &["replay", &seq, "--dry-run", "--company", &staff.company],
+        &["list", "--reason", "wrong"],
+        &["list", "--from", "yesterday"],
+        &["list", "--limit", "0"],
+        &["discard", &seq],
+        &["discard", &seq, "--reason", ""],
+    ] {
+        assert_eq!(run(args).status.code(), Some(2), "{args:?}");
+    }
+    let nowhere = Folder::new();
+    let output = petbuddy().args(["dead-letters", "list", "--dir", nowhere.0.to_str().unwrap()]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "nothing runs there: {}", String::from_utf8_lossy(&output.stderr));
+    // 6: nobody answers.
+    let output =
+        petbuddy().args(["dead-letters", "list"]).env("NATS_URL", "nats://127.0.0.1:1").env("NATS_PASSWORD", "p").output().unwrap();
+    assert_eq!(output.status.code(), Some(6), "{}", String::from_utf8_lossy(&output.stderr));
+}
