@@ -18,6 +18,7 @@ mod delivery;
 mod faults;
 mod integrations;
 mod invitations;
+mod jobs;
 mod lockout;
 mod ordering;
 mod permissions;
