@@ -14,6 +14,7 @@ use nats::runtime::dead_letters::{
 use nats::{Id, Timestamp};
 use serde_json::json;
 
+use crate::columns::columns;
 use crate::exit::Failure;
 use crate::operator;
 
@@ -196,20 +197,14 @@ fn line(value: &impl serde::Serialize) -> Result<String, Failure> {
 
 fn table(page: &LetterPage) -> String {
     const HEAD: [&str; 8] = ["SEQ", "STATE", "STORED", "SERVICE", "REASON", "TRIES", "SUBJECT", "ERROR"];
-    let mut rows = vec![HEAD.map(str::to_owned)];
+    let mut rows = vec![HEAD.map(str::to_owned).to_vec()];
     rows.extend(page.letters.iter().map(|letter| {
         let error: String = letter.error.as_deref().unwrap_or("-").chars().take(SHOWN_CHARACTERS).collect();
         let (seq, attempts) = (letter.seq.to_string(), letter.attempts.to_string());
         let (service, reason, subject) = (letter.service.clone(), letter.reason.clone(), letter.subject.clone());
-        [seq, letter.state.to_string(), letter.stored_at.to_string(), service, reason, attempts, subject, error]
+        vec![seq, letter.state.to_string(), letter.stored_at.to_string(), service, reason, attempts, subject, error]
     }));
-    let widths: Vec<usize> = (0..HEAD.len()).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
-    let mut text = String::new();
-    for row in &rows {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        text += cells.join("  ").trim_end();
-        text += "\n";
-    }
+    let mut text = columns(&rows);
     if let Some(cursor) = page.next_cursor {
         let _ = writeln!(text, "There are more: --cursor {cursor}");
     }

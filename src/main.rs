@@ -4,11 +4,13 @@
 mod audit;
 mod binaries;
 mod board;
+mod columns;
 mod console;
 mod dead_letters;
 mod demo;
 mod exit;
 mod folder;
+mod jobs;
 mod leftover;
 mod operator;
 mod output;
@@ -77,6 +79,9 @@ enum Command {
     /// What could not be processed: list, show, replay, discard
     #[command(after_help = dead_letters::HELP)]
     DeadLetters(dead_letters::Options),
+    /// Each job of the schedulers: its last run, what came of it, its next run
+    #[command(after_help = jobs::HELP)]
+    Jobs(jobs::Options),
     /// Ask a URL once: exit code 0 if it answers 2xx
     Health {
         /// Such as http://127.0.0.1:4000/health
@@ -104,6 +109,7 @@ fn main() -> ExitCode {
         Command::Setup => setup::main(),
         Command::Audit(options) => block_on(audit::main(options)),
         Command::DeadLetters(options) => block_on(dead_letters::main(options)),
+        Command::Jobs(options) => block_on(jobs::main(options)),
         Command::Health { url } => block_on(ready::health(&url)),
     }
 }

@@ -75,7 +75,17 @@ impl Service {
             ],
             Service::Persister => &["PERSISTER_*"],
             Service::Forwarder => &["FORWARDER_*"],
-            Service::Scheduler => &["SCHEDULER_*", "JOBS_*", "FACEBOOK_*", "GOOGLE_*", "TOKEN_REFRESH_*", "SLA_SWEEP_INTERVAL"],
+            Service::Scheduler => &[
+                "SCHEDULER_*",
+                "JOBS_*",
+                "FACEBOOK_*",
+                "GOOGLE_*",
+                "TOKEN_REFRESH_*",
+                "BOT_PROBE_*",
+                "BOT_RESUME_*",
+                "SLA_SWEEP_*",
+                "DEAD_LETTER_DIGEST_*",
+            ],
             Service::Realtime => &["REALTIME_*", "CORS_ORIGINS", "MAX_SOCKETS"],
         }
     }

@@ -85,7 +85,7 @@ impl Gate {
         let mut tick = tokio::time::interval(LOOK_EVERY);
         let (mut view, mut told_at, mut seen): (Option<BreakerView>, Option<Instant>, Option<Timestamp>) = (None, None, None);
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
-            let probe = bucket.read::<BotHealth>("meta-bot").await.ok().and_then(|entry| entry.value);
+            let probe = bucket.read::<BotHealth>(stream::META_BOT).await.ok().and_then(|entry| entry.value);
             if let Some(probe) = &probe
                 && seen.replace(probe.checked_at) != Some(probe.checked_at)
                 && Timestamp::now().since(probe.checked_at) < PROBE_TOO_OLD

@@ -11,6 +11,9 @@ pub const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
 /// `1` on the last message of a batch.
 pub const BATCH_COMMIT: &str = "Nats-Batch-Commit";
 
+/// With `Nats-Expected-Last-Subject-Sequence`: the filter whose last message is meant, in place of the message's own subject.
+pub const EXPECTED_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
+
 /// Trace context, W3C form.
 pub const TRACEPARENT: &str = "traceparent";
 /// The envelope's `type`, so that the CLI and filters need not parse the payload.

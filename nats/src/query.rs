@@ -2,6 +2,7 @@
 
 mod audit;
 mod integration;
+mod resumable;
 mod sla;
 
 use std::fmt;
@@ -19,6 +20,7 @@ pub use audit::{AuditLine, AuditMessages, AuditPage, MAX_AUDIT, WalkMessages};
 pub use integration::{
     ExpiringPage, GetIntegration, IntegrationKey, IntegrationView, ListExpiring, ListIntegrations, MAX_EXPIRING, RefreshError,
 };
+pub use resumable::{ListResumable, MAX_RESUMABLE, Resumable, ResumablePage};
 pub use sla::{
     Backlog, DeliveryCounts, FirstResponse, GetCompany, ListOverdue, MAX_OVERDUE, MAX_REPORT_DAYS, MAX_REPORT_MESSAGES, Overdue,
     OverdueAfter, OverduePage, Percentiles, ReportSla, SlaReport,

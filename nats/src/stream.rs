@@ -27,6 +27,8 @@ pub const SCHEDULER_WORK: &str = "scheduler-work";
 pub const LANES: &str = "lanes";
 /// KV bucket: how the Meta bot is. `meta-bot` is what the scheduler's probe saw, `breaker.<instance>` a forwarder's breaker.
 pub const BOT_HEALTH: &str = "bot-health";
+/// The key in [`BOT_HEALTH`] of what the scheduler's probe saw.
+pub const META_BOT: &str = "meta-bot";
 /// KV bucket: what became of a dead letter, by its sequence in `DEAD`.
 pub const DEAD_LETTERS: &str = "dead-letters";
 /// KV bucket: the last run of each job.

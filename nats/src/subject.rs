@@ -154,6 +154,11 @@ pub fn live_delivery(company: Id, contact: Id) -> String {
     live(EventSubject::MessageDelivery { company, contact })
 }
 
+/// Every event about a company's access to a platform, as a filter.
+pub fn integration_of(company: Id, platform: Platform) -> String {
+    format!("integration.*.{company}.{platform}")
+}
+
 /// The stored subject of a live one.
 pub fn from_live(subject: &str) -> Option<&str> {
     subject.strip_prefix("live.")
@@ -263,6 +268,16 @@ pub fn job_work(job: &str, company: Id, platform: Platform) -> String {
     format!("jobs.work.{job}.{company}.{platform}")
 }
 
+/// Job, company and platform of a piece of work.
+pub fn from_job_work(subject: &str) -> Option<(&str, Id, Platform)> {
+    let (job, rest) = subject.strip_prefix("jobs.work.")?.split_once('.')?;
+    let (company, platform) = rest.split_once('.')?;
+    Some((job, company.parse().ok()?, platform.parse().ok()?))
+}
+
+/// Every job's schedule.
+pub const JOB_SCHEDULES: &str = "jobs.schedule.*";
+
 /// `jobs.schedule.<name>`: holds a job's schedule. The server keeps one a subject.
 pub fn job_schedule(name: &str) -> String {
     format!("jobs.schedule.{name}")
@@ -271,6 +286,11 @@ pub fn job_schedule(name: &str) -> String {
 /// `jobs.tick.<job>`: what the schedule makes when it is due.
 pub fn job_tick(job: &str) -> String {
     format!("jobs.tick.{job}")
+}
+
+/// The job of a schedule. A one-shot schedule of the job has a name of its own.
+pub fn job_of_schedule(subject: &str) -> Option<&str> {
+    subject.strip_prefix("jobs.schedule.")
 }
 
 /// The job of a tick.

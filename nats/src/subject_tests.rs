@@ -95,7 +95,9 @@ proptest! {
         let count = |company: Option<Id>| dead_letters(None, company).iter().filter(|filter| matches(filter, &letter)).count();
         prop_assert_eq!((count(None), count(Some(company))), (1, 1));
         prop_assert_eq!(count(Some(other)), usize::from(other == company));
-        let work = dead("scheduler", &job_work("token-refresh", company, Platform::Facebook));
+        let work = job_work("token-refresh", company, Platform::Facebook);
+        prop_assert_eq!(from_job_work(&work), Some(("token-refresh", company, Platform::Facebook)));
+        let work = dead("scheduler", &work);
         let filters = dead_letters(Some("scheduler"), Some(company));
         prop_assert_eq!(filters.iter().filter(|filter| matches(filter, &work)).count(), 1);
     }

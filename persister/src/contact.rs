@@ -3,10 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use mongodb::bson::{Bson, Document};
+use mongodb::bson::{Bson, DateTime, Document};
 use nats::domain::{Contact, ContactPatch};
 
 use crate::document::{self, long};
+use crate::suspension::{self, Told};
 
 /// Where the sequences stand that set the fields.
 const APPLIED: &str = "applied";
@@ -34,6 +35,8 @@ pub enum Change<'a> {
     Entered(&'a Contact),
     /// It was edited.
     Edited(&'a ContactPatch),
+    /// A suspension of the bot until this time is over.
+    Resumed(DateTime),
 }
 
 /// The document of a contact that is new.
@@ -54,34 +57,58 @@ pub fn apply(document: &mut Document, change: Change<'_>, seq: u64) -> bool {
                 let path = path.replace(':', ".");
                 set(document, &path, get(&edited, &path).cloned().unwrap_or(Bson::Null));
             }
-            document.insert(APPLIED, applied);
-            // What it is written onto is not the contact's own.
-            if let Some(revision) = edited.get("revision") {
-                document.insert("revision", revision);
+            // What it is written onto is not the contact's own; nor is what the shell was told of suspensions.
+            for kept in ["revision", suspension::FIELD] {
+                if let Some(value) = edited.get(kept) {
+                    document.insert(kept, value);
+                }
             }
+            if edited.contains_key(suspension::FIELD) {
+                if !applied.contains_key("botSuspended") {
+                    suspension::note_suspended(document, Some(contact.bot_suspended));
+                }
+                if let Some(until) = contact.bot_suspend_until {
+                    suspension::note(document, Told::Until(Some(document::date(until))), long(seq));
+                }
+            }
+            document.insert(APPLIED, applied);
             true
         }
         Change::Edited(patch) => {
             let mut applied = document.get_document(APPLIED).cloned().unwrap_or_default();
             let mut changed = false;
             for (path, value) in document::contact_edit(patch) {
+                if path == "botSuspendUntil" {
+                    changed |= suspension::note(document, Told::Until(value.as_datetime().copied()), long(seq));
+                }
                 // A dot in a name would read as a path.
                 let name = path.replace('.', ":");
                 if applied.get_i64(&name).is_ok_and(|by| by >= long(seq)) {
                     continue;
                 }
                 applied.insert(name, long(seq));
+                if path == "botSuspended" {
+                    suspension::note_suspended(document, value.as_bool());
+                }
                 set(document, &path, value);
                 changed = true;
             }
             document.insert(APPLIED, applied);
             changed
         }
+        Change::Resumed(until) => suspension::note(document, Told::Resumed(until), long(seq)),
     };
     if changed {
+        suspension::settle(document, suspended_by(document));
         index_words(document);
     }
     changed
+}
+
+/// The sequence that set `botSuspended`; `None` in a shell that does not know it.
+fn suspended_by(document: &Document) -> Option<i64> {
+    let edited = document.get_document(APPLIED).and_then(|applied| applied.get_i64("botSuspended"));
+    edited.or_else(|_| document.get_i64("seq")).ok()
 }
 
 fn get<'a>(document: &'a Document, path: &str) -> Option<&'a Bson> {
@@ -124,6 +151,7 @@ pub fn words(text: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nats::Timestamp;
     use nats::domain::{ShortText, SocialPatch};
     use nats::event::{Envelope, Event};
     use proptest::prelude::*;
@@ -138,27 +166,48 @@ mod tests {
         prop_oneof![Just(None), Just(Some(None)), "[a-c]{1,3}".prop_map(|t| Some(Some(ShortText::new(&t).unwrap())))]
     }
 
+    fn time() -> impl Strategy<Value = Timestamp> {
+        (0i64..3).prop_map(Timestamp::from_millis)
+    }
+
     fn patch() -> impl Strategy<Value = ContactPatch> {
-        (maybe(), maybe(), maybe(), prop::option::of(any::<bool>())).prop_map(|(phone, lead_stage, facebook_id, bot_suspended)| {
-            ContactPatch {
-                phone,
-                lead_stage,
-                bot_suspended,
-                social: SocialPatch { facebook_id, ..SocialPatch::default() },
-                ..ContactPatch::default()
-            }
+        let until = prop::option::of(prop::option::of(time()));
+        let all = (maybe(), maybe(), maybe(), prop::option::of(any::<bool>()), until);
+        all.prop_map(|(phone, lead_stage, facebook_id, bot_suspended, bot_suspend_until)| ContactPatch {
+            phone,
+            lead_stage,
+            bot_suspended,
+            bot_suspend_until,
+            social: SocialPatch { facebook_id, ..SocialPatch::default() },
+            ..ContactPatch::default()
         })
+    }
+
+    /// An edit, or the end of a suspension.
+    fn change() -> impl Strategy<Value = Result<ContactPatch, Timestamp>> {
+        prop_oneof![3 => patch().prop_map(Ok), 1 => time().prop_map(Err)]
+    }
+
+    fn changes(told: &[Result<ContactPatch, Timestamp>]) -> Vec<(Change<'_>, u64)> {
+        fn change(told: &Result<ContactPatch, Timestamp>) -> Change<'_> {
+            match told {
+                Ok(patch) => Change::Edited(patch),
+                Err(until) => Change::Resumed(document::date(*until)),
+            }
+        }
+        told.iter().map(change).zip(2..).collect()
     }
 
     proptest! {
         #[test]
         fn any_order_and_repetition_give_the_same_document(
-            patches in prop::collection::vec(patch(), 0..6),
-            order in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
+            entered in (any::<bool>(), prop::option::of(time())),
+            told in prop::collection::vec(change(), 0..8),
+            order in prop::collection::vec(any::<prop::sample::Index>(), 0..16),
         ) {
-            let contact = contact();
+            let contact = Contact { bot_suspended: entered.0, bot_suspend_until: entered.1, ..contact() };
             let mut events = vec![(Change::Entered(&contact), 1)];
-            events.extend(patches.iter().zip(2..).map(|(p, seq)| (Change::Edited(p), seq)));
+            events.extend(changes(&told));
             let mut straight = Document::new();
             for (change, seq) in &events {
                 apply(&mut straight, *change, *seq);
@@ -174,6 +223,29 @@ mod tests {
             // The order of names in `applied` is the order of arrival.
             let sorted = |d: &Document| serde_json::to_value(d).unwrap();
             prop_assert_eq!(sorted(&straight), sorted(&shuffled));
+        }
+    }
+
+    proptest! {
+        /// What clients see is what a person would say who hears the events in their order.
+        #[test]
+        fn a_suspension_ends_only_if_its_time_is_still_the_one_that_was_set(told in prop::collection::vec(change(), 0..8)) {
+            let contact = contact();
+            let mut document = entered(&contact, 1);
+            let (mut suspended, mut until) = (contact.bot_suspended, contact.bot_suspend_until);
+            for ((change, seq), told) in changes(&told).into_iter().zip(&told) {
+                match told {
+                    Ok(patch) => {
+                        suspended = patch.bot_suspended.unwrap_or(suspended);
+                        until = patch.bot_suspend_until.unwrap_or(until);
+                    }
+                    Err(passed) if until == Some(*passed) => (suspended, until) = (false, None),
+                    Err(_) => {}
+                }
+                apply(&mut document, change, seq);
+            }
+            prop_assert_eq!(document.get_bool("botSuspended").ok(), Some(suspended));
+            prop_assert_eq!(document.get_datetime("botSuspendUntil").ok().copied(), until.map(document::date));
         }
     }
 

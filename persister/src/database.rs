@@ -180,7 +180,12 @@ impl Collections {
             index(doc! {"company_id": 1, "latest.seq": -1}),
         ];
         self.conversations.create_indexes(conversations).await?;
-        let contacts = [index(doc! {"company_id": 1, "created_at": -1, "_id": -1}), index(doc! {"company_id": 1, "search": 1})];
+        let contacts = [
+            index(doc! {"company_id": 1, "created_at": -1, "_id": -1}),
+            index(doc! {"company_id": 1, "search": 1}),
+            // Whom the bot may speak to again: of those alone for whom it is to be silent for a time.
+            partial(doc! {"botSuspendUntil": 1, "_id": 1}, "bot_suspended_until", doc! {"botSuspendUntil": {"$exists": true}}),
+        ];
         self.contacts.create_indexes(contacts).await?;
         self.attempts.create_index(index(doc! {"message_id": 1, "_id": 1})).await?;
         let gone = IndexOptions::builder().name("at_ttl".to_owned()).expire_after(latency::KEPT).build();

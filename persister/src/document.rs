@@ -6,7 +6,7 @@ use nats::domain::{
     User,
 };
 use nats::event::{Idempotency, MessageDelivery};
-use nats::query::{IntegrationView, RefreshError};
+use nats::query::{IntegrationView, RefreshError, Resumable};
 use nats::{Id, Timestamp};
 use serde_json::Value as Json;
 
@@ -227,6 +227,15 @@ fn profile(profile: &Profile) -> Document {
     document
 }
 
+/// Of a contact: until when the bot is to be silent.
+///
+/// # Errors
+/// [`BadDocument`]
+pub fn read_resumable(document: &Document) -> Result<Resumable, BadDocument> {
+    let f = Fields(document);
+    Ok(Resumable { company_id: f.id("company_id")?, contact_id: f.id("_id")?, until: f.at("botSuspendUntil")? })
+}
+
 /// The fields that an edit sets, as paths of at most two names; null removes one.
 pub fn contact_edit(patch: &ContactPatch) -> Vec<(String, Bson)> {
     fn text<T>(given: &Option<Option<T>>, write: impl Fn(&T) -> Bson) -> Option<Bson> {
@@ -404,11 +413,14 @@ mod tests {
         );
         assert_eq!(read_company(&as_registered).unwrap().sla, chosen);
         let Event::IntegrationUpdated(i) = golden("integration.updated") else { panic!() };
-        let written = integration(&i, 7);
-        let read = |failure: Option<&Document>| read_integration(&written, failure).unwrap();
-        assert_eq!((read(None).integration, read(None).refresh_error), (i, None));
-        let failed = |seq: i64| doc! {"seq": seq, "error": "HTTP 400", "at": date(Timestamp::from_millis(9))};
-        assert_eq!(read(Some(&failed(6))).refresh_error, None, "the token was entered since");
-        assert_eq!((read(Some(&failed(8))).refresh_error.unwrap().error, read(Some(&failed(8))).seq), ("HTTP 400".to_owned(), 8));
+        let entered = integration(&i, 7);
+        let view = read_integration(&entered, None).unwrap();
+        assert_eq!((&view.integration, view.seq, view.changed_at), (&i, 7, i.updated_at));
+        // What failed before the token was entered is no longer of interest.
+        for (failed, seq) in [(6_i64, 7), (9, 9)] {
+            let failure = doc! {"error": "HTTP 400", "at": DateTime::from_millis(5), "seq": failed};
+            let view = read_integration(&entered, Some(&failure)).unwrap();
+            assert_eq!((view.integration, view.refresh_error.is_some(), view.seq), (i.clone(), failed > 7, seq));
+        }
     }
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde::ser::{Error, SerializeMap, Serializer};
 
 use crate::document::{self, unescaped};
+use crate::suspension;
 
 /// A message, as clients see it.
 pub struct Message(pub RawDocumentBuf);
@@ -25,7 +26,7 @@ impl Serialize for Message {
 
 impl Serialize for Contact {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        write(&self.0, &["applied", "revision", "search", "seq"], serializer)
+        write(&self.0, &["applied", "revision", "search", "seq", suspension::FIELD], serializer)
     }
 }
 

@@ -10,6 +10,7 @@ mod json;
 mod latency;
 mod queries;
 mod sla;
+mod suspension;
 mod view;
 
 use std::net::SocketAddr;

@@ -14,7 +14,8 @@ use nats::domain::{Platform, User};
 use nats::query::{
     AuditMessages, Cursor, ExpiringPage, FindHolders, GetCompany, GetContact, GetDelivery, GetIntegration, GetMessage, GetUser, Holder,
     IntegrationKey, IntegrationView, KeyOf, ListContacts, ListConversations, ListExpiring, ListIntegrations, ListMessages, ListOverdue,
-    MAX_ATTEMPTS, MAX_EXPIRING, MAX_KEYS, Page, ReportSla, UniqueKey, UserByEmail, WalkMessages,
+    ListResumable, MAX_ATTEMPTS, MAX_EXPIRING, MAX_KEYS, MAX_RESUMABLE, Page, ReportSla, Resumable, ResumablePage, UniqueKey, UserByEmail,
+    WalkMessages,
 };
 use nats::runtime::connection::Connection;
 use nats::runtime::query::QueryError;
@@ -122,6 +123,7 @@ pub async fn answer(service: &Service, view: &View) -> Result<(), ServiceError> 
     answer!(FindHolders, holders);
     answer!(GetContact, contact);
     answer!(ListContacts, contacts);
+    answer!(ListResumable, resumable);
     answer!(GetIntegration, integration);
     answer!(ListIntegrations, integrations);
     answer!(ListExpiring, expiring);
@@ -224,6 +226,24 @@ impl Queries {
         let mut found = self.all(find.skip(q.page.skip).limit(one_more(q.page))).await?;
         let next_cursor = next(&mut found, q.page, created_at, "_id");
         Ok(Contacts { contacts: found.into_iter().map(json::Contact).collect(), next_cursor })
+    }
+
+    async fn resumable(&self, q: ListResumable) -> Result<ResumablePage, QueryError> {
+        self.caught_up().await?;
+        let limit = q.limit.clamp(1, MAX_RESUMABLE) as usize;
+        let mut filter = doc! {"botSuspendUntil": {"$lte": document::date(q.passed)}, "seq": {"$exists": true}};
+        if let Some(after) = q.after {
+            let at = document::date(after.until);
+            filter.insert(
+                "$or",
+                [doc! {"botSuspendUntil": {"$gt": at}}, doc! {"botSuspendUntil": at, "_id": {"$gt": oid(after.contact_id)}}],
+            );
+        }
+        let contacts = self.view.collections.contacts.find(filter).sort(doc! {"botSuspendUntil": 1, "_id": 1});
+        let found = self.all(contacts.projection(doc! {"company_id": 1, "botSuspendUntil": 1}).limit(limit as i64)).await?;
+        let resumable: Vec<Resumable> = found.iter().map(document::read_resumable).collect::<Result<_, _>>()?;
+        let next = resumable.last().copied().filter(|_| resumable.len() == limit);
+        Ok(ResumablePage { resumable, next })
     }
 
     async fn user_by_email(&self, q: UserByEmail) -> Result<User, QueryError> {

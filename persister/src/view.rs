@@ -77,6 +77,7 @@ struct Sorted {
     read: Vec<At<(nats::Id, nats::event::MessageRead)>>,
     contacts: Vec<At<Box<nats::domain::Contact>>>,
     contact_edits: Vec<At<Box<nats::event::ContactUpdated>>>,
+    resumes: Vec<At<nats::event::ContactBotResumed>>,
     companies: Vec<At<nats::event::CompanyCreated>>,
     users: Vec<At<nats::domain::User>>,
     integrations: Vec<At<directory::IntegrationChange>>,
@@ -197,7 +198,7 @@ fn sort(batch: &[Stored], verdicts: &mut [Verdict]) -> Sorted {
                     push!(targets, (company, targets), place);
                 }
             }
-            Event::ContactBotResumed(_) => {}
+            Event::ContactBotResumed(e) => push!(resumes, e, place),
             Event::IntegrationRefreshFailed(e) => push!(refresh_failures, (company, e), place),
             Event::IntegrationDeleted(e) => push!(integrations, directory::IntegrationChange::Removed(company, e.platform), place),
         }

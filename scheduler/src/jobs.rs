@@ -1,15 +1,21 @@
 //! The table of jobs: what runs, how often, and the work itself. Knows nothing of ticks and replicas.
 
+mod bot_probe;
+mod bot_resume;
+pub mod digest;
 mod sla;
+mod tokens;
 
 use std::time::Duration;
 
 use nats::Timestamp;
 use nats::runtime::connection::Connection;
 use nats::runtime::publish::Publisher;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::Config;
+use crate::bot::Bot;
+use crate::work;
 
 /// Longest run of any job; past it the run is given up as failed.
 pub const RUN_TIMEOUT: Duration = Duration::from_secs(10 * 60);
@@ -37,6 +43,10 @@ pub struct Tools {
     pub connection: Connection,
     /// For events.
     pub publisher: Publisher,
+    /// The Meta bot.
+    pub bot: Bot,
+    /// Whether there is an app that tokens can be exchanged with.
+    pub refreshes_tokens: bool,
     /// The time.
     pub clock: fn() -> Timestamp,
 }
@@ -44,10 +54,16 @@ pub struct Tools {
 /// What jobs do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
-    /// See [`refresh_tokens`].
+    /// See [`tokens::hand_out`].
     RefreshTokens,
+    /// See [`bot_probe::probe`].
+    ProbeBot,
+    /// See [`bot_resume::sweep`].
+    ResumeBot,
     /// See [`sla::sweep`].
     SweepSla,
+    /// See [`digest::count`].
+    DigestDeadLetters,
 }
 
 /// Why a run failed; short text for staff.
@@ -62,27 +78,26 @@ impl Work {
     /// The run failed; the next tick tries again.
     pub async fn run(self, tools: &Tools) -> Result<Value, JobError> {
         match self {
-            Work::RefreshTokens => refresh_tokens(tools).await,
+            Work::RefreshTokens => tokens::hand_out(tools).await,
+            Work::ProbeBot => bot_probe::probe(tools).await,
+            Work::ResumeBot => bot_resume::sweep(tools).await,
             Work::SweepSla => sla::sweep(tools).await,
+            Work::DigestDeadLetters => digest::count(tools).await,
         }
     }
 }
 
 /// Every job.
 pub fn table(config: &Config) -> Vec<Job> {
+    let job = |name, interval, work| Job { name, interval, first_delay: SOON, work };
     vec![
         Job {
-            name: "token-refresh",
-            interval: config.token_refresh_interval,
             first_delay: config.token_refresh_first_delay,
-            work: Work::RefreshTokens,
+            ..job(work::TOKEN_REFRESH, config.token_refresh_interval, Work::RefreshTokens)
         },
-        Job { name: "sla-sweep", interval: config.sla_sweep_interval, first_delay: SOON, work: Work::SweepSla },
+        job("bot-probe", config.bot_probe_interval, Work::ProbeBot),
+        job("bot-resume", config.bot_resume_interval, Work::ResumeBot),
+        job("sla-sweep", config.sla_sweep_interval, Work::SweepSla),
+        job("dead-letter-digest", config.dead_letter_digest_interval, Work::DigestDeadLetters),
     ]
-}
-
-/// Renews the companies' Facebook tokens that are about to expire. No company can connect Facebook before integrations
-/// exist, so none is due; finding and exchanging tokens comes with them.
-async fn refresh_tokens(_tools: &Tools) -> Result<Value, JobError> {
-    Ok(json!({"due": 0}))
 }

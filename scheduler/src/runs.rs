@@ -5,52 +5,14 @@ use std::time::Duration;
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::kv::{Operation, Store, UpdateErrorKind};
-use nats::{Timestamp, stream};
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use nats::domain::{JobOutcome as Outcome, JobRun};
+use nats::{Timestamp, domain, stream};
 use tracing::warn;
 
 use crate::jobs::{Job, RUN_TIMEOUT};
 
-/// A tick comes up to this much late: the server's own lateness, and a new leader in a cluster. Only then it counts as missed.
-const LATENESS: Duration = Duration::from_secs(10);
 /// A run that has not ended this much past its limit is nobody's any more.
 const ABANDONED_AFTER: Duration = RUN_TIMEOUT.saturating_add(Duration::from_secs(60));
-
-/// How a run stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Outcome {
-    /// Under way.
-    Running,
-    /// Done.
-    Ok,
-    /// Given up; the next tick tries again.
-    Failed,
-}
-
-/// One run, as the bucket keeps it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct JobRun {
-    /// The job's name, also the key.
-    pub job: String,
-    /// The tick's sequence in `JOBS`.
-    pub tick_seq: u64,
-    /// When the server made the tick. Unlike the sequence it goes on growing if the stream is ever made anew.
-    pub tick_at: Timestamp,
-    /// When the run began.
-    pub started_at: Timestamp,
-    /// When it ended.
-    pub finished_at: Option<Timestamp>,
-    /// How.
-    pub outcome: Outcome,
-    /// What it did, or why it failed.
-    pub detail: Value,
-    /// The replica that ran it.
-    pub instance: String,
-    /// About when the next one is due.
-    pub next_at: Timestamp,
-}
 
 /// A tick.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +54,7 @@ pub fn turn(job: &Job, last: Option<&JobRun>, tick: Tick, now: Timestamp) -> Tur
 
 /// Whether a tick was missed: the job has never run, or not within its interval.
 pub fn is_overdue(job: &Job, last: Option<&JobRun>, now: Timestamp) -> bool {
-    last.is_none_or(|run| now.since(run.started_at) > job.interval.saturating_add(LATENESS))
+    last.is_none_or(|run| domain::is_overdue(run.started_at, job.interval, now))
 }
 
 /// Why a run could not be read or written.
@@ -170,6 +132,7 @@ fn unavailable(error: impl std::fmt::Display) -> RunsError {
 mod tests {
     use super::*;
     use crate::jobs::Work;
+    use serde_json::Value;
 
     const JOB: Job = Job {
         name: "token-refresh",

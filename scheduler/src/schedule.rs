@@ -10,14 +10,15 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
 use metrics::gauge;
+use nats::domain::JobOutcome as Outcome;
 use nats::runtime::CancellationToken;
 use nats::runtime::health::Health;
 use nats::{Timestamp, stream, subject};
 use serde_json::{Map, Value, json};
 use tracing::{info, warn};
 
-use crate::jobs::Job;
-use crate::runs::{Outcome, Runs, RunsError, is_overdue};
+use crate::jobs::{Job, Work, digest};
+use crate::runs::{Runs, RunsError, is_overdue};
 
 /// The check that says whether the schedules stand.
 pub const CHECK: &str = "schedules";
@@ -51,18 +52,21 @@ pub struct Keeper {
     pub health: Health,
     /// Ends it.
     pub stop: CancellationToken,
+    /// What the digest has counted.
+    pub gauges: digest::Gauges,
     /// The time.
     pub clock: fn() -> Timestamp,
 }
 
 impl Keeper {
     /// Looks, until stopped. A server that is away is asked again.
-    pub async fn run(self) {
+    pub async fn run(mut self) {
         let (mut compared, mut pause) = (false, RETRY_PAUSE.0);
         loop {
             // Only the start replaces a schedule that differs: two replicas with different settings would replace each
             // other's for ever, and each time the server would begin to count anew.
-            let Some(looked) = self.stop.run_until_cancelled(self.look(!compared)).await else { return };
+            let stop = self.stop.clone();
+            let Some(looked) = stop.run_until_cancelled(self.look(!compared)).await else { return };
             let wait = match looked {
                 Ok(detail) => {
                     self.health.good(CHECK, detail);
@@ -83,10 +87,10 @@ impl Keeper {
         }
     }
 
-    async fn look(&self, replace: bool) -> Result<Value, KeepError> {
+    async fn look(&mut self, replace: bool) -> Result<Value, KeepError> {
         let jobs = self.jetstream.get_stream_no_info(stream::JOBS).await.map_err(|e| KeepError::Jobs(e.to_string()))?;
         let mut detail = Map::new();
-        for job in self.jobs.iter() {
+        for job in self.jobs.clone().iter() {
             self.keep_recurring(&jobs, job, replace).await?;
             let last = self.runs.last(job.name).await?.run;
             if is_overdue(job, last.as_ref(), (self.clock)()) {
@@ -94,6 +98,9 @@ impl Keeper {
             }
             if let Some(finished) = last.as_ref().filter(|run| run.outcome == Outcome::Ok).and_then(|run| run.finished_at) {
                 gauge!("job_last_success_timestamp_seconds", "job" => job.name).set(finished.millis() as f64 / 1_000.0);
+            }
+            if let Some(run) = last.as_ref().filter(|_| job.work == Work::DigestDeadLetters) {
+                self.gauges.show(&run.detail);
             }
             detail.insert(job.name.into(), json!(last.map(|run| json!({"outcome": run.outcome, "next_at": run.next_at}))));
         }

@@ -7,15 +7,16 @@ use std::time::Duration;
 use async_nats::header::{NATS_SCHEDULE_NEXT, NATS_SCHEDULER};
 use metrics::{counter, histogram};
 use nats::dead::Reason;
+use nats::domain::{JobOutcome as Outcome, JobRun};
 use nats::runtime::CancellationToken;
 use nats::runtime::worker::{Delivery, Settle, Source, Worker};
 use nats::{Timestamp, stream, subject};
 use serde_json::{Value, json};
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::jobs::{Job, RUN_TIMEOUT, Tools};
-use crate::runs::{JobRun, Last, Outcome, Runs, RunsError, Tick, Turn, turn};
+use crate::runs::{Last, Runs, RunsError, Tick, Turn, turn};
 use crate::schedule::CATCH_UP;
 
 /// Where ticks come from; no more at hand than are in work, so that the others go to other replicas.
@@ -28,6 +29,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 const HAND_OVER: Duration = Duration::from_millis(100);
 /// How long recording the end of a run is tried; after that the run is repeated.
 const RECORD_DEADLINE: Duration = Duration::from_secs(10);
+/// A job that runs more often does so quietly.
+const RARELY: Duration = Duration::from_secs(60);
 /// Pause between the tries.
 const RECORD_PAUSE: Duration = Duration::from_millis(500);
 
@@ -118,7 +121,10 @@ impl Ticks {
         let why = match result {
             Ok(Ok(detail)) => {
                 count(job, "ok");
-                info!(job = job.name, %detail, "the job is done");
+                match job.interval < RARELY {
+                    true => debug!(job = job.name, %detail, "the job is done"),
+                    false => info!(job = job.name, %detail, "the job is done"),
+                }
                 return Some((Outcome::Ok, detail));
             }
             Ok(Err(e)) => e.to_string(),

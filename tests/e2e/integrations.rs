@@ -37,7 +37,7 @@ async fn a_manager_connects_and_disconnects_platforms_and_no_answer_holds_a_toke
     let shown = &answer["integration"];
     let expected = json!({
         "company_id": staff.company, "platform": "facebook", "account_id": "page-1", "account_name": "Clinic",
-        "token_expires_at": "2027-01-01T00:00:00.000Z", "updated_at": shown["updated_at"], "key_id": "k1",
+        "token_expires_at": "2027-01-01T00:00:00.000Z", "updated_at": shown["updated_at"], "key_id": "k1", "refresh_error": null,
     });
     assert_eq!(shown, &expected);
     assert_eq!(put("telegram", json!({"access_token": "123:abc"})).await.0, StatusCode::OK);

@@ -19,6 +19,7 @@ mod delivery;
 mod faults;
 mod integrations;
 mod invitations;
+mod jobs;
 mod lockout;
 mod ordering;
 mod permissions;

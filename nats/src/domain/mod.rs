@@ -3,6 +3,7 @@
 mod bot;
 mod contact;
 mod integration;
+mod job;
 mod lane;
 mod message;
 mod text;
@@ -11,6 +12,7 @@ mod user;
 pub use bot::{BotHealth, BotStatus, BreakerState, BreakerView};
 pub use contact::{Contact, ContactPatch, Profile, Social, SocialPatch};
 pub use integration::{Integration, Sealed};
+pub use job::{JobOutcome, JobRun, is_overdue};
 pub use lane::LaneEntry;
 pub use message::{
     Attachment, Delivery, DeliveryState, Direction, MAX_ATTACHMENTS, Message, MessagePatch, MessageView, Platform, Role, SlaBreach,

@@ -129,6 +129,15 @@ impl Settings {
         }
     }
 
+    /// The same in whole seconds, as the server's schedules count.
+    pub fn seconds(&mut self, name: &str, default: Duration, range: RangeInclusive<Duration>) -> Duration {
+        let duration = self.duration(name, default, range);
+        if duration.subsec_nanos() != 0 {
+            self.problem(format!("{name} must be whole seconds"));
+        }
+        duration
+    }
+
     /// An `http://` or `https://` base URL, without the last slash.
     pub fn http_url(&mut self, name: &str, default: &str) -> String {
         let text = self.text(name, default);

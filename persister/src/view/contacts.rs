@@ -9,7 +9,7 @@ use nats::outcome::Outcome;
 use super::{Sorted, Verdict, View};
 use crate::contact::{self, Change};
 use crate::database::{DatabaseError, insert_new, limited, update_many};
-use crate::document::oid;
+use crate::document::{self, oid};
 
 /// Rounds of reading and writing until no other replica was in between.
 const MAX_ROUNDS: usize = 50;
@@ -18,7 +18,7 @@ const MAX_ROUNDS: usize = 50;
 type Changes<'a> = Vec<(Change<'a>, u64)>;
 
 impl View {
-    /// Enters contacts and edits them.
+    /// Enters contacts, edits them, and lifts suspensions of the bot.
     pub(super) async fn apply_contacts(&self, sorted: &Sorted, verdicts: &mut [Verdict]) -> Result<(), DatabaseError> {
         let documents: Vec<Document> = sorted.contacts.iter().map(|c| contact::entered(&c.event, c.seq)).collect();
         let refused = insert_new(&self.collections.contacts, &documents).await?;
@@ -28,10 +28,14 @@ impl View {
             let key = (oid(c.event.id), oid(c.event.company_id));
             open.entry(key).or_default().push((Change::Entered(&c.event), c.seq));
         }
+        let company = |position: usize| sorted.companies_of.get(&position).map(|c| oid(*c)).unwrap_or_default();
         for edit in &sorted.contact_edits {
-            let company = sorted.companies_of.get(&edit.position).map(|c| oid(*c)).unwrap_or_default();
-            let key = (oid(edit.event.contact_id), company);
+            let key = (oid(edit.event.contact_id), company(edit.position));
             open.entry(key).or_default().push((Change::Edited(&edit.event.patch), edit.seq));
+        }
+        for resume in &sorted.resumes {
+            let key = (oid(resume.event.contact_id), company(resume.position));
+            open.entry(key).or_default().push((Change::Resumed(document::date(resume.event.until)), resume.seq));
         }
         let whole = self.fold_contacts(open).await?;
         for edit in &sorted.contact_edits {

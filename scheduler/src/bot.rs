@@ -1,0 +1,115 @@
+//! The Meta bot as the scheduler sees it: whether it answers, and what the probe of any replica saw last. It hands the bot no message.
+
+use std::time::Duration;
+
+use metrics::{counter, gauge, histogram};
+use nats::domain::{BotHealth, BotStatus};
+use nats::runtime::CancellationToken;
+use nats::runtime::bucket::Bucket;
+use nats::runtime::connection::Connection;
+use nats::runtime::health::Health;
+use nats::stream;
+use reqwest::{Client, Method, Request, Url};
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::http::{self, Ending};
+
+/// The check that shows how the bot is. It is good whatever the bot does: a scheduler works without one.
+pub const CHECK: &str = "meta_bot";
+/// How long the bot may take to say how it is.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the probe's last word is read.
+const LOOK_EVERY: Duration = Duration::from_secs(3);
+
+/// The bot. Cloning shares its connections.
+#[derive(Clone)]
+pub struct Bot {
+    client: Client,
+    address: Url,
+}
+
+/// What a probe saw.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probed {
+    /// How it is.
+    pub status: BotStatus,
+    /// Why it counts as down.
+    pub why: Option<String>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Bot {
+    /// Connects to nothing yet.
+    ///
+    /// # Errors
+    /// The client cannot be made, or the address is none.
+    pub fn new(base_url: &str) -> Result<Bot, String> {
+        let address = Url::parse(&format!("{base_url}/health")).map_err(|e| format!("META_BOT_BASE_URL: {e}"))?;
+        Ok(Bot { client: http::client(address.scheme() == "https")?, address })
+    }
+
+    /// Asks it; ends within 5 s.
+    pub async fn probe(&self) -> Probed {
+        let mut request = Request::new(Method::GET, self.address.clone());
+        *request.timeout_mut() = Some(TIMEOUT);
+        let started = Instant::now();
+        let ending = http::call(&self.client, request).await;
+        let took = started.elapsed();
+        let why = why_down(&ending);
+        let status = if why.is_none() { BotStatus::Up } else { BotStatus::Down };
+        histogram!("bot_probe_seconds").record(took.as_secs_f64());
+        counter!("bot_probes_total", "result" => if why.is_none() { "up" } else { "down" }).increment(1);
+        Probed { status, why, took }
+    }
+}
+
+fn why_down(ending: &Ending) -> Option<String> {
+    match ending {
+        Ending::Answered(answer) if (200..=299).contains(&answer.status) => None,
+        Ending::Answered(answer) => Some(format!("HTTP {}", answer.status)),
+        Ending::NoConnection => Some("no connection".into()),
+        Ending::TimedOut => Some(format!("no answer within {TIMEOUT:?}")),
+        Ending::Broken => Some("the connection broke".into()),
+    }
+}
+
+/// Shows in `/health` and metrics of this replica what the last probe saw, whichever replica that was of; until stopped.
+pub async fn watch(connection: Connection, health: Health, stop: CancellationToken) {
+    let bucket = Bucket::new(connection, stream::BOT_HEALTH);
+    let mut tick = tokio::time::interval(LOOK_EVERY);
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        match bucket.read::<BotHealth>(stream::META_BOT).await {
+            Ok(entry) => {
+                // Without a word of it for a minute, it is not known how it is.
+                let up = entry.value.as_ref().map(|bot| bot.status == BotStatus::Up);
+                gauge!("meta_bot_up").set(up.map_or(f64::NAN, f64::from));
+                health.good(CHECK, json!(entry.value));
+            }
+            Err(e) => health.bad(CHECK, json!(e.to_string())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::Answer;
+
+    #[test]
+    fn only_a_good_answer_means_that_it_is_up() {
+        let answered = |status| Ending::Answered(Answer { status, retry_after: None, body: Vec::new() });
+        for (ending, why) in [
+            (answered(200), None),
+            (answered(204), None),
+            (answered(302), Some("HTTP 302")),
+            (answered(503), Some("HTTP 503")),
+            (Ending::NoConnection, Some("no connection")),
+            (Ending::TimedOut, Some("no answer within 5s")),
+            (Ending::Broken, Some("the connection broke")),
+        ] {
+            assert_eq!(why_down(&ending).as_deref(), why, "{ending:?}");
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Settings of the scheduler, read and checked once at the start. What they mean is up to those who get them.
+
+use std::time::Duration;
+
+use nats::runtime::seal::Keyring;
+use nats::runtime::settings::{Common, Environment, Settings};
+use secrecy::SecretString;
+
+/// How often a job may run: the server's schedules count in whole seconds.
+const INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30 * 86_400));
+/// How often the bot may be probed. With a probe that hangs for as long as it may, its word must still be younger than the 15 s
+/// after which forwarders take it for silence.
+const PROBE_INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+/// How long after the start a job that has never run, or is overdue, may wait.
+const FIRST_DELAYS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3_600));
+/// How long a token may be tried to be renewed, before that is given up until the next run.
+const DEADLINES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(86_400));
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Facebook's Graph API, for refreshing tokens.
+#[derive(Clone)]
+pub struct GraphSettings {
+    /// `FACEBOOK_APP_ID`: required in production. Without it no token is refreshed.
+    pub app_id: Option<String>,
+    /// `FACEBOOK_APP_SECRET`: likewise.
+    pub app_secret: Option<SecretString>,
+    /// `FACEBOOK_GRAPH_VERSION`
+    pub version: String,
+    /// `FACEBOOK_GRAPH_BASE_URL`, without the last slash.
+    pub base_url: String,
+}
+
+impl GraphSettings {
+    fn read(settings: &mut Settings, environment: Environment) -> GraphSettings {
+        let app_id = settings.optional("FACEBOOK_APP_ID");
+        let app_secret = settings.optional("FACEBOOK_APP_SECRET");
+        for (name, missing) in [("FACEBOOK_APP_ID", app_id.is_none()), ("FACEBOOK_APP_SECRET", app_secret.is_none())] {
+            if missing && environment == Environment::Production {
+                settings.problem(format!("{name} is not set: copy it from the app's page at Meta for Developers"));
+            }
+        }
+        let version = settings.text("FACEBOOK_GRAPH_VERSION", "v18.0");
+        if !is_version(&version) {
+            settings.problem(format!("FACEBOOK_GRAPH_VERSION must be such as v18.0, not `{version}`"));
+        }
+        let base_url = settings.http_url("FACEBOOK_GRAPH_BASE_URL", "https://graph.facebook.com");
+        GraphSettings { app_id, app_secret: app_secret.map(SecretString::from), version, base_url }
+    }
+}
+
+fn is_version(text: &str) -> bool {
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|c| c.is_ascii_digit());
+    text.strip_prefix('v').and_then(|v| v.split_once('.')).is_some_and(|(major, minor)| digits(major) && digits(minor))
+}
+
+/// Settings of the scheduler.
+#[derive(Clone)]
+pub struct Config {
+    /// What every service has.
+    pub common: Common,
+    /// `SCHEDULER_PORT`: health and metrics.
+    pub port: u16,
+    /// `ENCRYPTION_KEYS`: opens and seals the companies' tokens.
+    pub keyring: Keyring,
+    /// The Graph API.
+    pub graph: GraphSettings,
+    /// `META_BOT_BASE_URL`, without the last slash.
+    pub bot_base_url: String,
+    /// `TOKEN_REFRESH_INTERVAL`: 1 s to 30 days, whole seconds, as the others below.
+    pub token_refresh_interval: Duration,
+    /// `TOKEN_REFRESH_FIRST_DELAY`: from the start to the first run, if one is due. 1 s to 1 h.
+    pub token_refresh_first_delay: Duration,
+    /// `TOKEN_REFRESH_DEADLINE`: how long one run's try to renew a token may take, repetitions included. 1 s to 24 h.
+    pub token_refresh_deadline: Duration,
+    /// `BOT_PROBE_INTERVAL`: how often the bot is asked how it is. 1 s to 5 s.
+    pub bot_probe_interval: Duration,
+    /// `BOT_RESUME_INTERVAL`: how often contacts are looked for whom the bot may speak to again.
+    pub bot_resume_interval: Duration,
+    /// `SLA_SWEEP_INTERVAL`: how often messages are looked for that missed their target.
+    pub sla_sweep_interval: Duration,
+    /// `DEAD_LETTER_DIGEST_INTERVAL`: how often open dead letters are counted.
+    pub dead_letter_digest_interval: Duration,
+}
+
+impl Config {
+    /// Reads them.
+    pub fn read(settings: &mut Settings) -> Config {
+        let common = Common::read(settings, "scheduler");
+        let graph = GraphSettings::read(settings, common.environment);
+        let (often, probes) = (INTERVALS.0..=INTERVALS.1, PROBE_INTERVALS.0..=PROBE_INTERVALS.1);
+        let (delays, deadlines) = (FIRST_DELAYS.0..=FIRST_DELAYS.1, DEADLINES.0..=DEADLINES.1);
+        Config {
+            common,
+            graph,
+            port: settings.number("SCHEDULER_PORT", 4030, 1..=u16::MAX),
+            keyring: Keyring::read(settings),
+            bot_base_url: settings.http_url("META_BOT_BASE_URL", "http://localhost:5001"),
+            token_refresh_interval: settings.seconds("TOKEN_REFRESH_INTERVAL", DAY, often.clone()),
+            token_refresh_first_delay: settings.duration("TOKEN_REFRESH_FIRST_DELAY", Duration::from_secs(10), delays),
+            token_refresh_deadline: settings.duration("TOKEN_REFRESH_DEADLINE", DAY / 2, deadlines),
+            bot_probe_interval: settings.seconds("BOT_PROBE_INTERVAL", Duration::from_secs(3), probes),
+            bot_resume_interval: settings.seconds("BOT_RESUME_INTERVAL", Duration::from_secs(5), often.clone()),
+            sla_sweep_interval: settings.seconds("SLA_SWEEP_INTERVAL", Duration::from_secs(10), often.clone()),
+            dead_letter_digest_interval: settings.seconds("DEAD_LETTER_DIGEST_INTERVAL", DAY, often),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(values: &[(&str, &str)]) -> (Config, Option<String>) {
+        let password = [("NATS_PASSWORD", "n"), ("ENCRYPTION_KEYS", "k1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")];
+        let mut settings = Settings::of(values.iter().chain(&password).map(|(k, v)| (k.to_string(), v.to_string())));
+        let config = Config::read(&mut settings);
+        (config, settings.finish().err().map(|e| e.to_string()))
+    }
+
+    #[test]
+    fn the_defaults_work_in_development() {
+        let (config, problems) = read(&[]);
+        assert_eq!(problems, None);
+        assert_eq!(config.token_refresh_interval, Duration::from_secs(24 * 3_600));
+        assert_eq!(config.graph.version, "v18.0");
+    }
+
+    #[test]
+    fn production_needs_the_facebook_app() {
+        let problems = read(&[("NODE_ENV", "production")]).1.unwrap();
+        assert!(problems.contains("FACEBOOK_APP_ID") && problems.contains("FACEBOOK_APP_SECRET"), "{problems}");
+    }
+
+    #[test]
+    fn wrong_values_are_named() {
+        for (name, value) in [
+            ("TOKEN_REFRESH_INTERVAL", "1500ms"),
+            ("TOKEN_REFRESH_INTERVAL", "500ms"),
+            ("SLA_SWEEP_INTERVAL", "1500ms"),
+            ("DEAD_LETTER_DIGEST_INTERVAL", "31d"),
+            ("BOT_RESUME_INTERVAL", "0s"),
+            ("BOT_PROBE_INTERVAL", "6s"),
+            ("META_BOT_BASE_URL", "bot"),
+            ("TOKEN_REFRESH_DEADLINE", "25h"),
+            ("TOKEN_REFRESH_FIRST_DELAY", "2d"),
+            ("FACEBOOK_GRAPH_VERSION", "18"),
+            ("FACEBOOK_GRAPH_VERSION", "v18.x"),
+            ("FACEBOOK_GRAPH_BASE_URL", "graph"),
+        ] {
+            assert!(read(&[(name, value)]).1.is_some_and(|p| p.contains(name)), "{name}={value}");
+        }
+    }
+}

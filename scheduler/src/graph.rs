@@ -1,0 +1,54 @@
+//! The Graph API over HTTP: the exchange of a token for one that lives longer. Decides nothing; see `verdict`.
+
+use std::time::Duration;
+
+use metrics::histogram;
+use reqwest::{Client, Method, Request, Url};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::time::Instant;
+
+use crate::config::GraphSettings;
+use crate::http::{self, Ending};
+
+/// A whole exchange: connecting, sending, the answer's head and body. Below the consumer's ack wait.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The Graph API, as one app of ours. Cloning shares its connections.
+#[derive(Clone)]
+pub struct Graph {
+    client: Client,
+    address: Url,
+    app_id: String,
+    app_secret: SecretString,
+}
+
+impl Graph {
+    /// Connects to nothing yet; `None` without an app.
+    ///
+    /// # Errors
+    /// The client cannot be made, or the address is none.
+    pub fn new(settings: GraphSettings) -> Result<Option<Graph>, String> {
+        let GraphSettings { app_id: Some(app_id), app_secret: Some(app_secret), version, base_url } = settings else { return Ok(None) };
+        let address = Url::parse(&format!("{base_url}/{version}/oauth/access_token"));
+        let address = address.map_err(|e| format!("FACEBOOK_GRAPH_BASE_URL: {e}"))?;
+        let client = http::client(address.scheme() == "https")?;
+        Ok(Some(Graph { client, address, app_id, app_secret }))
+    }
+
+    /// Exchanges a token for a long-lived one. The old one stays good, so that a repetition does no harm.
+    pub async fn exchange(&self, token: &SecretString) -> Ending {
+        let mut address = self.address.clone();
+        address
+            .query_pairs_mut()
+            .append_pair("grant_type", "fb_exchange_token")
+            .append_pair("client_id", &self.app_id)
+            .append_pair("client_secret", self.app_secret.expose_secret())
+            .append_pair("fb_exchange_token", token.expose_secret());
+        let mut request = Request::new(Method::GET, address);
+        *request.timeout_mut() = Some(TIMEOUT);
+        let started = Instant::now();
+        let ending = http::call(&self.client, request).await;
+        histogram!("token_exchange_seconds").record(started.elapsed().as_secs_f64());
+        ending
+    }
+}

@@ -1,0 +1,205 @@
+//! What the end of a token's exchange means: the one table of it, and how long a repetition waits. Knows neither HTTP client nor
+//! NATS.
+
+use std::time::Duration;
+
+use secrecy::SecretString;
+use serde::Deserialize;
+
+use crate::http::{Answer, Ending};
+
+/// Longest pause after the first failed exchange. It doubles with each further one …
+const FIRST: Duration = Duration::from_secs(1);
+/// … up to this.
+const LONGEST: Duration = Duration::from_secs(30 * 60);
+/// Full jitter may draw next to nothing; whoever has just failed gets at least this.
+const SHORTEST: Duration = Duration::from_millis(100);
+/// Longest `Retry-After` that is obeyed: a wrong header must not use up a token's days.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(6 * 3_600);
+/// Longest access token, as the gateway takes it.
+const TOKEN_CHARS: usize = 4_096;
+/// A token that lives longer than this counts as one without an end.
+const LONGEST_LIFE: u64 = 10 * 365 * 86_400;
+
+/// Graph codes of what may pass: an unknown error, the service being down, and limits on calls of an app, a user, a page.
+const PASSING: &[i64] = &[1, 2, 4, 17, 32, 341, 613];
+/// Graph codes of a token that is good for nothing any more: a session that ended, a token that expired or was revoked.
+const INVALID_TOKEN: &[i64] = &[102, 190];
+
+/// What follows from an exchange.
+#[derive(Debug)]
+pub enum Verdict {
+    /// There is a new token.
+    Renewed(Fresh),
+    /// It may work later.
+    Retry {
+        /// Short text for staff, without tokens.
+        error: String,
+        /// What the platform asks to wait at least.
+        after: Option<Duration>,
+    },
+    /// It will never work: staff have to connect again.
+    Reject {
+        /// Short text for staff, without tokens.
+        error: String,
+    },
+}
+
+/// A new token.
+#[derive(Debug)]
+pub struct Fresh {
+    /// The token.
+    pub token: SecretString,
+    /// How long the platform will take it; `None` if it does not say.
+    pub lives: Option<Duration>,
+}
+
+/// A good answer.
+#[derive(Deserialize)]
+struct Exchanged {
+    access_token: SecretString,
+    #[serde(default)]
+    expires_in: Option<u64>,
+}
+
+/// The table.
+pub fn judge(ending: &Ending) -> Verdict {
+    let retry = |error: &str, after| Verdict::Retry { error: error.to_owned(), after };
+    let answer = match ending {
+        Ending::NoConnection => return retry("no connection to the platform", None),
+        Ending::TimedOut => return retry("no answer from the platform in time", None),
+        Ending::Broken => return retry("the connection to the platform broke", None),
+        Ending::Answered(answer) => answer,
+    };
+    let (status, after, code) = (answer.status, answer.retry_after, graph_code(&answer.body));
+    let told = code.map_or_else(|| format!("HTTP {status}"), |code| format!("HTTP {status}, Graph code {code}"));
+    match (status, code) {
+        (_, Some(code)) if INVALID_TOKEN.contains(&code) => Verdict::Reject { error: format!("{told}: the token is invalid") },
+        (_, Some(code)) if PASSING.contains(&code) => Verdict::Retry { error: told, after },
+        (200..=299, _) => fresh(answer).map_or_else(|| retry("an answer without a token", after), Verdict::Renewed),
+        (401 | 403, _) => Verdict::Reject { error: format!("{told}: access refused") },
+        (408 | 425 | 429 | 500..=599, _) => Verdict::Retry { error: told, after },
+        (400..=499, _) => Verdict::Reject { error: told },
+        // A redirect, most likely: the address is wrong, which can be mended before the token expires.
+        _ => Verdict::Retry { error: told, after },
+    }
+}
+
+fn fresh(answer: &Answer) -> Option<Fresh> {
+    use secrecy::ExposeSecret;
+    let Exchanged { access_token, expires_in } = serde_json::from_slice(&answer.body).ok()?;
+    let text = access_token.expose_secret();
+    let is_token = (1..=TOKEN_CHARS).contains(&text.len()) && text.bytes().all(|c| c.is_ascii_graphic());
+    let lives = expires_in.filter(|seconds| (1..=LONGEST_LIFE).contains(seconds)).map(Duration::from_secs);
+    is_token.then_some(Fresh { token: access_token, lives })
+}
+
+/// The code of a Graph API error, `{"error": {"code": 190}}`.
+fn graph_code(body: &[u8]) -> Option<i64> {
+    serde_json::from_slice::<serde_json::Value>(body).ok()?.pointer("/error/code")?.as_i64()
+}
+
+/// The pause after the try number `attempt` (from 1) has failed: full jitter under a bound that doubles. `jitter` is uniform in
+/// 0..1. What the platform asked for (`retry_after`) is the least pause.
+pub fn pause(attempt: u64, retry_after: Option<Duration>, jitter: f64) -> Duration {
+    let doublings = attempt.saturating_sub(1).min(31) as u32;
+    let most = FIRST.saturating_mul(1 << doublings).min(LONGEST);
+    let drawn = most.mul_f64(jitter.clamp(0.0, 1.0)).max(SHORTEST);
+    drawn.max(retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use secrecy::ExposeSecret;
+
+    fn answered(status: u16, body: &str) -> Ending {
+        Ending::Answered(Answer { status, retry_after: None, body: body.into() })
+    }
+
+    fn coded(status: u16, code: i64) -> Ending {
+        answered(status, &format!(r#"{{"error":{{"message":"EAAB-secret","type":"OAuthException","code":{code}}}}}"#))
+    }
+
+    #[test]
+    fn every_row() {
+        let rows = [
+            (Ending::NoConnection, "retry", "no connection to the platform"),
+            (Ending::TimedOut, "retry", "no answer from the platform in time"),
+            (Ending::Broken, "retry", "the connection to the platform broke"),
+            (coded(400, 190), "reject", "HTTP 400, Graph code 190: the token is invalid"),
+            (coded(401, 190), "reject", "HTTP 401, Graph code 190: the token is invalid"),
+            (coded(500, 190), "reject", "HTTP 500, Graph code 190: the token is invalid"),
+            (coded(200, 190), "reject", "HTTP 200, Graph code 190: the token is invalid"),
+            (coded(400, 102), "reject", "HTTP 400, Graph code 102: the token is invalid"),
+            (coded(400, 1), "retry", "HTTP 400, Graph code 1"),
+            (coded(400, 2), "retry", "HTTP 400, Graph code 2"),
+            (coded(400, 4), "retry", "HTTP 400, Graph code 4"),
+            (coded(400, 17), "retry", "HTTP 400, Graph code 17"),
+            (coded(403, 32), "retry", "HTTP 403, Graph code 32"),
+            (coded(400, 341), "retry", "HTTP 400, Graph code 341"),
+            (coded(400, 613), "retry", "HTTP 400, Graph code 613"),
+            (coded(400, 100), "reject", "HTTP 400, Graph code 100"),
+            (coded(403, 10), "reject", "HTTP 403, Graph code 10: access refused"),
+            (answered(200, "{}"), "retry", "an answer without a token"),
+            (answered(200, ""), "retry", "an answer without a token"),
+            (answered(200, r#"{"access_token":"two words"}"#), "retry", "an answer without a token"),
+            (answered(200, r#"{"access_token":""}"#), "retry", "an answer without a token"),
+            (answered(401, ""), "reject", "HTTP 401: access refused"),
+            (answered(403, "{}"), "reject", "HTTP 403: access refused"),
+            (answered(408, ""), "retry", "HTTP 408"),
+            (answered(425, ""), "retry", "HTTP 425"),
+            (answered(429, ""), "retry", "HTTP 429"),
+            (answered(500, ""), "retry", "HTTP 500"),
+            (answered(599, "<html>"), "retry", "HTTP 599"),
+            (answered(400, ""), "reject", "HTTP 400"),
+            (answered(404, ""), "reject", "HTTP 404"),
+            (answered(302, ""), "retry", "HTTP 302"),
+        ];
+        for (ending, expected, text) in rows {
+            let (label, error) = match judge(&ending) {
+                Verdict::Renewed(_) => ("renewed", String::new()),
+                Verdict::Retry { error, .. } => ("retry", error),
+                Verdict::Reject { error } => ("reject", error),
+            };
+            assert_eq!((label, error.as_str()), (expected, text), "{ending:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_comes_with_its_life_if_the_platform_says_it() {
+        for (more, lives) in [
+            ("", None),
+            (r#","token_type":"bearer","expires_in":5183944"#, Some(5_183_944)),
+            (r#","expires_in":null"#, None),
+            (r#","expires_in":0"#, None),
+            (r#","expires_in":18446744073709551615"#, None),
+        ] {
+            let Verdict::Renewed(fresh) = judge(&answered(200, &format!(r#"{{"access_token":"EAAB-new"{more}}}"#))) else {
+                panic!("{more}")
+            };
+            assert_eq!((fresh.token.expose_secret(), fresh.lives), ("EAAB-new", lives.map(Duration::from_secs)), "{more}");
+            assert!(!format!("{fresh:?}").contains("EAAB"));
+        }
+    }
+
+    #[test]
+    fn what_the_platform_asks_for_is_passed_on() {
+        let after = Some(Duration::from_secs(7));
+        for (status, body) in [(429, ""), (503, ""), (400, r#"{"error":{"code":4}}"#)] {
+            let ending = Ending::Answered(Answer { status, retry_after: after, body: body.into() });
+            assert!(matches!(judge(&ending), Verdict::Retry { after: asked, .. } if asked == after), "{status}");
+        }
+    }
+
+    #[test]
+    fn the_pause_doubles_up_to_half_an_hour_and_is_at_least_what_was_asked_for() {
+        for (attempt, seconds) in [(1, 1), (2, 2), (3, 4), (11, 1_024), (12, 1_800), (u64::MAX, 1_800)] {
+            assert_eq!(pause(attempt, None, 1.0), Duration::from_secs(seconds), "attempt {attempt}");
+        }
+        assert_eq!(pause(3, None, 0.5), Duration::from_secs(2));
+        assert_eq!(pause(1, None, 0.0), SHORTEST);
+        assert_eq!(pause(1, Some(Duration::from_secs(30)), 1.0), Duration::from_secs(30));
+        assert_eq!(pause(1, Some(Duration::from_secs(86_400 * 365)), 1.0), LONGEST_RETRY_AFTER);
+    }
+}

@@ -1,0 +1,62 @@
+//! What jobs hand out piece by piece: each piece is a message of its own with retries of its own, so that one that waits holds up
+//! no other. From a message to a typed piece of work, and back to what becomes of the message.
+
+use async_nats::jetstream::message::PublishMessage;
+use nats::dead::Reason;
+use nats::runtime::connection::Connection;
+use nats::runtime::worker::{Delivery, Settle, Source, Worker};
+use nats::{Timestamp, stream, subject};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+use crate::refresh::{Refresher, Tried, Which};
+
+/// The job whose pieces are tokens to be renewed.
+pub const TOKEN_REFRESH: &str = "token-refresh";
+/// Where the work comes from. What is at hand here is not in work elsewhere, so it is little.
+pub const SOURCE: Source = Source { stream: stream::JOBS, consumer: stream::SCHEDULER_WORK, prefetch: 4 };
+/// Pieces in work at once in one replica: each is a call to the outside.
+const AT_ONCE: usize = 8;
+/// How long a piece stays: well above the longest deadline.
+const LIFE: Duration = Duration::from_secs(7 * 86_400);
+
+/// The payload of a piece of [`TOKEN_REFRESH`]; company and platform are in the subject.
+#[derive(Serialize, Deserialize)]
+struct Token {
+    version: Timestamp,
+}
+
+/// Takes work until stopped.
+pub async fn consume(refresher: Refresher, worker: Worker) {
+    worker
+        .run_each(AT_ONCE, |delivery| {
+            let refresher = refresher.clone();
+            async move { take(&refresher, &delivery).await }
+        })
+        .await;
+}
+
+async fn take(refresher: &Refresher, delivery: &Delivery) -> Settle {
+    let Some((TOKEN_REFRESH, company, platform)) = subject::from_job_work(&delivery.subject) else {
+        return Settle::Reject(Reason::UnknownVersion, "this build has no such work".into());
+    };
+    let Ok(Token { version }) = serde_json::from_slice(&delivery.payload) else {
+        return Settle::Reject(Reason::Malformed, "the payload names no version of a token".into());
+    };
+    let tried = Tried { attempt: delivery.attempt, since: delivery.stored_at };
+    refresher.refresh(Which { company, platform, version }, tried).await
+}
+
+/// Hands out a token to be renewed; false if it was handed out a moment ago.
+///
+/// # Errors
+/// The stream does not take it.
+pub async fn hand_out(connection: &Connection, which: Which) -> Result<bool, String> {
+    let Which { company, platform, version } = which;
+    let payload = serde_json::to_vec(&Token { version }).map_err(|e| e.to_string())?;
+    let msg_id = format!("{TOKEN_REFRESH}-{company}-{platform}-{}", version.millis());
+    let message = PublishMessage::build().payload(payload.into()).message_id(msg_id).ttl(LIFE);
+    let ack = connection.jetstream.send_publish(subject::job_work(TOKEN_REFRESH, company, platform), message).await;
+    let ack = async { ack?.await }.await.map_err(|e| e.to_string())?;
+    Ok(!ack.duplicate)
+}

@@ -1,0 +1,231 @@
+//! `petbuddy jobs`: each job of the schedulers, for operators: when it ran last, what came of it, when it runs next. It reads the
+//! schedules in `JOBS` and the bucket `job-runs`, and changes nothing; a job is run by its schedule alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use async_nats::header::NATS_SCHEDULE;
+use clap::Args;
+use nats::domain::{JobOutcome, JobRun, is_overdue};
+use nats::runtime::connection::{Connection, REQUEST_TIMEOUT};
+use nats::runtime::direct::{self, Stored};
+use nats::{Timestamp, stream, subject};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::columns::columns;
+use crate::exit::Failure;
+use crate::operator;
+
+/// Not every job is well.
+const UNWELL: u8 = 1;
+/// Characters of a detail that a row of the table shows.
+const SHOWN_CHARACTERS: usize = 80;
+
+/// Below the options in `petbuddy jobs --help`.
+pub const HELP: &str = "\
+Results: ok, failed (the next run tries again), running, never (its first run is due), unscheduled (no scheduler keeps it any more).
+Exit codes:
+  0  every job is well
+  1  a job's last run failed, or a run is overdue
+  2  a wrong option or setting
+  6  NATS does not answer
+NATS_URL, NATS_USER (operator) and NATS_PASSWORD say where; without them the system that runs in --dir is meant.";
+
+/// Options of `petbuddy jobs`.
+#[derive(Args)]
+pub struct Options {
+    /// State folder of the running system, for its address and login
+    #[arg(long, default_value = ".petbuddy")]
+    dir: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// How often a job runs, and since when.
+type Schedule = (Duration, Timestamp);
+
+/// One job.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Row {
+    job: String,
+    /// Seconds from one run to the next; `None` if no schedule stands.
+    interval_seconds: Option<u64>,
+    /// A [`JobOutcome`], `never` or `unscheduled`.
+    result: &'static str,
+    last_run_at: Option<Timestamp>,
+    /// Of a run that has ended.
+    took_ms: Option<u64>,
+    next_run_at: Option<Timestamp>,
+    /// A run was missed.
+    overdue: bool,
+    /// What the last run did, or why it failed.
+    detail: Value,
+    /// The replica that ran it.
+    by: Option<String>,
+}
+
+/// The whole subcommand.
+pub async fn main(options: Options) -> ExitCode {
+    let rows = match look(&options).await {
+        Ok(rows) => rows,
+        Err(failure) => {
+            eprintln!("{failure}");
+            return failure.code();
+        }
+    };
+    match options.json {
+        true => println!("{}", json!({"jobs": rows})),
+        false => print!("{}", table(&rows)),
+    }
+    match rows.iter().any(|row| row.overdue || row.result == "failed") {
+        true => ExitCode::from(UNWELL),
+        false => ExitCode::SUCCESS,
+    }
+}
+
+async fn look(options: &Options) -> Result<Vec<Row>, Failure> {
+    let connection = operator::connect(&options.dir).await?;
+    let schedules = latest(&connection, stream::JOBS, subject::JOB_SCHEDULES).await?;
+    let runs = latest(&connection, &format!("KV_{}", stream::JOB_RUNS), &subject::entry(stream::JOB_RUNS, "*")).await?;
+    Ok(rows(&schedules, &runs, Timestamp::now()))
+}
+
+async fn latest(connection: &Connection, stream: &str, filter: &str) -> Result<Vec<Stored>, Failure> {
+    direct::latest(connection, stream, &[filter.to_owned()]).await.map_err(|reason| Failure::NotReady {
+        what: format!("the stream {stream}"),
+        limit: REQUEST_TIMEOUT,
+        reason,
+    })
+}
+
+/// By name: every job that has a schedule or a run.
+fn rows(schedules: &[Stored], runs: &[Stored], now: Timestamp) -> Vec<Row> {
+    // A one-shot schedule that makes up for a missed tick is not a job of its own.
+    let standing = |s: &Stored| Some((subject::job_of_schedule(&s.subject)?.to_owned(), (every(s)?, s.stored_at)));
+    let standing: BTreeMap<String, Schedule> = schedules.iter().filter_map(standing).collect();
+    let runs = runs.iter().filter_map(|run| serde_json::from_slice::<JobRun>(&run.payload).ok());
+    let mut runs: BTreeMap<String, JobRun> = runs.map(|run| (run.job.clone(), run)).collect();
+    let names: BTreeSet<String> = standing.keys().chain(runs.keys()).cloned().collect();
+    names.into_iter().map(|job| row(standing.get(&job).copied(), runs.remove(&job), job, now)).collect()
+}
+
+/// The interval of a recurring schedule.
+fn every(schedule: &Stored) -> Option<Duration> {
+    nats::runtime::settings::parse_duration(schedule.header(NATS_SCHEDULE.as_ref())?.strip_prefix("@every ")?)
+}
+
+fn row(schedule: Option<Schedule>, run: Option<JobRun>, job: String, now: Timestamp) -> Row {
+    let result = match (&run, schedule) {
+        (_, None) => "unscheduled",
+        (None, _) => "never",
+        (Some(run), _) => match run.outcome {
+            JobOutcome::Running => "running",
+            JobOutcome::Ok => "ok",
+            JobOutcome::Failed => "failed",
+        },
+    };
+    let first = schedule.map(|(every, since)| since.plus(every));
+    Row {
+        job,
+        interval_seconds: schedule.map(|(every, _)| every.as_secs()),
+        result,
+        overdue: schedule.is_some_and(|(every, since)| is_overdue(run.as_ref().map_or(since, |run| run.started_at), every, now)),
+        last_run_at: run.as_ref().map(|run| run.started_at),
+        took_ms: run.as_ref().and_then(|run| Some(run.finished_at?.since(run.started_at).as_millis() as u64)),
+        next_run_at: run.as_ref().map(|run| run.next_at).or(first).filter(|_| schedule.is_some()),
+        detail: run.as_ref().map_or(Value::Null, |run| run.detail.clone()),
+        by: run.map(|run| run.instance),
+    }
+}
+
+fn table(rows: &[Row]) -> String {
+    const HEAD: [&str; 7] = ["JOB", "EVERY", "LAST RUN", "RESULT", "TOOK", "NEXT RUN", "DETAIL"];
+    let at = |at: Option<Timestamp>| at.map_or("-".to_owned(), |at| at.to_string());
+    let mut cells = vec![HEAD.map(str::to_owned).to_vec()];
+    cells.extend(rows.iter().map(|row| {
+        let every = row.interval_seconds.map_or("-".to_owned(), |seconds| format!("{seconds}s"));
+        let took = row.took_ms.map_or("-".to_owned(), |ms| format!("{ms}ms"));
+        let next = at(row.next_run_at) + if row.overdue { " overdue" } else { "" };
+        let detail = if row.detail.is_null() { "-".to_owned() } else { row.detail.to_string() };
+        vec![
+            row.job.clone(),
+            every,
+            at(row.last_run_at),
+            row.result.to_owned(),
+            took,
+            next,
+            detail.chars().take(SHOWN_CHARACTERS).collect(),
+        ]
+    }));
+    columns(&cells)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use async_nats::HeaderMap;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_millis(1_760_000_000_000 + 1_000 * second)
+    }
+
+    fn schedule(name: &str, text: &str) -> Stored {
+        let mut headers = HeaderMap::new();
+        headers.insert(NATS_SCHEDULE, text);
+        Stored { seq: 1, subject: subject::job_schedule(name), stored_at: at(0), headers, payload: "".into() }
+    }
+
+    fn run(job: &str, outcome: JobOutcome, begun: i64) -> Stored {
+        let run = JobRun {
+            job: job.into(),
+            tick_seq: 1,
+            tick_at: at(begun),
+            started_at: at(begun),
+            finished_at: (outcome != JobOutcome::Running).then(|| at(begun + 2)),
+            outcome,
+            detail: json!({"due": 1}),
+            instance: "scheduler-1".into(),
+            next_at: at(begun + 60),
+        };
+        let payload = serde_json::to_vec(&run).unwrap().into();
+        Stored { seq: 1, subject: String::new(), stored_at: at(begun), headers: HeaderMap::new(), payload }
+    }
+
+    #[test]
+    fn every_job_that_has_a_schedule_or_a_run_has_a_row() {
+        let schedules = [
+            schedule("a", "@every 60s"),
+            schedule("a-first", "@at 2026-11-25T00:00:00Z"),
+            schedule("b", "@every 60s"),
+            schedule("c", "@every 600s"),
+            schedule("d", "@every 60s"),
+            schedule("e", "@every 60s"),
+        ];
+        let runs = [
+            run("a", JobOutcome::Ok, 100),
+            run("b", JobOutcome::Failed, 90),
+            run("d", JobOutcome::Running, 20),
+            run("retired", JobOutcome::Ok, 1),
+        ];
+        let rows = rows(&schedules, &runs, at(120));
+        let seen: Vec<_> = rows.iter().map(|r| (r.job.as_str(), r.result, r.overdue, r.took_ms, r.next_run_at)).collect();
+        assert_eq!(
+            seen,
+            [
+                ("a", "ok", false, Some(2_000), Some(at(160))),
+                ("b", "failed", false, Some(2_000), Some(at(150))),
+                ("c", "never", false, None, Some(at(600))),
+                ("d", "running", true, None, Some(at(80))),
+                ("e", "never", true, None, Some(at(60))),
+                ("retired", "unscheduled", false, Some(2_000), None),
+            ]
+        );
+        let text = table(&rows);
+        assert_eq!(text.lines().count(), 7);
+        assert!(text.lines().nth(4).is_some_and(|d| d.contains("running") && d.contains("overdue")), "{text}");
+    }
+}

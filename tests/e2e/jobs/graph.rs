@@ -1,0 +1,137 @@
+//! A Graph API that really listens. What becomes of a token stands in its name:
+//! `good-…` and `slow-…` are exchanged for the same with `-renewed`; `busy-…` too, after two answers of 503; `dead-…` and
+//! `slowly-dead-…` are refused; `down-…` gets 503 for ever; `chain-<n>-<generation>` is exchanged for the next generation, which
+//! expires within an hour. Those that are slow, and all while it is told to hold, are answered once it is told to go on.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::json;
+use tokio::sync::watch;
+
+pub const APP_ID: &str = "4711";
+pub const APP_SECRET: &str = "app-secret-that-nobody-logs";
+
+#[derive(Default)]
+struct Seen {
+    /// Tokens as they were shown, in that order.
+    calls: Vec<String>,
+    held: usize,
+    chains_end: bool,
+}
+
+#[derive(Clone)]
+pub struct Graph {
+    address: SocketAddr,
+    seen: Arc<Mutex<Seen>>,
+    /// Slow ones wait while it is 0, all while it is 1, none at 2.
+    open: Arc<watch::Sender<u8>>,
+}
+
+impl Graph {
+    pub async fn listen() -> Graph {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let graph = Graph { address: listener.local_addr().unwrap(), seen: Arc::default(), open: Arc::new(watch::Sender::new(0)) };
+        let router = Router::new().route("/{version}/oauth/access_token", get(exchange)).with_state(graph.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        graph
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// How often a token was shown.
+    pub fn calls(&self, token: &str) -> usize {
+        self.seen.lock().unwrap().calls.iter().filter(|seen| *seen == token).count()
+    }
+
+    /// The tokens that were shown last.
+    pub fn last_calls(&self, count: usize) -> Vec<String> {
+        self.seen.lock().unwrap().calls.iter().rev().take(count).cloned().collect()
+    }
+
+    /// How often each generation of a chain was shown.
+    pub fn generations(&self, chain: usize) -> BTreeMap<usize, usize> {
+        let mut generations = BTreeMap::new();
+        for token in &self.seen.lock().unwrap().calls {
+            if let Some((of, generation)) = chained(token).filter(|(of, _)| *of == chain) {
+                assert_eq!(of, chain);
+                *generations.entry(generation).or_default() += 1;
+            }
+        }
+        generations
+    }
+
+    /// Answers nobody until [`Graph::go_on`].
+    pub fn hold(&self) {
+        self.open.send_replace(1);
+    }
+
+    /// Answers everybody.
+    pub fn go_on(&self) {
+        self.open.send_replace(2);
+    }
+
+    /// Requests that wait for it.
+    pub fn held(&self) -> usize {
+        self.seen.lock().unwrap().held
+    }
+
+    /// What chains give from now on lasts.
+    pub fn end_chains(&self) {
+        self.seen.lock().unwrap().chains_end = true;
+    }
+}
+
+fn chained(token: &str) -> Option<(usize, usize)> {
+    let (chain, generation) = token.strip_prefix("chain-")?.split_once('-')?;
+    Some((chain.parse().ok()?, generation.parse().ok()?))
+}
+
+/// Counts a request that waits, also if whoever asked is killed.
+struct Held(Arc<Mutex<Seen>>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().held -= 1;
+    }
+}
+
+async fn exchange(State(graph): State<Graph>, Path(version): Path<String>, Query(query): Query<BTreeMap<String, String>>) -> Response {
+    let given = |name: &str| query.get(name).map(String::as_str).unwrap_or_default();
+    let expected = [("grant_type", "fb_exchange_token"), ("client_id", APP_ID), ("client_secret", APP_SECRET)];
+    if version != "v18.0" || expected.iter().any(|(name, value)| given(name) != *value) {
+        return (StatusCode::BAD_REQUEST, Json(json!({"error": {"message": "what is this", "code": 100}}))).into_response();
+    }
+    let token = given("fb_exchange_token").to_owned();
+    let held = {
+        let mut seen = graph.seen.lock().unwrap();
+        seen.calls.push(token.clone());
+        seen.held += 1;
+        Held(graph.seen.clone())
+    };
+    let least = if token.starts_with("slow") { 2 } else { 0 };
+    let _ = graph.open.subscribe().wait_for(|open| *open != 1 && *open >= least).await;
+    drop(held);
+    let nth = graph.calls(&token);
+    let renewed = |token: String, lives: u64| Json(json!({"access_token": token, "token_type": "bearer", "expires_in": lives}));
+    if let Some((chain, generation)) = chained(&token) {
+        let lives = if graph.seen.lock().unwrap().chains_end { 60 * 86_400 } else { 3_600 };
+        return renewed(format!("chain-{chain}-{}", generation + 1), lives).into_response();
+    }
+    if token.contains("dead") {
+        let error = json!({"error": {"message": format!("{token} is invalid"), "type": "OAuthException", "code": 190}});
+        return (StatusCode::BAD_REQUEST, Json(error)).into_response();
+    }
+    if token.starts_with("down") || (token.starts_with("busy") && nth <= 2) {
+        return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")], "").into_response();
+    }
+    renewed(format!("{token}-renewed"), 60 * 86_400).into_response()
+}
