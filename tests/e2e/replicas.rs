@@ -31,7 +31,7 @@ async fn two_schedulers_run_each_tick_once() {
         let mut runs = 0;
         for url in system.services("scheduler") {
             let metrics = system.http.get(format!("{url}/metrics")).send().await.ok()?.text().await.ok()?;
-            runs += counter(&metrics, "job_runs_total", "result=\"ok\"");
+            runs += counter(&metrics, "job_runs_total", "job=\"token-refresh\",result=\"ok\"");
         }
         Some(runs)
     };
