@@ -71,7 +71,9 @@ pub fn apply(document: &mut Document, change: Change<'_>, seq: u64) -> bool {
                     suspension::note(document, Told::Until(Some(document::date(until))), long(seq));
                 }
             }
-            document.insert(APPLIED, applied);
+            if !applied.is_empty() {
+                document.insert(APPLIED, applied);
+            }
             true
         }
         Change::Edited(patch) => {
@@ -208,7 +210,8 @@ mod tests {
             let contact = Contact { bot_suspended: entered.0, bot_suspend_until: entered.1, ..contact() };
             let mut events = vec![(Change::Entered(&contact), 1)];
             events.extend(changes(&told));
-            let mut straight = Document::new();
+            // As it is inserted where it comes first.
+            let mut straight = super::entered(&contact, 1);
             for (change, seq) in &events {
                 apply(&mut straight, *change, *seq);
             }

@@ -82,16 +82,20 @@ impl Refresher {
             Ok(view) if view.integration.updated_at == which.version => view,
             Ok(_) => return self.settled(which, "replaced", Settle::Done),
             Err(QueryError::NotFound) => return self.settled(which, "removed", Settle::Done),
-            Err(e) => return self.later(which, tried, &e.to_string(), None),
+            Err(e) if self.has_time(tried) => return self.later(which, tried, &e.to_string(), None),
+            // Staff can be told only of a token that can be looked at; the next run finds it again.
+            Err(e) => return self.settled(which, "unseen", Settle::Reject(Reason::Expired, e.to_string())),
         };
         match self.exchange(&view).await {
             Ok(fresh) => self.keep(which, &view, fresh).await,
-            Err(Failure::Later { error, after }) if (self.clock)().since(tried.since) < self.deadline => {
-                self.later(which, tried, &error, after)
-            }
+            Err(Failure::Later { error, after }) if self.has_time(tried) => self.later(which, tried, &error, after),
             Err(Failure::Later { error, .. }) => self.give_up(which, &view, Reason::Expired, error).await,
             Err(Failure::Never { reason, error }) => self.give_up(which, &view, reason, error).await,
         }
+    }
+
+    fn has_time(&self, tried: Tried) -> bool {
+        (self.clock)().since(tried.since) < self.deadline
     }
 
     async fn exchange(&self, view: &IntegrationView) -> Result<Fresh, Failure> {

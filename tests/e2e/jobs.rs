@@ -90,12 +90,12 @@ async fn good_run_since(log: &jetstream::Context, job: &str, since: Timestamp) -
     .await
 }
 
-/// A gauge of every scheduler.
-async fn gauges(system: &System, name: &str) -> Option<Vec<f64>> {
-    let mut found = Vec::new();
+/// A gauge of every scheduler: the one with these labels at the end, in their order.
+async fn gauges(system: &System, name: &str, labels: &str) -> Option<Vec<f64>> {
+    let (mut found, labels) = (Vec::new(), format!("{labels}}} "));
     for url in system.services("scheduler") {
         let metrics = system.http.get(format!("{url}/metrics")).send().await.ok()?.text().await.ok()?;
-        found.push(metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())?);
+        found.push(metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('{')?.split_once(&labels)?.1.parse().ok())?);
     }
     Some(found)
 }
@@ -363,7 +363,7 @@ async fn the_bot_is_probed_dead_letters_are_counted_and_petbuddy_jobs_shows_it()
                 let check = &health["checks"]["meta_bot"];
                 (check["status"] == "ok" && check["detail"]["status"] == status).then_some(())?;
             }
-            let told = gauges(&system, "meta_bot_up").await?;
+            let told = gauges(&system, "meta_bot_up", "").await?;
             (seen["status"] == status && told == [gauge, gauge]).then_some(seen)
         })
         .await
@@ -384,8 +384,8 @@ async fn the_bot_is_probed_dead_letters_are_counted_and_petbuddy_jobs_shows_it()
     let digest_is = async |open: u64| {
         eventually(&format!("{open} are counted"), AFTER_FAULT, || async {
             let run = last_run(&log, "dead-letter-digest").await?;
-            let of = gauges(&system, "dead_letters_open_of{service=\"persister\",reason=\"malformed\"}").await?;
-            let all = gauges(&system, "dead_letters_open").await?;
+            let of = gauges(&system, "dead_letters_open_of", "from=\"persister\",reason=\"malformed\"").await?;
+            let all = gauges(&system, "dead_letters_open", "").await?;
             (run["detail"]["open"] == open && all == [open as f64; 2] && of == all).then_some(run["detail"].clone())
         })
         .await

@@ -6,8 +6,8 @@ use nats::domain::{
     Sealed, ShortText, SlaTargets, SocialPatch, StaffRole, User,
 };
 use nats::event::{
-    Actor, CompanyCreated, CompanyUpdated, ContactUpdated, Envelope, Event, IntegrationDeleted, MessageDeleted, MessageDelivery,
-    MessageRead, MessageSlaBreached, MessageUpdated,
+    Actor, CompanyCreated, CompanyUpdated, ContactBotResumed, ContactUpdated, Envelope, Event, IntegrationDeleted,
+    IntegrationRefreshFailed, MessageDeleted, MessageDelivery, MessageRead, MessageSlaBreached, MessageUpdated,
 };
 use nats::{Id, Timestamp};
 use persister::{Stored, View};
@@ -36,6 +36,9 @@ enum Step {
     EditContact { phone: Option<String>, facebook_id: Option<String>, suspended: Option<bool> },
     Connect { platform: Platform, account: String },
     Disconnect { platform: Platform },
+    FailRefresh { platform: Platform, error: String },
+    Suspend { until: Option<i64> },
+    Resume { until: i64 },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -54,6 +57,9 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(phone, facebook_id, suspended)| Step::EditContact { phone, facebook_id, suspended }),
         1 => (platform(), "[a-z]{3}").prop_map(|(platform, account)| Step::Connect { platform, account }),
         1 => platform().prop_map(|platform| Step::Disconnect { platform }),
+        1 => (platform(), "[a-z]{3}").prop_map(|(platform, error)| Step::FailRefresh { platform, error }),
+        1 => option::of(1..3i64).prop_map(|until| Step::Suspend { until }),
+        1 => (1..3i64).prop_map(|until| Step::Resume { until }),
     ]
 }
 
@@ -129,6 +135,18 @@ fn history(steps: &[Step], company: Id, contact: Id) -> Vec<Stored> {
                 updated_at: at,
             })),
             Step::Disconnect { platform } => Some(Event::IntegrationDeleted(IntegrationDeleted { platform: *platform })),
+            Step::FailRefresh { platform, error } => {
+                let (platform, error) = (*platform, error.clone());
+                Some(Event::IntegrationRefreshFailed(IntegrationRefreshFailed { platform, error, token_expires_at: None }))
+            }
+            Step::Suspend { until } => {
+                let until = until.map(Timestamp::from_millis);
+                let patch = ContactPatch { bot_suspended: Some(true), bot_suspend_until: Some(until), ..ContactPatch::default() };
+                Some(Event::ContactUpdated(Box::new(ContactUpdated { contact_id: contact, patch })))
+            }
+            Step::Resume { until } => {
+                Some(Event::ContactBotResumed(ContactBotResumed { contact_id: contact, until: Timestamp::from_millis(*until) }))
+            }
         };
         let once = |e: &Event| match e {
             Event::ContactCreated(_) => !std::mem::replace(&mut entered, true),
@@ -166,13 +184,13 @@ fn a_contact(company: Id, contact: Id, at: Timestamp) -> Contact {
     Contact { id: contact, company_id: company, phone: text("+49 170"), created_at: at, ..*golden }
 }
 
-const COLLECTIONS: [&str; 6] = ["messages", "conversations", "contacts", "integrations", "attempts", "companies"];
+const COLLECTIONS: [&str; 7] = ["messages", "conversations", "contacts", "integrations", "refresh_failures", "attempts", "companies"];
 
 /// What a reader of the database sees of a company: the documents of each of [`COLLECTIONS`].
-async fn seen(view: &View, company: Id) -> [Vec<Document>; 6] {
+async fn seen(view: &View, company: Id) -> [Vec<Document>; COLLECTIONS.len()] {
     let company = ObjectId::from_bytes(company.bytes());
     let filter = doc! {"$or": [{"company_id": company}, {"_id": company}]};
-    let mut all = [const { Vec::new() }; 6];
+    let mut all = [const { Vec::new() }; COLLECTIONS.len()];
     for (collection, found) in COLLECTIONS.iter().zip(&mut all) {
         for mut document in documents(view.database(), collection, filter.clone()).await {
             // How it was made, not what.

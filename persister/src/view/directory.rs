@@ -84,7 +84,7 @@ fn refresh_failure(failed: &At<(Id, IntegrationRefreshFailed)>) -> Document {
     let id = integration_id(*company, event.platform);
     doc! {
         "q": {"_id": id, "seq": {"$not": {"$gte": seq}}},
-        "u": {"error": &event.error, "at": date(failed.envelope_at), "seq": seq},
+        "u": {"company_id": oid(*company), "error": &event.error, "at": date(failed.envelope_at), "seq": seq},
         "upsert": true,
     }
 }

@@ -69,9 +69,11 @@ pub async fn count(tools: &Tools) -> Result<Value, JobError> {
             }
             None => {}
         }
-        let digest = json!(count.digest());
-        info!(%digest, "open dead letters");
-        return Ok(digest);
+        let digest = count.digest();
+        let Digest { open, truncated, companies_total, of_no_company, oldest_at, .. } = digest;
+        let (kinds, companies) = (json!(digest.kinds), json!(digest.companies));
+        info!(open, truncated, companies_total, of_no_company, ?oldest_at, %kinds, %companies, "open dead letters");
+        return Ok(json!(digest));
     }
 }
 
@@ -94,7 +96,7 @@ impl Gauges {
         self.kinds.extend(counted.keys().cloned());
         for (service, reason) in &self.kinds {
             let open = counted.get(&(service.clone(), reason.clone())).copied().unwrap_or_default();
-            gauge!("dead_letters_open_of", "service" => service.clone(), "reason" => reason.clone()).set(open as f64);
+            gauge!("dead_letters_open_of", "from" => service.clone(), "reason" => reason.clone()).set(open as f64);
         }
     }
 }
