@@ -162,6 +162,16 @@ fn history(steps: &[Step], company: Id, contact: Id) -> Vec<Stored> {
     stored
 }
 
+/// The same, but some of what a later change can undo has died at first, and was replayed after everything else.
+fn with_replays(history: &[Stored], seed: u64) -> Vec<Stored> {
+    const UNDONE: [&str; 5] = ["message.updated.", "message.delivery.", "contact.", "integration.", "company.updated."];
+    let dies = |event: &&Stored| seed >> (event.seq % 64) & 1 == 1 && UNDONE.iter().any(|kind| event.subject.starts_with(kind));
+    let (dead, alive): (Vec<&Stored>, Vec<&Stored>) = history.iter().partition(dies);
+    let end = history.last().map_or(0, |last| last.seq);
+    let replayed = (end + 1..).zip(dead).map(|(seq, event)| Stored { seq, ..event.clone() });
+    alive.into_iter().cloned().chain(replayed).collect()
+}
+
 fn registration(company: Id, at: Timestamp) -> CompanyCreated {
     let name = ShortText::new("Clinic").unwrap();
     let email = Email::new(&format!("{company}@example.com")).unwrap();
@@ -232,7 +242,8 @@ fn any_order_twice_and_two_persisters_at_once_give_the_same_documents() {
             for (settled, event) in events.iter().enumerate() {
                 one.apply(std::slice::from_ref(event), settled as u64).await.unwrap();
             }
-            let mut shuffled: Vec<Stored> = events.iter().chain(&events).cloned().collect();
+            let replayed = with_replays(&events, seed);
+            let mut shuffled: Vec<Stored> = replayed.iter().chain(&replayed).cloned().collect();
             let mut random = seed | 1;
             for i in (1..shuffled.len()).rev() {
                 random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

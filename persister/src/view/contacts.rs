@@ -61,7 +61,9 @@ impl View {
                 found.into_iter().filter_map(|d| Some((d.get_object_id("_id").ok()?, d))).collect();
             let (mut whole, mut writes) = (HashSet::new(), Vec::new());
             for ((id, company), changes) in &open {
-                let mut document = known.remove(id).unwrap_or_else(|| doc! {"_id": id, "company_id": company});
+                let found = known.remove(id);
+                let is_new = found.is_none();
+                let mut document = found.unwrap_or_else(|| doc! {"_id": id, "company_id": company});
                 if document.get_object_id("company_id").ok() != Some(*company) {
                     continue; // another company's: its id is only the caller's word
                 }
@@ -70,7 +72,7 @@ impl View {
                     whole.insert(*id);
                 }
                 if changed {
-                    writes.push(write(*id, document));
+                    writes.push(write(*id, document, is_new));
                 }
             }
             let expected = writes.len() as u64;
@@ -84,16 +86,17 @@ impl View {
     }
 }
 
-fn write(id: ObjectId, mut document: Document) -> Document {
+fn write(id: ObjectId, mut document: Document, is_new: bool) -> Document {
     match document.get_i64("revision") {
         Ok(known) => {
             document.insert("revision", known + 1);
             doc! {"q": {"_id": id, "revision": known}, "u": document}
         }
-        // New, or as it was entered: if another replica makes it in between, the upsert meets its `_id`.
+        // New, or as it was entered: if another replica makes or changes it in between, the upsert meets its `_id`. A new one must not
+        // match what has been entered since, which has a sequence and no revision.
         Err(_) => {
             document.insert("revision", 1_i64);
-            doc! {"q": {"_id": id, "revision": {"$exists": false}}, "u": document, "upsert": true}
+            doc! {"q": {"_id": id, "revision": {"$exists": false}, "seq": {"$exists": !is_new}}, "u": document, "upsert": true}
         }
     }
 }
