@@ -114,13 +114,21 @@ async fn the_forwarder_takes_outbound_messages_and_reports_on_them() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_scheduler_keeps_schedules_and_sees_no_messages() {
     let system = System::shared().await;
-    let publish = ["message.created.a.b.web.inbound.user", "query.message.get", "$JS.API.DIRECT.GET.EVENTS"];
+    let publish = [
+        "message.created.a.b.web.inbound.user",
+        "integration.deleted.a.b",
+        "contact.updated.a.b",
+        "query.message.get",
+        "$JS.API.DIRECT.GET.EVENTS",
+        "$KV.bot-health.breaker.a",
+        "$KV.dead-letters.1",
+    ];
     refused(
         system,
         "scheduler",
         &[&publish[..], &EVERYBODYS_TABOO].concat(),
         &["live.message.>", "query.>"],
-        &["$JS.API.DIRECT.GET.JOBS.jobs.schedule.token-refresh"],
+        &["$JS.API.DIRECT.GET.JOBS.jobs.schedule.token-refresh", "$JS.API.STREAM.MSG.GET.KV_bot-health"],
     )
     .await;
 }
