@@ -9,7 +9,8 @@ use std::process::Output;
 use std::time::Duration;
 
 use async_nats::jetstream;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, TryStreamExt};
+use mongodb::bson::{Document, doc};
 use nats::Timestamp;
 use nats::event::{Actor, ContactBotResumed, Envelope, Event};
 use reqwest::{Method, StatusCode};
@@ -102,6 +103,11 @@ async fn the_bot_speaks_again_when_its_time_has_come_and_not_before() {
     let told = counts(&log, "EVENTS", "contact.bot_resumed.>").await;
     let subject = |contact: &str| format!("contact.bot_resumed.{}.{contact}", staff.company);
     assert_eq!(told, BTreeMap::from([(subject(&passes), 1), (subject(&put_off), 1)]), "once by the schedulers, once by hand");
+    // They were looked up, not searched for.
+    let stats = system.database().await.collection::<Document>("contacts").aggregate([doc! {"$indexStats": {}}]).await.unwrap();
+    let stats: Vec<Document> = stats.try_collect().await.unwrap();
+    let index = stats.iter().find(|index| index.get_str("name").is_ok_and(|name| name == "bot_suspended_until")).unwrap();
+    assert!(index.get_document("accesses").unwrap().get_i64("ops").unwrap() > 0, "{index}");
     // Suspended anew: it holds, and ends once more.
     let again = Timestamp::now().plus(Duration::from_secs(2));
     let body = json!({"botSuspended": true, "botSuspendUntil": again});
