@@ -103,7 +103,7 @@ impl Head<'_> {
     }
 
     fn scope(&self) -> Scope {
-        (self.awaiting.message.company_id, self.awaiting.message.platform)
+        (self.awaiting.message.company_id, self.awaiting.provider)
     }
 }
 
@@ -150,7 +150,7 @@ impl Forwarder {
             return self.fail(head, Step::to(DeliveryState::Failed, u64::from(item.calls)), Reason::Expired, why).await;
         }
         let contact = GetContact { company_id: message.company_id, id: message.contact_id };
-        let integration = GetIntegration { company_id: message.company_id, platform: message.platform };
+        let integration = GetIntegration { company_id: message.company_id, provider: head.awaiting.provider };
         let (contact, integration) =
             tokio::join!(query::ask(&self.connection, &contact, head.trace), query::ask(&self.connection, &integration, head.trace));
         let contact = match contact {
@@ -192,8 +192,9 @@ impl Forwarder {
         if let Some(why) = self.holds.why(scope, version) {
             return Err(why);
         }
-        let Some(integration) = integration else { return Err(format!("the company has no access token for {}", scope.1)) };
-        self.keyring.open(&integration.access_token, scope.0, scope.1).map_err(|e| format!("the access token cannot be opened: {e}"))
+        let token = integration.and_then(|i| i.access_token.as_ref());
+        let Some(token) = token else { return Err(format!("the company has no access token for {}", scope.1)) };
+        self.keyring.open(token, scope.0, scope.1).map_err(|e| format!("the access token cannot be opened: {e}"))
     }
 
     /// Stores what the call has led to, and only then says what becomes of the lane.

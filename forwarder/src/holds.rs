@@ -104,7 +104,7 @@ impl Holds {
                     self.release(scope, "the same token is tried again");
                     continue;
                 }
-                let question = GetIntegration { company_id: scope.0, platform: scope.1 };
+                let question = GetIntegration { company_id: scope.0, provider: scope.1 };
                 let Some(answer) = stop.run_until_cancelled(query::ask(&connection, &question, TraceContext::generate())).await else {
                     return;
                 };

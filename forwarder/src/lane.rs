@@ -6,7 +6,7 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
-use nats::domain::Platform;
+use nats::domain::Provider;
 use nats::{Id, Timestamp};
 use tokio::time::Instant;
 
@@ -16,7 +16,7 @@ const KEPT_BYTES: usize = 2 * 1024 * 1024;
 /// A conversation: company and contact.
 pub type LaneId = (Id, Id);
 /// What is held as one: a company's access to a platform.
-pub type Scope = (Id, Platform);
+pub type Scope = (Id, Provider);
 
 /// A message's content, while it is at hand.
 #[derive(Clone, Debug, PartialEq)]

@@ -22,7 +22,7 @@ fn item(seq: u64, order: Option<u64>) -> Item {
 }
 
 fn scope(n: u8) -> Scope {
-    (Id::from_bytes([n; 12]), Platform::Facebook)
+    (Id::from_bytes([n; 12]), Provider::Facebook)
 }
 
 #[derive(Clone, Debug)]

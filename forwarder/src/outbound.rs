@@ -1,7 +1,7 @@
 //! Reading a message of `OUTBOUND`: payload and subject must say the same. No I/O.
 
 use nats::dead::Reason;
-use nats::domain::{Message, Platform};
+use nats::domain::{Message, Platform, Provider};
 use nats::event::{BadEvent, Envelope, Event};
 use nats::subject::Outbound;
 use nats::{Id, Timestamp};
@@ -11,6 +11,8 @@ use nats::{Id, Timestamp};
 pub struct Awaiting {
     /// What was accepted.
     pub message: Message,
+    /// Whose access it needs.
+    pub provider: Provider,
     /// When. Its day counts from here.
     pub accepted_at: Timestamp,
 }
@@ -31,8 +33,10 @@ pub struct NotOutbound {
 /// The payload is no `message.created` of this build, or contradicts its subject.
 pub fn read(subject: &str, payload: &[u8]) -> Result<Awaiting, NotOutbound> {
     let malformed = |why: String| NotOutbound { reason: Reason::Malformed, why };
+    let unknown =
+        |platform: &str| NotOutbound { reason: Reason::UnknownPlatform, why: format!("no forwarder carries messages of `{platform}`") };
     if let Some(platform) = unknown_platform(subject) {
-        return Err(NotOutbound { reason: Reason::UnknownPlatform, why: format!("no forwarder carries messages of `{platform}`") });
+        return Err(unknown(platform));
     }
     let place: Outbound = subject.parse().map_err(|e: nats::subject::BadSubject| malformed(e.to_string()))?;
     let envelope = Envelope::from_json(payload).map_err(|e| match e {
@@ -50,7 +54,8 @@ pub fn read(subject: &str, payload: &[u8]) -> Result<Awaiting, NotOutbound> {
     if !message.is_forwardable() {
         return Err(malformed(format!("a {} {} message of {} is nothing to forward", message.direction, message.role, message.platform)));
     }
-    Ok(Awaiting { message, accepted_at: envelope.occurred_at })
+    let provider = message.platform.provider().ok_or_else(|| unknown(message.platform.as_str()))?;
+    Ok(Awaiting { message, provider, accepted_at: envelope.occurred_at })
 }
 
 /// The platform that the subject names, if none of ours goes there.

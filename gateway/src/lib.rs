@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nats::runtime::CancellationToken;
+use nats::runtime::bot_watch;
 use nats::runtime::publish::Publisher;
 use nats::runtime::seal::Keyring;
 use nats::runtime::service::{self, Service, ServiceError};
@@ -124,6 +125,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     let log = Log::new(service.connection.clone(), publisher, a_quarter);
     let watch = log::watch(service.connection.clone(), service.health.clone(), service.stop.clone());
     service.spawn("log watch", watch);
+    let watch = bot_watch::watch(service.connection.clone(), service.health.clone(), service.stop.clone());
+    service.spawn("bot watch", watch);
     let tokens = Tokens::new(&config.access_secret, config.access_ttl, &config.internal_key);
     let secure = config.common.environment != Environment::Development;
     let logins = Arc::new(Logins {

@@ -496,6 +496,24 @@ pub struct IntegrationBody {
     token_expires_at: Option<Timestamp>,
 }
 
+/// A company's access to Google.
+#[derive(ToSchema)]
+#[schema(example = json!({"refresh_token": "1//the-refresh-token", "account_name": "clinic@example.com"}))]
+pub struct GoogleBody {
+    company_id: Option<Id>,
+    /// From Google's consent page, which is the frontend's matter. Stored encrypted; no answer holds it.
+    #[schema(min_length = 1, max_length = 4_096, pattern = "^[!-~]+$")]
+    refresh_token: String,
+    /// Without one the first is fetched within minutes. Likewise stored encrypted.
+    #[schema(min_length = 1, max_length = 4_096, pattern = "^[!-~]+$")]
+    access_token: Option<String>,
+    /// Whose account it is.
+    account_id: Option<MaybeText>,
+    account_name: Option<MaybeText>,
+    /// When Google stops taking the access token.
+    token_expires_at: Option<Timestamp>,
+}
+
 /// A new company with its first manager; or, with an `invitation` in place of `company_name`, one more of a company's staff.
 #[derive(ToSchema)]
 #[schema(example = json!({
@@ -654,10 +672,10 @@ pub struct Invited {
     url: String,
 }
 
-/// Platforms that give access by token.
+/// Platforms that give access by an access token alone.
 #[derive(ToSchema)]
 #[schema(rename_all = "lowercase")]
-pub enum ConnectablePlatform {
+pub enum ChannelProvider {
     Instagram,
     Facebook,
     Telegram,

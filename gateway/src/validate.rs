@@ -3,7 +3,7 @@
 use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
 use nats::Id;
-use nats::domain::{Platform, UnknownName};
+use nats::domain::{Platform, Provider, UnknownName};
 use serde_json::{Map, Value};
 
 use crate::problem::{FieldError, Problem};
@@ -202,6 +202,11 @@ impl<S: Send + Sync> FromRequestParts<S> for QueryFields {
 
 /// A platform, whatever case it is written in.
 pub fn platform_name(text: &str) -> Result<Platform, UnknownName> {
+    text.trim().to_lowercase().parse()
+}
+
+/// Whom a company is connected with, likewise.
+pub fn provider_name(text: &str) -> Result<Provider, UnknownName> {
     text.trim().to_lowercase().parse()
 }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::domain::{
-    Company, Contact, ContactPatch, Delivery, DeliveryState, Integration, Message, MessagePatch, Platform, SlaTargets, User,
+    Company, Contact, ContactPatch, Delivery, DeliveryState, Integration, Message, MessagePatch, Platform, Provider, SlaTargets, User,
 };
 use crate::subject::{EventSubject, Facets};
 use crate::{Id, Timestamp};
@@ -128,8 +128,9 @@ pub struct CompanyUpdated {
 /// `integration.refresh_failed`: a token that is about to expire could not be renewed. Staff have to connect again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IntegrationRefreshFailed {
-    /// The channel.
-    pub platform: Platform,
+    /// Whose token.
+    #[serde(rename = "platform")]
+    pub provider: Provider,
     /// Short text for staff, without tokens.
     pub error: String,
     /// When the platform stops taking the token, where that is known.
@@ -158,8 +159,9 @@ pub struct ContactUpdated {
 /// `integration.deleted`: the company is no longer connected with the platform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IntegrationDeleted {
-    /// The channel.
-    pub platform: Platform,
+    /// Which.
+    #[serde(rename = "platform")]
+    pub provider: Provider,
 }
 
 /// Which request of a caller caused an event, so that its repetition is known for as long as the database keeps the message.
@@ -385,9 +387,9 @@ impl Envelope {
             Event::CompanyCreated(_) => EventSubject::CompanyCreated { company },
             Event::CompanyUpdated(_) => EventSubject::CompanyUpdated { company },
             Event::UserCreated(u) => EventSubject::UserCreated { company, user: u.id },
-            Event::IntegrationUpdated(i) => EventSubject::IntegrationUpdated { company, platform: i.platform },
-            Event::IntegrationDeleted(e) => EventSubject::IntegrationDeleted { company, platform: e.platform },
-            Event::IntegrationRefreshFailed(e) => EventSubject::IntegrationRefreshFailed { company, platform: e.platform },
+            Event::IntegrationUpdated(i) => EventSubject::IntegrationUpdated { company, provider: i.provider },
+            Event::IntegrationDeleted(e) => EventSubject::IntegrationDeleted { company, provider: e.provider },
+            Event::IntegrationRefreshFailed(e) => EventSubject::IntegrationRefreshFailed { company, provider: e.provider },
         }
     }
 

@@ -78,10 +78,11 @@ fn examples() -> Vec<(&'static str, Event)> {
     };
     let integration = Integration {
         company_id: id('a'),
-        platform: Platform::Facebook,
+        provider: Provider::Facebook,
         account_id: Some(short("1020")),
         account_name: Some(short("Happy Paws")),
-        access_token: Sealed { key_id: "k1".into(), sealed: "AAEC".into() },
+        access_token: Some(Sealed { key_id: "k1".into(), sealed: "AAEC".into() }),
+        refresh_token: None,
         token_expires_at: Some(at(5_184_000_000)),
         updated_at: at(0),
     };
@@ -112,7 +113,7 @@ fn examples() -> Vec<(&'static str, Event)> {
         ("company.created", Event::CompanyCreated(CompanyCreated { company, manager: manager.clone() })),
         ("user.created", Event::UserCreated(User { id: id('f'), role: StaffRole::Receptionist, ..manager })),
         ("integration.updated", Event::IntegrationUpdated(integration)),
-        ("integration.deleted", Event::IntegrationDeleted(IntegrationDeleted { platform: Platform::Facebook })),
+        ("integration.deleted", Event::IntegrationDeleted(IntegrationDeleted { provider: Provider::Facebook })),
         (
             "message.sla_breached",
             Event::MessageSlaBreached(MessageSlaBreached {
@@ -131,7 +132,7 @@ fn examples() -> Vec<(&'static str, Event)> {
         (
             "integration.refresh_failed",
             Event::IntegrationRefreshFailed(IntegrationRefreshFailed {
-                platform: Platform::Facebook,
+                provider: Provider::Facebook,
                 error: "HTTP 400 (code 190)".into(),
                 token_expires_at: Some(at(5_184_000_000)),
             }),

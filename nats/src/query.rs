@@ -18,7 +18,8 @@ use crate::{Id, Timestamp};
 
 pub use audit::{AuditLine, AuditMessages, AuditPage, MAX_AUDIT, WalkMessages};
 pub use integration::{
-    ExpiringPage, GetIntegration, IntegrationKey, IntegrationView, ListExpiring, ListIntegrations, MAX_EXPIRING, RefreshError,
+    ExpiringPage, GetIntegration, IntegrationKey, IntegrationView, ListExpiring, ListIntegrations, ListRefreshable, MAX_EXPIRING,
+    RefreshError,
 };
 pub use resumable::{ListResumable, MAX_RESUMABLE, Resumable, ResumablePage};
 pub use sla::{

@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::Id;
-use crate::domain::{Direction, Platform, Role};
+use crate::domain::{Direction, Platform, Provider, Role};
 
 /// What `EVENTS` stores.
 pub const EVENTS: &[&str] = &["message.>", "contact.>", "company.>", "user.>", "integration.>"];
@@ -63,12 +63,12 @@ pub enum EventSubject {
     CompanyCreated { company: Id },
     /// `user.created.<company>.<user>`
     UserCreated { company: Id, user: Id },
-    /// `integration.updated.<company>.<platform>`
-    IntegrationUpdated { company: Id, platform: Platform },
-    /// `integration.deleted.<company>.<platform>`
-    IntegrationDeleted { company: Id, platform: Platform },
-    /// `integration.refresh_failed.<company>.<platform>`
-    IntegrationRefreshFailed { company: Id, platform: Platform },
+    /// `integration.updated.<company>.<provider>`
+    IntegrationUpdated { company: Id, provider: Provider },
+    /// `integration.deleted.<company>.<provider>`
+    IntegrationDeleted { company: Id, provider: Provider },
+    /// `integration.refresh_failed.<company>.<provider>`
+    IntegrationRefreshFailed { company: Id, provider: Provider },
 }
 
 impl fmt::Display for EventSubject {
@@ -88,9 +88,9 @@ impl fmt::Display for EventSubject {
             EventSubject::CompanyUpdated { company } => write!(f, "company.updated.{company}.{company}"),
             EventSubject::CompanyCreated { company } => write!(f, "company.created.{company}.{company}"),
             EventSubject::UserCreated { company, user } => write!(f, "user.created.{company}.{user}"),
-            EventSubject::IntegrationUpdated { company, platform } => write!(f, "integration.updated.{company}.{platform}"),
-            EventSubject::IntegrationDeleted { company, platform } => write!(f, "integration.deleted.{company}.{platform}"),
-            EventSubject::IntegrationRefreshFailed { company, platform } => write!(f, "integration.refresh_failed.{company}.{platform}"),
+            EventSubject::IntegrationUpdated { company, provider } => write!(f, "integration.updated.{company}.{provider}"),
+            EventSubject::IntegrationDeleted { company, provider } => write!(f, "integration.deleted.{company}.{provider}"),
+            EventSubject::IntegrationRefreshFailed { company, provider } => write!(f, "integration.refresh_failed.{company}.{provider}"),
         }
     }
 }
@@ -109,11 +109,11 @@ impl FromStr for EventSubject {
         let [entity, event, company, aggregate, facets @ ..] = tokens.as_slice() else { return Err(bad()) };
         let company: Id = company.parse().map_err(|_| bad())?;
         if *entity == "integration" {
-            let platform = aggregate.parse().map_err(|_| bad())?;
+            let provider = aggregate.parse().map_err(|_| bad())?;
             return match (*event, facets) {
-                ("updated", []) => Ok(EventSubject::IntegrationUpdated { company, platform }),
-                ("deleted", []) => Ok(EventSubject::IntegrationDeleted { company, platform }),
-                ("refresh_failed", []) => Ok(EventSubject::IntegrationRefreshFailed { company, platform }),
+                ("updated", []) => Ok(EventSubject::IntegrationUpdated { company, provider }),
+                ("deleted", []) => Ok(EventSubject::IntegrationDeleted { company, provider }),
+                ("refresh_failed", []) => Ok(EventSubject::IntegrationRefreshFailed { company, provider }),
                 _ => Err(bad()),
             };
         }
@@ -155,8 +155,8 @@ pub fn live_delivery(company: Id, contact: Id) -> String {
 }
 
 /// Every event about a company's access to a platform, as a filter.
-pub fn integration_of(company: Id, platform: Platform) -> String {
-    format!("integration.*.{company}.{platform}")
+pub fn integration_of(company: Id, provider: Provider) -> String {
+    format!("integration.*.{company}.{provider}")
 }
 
 /// The stored subject of a live one.
@@ -263,16 +263,16 @@ pub fn entry(bucket: &str, key: &str) -> String {
     format!("$KV.{bucket}.{key}")
 }
 
-/// `jobs.work.<job>.<company>.<platform>`: one piece of a job's work, with retries of its own.
-pub fn job_work(job: &str, company: Id, platform: Platform) -> String {
-    format!("jobs.work.{job}.{company}.{platform}")
+/// `jobs.work.<job>.<company>.<provider>`: one piece of a job's work, with retries of its own.
+pub fn job_work(job: &str, company: Id, provider: Provider) -> String {
+    format!("jobs.work.{job}.{company}.{provider}")
 }
 
-/// Job, company and platform of a piece of work.
-pub fn from_job_work(subject: &str) -> Option<(&str, Id, Platform)> {
+/// Job, company and provider of a piece of work.
+pub fn from_job_work(subject: &str) -> Option<(&str, Id, Provider)> {
     let (job, rest) = subject.strip_prefix("jobs.work.")?.split_once('.')?;
-    let (company, platform) = rest.split_once('.')?;
-    Some((job, company.parse().ok()?, platform.parse().ok()?))
+    let (company, provider) = rest.split_once('.')?;
+    Some((job, company.parse().ok()?, provider.parse().ok()?))
 }
 
 /// Every job's schedule.

@@ -15,7 +15,7 @@ fn facets() -> impl Strategy<Value = Facets> {
 }
 
 fn event_subject() -> impl Strategy<Value = EventSubject> {
-    (id(), id(), facets(), 0..15).prop_map(|(company, contact, facets, kind)| match kind {
+    (id(), id(), facets(), select(Provider::ALL), 0..15).prop_map(|(company, contact, facets, provider, kind)| match kind {
         0 => EventSubject::MessageCreated { company, contact, facets },
         1 => EventSubject::MessageUpdated { company, contact },
         2 => EventSubject::MessageDeleted { company, contact },
@@ -24,12 +24,12 @@ fn event_subject() -> impl Strategy<Value = EventSubject> {
         5 => EventSubject::ContactCreated { company, contact },
         6 => EventSubject::ContactUpdated { company, contact },
         7 => EventSubject::UserCreated { company, user: contact },
-        8 => EventSubject::IntegrationUpdated { company, platform: facets.platform },
-        9 => EventSubject::IntegrationDeleted { company, platform: facets.platform },
+        8 => EventSubject::IntegrationUpdated { company, provider },
+        9 => EventSubject::IntegrationDeleted { company, provider },
         10 => EventSubject::MessageSlaBreached { company, contact },
         11 => EventSubject::ContactBotResumed { company, contact },
         12 => EventSubject::CompanyUpdated { company },
-        13 => EventSubject::IntegrationRefreshFailed { company, platform: facets.platform },
+        13 => EventSubject::IntegrationRefreshFailed { company, provider },
         _ => EventSubject::CompanyCreated { company },
     })
 }
@@ -95,8 +95,8 @@ proptest! {
         let count = |company: Option<Id>| dead_letters(None, company).iter().filter(|filter| matches(filter, &letter)).count();
         prop_assert_eq!((count(None), count(Some(company))), (1, 1));
         prop_assert_eq!(count(Some(other)), usize::from(other == company));
-        let work = job_work("token-refresh", company, Platform::Facebook);
-        prop_assert_eq!(from_job_work(&work), Some(("token-refresh", company, Platform::Facebook)));
+        let work = job_work("token-refresh", company, Provider::Facebook);
+        prop_assert_eq!(from_job_work(&work), Some(("token-refresh", company, Provider::Facebook)));
         let work = dead("scheduler", &work);
         let filters = dead_letters(Some("scheduler"), Some(company));
         prop_assert_eq!(filters.iter().filter(|filter| matches(filter, &work)).count(), 1);

@@ -302,13 +302,17 @@ pub fn integration(integration: &Integration, seq: u64) -> Document {
     let text = |t: &Option<ShortText>| t.as_ref().map(|t| t.as_str().to_owned());
     let mut document = doc! {
         "company_id": oid(integration.company_id),
-        "platform": integration.platform.as_str(),
-        "access_token": {"key_id": &integration.access_token.key_id, "sealed": &integration.access_token.sealed},
+        "platform": integration.provider.as_str(),
         "updated_at": date(integration.updated_at),
         "seq": long(seq),
     };
     let optional = [("account_id", text(&integration.account_id)), ("account_name", text(&integration.account_name))];
     document.extend(optional.into_iter().filter_map(|(k, v)| Some((k.to_owned(), Bson::String(v?)))));
+    for (name, token) in [("access_token", &integration.access_token), ("refresh_token", &integration.refresh_token)] {
+        if let Some(Sealed { key_id, sealed }) = token {
+            document.insert(name, doc! {"key_id": key_id, "sealed": sealed});
+        }
+    }
     if let Some(at) = integration.token_expires_at {
         document.insert("token_expires_at", date(at));
     }
@@ -333,16 +337,22 @@ pub fn read_integration(document: &Document, failure: Option<&Document>) -> Resu
 
 fn read_access(document: &Document) -> Result<Integration, BadDocument> {
     let f = Fields(document);
-    let token = Fields(document.get_document("access_token").map_err(|_| f.bad("access_token"))?);
     Ok(Integration {
         company_id: f.id("company_id")?,
-        platform: f.parsed("platform", str::parse)?,
+        provider: f.parsed("platform", str::parse)?,
         account_id: f.maybe("account_id", ShortText::new)?,
         account_name: f.maybe("account_name", ShortText::new)?,
-        access_token: Sealed { key_id: token.text("key_id")?.to_owned(), sealed: token.text("sealed")?.to_owned() },
+        access_token: read_token(&f, "access_token")?,
+        refresh_token: read_token(&f, "refresh_token")?,
         token_expires_at: f.maybe_at("token_expires_at"),
         updated_at: f.at("updated_at")?,
     })
+}
+
+fn read_token(f: &Fields<'_>, field: &str) -> Result<Option<Sealed>, BadDocument> {
+    let Some(token) = f.0.get(field) else { return Ok(None) };
+    let token = Fields(token.as_document().ok_or_else(|| f.bad(field))?);
+    Ok(Some(Sealed { key_id: token.text("key_id")?.to_owned(), sealed: token.text("sealed")?.to_owned() }))
 }
 
 /// A member of staff.

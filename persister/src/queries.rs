@@ -2,6 +2,7 @@
 
 mod audit;
 mod find;
+mod integrations;
 mod sla;
 
 use std::collections::HashMap;
@@ -12,10 +13,9 @@ use mongodb::bson::raw::{RawDocument, RawDocumentBuf};
 use mongodb::bson::{DateTime, Document, doc, oid::ObjectId};
 use nats::domain::{Platform, User};
 use nats::query::{
-    AuditMessages, Cursor, ExpiringPage, FindHolders, GetCompany, GetContact, GetDelivery, GetIntegration, GetMessage, GetUser, Holder,
-    IntegrationKey, IntegrationView, KeyOf, ListContacts, ListConversations, ListExpiring, ListIntegrations, ListMessages, ListOverdue,
-    ListResumable, MAX_ATTEMPTS, MAX_EXPIRING, MAX_KEYS, MAX_RESUMABLE, Page, ReportSla, Resumable, ResumablePage, UniqueKey, UserByEmail,
-    WalkMessages,
+    AuditMessages, Cursor, FindHolders, GetCompany, GetContact, GetDelivery, GetIntegration, GetMessage, GetUser, Holder, KeyOf,
+    ListContacts, ListConversations, ListExpiring, ListIntegrations, ListMessages, ListOverdue, ListRefreshable, ListResumable,
+    MAX_ATTEMPTS, MAX_KEYS, MAX_RESUMABLE, Page, ReportSla, Resumable, ResumablePage, UniqueKey, UserByEmail, WalkMessages,
 };
 use nats::runtime::connection::Connection;
 use nats::runtime::query::QueryError;
@@ -27,7 +27,7 @@ use crate::contact;
 use crate::database::DatabaseError;
 use crate::document::{self, BadDocument, oid};
 use crate::json;
-use crate::view::{View, integration_id};
+use crate::view::View;
 use find::{carried, created_at, next, older, one_more};
 
 /// Conversations' documents of one contact: one a platform.
@@ -127,6 +127,7 @@ pub async fn answer(service: &Service, view: &View) -> Result<(), ServiceError> 
     answer!(GetIntegration, integration);
     answer!(ListIntegrations, integrations);
     answer!(ListExpiring, expiring);
+    answer!(ListRefreshable, refreshable);
     answer!(GetUser, user);
     answer!(UserByEmail, user_by_email);
     answer!(GetCompany, company);
@@ -159,43 +160,6 @@ impl Queries {
         let is_it = |d: &RawDocument| belongs(d, q.company_id);
         let found = self.find_or_catch_up(&raw(&self.view.collections.users), oid(q.id), is_it).await?;
         Ok(document::read_user(&whole(&found)?)?)
-    }
-
-    async fn integration(&self, q: GetIntegration) -> Result<IntegrationView, QueryError> {
-        let id = integration_id(q.company_id, q.platform);
-        let found = self.find_or_catch_up(&raw(&self.view.collections.integrations), id.clone(), is_visible).await?;
-        let failure = self.one(&self.view.collections.refresh_failures, doc! {"_id": id}).await?;
-        Ok(document::read_integration(&whole(&found)?, failure.as_ref())?)
-    }
-
-    async fn integrations(&self, q: ListIntegrations) -> Result<Vec<IntegrationView>, QueryError> {
-        let ids: Vec<String> = PLATFORMS.iter().map(|platform| integration_id(q.company_id, *platform)).collect();
-        let find =
-            self.view.collections.integrations.find(doc! {"_id": {"$in": &ids}, "deleted_at": {"$exists": false}}).sort(doc! {"_id": 1});
-        let found = self.all(find).await?;
-        let failures = self.all(self.view.collections.refresh_failures.find(doc! {"_id": {"$in": ids}})).await?;
-        let failure = |id: &Document| failures.iter().find(|failure| failure.get("_id") == id.get("_id"));
-        Ok(found.iter().map(|d| document::read_integration(d, failure(d))).collect::<Result<_, _>>()?)
-    }
-
-    async fn expiring(&self, q: ListExpiring) -> Result<ExpiringPage, QueryError> {
-        let limit = q.limit.clamp(1, MAX_EXPIRING);
-        let mut filter = doc! {
-            "platform": {"$in": ["facebook", "instagram"]}, "deleted_at": {"$exists": false},
-            "token_expires_at": {"$gte": document::date(q.from), "$lt": document::date(q.before)},
-        };
-        if let Some(after) = q.after {
-            filter.insert("_id", doc! {"$gt": integration_id(after.company_id, after.platform)});
-        }
-        // Few are, and it is asked once a day: no index.
-        let found = self.all(self.view.collections.integrations.find(filter).sort(doc! {"_id": 1}).limit(limit.into())).await?;
-        let key = |d: &Document| {
-            let found = document::read_integration(d, None)?.integration;
-            Ok((IntegrationKey { company_id: found.company_id, platform: found.platform }, found.updated_at))
-        };
-        let expiring: Vec<_> = found.iter().map(key).collect::<Result<_, document::BadDocument>>()?;
-        let next = expiring.last().filter(|_| expiring.len() == limit as usize).map(|(key, _)| *key);
-        Ok(ExpiringPage { expiring, next })
     }
 
     async fn delivery(&self, q: GetDelivery) -> Result<History, QueryError> {

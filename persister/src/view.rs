@@ -200,7 +200,7 @@ fn sort(batch: &[Stored], verdicts: &mut [Verdict]) -> Sorted {
             }
             Event::ContactBotResumed(e) => push!(resumes, e, place),
             Event::IntegrationRefreshFailed(e) => push!(refresh_failures, (company, e), place),
-            Event::IntegrationDeleted(e) => push!(integrations, directory::IntegrationChange::Removed(company, e.platform), place),
+            Event::IntegrationDeleted(e) => push!(integrations, directory::IntegrationChange::Removed(company, e.provider), place),
         }
     }
     sorted

@@ -1,26 +1,16 @@
-//! The Meta bot as the scheduler sees it: whether it answers, and what the probe of any replica saw last. It hands the bot no message.
+//! The Meta bot as the scheduler sees it: whether it answers. It hands the bot no message.
 
 use std::time::Duration;
 
-use metrics::{counter, gauge, histogram};
-use nats::domain::{BotHealth, BotStatus};
-use nats::runtime::CancellationToken;
-use nats::runtime::bucket::Bucket;
-use nats::runtime::connection::Connection;
-use nats::runtime::health::Health;
-use nats::stream;
+use metrics::{counter, histogram};
+use nats::domain::BotStatus;
 use reqwest::{Client, Method, Request, Url};
-use serde_json::json;
 use tokio::time::Instant;
 
 use crate::http::{self, Ending};
 
-/// The check that shows how the bot is. It is good whatever the bot does: a scheduler works without one.
-pub const CHECK: &str = "meta_bot";
 /// How long the bot may take to say how it is.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// How often the probe's last word is read.
-const LOOK_EVERY: Duration = Duration::from_secs(3);
 
 /// The bot. Cloning shares its connections.
 #[derive(Clone)]
@@ -72,23 +62,6 @@ fn why_down(ending: &Ending) -> Option<String> {
         Ending::NoConnection => Some("no connection".into()),
         Ending::TimedOut => Some(format!("no answer within {TIMEOUT:?}")),
         Ending::Broken => Some("the connection broke".into()),
-    }
-}
-
-/// Shows in `/health` and metrics of this replica what the last probe saw, whichever replica that was of; until stopped.
-pub async fn watch(connection: Connection, health: Health, stop: CancellationToken) {
-    let bucket = Bucket::new(connection, stream::BOT_HEALTH);
-    let mut tick = tokio::time::interval(LOOK_EVERY);
-    while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        match bucket.read::<BotHealth>(stream::META_BOT).await {
-            Ok(entry) => {
-                // Without a word of it for a minute, it is not known how it is.
-                let up = entry.value.as_ref().map(|bot| bot.status == BotStatus::Up);
-                gauge!("meta_bot_up").set(up.map_or(f64::NAN, f64::from));
-                health.good(CHECK, json!(entry.value));
-            }
-            Err(e) => health.bad(CHECK, json!(e.to_string())),
-        }
     }
 }
 

@@ -13,6 +13,8 @@ const INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_
 const PROBE_INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 /// How long after the start a job that has never run, or is overdue, may wait.
 const FIRST_DELAYS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3_600));
+/// How often Google's tokens may be looked for: more often than they are handed out ahead of their end.
+const GOOGLE_INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10 * 60));
 /// How long a token may be tried to be renewed, before that is given up until the next run.
 const DEADLINES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(86_400));
 const DAY: Duration = Duration::from_secs(86_400);
@@ -48,6 +50,29 @@ impl GraphSettings {
     }
 }
 
+/// Google's OAuth, for refreshing tokens.
+#[derive(Clone)]
+pub struct GoogleSettings {
+    /// `GOOGLE_CLIENT_ID` and `GOOGLE_CLIENT_SECRET`. Without them no token of Google's is refreshed.
+    pub client: Option<(String, SecretString)>,
+    /// `GOOGLE_TOKEN_URL`
+    pub token_url: String,
+}
+
+impl GoogleSettings {
+    fn read(settings: &mut Settings) -> GoogleSettings {
+        let client = match (settings.optional("GOOGLE_CLIENT_ID"), settings.optional("GOOGLE_CLIENT_SECRET")) {
+            (Some(id), Some(secret)) => Some((id, secret.into())),
+            (None, None) => None,
+            _ => {
+                settings.problem("GOOGLE_CLIENT_ID and GOOGLE_CLIENT_SECRET go together: set both, or neither");
+                None
+            }
+        };
+        GoogleSettings { client, token_url: settings.http_url("GOOGLE_TOKEN_URL", "https://oauth2.googleapis.com/token") }
+    }
+}
+
 fn is_version(text: &str) -> bool {
     let digits = |part: &str| !part.is_empty() && part.bytes().all(|c| c.is_ascii_digit());
     text.strip_prefix('v').and_then(|v| v.split_once('.')).is_some_and(|(major, minor)| digits(major) && digits(minor))
@@ -64,6 +89,8 @@ pub struct Config {
     pub keyring: Keyring,
     /// The Graph API.
     pub graph: GraphSettings,
+    /// Google's OAuth.
+    pub google: GoogleSettings,
     /// `META_BOT_BASE_URL`, without the last slash.
     pub bot_base_url: String,
     /// `TOKEN_REFRESH_INTERVAL`: 1 s to 30 days, whole seconds, as the others below.
@@ -72,6 +99,8 @@ pub struct Config {
     pub token_refresh_first_delay: Duration,
     /// `TOKEN_REFRESH_DEADLINE`: how long one run's try to renew a token may take, repetitions included. 1 s to 24 h.
     pub token_refresh_deadline: Duration,
+    /// `GOOGLE_REFRESH_INTERVAL`: how often Google's tokens are looked for, and how long one run's try may take. 1 s to 10 min.
+    pub google_refresh_interval: Duration,
     /// `BOT_PROBE_INTERVAL`: how often the bot is asked how it is. 1 s to 5 s.
     pub bot_probe_interval: Duration,
     /// `BOT_RESUME_INTERVAL`: how often contacts are looked for whom the bot may speak to again.
@@ -92,12 +121,18 @@ impl Config {
         Config {
             common,
             graph,
+            google: GoogleSettings::read(settings),
             port: settings.number("SCHEDULER_PORT", 4030, 1..=u16::MAX),
             keyring: Keyring::read(settings),
             bot_base_url: settings.http_url("META_BOT_BASE_URL", "http://localhost:5001"),
             token_refresh_interval: settings.seconds("TOKEN_REFRESH_INTERVAL", DAY, often.clone()),
             token_refresh_first_delay: settings.duration("TOKEN_REFRESH_FIRST_DELAY", Duration::from_secs(10), delays),
             token_refresh_deadline: settings.duration("TOKEN_REFRESH_DEADLINE", DAY / 2, deadlines),
+            google_refresh_interval: settings.seconds(
+                "GOOGLE_REFRESH_INTERVAL",
+                Duration::from_secs(5 * 60),
+                GOOGLE_INTERVALS.0..=GOOGLE_INTERVALS.1,
+            ),
             bot_probe_interval: settings.seconds("BOT_PROBE_INTERVAL", Duration::from_secs(3), probes),
             bot_resume_interval: settings.seconds("BOT_RESUME_INTERVAL", Duration::from_secs(5), often.clone()),
             sla_sweep_interval: settings.seconds("SLA_SWEEP_INTERVAL", Duration::from_secs(10), often.clone()),
@@ -146,6 +181,10 @@ mod tests {
             ("FACEBOOK_GRAPH_VERSION", "18"),
             ("FACEBOOK_GRAPH_VERSION", "v18.x"),
             ("FACEBOOK_GRAPH_BASE_URL", "graph"),
+            ("GOOGLE_CLIENT_ID", "without a secret"),
+            ("GOOGLE_CLIENT_SECRET", "without an id"),
+            ("GOOGLE_TOKEN_URL", "google"),
+            ("GOOGLE_REFRESH_INTERVAL", "11m"),
         ] {
             assert!(read(&[(name, value)]).1.is_some_and(|p| p.contains(name)), "{name}={value}");
         }

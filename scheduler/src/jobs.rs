@@ -45,8 +45,10 @@ pub struct Tools {
     pub publisher: Publisher,
     /// The Meta bot.
     pub bot: Bot,
-    /// Whether there is an app that tokens can be exchanged with.
+    /// Whether there is an app that tokens of Facebook and Instagram can be exchanged with.
     pub refreshes_tokens: bool,
+    /// How often Google's tokens are looked for; `None` without a client to renew them with.
+    pub refreshes_google: Option<Duration>,
     /// The time.
     pub clock: fn() -> Timestamp,
 }
@@ -54,8 +56,10 @@ pub struct Tools {
 /// What jobs do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
-    /// See [`tokens::hand_out`].
+    /// See [`tokens::of_meta`].
     RefreshTokens,
+    /// See [`tokens::of_google`].
+    RefreshGoogleTokens,
     /// See [`bot_probe::probe`].
     ProbeBot,
     /// See [`bot_resume::sweep`].
@@ -78,7 +82,8 @@ impl Work {
     /// The run failed; the next tick tries again.
     pub async fn run(self, tools: &Tools) -> Result<Value, JobError> {
         match self {
-            Work::RefreshTokens => tokens::hand_out(tools).await,
+            Work::RefreshTokens => tokens::of_meta(tools).await,
+            Work::RefreshGoogleTokens => tokens::of_google(tools).await,
             Work::ProbeBot => bot_probe::probe(tools).await,
             Work::ResumeBot => bot_resume::sweep(tools).await,
             Work::SweepSla => sla::sweep(tools).await,
@@ -95,6 +100,7 @@ pub fn table(config: &Config) -> Vec<Job> {
             first_delay: config.token_refresh_first_delay,
             ..job(work::TOKEN_REFRESH, config.token_refresh_interval, Work::RefreshTokens)
         },
+        job(work::GOOGLE_TOKEN_REFRESH, config.google_refresh_interval, Work::RefreshGoogleTokens),
         job("bot-probe", config.bot_probe_interval, Work::ProbeBot),
         job("bot-resume", config.bot_resume_interval, Work::ResumeBot),
         job("sla-sweep", config.sla_sweep_interval, Work::SweepSla),

@@ -6,6 +6,7 @@
 
 mod bot;
 mod config;
+mod google;
 mod graph;
 mod http;
 mod jobs;
@@ -23,11 +24,13 @@ use std::sync::Arc;
 
 use nats::Timestamp;
 use nats::runtime::CancellationToken;
+use nats::runtime::bot_watch;
 use nats::runtime::publish::Publisher;
 use nats::runtime::service::{self, Service, ServiceError};
 use nats::runtime::worker::{Worker, watch_lag};
 
 use crate::bot::Bot;
+use crate::google::Google;
 use crate::graph::Graph;
 use crate::jobs::Tools;
 use crate::jobs::digest::Gauges;
@@ -36,7 +39,7 @@ use crate::runs::Runs;
 use crate::schedule::Keeper;
 use crate::tick::Ticks;
 
-pub use config::{Config, GraphSettings};
+pub use config::{Config, GoogleSettings, GraphSettings};
 
 /// So many ticks behind, a scheduler is not ready.
 const READY_LAG: u64 = 50;
@@ -49,10 +52,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     // An error means that the process has chosen its provider already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut service = Service::start("scheduler", &config.common, shutdown).await?;
-    service.health.expect(&[schedule::CHECK, bot::CHECK, "lag"]);
+    service.health.expect(&[schedule::CHECK, bot_watch::CHECK, "lag"]);
     let jobs: Arc<[jobs::Job]> = jobs::table(&config).into();
     let bot = Bot::new(&config.bot_base_url).map_err(ServiceError::Start)?;
     let graph = Graph::new(config.graph).map_err(ServiceError::Start)?;
+    let google = Google::new(config.google).map_err(ServiceError::Start)?;
     service.serve_ops(SocketAddr::new(config.common.host, config.port)).await?;
     let connection = service.connection.clone();
     let runs = Runs::new(connection.jetstream.clone());
@@ -66,7 +70,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
         clock: Timestamp::now,
     };
     service.spawn("schedules", keeper.run());
-    service.spawn("bot watch", bot::watch(connection.clone(), service.health.clone(), service.stop.clone()));
+    service.spawn("bot watch", bot_watch::watch(connection.clone(), service.health.clone(), service.stop.clone()));
     let lag = watch_lag(connection.clone(), tick::SOURCE, service.health.clone(), READY_LAG, service.stop.clone());
     service.spawn("lag watch", lag);
     let refresher = Refresher {
@@ -74,6 +78,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
         keyring: config.keyring,
         graph: graph.clone(),
         deadline: config.token_refresh_deadline,
+        google: google.clone(),
+        google_deadline: config.google_refresh_interval,
         clock: Timestamp::now,
         jitter: rand::random,
     };
@@ -84,6 +90,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
         publisher: Publisher::start(connection.clone(), &service.tasks),
         bot,
         refreshes_tokens: graph.is_some(),
+        refreshes_google: google.map(|_| config.google_refresh_interval),
         clock: Timestamp::now,
     };
     let instance = connection.instance.clone();

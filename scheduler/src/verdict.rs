@@ -1,5 +1,5 @@
-//! What the end of a token's exchange means: the one table of it, and how long a repetition waits. Knows neither HTTP client nor
-//! NATS.
+//! What the end of a token's exchange means: the one table of it, for the Graph API and for OAuth, and how long a repetition waits.
+//! Knows neither HTTP client nor NATS.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ const LONGEST: Duration = Duration::from_secs(30 * 60);
 const SHORTEST: Duration = Duration::from_millis(100);
 /// Longest `Retry-After` that is obeyed: a wrong header must not use up a token's days.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(6 * 3_600);
-/// Longest access token, as the gateway takes it.
+/// Longest token, as the gateway takes it.
 const TOKEN_CHARS: usize = 4_096;
 /// A token that lives longer than this counts as one without an end.
 const LONGEST_LIFE: u64 = 10 * 365 * 86_400;
@@ -25,6 +25,13 @@ const LONGEST_LIFE: u64 = 10 * 365 * 86_400;
 const PASSING: &[i64] = &[1, 2, 4, 17, 32, 341, 613];
 /// Graph codes of a token that is good for nothing any more: a session that ended, a token that expired or was revoked.
 const INVALID_TOKEN: &[i64] = &[102, 190];
+/// OAuth errors (RFC 6749, section 5.2, and Google's) of what may pass. `invalid_client` is a mistake of ours, not of the company:
+/// whoever runs the schedulers mends it, and nobody has to connect again.
+const PASSING_OAUTH: &[&str] = &["invalid_client", "rate_limit_exceeded", "temporarily_unavailable"];
+/// The OAuth error of a refresh token that is good for nothing any more: it expired or was revoked.
+const INVALID_GRANT: &str = "invalid_grant";
+/// Longest OAuth error that is passed on. All known ones are shorter.
+const OAUTH_ERROR_CHARS: usize = 40;
 
 /// What follows from an exchange.
 #[derive(Debug)]
@@ -50,6 +57,8 @@ pub enum Verdict {
 pub struct Fresh {
     /// The token.
     pub token: SecretString,
+    /// What takes the place of the refresh token, if the platform gave another.
+    pub refresh_token: Option<SecretString>,
     /// How long the platform will take it; `None` if it does not say.
     pub lives: Option<Duration>,
 }
@@ -59,7 +68,42 @@ pub struct Fresh {
 struct Exchanged {
     access_token: SecretString,
     #[serde(default)]
+    refresh_token: Option<SecretString>,
+    #[serde(default)]
     expires_in: Option<u64>,
+}
+
+/// What an answer gives as its error.
+enum Code {
+    /// Of the Graph API: `{"error": {"code": 190}}`.
+    Graph(i64),
+    /// Of OAuth: `{"error": "invalid_grant"}`.
+    OAuth(String),
+}
+
+impl Code {
+    fn of(body: &[u8]) -> Option<Code> {
+        let error = serde_json::from_slice::<serde_json::Value>(body).ok()?.get("error")?.clone();
+        let is_name = |text: &&str| text.len() <= OAUTH_ERROR_CHARS && text.bytes().all(|c| c.is_ascii_lowercase() || c == b'_');
+        match error.as_str() {
+            Some(text) => Some(text).filter(is_name).map(|text| Code::OAuth(text.to_owned())),
+            None => error.get("code")?.as_i64().map(Code::Graph),
+        }
+    }
+
+    fn is_of_invalid_token(&self) -> bool {
+        match self {
+            Code::Graph(code) => INVALID_TOKEN.contains(code),
+            Code::OAuth(error) => error == INVALID_GRANT,
+        }
+    }
+
+    fn may_pass(&self) -> bool {
+        match self {
+            Code::Graph(code) => PASSING.contains(code),
+            Code::OAuth(error) => PASSING_OAUTH.contains(&error.as_str()),
+        }
+    }
 }
 
 /// The table.
@@ -71,11 +115,15 @@ pub fn judge(ending: &Ending) -> Verdict {
         Ending::Broken => return retry("the connection to the platform broke", None),
         Ending::Answered(answer) => answer,
     };
-    let (status, after, code) = (answer.status, answer.retry_after, graph_code(&answer.body));
-    let told = code.map_or_else(|| format!("HTTP {status}"), |code| format!("HTTP {status}, Graph code {code}"));
+    let (status, after, code) = (answer.status, answer.retry_after, Code::of(&answer.body));
+    let told = match &code {
+        None => format!("HTTP {status}"),
+        Some(Code::Graph(code)) => format!("HTTP {status}, Graph code {code}"),
+        Some(Code::OAuth(error)) => format!("HTTP {status}, {error}"),
+    };
     match (status, code) {
-        (_, Some(code)) if INVALID_TOKEN.contains(&code) => Verdict::Reject { error: format!("{told}: the token is invalid") },
-        (_, Some(code)) if PASSING.contains(&code) => Verdict::Retry { error: told, after },
+        (_, Some(code)) if code.is_of_invalid_token() => Verdict::Reject { error: format!("{told}: the token is invalid") },
+        (_, Some(code)) if code.may_pass() => Verdict::Retry { error: told, after },
         (200..=299, _) => fresh(answer).map_or_else(|| retry("an answer without a token", after), Verdict::Renewed),
         (401 | 403, _) => Verdict::Reject { error: format!("{told}: access refused") },
         (408 | 425 | 429 | 500..=599, _) => Verdict::Retry { error: told, after },
@@ -87,16 +135,14 @@ pub fn judge(ending: &Ending) -> Verdict {
 
 fn fresh(answer: &Answer) -> Option<Fresh> {
     use secrecy::ExposeSecret;
-    let Exchanged { access_token, expires_in } = serde_json::from_slice(&answer.body).ok()?;
-    let text = access_token.expose_secret();
-    let is_token = (1..=TOKEN_CHARS).contains(&text.len()) && text.bytes().all(|c| c.is_ascii_graphic());
+    let Exchanged { access_token, refresh_token, expires_in } = serde_json::from_slice(&answer.body).ok()?;
+    let is_token = |token: &SecretString| {
+        let text = token.expose_secret();
+        (1..=TOKEN_CHARS).contains(&text.len()) && text.bytes().all(|c| c.is_ascii_graphic())
+    };
     let lives = expires_in.filter(|seconds| (1..=LONGEST_LIFE).contains(seconds)).map(Duration::from_secs);
-    is_token.then_some(Fresh { token: access_token, lives })
-}
-
-/// The code of a Graph API error, `{"error": {"code": 190}}`.
-fn graph_code(body: &[u8]) -> Option<i64> {
-    serde_json::from_slice::<serde_json::Value>(body).ok()?.pointer("/error/code")?.as_i64()
+    let good = is_token(&access_token) && refresh_token.as_ref().is_none_or(is_token);
+    good.then_some(Fresh { token: access_token, refresh_token, lives })
 }
 
 /// The pause after the try number `attempt` (from 1) has failed: full jitter under a bound that doubles. `jitter` is uniform in
@@ -119,6 +165,10 @@ mod tests {
 
     fn coded(status: u16, code: i64) -> Ending {
         answered(status, &format!(r#"{{"error":{{"message":"EAAB-secret","type":"OAuthException","code":{code}}}}}"#))
+    }
+
+    fn oauth(status: u16, error: &str) -> Ending {
+        answered(status, &format!(r#"{{"error":"{error}","error_description":"EAAB-secret"}}"#))
     }
 
     #[test]
@@ -145,6 +195,19 @@ mod tests {
             (answered(200, ""), "retry", "an answer without a token"),
             (answered(200, r#"{"access_token":"two words"}"#), "retry", "an answer without a token"),
             (answered(200, r#"{"access_token":""}"#), "retry", "an answer without a token"),
+            (oauth(400, "invalid_grant"), "reject", "HTTP 400, invalid_grant: the token is invalid"),
+            (oauth(401, "invalid_grant"), "reject", "HTTP 401, invalid_grant: the token is invalid"),
+            (oauth(401, "invalid_client"), "retry", "HTTP 401, invalid_client"),
+            (oauth(400, "invalid_client"), "retry", "HTTP 400, invalid_client"),
+            (oauth(403, "rate_limit_exceeded"), "retry", "HTTP 403, rate_limit_exceeded"),
+            (oauth(503, "temporarily_unavailable"), "retry", "HTTP 503, temporarily_unavailable"),
+            (oauth(400, "temporarily_unavailable"), "retry", "HTTP 400, temporarily_unavailable"),
+            (oauth(400, "unauthorized_client"), "reject", "HTTP 400, unauthorized_client"),
+            (oauth(429, "slow_down"), "retry", "HTTP 429, slow_down"),
+            (oauth(500, "internal_failure"), "retry", "HTTP 500, internal_failure"),
+            (oauth(400, "EAAB-secret"), "reject", "HTTP 400"),
+            (oauth(400, &"x".repeat(41)), "reject", "HTTP 400"),
+            (answered(200, r#"{"access_token":"EAAB","refresh_token":"two words"}"#), "retry", "an answer without a token"),
             (answered(401, ""), "reject", "HTTP 401: access refused"),
             (answered(403, "{}"), "reject", "HTTP 403: access refused"),
             (answered(408, ""), "retry", "HTTP 408"),
@@ -180,6 +243,16 @@ mod tests {
             };
             assert_eq!((fresh.token.expose_secret(), fresh.lives), ("EAAB-new", lives.map(Duration::from_secs)), "{more}");
             assert!(!format!("{fresh:?}").contains("EAAB"));
+        }
+    }
+
+    #[test]
+    fn another_refresh_token_comes_with_it_if_the_platform_gives_one() {
+        for (more, refresh_token) in [("", None), (r#","refresh_token":null"#, None), (r#","refresh_token":"1//next""#, Some("1//next"))] {
+            let Verdict::Renewed(fresh) = judge(&answered(200, &format!(r#"{{"access_token":"ya29.new"{more}}}"#))) else {
+                panic!("{more}")
+            };
+            assert_eq!(fresh.refresh_token.as_ref().map(|t| t.expose_secret()), refresh_token, "{more}");
         }
     }
 

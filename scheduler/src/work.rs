@@ -3,6 +3,7 @@
 
 use async_nats::jetstream::message::PublishMessage;
 use nats::dead::Reason;
+use nats::domain::Provider;
 use nats::runtime::connection::Connection;
 use nats::runtime::worker::{Delivery, Settle, Source, Worker};
 use nats::{Timestamp, stream, subject};
@@ -11,8 +12,10 @@ use std::time::Duration;
 
 use crate::refresh::{Refresher, Tried, Which};
 
-/// The job whose pieces are tokens to be renewed.
+/// The job whose pieces are tokens of Facebook and Instagram to be renewed.
 pub const TOKEN_REFRESH: &str = "token-refresh";
+/// The job whose pieces are tokens of Google to be renewed.
+pub const GOOGLE_TOKEN_REFRESH: &str = "google-token-refresh";
 /// Where the work comes from. What is at hand here is not in work elsewhere, so it is little.
 pub const SOURCE: Source = Source { stream: stream::JOBS, consumer: stream::SCHEDULER_WORK, prefetch: 4 };
 /// Pieces in work at once in one replica: each is a call to the outside.
@@ -20,7 +23,7 @@ const AT_ONCE: usize = 8;
 /// How long a piece stays: well above the longest deadline.
 const LIFE: Duration = Duration::from_secs(7 * 86_400);
 
-/// The payload of a piece of [`TOKEN_REFRESH`]; company and platform are in the subject.
+/// The payload of a piece; company and provider are in the subject.
 #[derive(Serialize, Deserialize)]
 struct Token {
     version: Timestamp,
@@ -37,14 +40,22 @@ pub async fn consume(refresher: Refresher, worker: Worker) {
 }
 
 async fn take(refresher: &Refresher, delivery: &Delivery) -> Settle {
-    let Some((TOKEN_REFRESH, company, platform)) = subject::from_job_work(&delivery.subject) else {
+    let known = subject::from_job_work(&delivery.subject).filter(|(job, _, provider)| *job == job_of(*provider));
+    let Some((_, company, provider)) = known else {
         return Settle::Reject(Reason::UnknownVersion, "this build has no such work".into());
     };
     let Ok(Token { version }) = serde_json::from_slice(&delivery.payload) else {
         return Settle::Reject(Reason::Malformed, "the payload names no version of a token".into());
     };
     let tried = Tried { attempt: delivery.attempt, since: delivery.stored_at };
-    refresher.refresh(Which { company, platform, version }, tried).await
+    refresher.refresh(Which { company, provider, version }, tried).await
+}
+
+fn job_of(provider: Provider) -> &'static str {
+    match provider {
+        Provider::Google => GOOGLE_TOKEN_REFRESH,
+        _ => TOKEN_REFRESH,
+    }
 }
 
 /// Hands out a token to be renewed; false if it was handed out a moment ago.
@@ -52,11 +63,12 @@ async fn take(refresher: &Refresher, delivery: &Delivery) -> Settle {
 /// # Errors
 /// The stream does not take it.
 pub async fn hand_out(connection: &Connection, which: Which) -> Result<bool, String> {
-    let Which { company, platform, version } = which;
+    let Which { company, provider, version } = which;
+    let job = job_of(provider);
     let payload = serde_json::to_vec(&Token { version }).map_err(|e| e.to_string())?;
-    let msg_id = format!("{TOKEN_REFRESH}-{company}-{platform}-{}", version.millis());
+    let msg_id = format!("{job}-{company}-{provider}-{}", version.millis());
     let message = PublishMessage::build().payload(payload.into()).message_id(msg_id).ttl(LIFE);
-    let ack = connection.jetstream.send_publish(subject::job_work(TOKEN_REFRESH, company, platform), message).await;
+    let ack = connection.jetstream.send_publish(subject::job_work(job, company, provider), message).await;
     let ack = async { ack?.await }.await.map_err(|e| e.to_string())?;
     Ok(!ack.duplicate)
 }

@@ -47,6 +47,7 @@ const SETTINGS: &[&str] = &[
     "BOT_RESUME_",
     "DEAD_LETTER_DIGEST_",
     "FACEBOOK_",
+    "GOOGLE_",
     "ACCESS_TOKEN_",
     "REFRESH_TOKEN_",
     "FRONTEND_URL",

@@ -2,7 +2,7 @@
 
 use jsonwebtoken::{EncodingKey, Header};
 use mongodb::bson::Document;
-use nats::domain::Platform;
+use nats::domain::Provider;
 use nats::event::{Envelope, Event};
 use nats::runtime::seal::Keyring;
 use nats::runtime::settings::Settings;
@@ -60,6 +60,10 @@ async fn a_manager_connects_and_disconnects_platforms_and_no_answer_holds_a_toke
         ("facebook", json!({"access_token": "x".repeat(4_097)}), "access_token"),
         ("facebook", json!({"access_token": {"$ne": ""}}), "access_token"),
         ("facebook", json!({"access_token": TOKEN, "token_expires_at": "soon"}), "token_expires_at"),
+        ("facebook", json!({"access_token": "EAAB", "refresh_token": TOKEN}), "refresh_token"),
+        ("google", json!({"access_token": TOKEN}), "refresh_token"),
+        ("google", json!({"refresh_token": ""}), "refresh_token"),
+        ("google", json!({"refresh_token": "1//r", "access_token": "a b"}), "access_token"),
     ] {
         let (status, problem) = put(platform, body).await;
         assert_eq!((status, &problem["errors"][0]["field"]), (StatusCode::BAD_REQUEST, &json!(field)), "{platform}: {problem}");
@@ -105,13 +109,35 @@ async fn a_token_is_in_the_clear_neither_in_the_log_nor_in_the_database_nor_in_l
     let keyring = Keyring::read(&mut settings);
     settings.finish().unwrap();
     let company = staff.company.parse().unwrap();
-    assert_eq!(keyring.open(&integration.access_token, company, Platform::Instagram).unwrap().expose_secret(), TOKEN);
+    assert_eq!(keyring.open(integration.access_token.as_ref().unwrap(), company, Provider::Instagram).unwrap().expose_secret(), TOKEN);
 
-    let mut everything = Vec::new();
-    for seq in 1..=log.get_info().await.unwrap().state.last_sequence {
-        let event = log.direct_get(seq).await.unwrap();
-        everything
-            .push((format!("EVENTS {seq}"), format!("{} {:?} {}", event.subject, event.headers, String::from_utf8_lossy(&event.payload))));
+    eventually("the request is in the log lines", SOON, || async { log_lines(&system).contains("/integrations/{platform}").then_some(()) })
+        .await;
+    let everything = everything(&system).await;
+    assert!(
+        everything.iter().any(|(_, text)| text.contains(&integration.access_token.as_ref().unwrap().sealed)),
+        "the sealed token is in the database"
+    );
+    for (place, text) in everything {
+        assert!(!text.contains(TOKEN), "the token is in the clear in {place}");
+    }
+}
+
+fn log_lines(system: &System) -> String {
+    std::fs::read_to_string(system.folder.0.join("logs/combined.log")).unwrap_or_default()
+}
+
+/// All that is kept or shown, with where: the streams, the database, the log lines and the console.
+pub async fn everything(system: &System) -> Vec<(String, String)> {
+    let (mut everything, log) = (Vec::new(), system.operator().await);
+    for name in ["EVENTS", "JOBS", "DEAD"] {
+        let stream = log.get_stream(name).await.unwrap();
+        for seq in 1..=stream.get_info().await.unwrap().state.last_sequence {
+            // Ticks go after a while.
+            let Ok(message) = stream.get_raw_message(seq).await else { continue };
+            let payload = String::from_utf8_lossy(&message.payload);
+            everything.push((format!("{name} {seq}"), format!("{} {:?} {payload}", message.subject, message.headers)));
+        }
     }
     let database = system.database().await;
     for collection in database.list_collection_names().await.unwrap() {
@@ -119,15 +145,7 @@ async fn a_token_is_in_the_clear_neither_in_the_log_nor_in_the_database_nor_in_l
             everything.push((format!("collection {collection}"), document.to_string()));
         }
     }
-    assert!(everything.iter().any(|(_, text)| text.contains(&integration.access_token.sealed)), "the sealed token is in the database");
-    let lines = system.folder.0.join("logs/combined.log");
-    let lines = eventually("the request is in the log lines", SOON, || async {
-        std::fs::read_to_string(&lines).ok().filter(|text| text.contains("/integrations/{platform}"))
-    })
-    .await;
-    everything.push(("logs/combined.log".into(), lines));
+    everything.push(("logs/combined.log".into(), log_lines(system)));
     everything.push(("the console".into(), system.console()));
-    for (place, text) in everything {
-        assert!(!text.contains(TOKEN), "the token is in the clear in {place}");
-    }
+    everything
 }

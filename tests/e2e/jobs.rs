@@ -1,7 +1,9 @@
 //! The jobs of the schedulers, two of them: the bot is probed and let speak again, dead letters are counted, and `petbuddy jobs`
-//! shows it. Tokens have a file of their own.
+//! shows it. Tokens have files of their own.
 
+mod google;
 mod graph;
+mod oauth;
 mod tokens;
 
 use std::collections::BTreeMap;
@@ -130,6 +132,10 @@ async fn the_bot_is_probed_dead_letters_are_counted_and_petbuddy_jobs_shows_it()
         eventually(&format!("the bot is seen {status}"), AFTER_FAULT, || async {
             let seen = log.get_key_value("bot-health").await.ok()?.get("meta-bot").await.ok()??;
             let seen: Value = serde_json::from_slice(&seen).ok()?;
+            let gateway: Value = system.http.get(format!("{}/ready", system.url("gateway"))).send().await.ok()?.json().await.ok()?;
+            let check = &gateway["checks"]["meta_bot"];
+            // The gateway shows it, and is ready whatever it is.
+            (gateway["status"] == "ok" && check["status"] == "ok" && check["detail"]["status"] == status).then_some(())?;
             for url in system.services("scheduler") {
                 let health: Value = system.http.get(format!("{url}/health")).send().await.ok()?.json().await.ok()?;
                 let check = &health["checks"]["meta_bot"];
@@ -170,7 +176,7 @@ async fn the_bot_is_probed_dead_letters_are_counted_and_petbuddy_jobs_shows_it()
     assert_eq!(digest_is(0).await["kinds"], json!([]));
 
     // What operators see.
-    let names = ["bot-probe", "bot-resume", "dead-letter-digest", "sla-sweep", "token-refresh"];
+    let names = ["bot-probe", "bot-resume", "dead-letter-digest", "google-token-refresh", "sla-sweep", "token-refresh"];
     let rows = eventually("every job has run", AFTER_FAULT, || async {
         let (code, rows) = jobs(&system);
         (code == Some(0) && rows.values().all(|row| row["result"] != "never")).then_some(rows)
@@ -180,6 +186,9 @@ async fn the_bot_is_probed_dead_letters_are_counted_and_petbuddy_jobs_shows_it()
     let row = &rows["token-refresh"];
     assert_eq!((&row["interval_seconds"], &row["result"], &row["overdue"]), (&json!(86_400), &json!("ok"), &json!(false)), "{row}");
     assert!(row["detail"]["skipped"].as_str().is_some_and(|why| why.contains("FACEBOOK_APP_ID")), "{row}");
+    let google = &rows["google-token-refresh"];
+    assert_eq!((&google["interval_seconds"], &google["result"]), (&json!(300), &json!("ok")), "{google}");
+    assert!(google["detail"]["skipped"].as_str().is_some_and(|why| why.contains("GOOGLE_CLIENT_ID")), "{google}");
     let next: Timestamp = row["next_run_at"].as_str().unwrap().parse().unwrap();
     assert!(next > Timestamp::now().plus(DAY / 2) && row["took_ms"].is_u64() && row["by"].is_string(), "{row}");
     let table = run(&system, &["jobs"]);

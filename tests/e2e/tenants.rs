@@ -19,6 +19,7 @@ const OPEN: &[(&str, u16)] = &[
     ("POST /messages/batch", 201),
     ("POST /contacts", 201),
     ("PUT /integrations/{platform}", 200),
+    ("PUT /integrations/google", 200),
     ("PUT /sla/targets", 200),
     ("POST /auth/invitations", 201),
     // What one has oneself.
@@ -47,6 +48,7 @@ const STAFF_ONLY: &[&str] = &[
     "GET /integrations",
     "GET /integrations/{platform}",
     "PUT /integrations/{platform}",
+    "PUT /integrations/google",
     "DELETE /integrations/{platform}",
     "GET /sla",
     "GET /sla/targets",

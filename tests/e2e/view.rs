@@ -2,8 +2,8 @@
 
 use mongodb::bson::{Document, doc, oid::ObjectId};
 use nats::domain::{
-    Company, Contact, ContactPatch, Content, Delivery, DeliveryState, Direction, Email, Integration, Message, MessagePatch, Platform, Role,
-    Sealed, ShortText, SlaTargets, SocialPatch, StaffRole, User,
+    Company, Contact, ContactPatch, Content, Delivery, DeliveryState, Direction, Email, Integration, Message, MessagePatch, Platform,
+    Provider, Role, Sealed, ShortText, SlaTargets, SocialPatch, StaffRole, User,
 };
 use nats::event::{
     Actor, CompanyCreated, CompanyUpdated, ContactBotResumed, ContactUpdated, Envelope, Event, IntegrationDeleted,
@@ -34,15 +34,16 @@ enum Step {
     Register,
     Enter,
     EditContact { phone: Option<String>, facebook_id: Option<String>, suspended: Option<bool> },
-    Connect { platform: Platform, account: String },
-    Disconnect { platform: Platform },
-    FailRefresh { platform: Platform, error: String },
+    Connect { provider: Provider, account: String, renewable: bool },
+    Disconnect { provider: Provider },
+    FailRefresh { provider: Provider, error: String },
     Suspend { until: Option<i64> },
     Resume { until: i64 },
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let platform = || select(&[Platform::Facebook, Platform::Instagram][..]);
+    let provider = || select(&[Provider::Facebook, Provider::Google][..]);
     prop_oneof![
         4 => (platform(), any::<bool>()).prop_map(|(platform, inbound)| Step::Create { platform, inbound }),
         1 => (any::<Index>(), "[a-z]{1,5}").prop_map(|(which, text)| Step::Edit { which, text }),
@@ -55,9 +56,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Enter),
         2 => (option::of("[0-9]{3}"), option::of("[0-9]{3}"), option::of(any::<bool>()))
             .prop_map(|(phone, facebook_id, suspended)| Step::EditContact { phone, facebook_id, suspended }),
-        1 => (platform(), "[a-z]{3}").prop_map(|(platform, account)| Step::Connect { platform, account }),
-        1 => platform().prop_map(|platform| Step::Disconnect { platform }),
-        1 => (platform(), "[a-z]{3}").prop_map(|(platform, error)| Step::FailRefresh { platform, error }),
+        1 => (provider(), "[a-z]{3}", any::<bool>())
+            .prop_map(|(provider, account, renewable)| Step::Connect { provider, account, renewable }),
+        1 => provider().prop_map(|provider| Step::Disconnect { provider }),
+        1 => (provider(), "[a-z]{3}").prop_map(|(provider, error)| Step::FailRefresh { provider, error }),
         1 => option::of(1..3i64).prop_map(|until| Step::Suspend { until }),
         1 => (1..3i64).prop_map(|until| Step::Resume { until }),
     ]
@@ -125,19 +127,20 @@ fn history(steps: &[Step], company: Id, contact: Id) -> Vec<Stored> {
                 let patch = ContactPatch { phone: text(phone), bot_suspended: *suspended, social, ..ContactPatch::default() };
                 Some(Event::ContactUpdated(Box::new(ContactUpdated { contact_id: contact, patch })))
             }
-            Step::Connect { platform, account } => Some(Event::IntegrationUpdated(Integration {
+            Step::Connect { provider, account, renewable } => Some(Event::IntegrationUpdated(Integration {
                 company_id: company,
-                platform: *platform,
+                provider: *provider,
                 account_id: Some(ShortText::new(account).unwrap()),
                 account_name: None,
-                access_token: Sealed { key_id: "k1".into(), sealed: account.clone() },
+                access_token: (!renewable).then(|| Sealed { key_id: "k1".into(), sealed: account.clone() }),
+                refresh_token: renewable.then(|| Sealed { key_id: "k1".into(), sealed: account.clone() }),
                 token_expires_at: None,
                 updated_at: at,
             })),
-            Step::Disconnect { platform } => Some(Event::IntegrationDeleted(IntegrationDeleted { platform: *platform })),
-            Step::FailRefresh { platform, error } => {
-                let (platform, error) = (*platform, error.clone());
-                Some(Event::IntegrationRefreshFailed(IntegrationRefreshFailed { platform, error, token_expires_at: None }))
+            Step::Disconnect { provider } => Some(Event::IntegrationDeleted(IntegrationDeleted { provider: *provider })),
+            Step::FailRefresh { provider, error } => {
+                let (provider, error) = (*provider, error.clone());
+                Some(Event::IntegrationRefreshFailed(IntegrationRefreshFailed { provider, error, token_expires_at: None }))
             }
             Step::Suspend { until } => {
                 let until = until.map(Timestamp::from_millis);

@@ -25,6 +25,7 @@ use nats::Id;
 use nats::runtime::seal::Keyring;
 use nats::trace::TraceContext;
 use serde_json::{Map, Value};
+use utoipa::OpenApi as _;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -115,7 +116,7 @@ pub fn routes(tokens: &Tokens, limiters: RateLimiters) -> OpenApiRouter<App> {
     // The twin of `POST /messages/instagram` counts like it.
     let conversations = OpenApiRouter::new().routes(routes!(conversations::list)).layer(from_fn_with_state(limiters.clone(), by_caller));
     let contacts = OpenApiRouter::new().routes(routes!(contacts::create, contacts::list)).routes(routes!(contacts::get, contacts::update));
-    let integrations = OpenApiRouter::new().routes(routes!(integrations::list)).routes(routes!(
+    let integrations = OpenApiRouter::with_openapi(integrations::Also::openapi()).routes(routes!(integrations::list)).routes(routes!(
         integrations::put,
         integrations::get,
         integrations::delete

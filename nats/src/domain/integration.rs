@@ -1,10 +1,24 @@
-//! A company's access to a platform. The token is here only in its sealed form; sealing is the runtime's.
+//! A company's access to a platform. Tokens are here only in their sealed form; sealing is the runtime's.
 
 use serde::{Deserialize, Serialize};
 
-use super::message::Platform;
 use super::text::ShortText;
 use crate::{Id, Timestamp};
+
+names!(
+    /// What a company can be connected with. In JSON, documents and paths it is the `platform`: most are a channel of messages.
+    Provider, "instagram, facebook, telegram, whatsapp, google",
+    /// Instagram direct messages.
+    Instagram = "instagram",
+    /// Facebook Messenger.
+    Facebook = "facebook",
+    /// Telegram.
+    Telegram = "telegram",
+    /// WhatsApp.
+    Whatsapp = "whatsapp",
+    /// Google, by OAuth: its access tokens live for an hour and are renewed with a refresh token.
+    Google = "google"
+);
 
 /// The access that one company has to one platform. Also the data of `integration.updated`. The answer to a client leaves
 /// `access_token` out.
@@ -12,17 +26,22 @@ use crate::{Id, Timestamp};
 pub struct Integration {
     /// The tenant.
     pub company_id: Id,
-    /// The channel; a company has one integration a platform.
-    pub platform: Platform,
+    /// With whom; a company has one integration a provider.
+    #[serde(rename = "platform")]
+    pub provider: Provider,
     /// The page, business account or bot on the platform that the token is for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account_id: Option<ShortText>,
     /// Its name there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account_name: Option<ShortText>,
-    /// What the platform wants with every call.
-    pub access_token: Sealed,
-    /// When the platform stops taking it, where it says.
+    /// What the platform wants with every call. `None` until the first one is fetched with the refresh token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_token: Option<Sealed>,
+    /// What a new access token is fetched with; [`Provider::Google`] has one, the others none. Sealed with the same key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh_token: Option<Sealed>,
+    /// When the platform stops taking the access token, where it says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_expires_at: Option<Timestamp>,
     /// When it was entered or last replaced.

@@ -1,54 +1,14 @@
 //! Messages and their delivery.
 
-use std::fmt;
-use std::str::FromStr;
-
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::integration::Provider;
 use super::text::{Content, ExternalId, ShortText, Url};
 use crate::{Id, Timestamp};
 
 /// Attachments that one message can have.
 pub const MAX_ATTACHMENTS: usize = 20;
-
-/// The text is none of the known names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("must be one of {0}")]
-pub struct UnknownName(pub &'static str);
-
-macro_rules! names {
-    ($(#[$doc:meta])* $name:ident, $all:literal, $($(#[$vdoc:meta])* $variant:ident = $text:literal),+) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(rename_all = "lowercase")]
-        #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-        pub enum $name { $($(#[$vdoc])* $variant),+ }
-
-        impl $name {
-            /// Every value.
-            pub const ALL: &[$name] = &[$($name::$variant),+];
-
-            /// The name in JSON, subjects and documents.
-            pub const fn as_str(self) -> &'static str {
-                match self { $($name::$variant => $text),+ }
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = UnknownName;
-            fn from_str(text: &str) -> Result<$name, UnknownName> {
-                match text { $($text => Ok($name::$variant),)+ _ => Err(UnknownName($all)) }
-            }
-        }
-    };
-}
 
 names!(
     /// Who wrote a message.
@@ -105,6 +65,17 @@ impl Platform {
     /// Whether the Meta bot carries operator messages of this platform.
     pub const fn is_forwardable(self) -> bool {
         matches!(self, Platform::Facebook | Platform::Instagram)
+    }
+
+    /// Whose access its messages need; `None` where they need none.
+    pub const fn provider(self) -> Option<Provider> {
+        match self {
+            Platform::Instagram => Some(Provider::Instagram),
+            Platform::Facebook => Some(Provider::Facebook),
+            Platform::Telegram => Some(Provider::Telegram),
+            Platform::Whatsapp => Some(Provider::Whatsapp),
+            Platform::Web | Platform::Other => None,
+        }
     }
 }
 

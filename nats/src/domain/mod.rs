@@ -1,5 +1,8 @@
 //! The domain: messages, contacts, companies and users, valid by construction. No I/O, no storage form.
 
+#[macro_use]
+mod names;
+
 mod bot;
 mod contact;
 mod integration;
@@ -11,12 +14,12 @@ mod user;
 
 pub use bot::{BotHealth, BotStatus, BreakerState, BreakerView};
 pub use contact::{Contact, ContactPatch, Profile, Social, SocialPatch};
-pub use integration::{Integration, Sealed};
+pub use integration::{Integration, Provider, Sealed};
 pub use job::{JobOutcome, JobRun, is_overdue};
 pub use lane::LaneEntry;
 pub use message::{
     Attachment, Delivery, DeliveryState, Direction, MAX_ATTACHMENTS, Message, MessagePatch, MessageView, Platform, Role, SlaBreach,
-    UnknownName,
 };
+pub use names::UnknownName;
 pub use text::{Content, Email, ExternalId, InvalidText, ShortText, Url};
 pub use user::{Company, SlaTargets, StaffRole, User};

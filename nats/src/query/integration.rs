@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::Query;
-use crate::domain::{Integration, Platform};
+use crate::domain::{Integration, Provider};
 use crate::{Id, Timestamp};
 
-/// A company's integrations, one a platform at most.
+/// A company's integrations, one a provider at most.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct ListIntegrations {
     /// The tenant.
@@ -23,8 +23,9 @@ impl Query for ListIntegrations {
 pub struct GetIntegration {
     /// The tenant.
     pub company_id: Id,
-    /// The channel.
-    pub platform: Platform,
+    /// With whom.
+    #[serde(rename = "platform")]
+    pub provider: Provider,
 }
 
 impl Query for GetIntegration {
@@ -73,16 +74,39 @@ pub struct ListExpiring {
     pub limit: u32,
 }
 
-/// A company and a platform.
+/// The integrations of all companies that have a refresh token, and an access token that expires before a time, or at a time
+/// that is not known, or none at all; in no order that matters.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct ListRefreshable {
+    /// With whom.
+    #[serde(rename = "platform")]
+    pub provider: Provider,
+    /// Before this.
+    pub before: Timestamp,
+    /// Those that could not be renewed are left out, but for what failed since this.
+    pub failed_since: Option<Timestamp>,
+    /// Begin after this one.
+    pub after: Option<IntegrationKey>,
+    /// 1 to [`MAX_EXPIRING`].
+    pub limit: u32,
+}
+
+impl Query for ListRefreshable {
+    const SUBJECT: &'static str = "query.integration.refreshable";
+    type Answer = ExpiringPage;
+}
+
+/// A company and a provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IntegrationKey {
     /// The tenant.
     pub company_id: Id,
-    /// The channel.
-    pub platform: Platform,
+    /// With whom.
+    #[serde(rename = "platform")]
+    pub provider: Provider,
 }
 
-/// The answer to [`ListExpiring`].
+/// The answer to [`ListExpiring`] and [`ListRefreshable`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ExpiringPage {
     /// Which, and when each was entered or last renewed: that is the token's version.

@@ -1,6 +1,7 @@
 //! How a service speaks the contract: settings, connection, publish, worker loop, dead letters, queries, health, telemetry,
 //! life cycle. No business rule of any one service.
 
+pub mod bot_watch;
 pub mod bucket;
 mod commit;
 pub mod connection;

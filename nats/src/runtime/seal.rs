@@ -13,7 +13,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::settings::Settings;
 use crate::Id;
-use crate::domain::{Platform, Sealed};
+use crate::domain::{Provider, Sealed};
 
 /// Bytes of a key.
 const KEY_BYTES: usize = 32;
@@ -69,11 +69,11 @@ impl Keyring {
     ///
     /// # Errors
     /// [`SealError::UnknownKey`] where there is no key at all, which the settings refuse at the start.
-    pub fn seal(&self, secret: &SecretString, company: Id, platform: Platform) -> Result<Sealed, SealError> {
+    pub fn seal(&self, secret: &SecretString, company: Id, provider: Provider) -> Result<Sealed, SealError> {
         let key_id = self.0.current.clone();
         let cipher = self.0.ciphers.get(&key_id).ok_or_else(|| SealError::UnknownKey(key_id.clone()))?;
         let nonce: [u8; NONCE_BYTES] = rand::random();
-        let context = context(company, platform);
+        let context = context(company, provider);
         let payload = Payload { msg: secret.expose_secret().as_bytes(), aad: context.as_bytes() };
         let sealed = cipher.encrypt(&XNonce::from(nonce), payload).map_err(|_| SealError::Broken)?;
         Ok(Sealed { key_id, sealed: BASE64.encode([nonce.as_slice(), &sealed].concat()) })
@@ -83,11 +83,11 @@ impl Keyring {
     ///
     /// # Errors
     /// See [`SealError`].
-    pub fn open(&self, sealed: &Sealed, company: Id, platform: Platform) -> Result<SecretString, SealError> {
+    pub fn open(&self, sealed: &Sealed, company: Id, provider: Provider) -> Result<SecretString, SealError> {
         let cipher = self.0.ciphers.get(&sealed.key_id).ok_or_else(|| SealError::UnknownKey(sealed.key_id.clone()))?;
         let bytes = BASE64.decode(&sealed.sealed).map_err(|_| SealError::Broken)?;
         let (nonce, text) = bytes.split_first_chunk::<NONCE_BYTES>().ok_or(SealError::Broken)?;
-        let context = context(company, platform);
+        let context = context(company, provider);
         let opened = cipher.decrypt(&XNonce::from(*nonce), Payload { msg: text, aad: context.as_bytes() });
         let text = String::from_utf8(opened.map_err(|_| SealError::Broken)?).map_err(|_| SealError::Broken)?;
         Ok(text.into())
@@ -95,8 +95,8 @@ impl Keyring {
 }
 
 /// What a sealed text is bound to.
-fn context(company: Id, platform: Platform) -> String {
-    format!("{company}:{platform}")
+fn context(company: Id, provider: Provider) -> String {
+    format!("{company}:{provider}")
 }
 
 fn parse(pair: &str) -> Option<(String, XChaCha20Poly1305)> {
@@ -124,22 +124,22 @@ mod tests {
     fn a_secret_opens_for_its_company_and_platform_only_and_after_a_rotation() {
         let (company, other) = (Id::from_bytes([1; 12]), Id::from_bytes([2; 12]));
         let old = keyring(&format!("k1:{}", key(1))).unwrap();
-        let sealed = old.seal(&"EAAB-token".into(), company, Platform::Facebook).unwrap();
+        let sealed = old.seal(&"EAAB-token".into(), company, Provider::Facebook).unwrap();
         assert!(!serde_json::to_string(&sealed).unwrap().contains("EAAB"));
-        assert_ne!(sealed, old.seal(&"EAAB-token".into(), company, Platform::Facebook).unwrap());
+        assert_ne!(sealed, old.seal(&"EAAB-token".into(), company, Provider::Facebook).unwrap());
         let rotated = keyring(&format!("k2:{}, k1:{}", key(2), key(1))).unwrap();
-        assert_eq!(rotated.open(&sealed, company, Platform::Facebook).unwrap().expose_secret(), "EAAB-token");
-        assert_eq!(rotated.seal(&"x".into(), company, Platform::Facebook).unwrap().key_id, "k2");
-        let broken = |sealed: &Sealed, company, platform| old.open(sealed, company, platform).err();
-        assert_eq!(broken(&sealed, other, Platform::Facebook), Some(SealError::Broken));
-        assert_eq!(broken(&sealed, company, Platform::Instagram), Some(SealError::Broken));
+        assert_eq!(rotated.open(&sealed, company, Provider::Facebook).unwrap().expose_secret(), "EAAB-token");
+        assert_eq!(rotated.seal(&"x".into(), company, Provider::Facebook).unwrap().key_id, "k2");
+        let broken = |sealed: &Sealed, company, provider| old.open(sealed, company, provider).err();
+        assert_eq!(broken(&sealed, other, Provider::Facebook), Some(SealError::Broken));
+        assert_eq!(broken(&sealed, company, Provider::Instagram), Some(SealError::Broken));
         let mut changed = BASE64.decode(&sealed.sealed).unwrap();
         changed[30] ^= 1;
         let changed = Sealed { sealed: BASE64.encode(changed), ..sealed.clone() };
-        assert_eq!(broken(&changed, company, Platform::Facebook), Some(SealError::Broken));
-        assert_eq!(broken(&Sealed { sealed: "?".into(), ..sealed.clone() }, company, Platform::Facebook), Some(SealError::Broken));
+        assert_eq!(broken(&changed, company, Provider::Facebook), Some(SealError::Broken));
+        assert_eq!(broken(&Sealed { sealed: "?".into(), ..sealed.clone() }, company, Provider::Facebook), Some(SealError::Broken));
         let gone = keyring(&format!("k2:{}", key(2))).unwrap();
-        assert_eq!(gone.open(&sealed, company, Platform::Facebook).err(), Some(SealError::UnknownKey("k1".into())));
+        assert_eq!(gone.open(&sealed, company, Provider::Facebook).err(), Some(SealError::UnknownKey("k1".into())));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use mongodb::bson::{Document, doc};
 use nats::Id;
-use nats::domain::{Integration, Platform};
+use nats::domain::{Integration, Provider};
 use nats::event::IntegrationRefreshFailed;
 use nats::outcome::Outcome;
 
@@ -16,7 +16,7 @@ pub enum IntegrationChange {
     /// It was entered or replaced.
     Entered(Integration),
     /// It was removed.
-    Removed(Id, Platform),
+    Removed(Id, Provider),
 }
 
 impl View {
@@ -56,16 +56,16 @@ impl View {
     /// The latest change by sequence stays.
     async fn apply_integration(&self, change: &At<IntegrationChange>, verdicts: &mut [Verdict]) -> Result<(), DatabaseError> {
         let seq = long(change.seq);
-        let (company, platform, document) = match &change.event {
-            IntegrationChange::Entered(i) => (i.company_id, i.platform, document::integration(i, change.seq)),
-            IntegrationChange::Removed(company, platform) => {
+        let (company, provider, document) = match &change.event {
+            IntegrationChange::Entered(i) => (i.company_id, i.provider, document::integration(i, change.seq)),
+            IntegrationChange::Removed(company, provider) => {
                 let gone = doc! {
-                    "company_id": oid(*company), "platform": platform.as_str(), "deleted_at": date(change.envelope_at), "seq": seq,
+                    "company_id": oid(*company), "platform": provider.as_str(), "deleted_at": date(change.envelope_at), "seq": seq,
                 };
-                (*company, *platform, gone)
+                (*company, *provider, gone)
             }
         };
-        let id = integration_id(company, platform);
+        let id = integration_id(company, provider);
         if matches!(change.event, IntegrationChange::Removed(..)) {
             let find = async { Ok(self.collections.integrations.find_one(doc! {"_id": &id}).await?) };
             let there = |d: Document| !d.contains_key("deleted_at") || d.get_i64("seq").ok() == Some(seq);
@@ -81,7 +81,7 @@ impl View {
 /// The latest by sequence stays. In a collection of its own, because the integration's document is replaced whole.
 fn refresh_failure(failed: &At<(Id, IntegrationRefreshFailed)>) -> Document {
     let (seq, (company, event)) = (long(failed.seq), &failed.event);
-    let id = integration_id(*company, event.platform);
+    let id = integration_id(*company, event.provider);
     doc! {
         "q": {"_id": id, "seq": {"$not": {"$gte": seq}}},
         "u": {"company_id": oid(*company), "error": &event.error, "at": date(failed.envelope_at), "seq": seq},
@@ -94,6 +94,6 @@ fn taken() -> Verdict {
 }
 
 /// The document's `_id`.
-pub fn integration_id(company: Id, platform: Platform) -> String {
-    format!("{company}:{platform}")
+pub fn integration_id(company: Id, provider: Provider) -> String {
+    format!("{company}:{provider}")
 }

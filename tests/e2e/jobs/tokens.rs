@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use nats::Timestamp;
-use nats::domain::Platform;
+use nats::domain::Provider;
 use nats::event::{Envelope, Event};
 use nats::runtime::seal::Keyring;
 use nats::runtime::settings::Settings;
@@ -33,19 +33,19 @@ async fn connect(staff: &Staff<'_>, platform: &str, token: &str, expires_in: Dur
 }
 
 /// A company's integration, as its staff see it.
-async fn seen(staff: &Staff<'_>, platform: &str) -> Value {
+pub async fn seen(staff: &Staff<'_>, platform: &str) -> Value {
     let (status, answer) = staff.get("/integrations").await;
     assert_eq!(status, StatusCode::OK, "{answer}");
     answer["integrations"].as_array().unwrap().iter().find(|i| i["platform"] == platform).cloned().unwrap_or_default()
 }
 
 /// When the platform stops taking it.
-fn expires_at(integration: &Value) -> Option<Timestamp> {
+pub fn expires_at(integration: &Value) -> Option<Timestamp> {
     integration["token_expires_at"].as_str()?.parse().ok()
 }
 
 /// The events about a company's integration, in their order.
-async fn events(log: &jetstream::Context, subject: &str) -> Vec<Envelope> {
+pub async fn events(log: &jetstream::Context, subject: &str) -> Vec<Envelope> {
     let stream = log.get_stream("EVENTS").await.unwrap();
     let mut found = Vec::new();
     let mut from = 1;
@@ -57,7 +57,7 @@ async fn events(log: &jetstream::Context, subject: &str) -> Vec<Envelope> {
 }
 
 /// Whether schedulers have nothing in hand and nothing before them, of ticks or of work.
-async fn settled(log: &jetstream::Context, consumer: &str) -> Option<()> {
+pub async fn settled(log: &jetstream::Context, consumer: &str) -> Option<()> {
     let consumer: jetstream::consumer::PullConsumer = log.get_consumer_from_stream(consumer, "JOBS").await.ok()?;
     let info = consumer.cached_info();
     (info.num_pending == 0 && info.num_ack_pending == 0).then_some(())
@@ -230,7 +230,8 @@ async fn ticks_every_second_for_a_minute_and_a_killed_scheduler_and_no_work_is_l
             .into_iter()
             .map(|envelope| {
                 let Event::IntegrationUpdated(integration) = envelope.event else { panic!("{:?}", envelope.event) };
-                keyring.open(&integration.access_token, integration.company_id, Platform::Facebook).unwrap().expose_secret().to_owned()
+                let token = integration.access_token.unwrap();
+                keyring.open(&token, integration.company_id, Provider::Facebook).unwrap().expose_secret().to_owned()
             })
             .collect();
         let exchanged = graph.generations(n);

@@ -1,0 +1,61 @@
+//! Google's OAuth over HTTP: a refresh token for a new access token (RFC 6749, section 6). Decides nothing; see `verdict`.
+
+use std::time::Duration;
+
+use metrics::histogram;
+use reqwest::header::{CONTENT_TYPE, HeaderValue};
+use reqwest::{Client, Method, Request, Url};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::time::Instant;
+
+use crate::config::GoogleSettings;
+use crate::http::{self, Ending};
+
+/// A whole call: connecting, sending, the answer's head and body. Below the consumer's ack wait.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Google's OAuth, as one client of ours. Cloning shares its connections.
+#[derive(Clone)]
+pub struct Google {
+    client: Client,
+    address: Url,
+    client_id: String,
+    client_secret: SecretString,
+}
+
+impl Google {
+    /// Connects to nothing yet; `None` without a client.
+    ///
+    /// # Errors
+    /// The HTTP client cannot be made, or the address is none.
+    pub fn new(settings: GoogleSettings) -> Result<Option<Google>, String> {
+        let GoogleSettings { client: Some((client_id, client_secret)), token_url } = settings else { return Ok(None) };
+        let address = Url::parse(&token_url).map_err(|e| format!("GOOGLE_TOKEN_URL: {e}"))?;
+        let client = http::client(address.scheme() == "https")?;
+        Ok(Some(Google { client, address, client_id, client_secret }))
+    }
+
+    /// Asks for a new access token. The refresh token stays good, unless the answer brings another.
+    pub async fn refresh(&self, refresh_token: &SecretString) -> Ending {
+        let mut request = Request::new(Method::POST, self.address.clone());
+        *request.timeout_mut() = Some(TIMEOUT);
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        *request.body_mut() = Some(self.form(refresh_token).into());
+        let started = Instant::now();
+        let ending = http::call(&self.client, request).await;
+        histogram!("token_exchange_seconds").record(started.elapsed().as_secs_f64());
+        ending
+    }
+
+    /// A query string is written as a form is; it goes into the body.
+    fn form(&self, refresh_token: &SecretString) -> String {
+        let mut form = self.address.clone();
+        form.query_pairs_mut()
+            .clear()
+            .append_pair("grant_type", "refresh_token")
+            .append_pair("client_id", &self.client_id)
+            .append_pair("client_secret", self.client_secret.expose_secret())
+            .append_pair("refresh_token", refresh_token.expose_secret());
+        form.query().unwrap_or_default().to_owned()
+    }
+}
