@@ -30,7 +30,7 @@ const SERVICES: [Expected; 5] = [
     expected("gateway", 2, "PORT", 4000, GATEWAY_SECRETS),
     expected("persister", 2, "PERSISTER_PORT", 4010, &["MONGODB_URI", "NATS_PASSWORD"]),
     expected("forwarder", 2, "FORWARDER_PORT", 4020, &["ENCRYPTION_KEYS", "INTERNAL_SERVICE_API_KEY", "NATS_PASSWORD"]),
-    expected("scheduler", 2, "SCHEDULER_PORT", 4030, &["ENCRYPTION_KEYS", "FACEBOOK_APP_SECRET", "NATS_PASSWORD"]),
+    expected("scheduler", 2, "SCHEDULER_PORT", 4030, &["ENCRYPTION_KEYS", "FACEBOOK_APP_SECRET", "GOOGLE_CLIENT_SECRET", "NATS_PASSWORD"]),
     expected("realtime", 3, "REALTIME_PORT", 4001, &["JWT_ACCESS_SECRET", "NATS_PASSWORD"]),
 ];
 

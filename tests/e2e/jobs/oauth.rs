@@ -7,10 +7,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use axum::{Form, Json, Router};
+use axum::{Json, Router};
+use reqwest::Url;
 use serde_json::json;
 
 pub const CLIENT_ID: &str = "petbuddy.apps.example.com";
@@ -42,13 +43,17 @@ impl OAuth {
     }
 }
 
-async fn refresh(State(oauth): State<OAuth>, Form(form): Form<BTreeMap<String, String>>) -> Response {
+async fn refresh(State(oauth): State<OAuth>, headers: HeaderMap, body: String) -> Response {
+    // A form is written as a query string is.
+    let form = Url::parse(&format!("http://form/?{body}")).unwrap();
+    let form: BTreeMap<String, String> = form.query_pairs().into_owned().collect();
     let given = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
     let refused = |status: StatusCode, error: &str| {
         // Some say more than they should.
         (status, Json(json!({"error": error, "error_description": given("refresh_token")}))).into_response()
     };
-    if form.len() != 4 || given("grant_type") != "refresh_token" {
+    let is_form = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/x-www-form-urlencoded");
+    if !is_form || form.len() != 4 || given("grant_type") != "refresh_token" {
         return refused(StatusCode::BAD_REQUEST, "invalid_request");
     }
     if (given("client_id"), given("client_secret")) != (CLIENT_ID, CLIENT_SECRET) {
