@@ -99,7 +99,8 @@ pub struct Config {
     pub token_refresh_first_delay: Duration,
     /// `TOKEN_REFRESH_DEADLINE`: how long one run's try to renew a token may take, repetitions included. 1 s to 24 h.
     pub token_refresh_deadline: Duration,
-    /// `GOOGLE_REFRESH_INTERVAL`: how often Google's tokens are looked for, and how long one run's try may take. 1 s to 10 min.
+    /// `GOOGLE_REFRESH_INTERVAL`: how often Google's tokens are looked for, and how long one is tried then, at
+    /// least 2 min. 1 s to 10 min.
     pub google_refresh_interval: Duration,
     /// `BOT_PROBE_INTERVAL`: how often the bot is asked how it is. 1 s to 5 s.
     pub bot_probe_interval: Duration,

@@ -22,12 +22,12 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use nats::Timestamp;
 use nats::runtime::CancellationToken;
 use nats::runtime::bot_watch;
 use nats::runtime::publish::Publisher;
 use nats::runtime::service::{self, Service, ServiceError};
 use nats::runtime::worker::{Worker, watch_lag};
+use nats::{Timestamp, stream};
 
 use crate::bot::Bot;
 use crate::google::Google;
@@ -79,7 +79,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
         graph: graph.clone(),
         deadline: config.token_refresh_deadline,
         google: google.clone(),
-        google_deadline: config.google_refresh_interval,
+        // Before that, the next run hands it out in vain.
+        google_deadline: config.google_refresh_interval.max(stream::DUPLICATE_WINDOW),
         clock: Timestamp::now,
         jitter: rand::random,
     };

@@ -162,6 +162,7 @@ fn streams(sizes: Sizes) -> Vec<Config> {
             allow_message_ttl: true,
             allow_rollup: true,
             max_messages_per_subject: stream::JOBS_MAX_PER_SUBJECT,
+            duplicate_window: stream::DUPLICATE_WINDOW,
             ..file(stream::JOBS, subject::JOBS)
         },
     ]
