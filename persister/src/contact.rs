@@ -95,7 +95,9 @@ pub fn apply(document: &mut Document, change: Change<'_>, seq: u64) -> bool {
                 set(document, &path, value);
                 changed = true;
             }
-            document.insert(APPLIED, applied);
+            if changed {
+                document.insert(APPLIED, applied);
+            }
             changed
         }
         Change::Resumed(until) => suspension::note(document, Told::Resumed(until), long(seq)),
@@ -198,6 +200,13 @@ mod tests {
             }
         }
         told.iter().map(change).zip(2..).collect()
+    }
+
+    #[test]
+    fn an_edit_of_nothing_leaves_no_trace() {
+        let mut shell = Document::new();
+        assert!(!apply(&mut shell, Change::Edited(&ContactPatch::default()), 2));
+        assert!(shell.is_empty(), "{shell}");
     }
 
     proptest! {
