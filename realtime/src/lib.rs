@@ -18,6 +18,7 @@ use crate::hub::Hub;
 
 mod access;
 mod bucket;
+mod catch_up;
 mod close;
 mod command;
 mod company;
@@ -30,8 +31,11 @@ mod handshake;
 mod hub;
 mod lifecycle;
 mod listener;
+mod merge;
+mod metrics;
 mod problem;
 mod queue;
+mod recent;
 mod seat;
 mod ws;
 
