@@ -381,7 +381,8 @@ async fn three_hundred_sockets_miss_nothing_while_nodes_and_the_log_die_and_come
     eventually("the sockets are open", AFTER_FAULT, open).await;
     let accepted = AtomicUsize::new(0);
     let write = async {
-        let per_company = companies.iter().map(|(staff, contact)| async {
+        let (system, accepted) = (&system, &accepted);
+        let per_company = companies.iter().map(|(staff, contact)| async move {
             for n in 0..MESSAGES / COMPANIES {
                 let body =
                     json!({"contact_id": contact, "role": "user", "platform": "web", "direction": "inbound", "content": format!("{n}")});
