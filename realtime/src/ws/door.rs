@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_util::task::TaskTracker;
 use tracing::{debug, error};
 
 use super::socket;
@@ -62,7 +63,8 @@ async fn open(
     let upgrade = request.extensions_mut().remove::<OnUpgrade>().ok_or(Refusal::NotWebSocket)?;
     let seat = door.hub.enter(Way::WebSocket, session, Id::generate(Timestamp::now()), last_seq).await?;
     lease.extend();
-    door.hub.tasks().spawn(serve(upgrade, seat));
+    let tasks = door.hub.tasks().clone();
+    door.hub.tasks().spawn(upgraded(upgrade, seat, tasks));
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
@@ -88,13 +90,15 @@ fn has_token(headers: &HeaderMap, name: &header::HeaderName, token: &str) -> boo
     values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(token))
 }
 
-async fn serve(upgrade: OnUpgrade, seat: Seat) {
+/// Takes the connection over once the answer is out.
+async fn upgraded(upgrade: OnUpgrade, seat: Seat, tasks: TaskTracker) {
     let limits = *seat.limits();
     let (tcp, read, permit) = match timeout(limits.handshake, upgrade).await {
         Ok(Ok(upgraded)) => match upgraded.downcast::<TokioIo<Stream>>() {
             Ok(parts) => {
                 let (tcp, permit) = parts.io.into_inner().into_parts();
-                (tcp, parts.read_buf, permit)
+                // A copy: what there is would keep hyper's whole buffer, for as long as the socket is open.
+                (tcp, parts.read_buf.to_vec(), permit)
             }
             Err(_) => return error!("an upgraded connection is none of the port's"),
         },
@@ -107,9 +111,9 @@ async fn serve(upgrade: OnUpgrade, seat: Seat) {
         .max_write_buffer_size(WRITE_BUFFER_BYTES)
         .max_message_size(Some(limits.frame_bytes))
         .max_frame_size(Some(limits.frame_bytes));
-    let stream = WebSocketStream::from_partially_read(tcp, read.into(), Role::Server, Some(config)).await;
-    socket::run(stream, seat).await;
-    drop(permit);
+    let stream = WebSocketStream::from_partially_read(tcp, read, Role::Server, Some(config)).await;
+    // A task of its own: this one would keep what the handshake needed.
+    tasks.spawn(socket::run(stream, seat, permit));
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use futures_util::{FutureExt, SinkExt, StreamExt};
 use metrics::counter;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
@@ -42,16 +43,10 @@ const WRITE_FRAMES: usize = 64;
 /// Bytes after which no further frame is added to a write.
 const WRITE_BYTES: usize = 64 * 1024;
 
-/// Serves a socket until it ends.
-pub async fn run(stream: WebSocketStream<TcpStream>, seat: Seat) {
-    let (session, id, started) = (*seat.session(), seat.socket(), Instant::now());
-    info!(user = %session.user, company = %session.company, socket = %id, role = ?session.role, "connected");
-    let mut socket = Socket::new(stream, seat);
-    let reason = socket.serve().await;
-    counter!("realtime_closed_total", "door" => "ws", "reason" => reason.as_str()).increment(1);
-    socket.close(reason).await;
-    let seconds = started.elapsed().as_secs();
-    info!(user = %session.user, company = %session.company, socket = %id, reason = reason.as_str(), seconds, "disconnected");
+/// Serves a socket until it ends. Written out, because an `async fn` would hold its arguments twice, for as long as it runs.
+pub fn run(stream: WebSocketStream<TcpStream>, seat: Seat, permit: OwnedSemaphorePermit) -> impl Future<Output = ()> + Send {
+    let mut socket = Socket::new(stream, seat, permit);
+    async move { socket.run().await }
 }
 
 struct Socket {
@@ -62,11 +57,14 @@ struct Socket {
     /// What is written next; the first may be written in part.
     out: VecDeque<Bytes>,
     seat: Seat,
+    opened: Instant,
     heard: Instant,
     next_ping: Instant,
     /// Due at the next ping, or when the silence gets too long.
     timer: Pin<Box<Sleep>>,
     conduct: Conduct,
+    /// Of the port's connections.
+    _permit: OwnedSemaphorePermit,
     /// The one command under way. Nothing is read meanwhile, so a client cannot pile them up.
     running: Option<Box<Running>>,
 }
@@ -85,7 +83,7 @@ enum Wake {
 }
 
 impl Socket {
-    fn new(stream: WebSocketStream<TcpStream>, seat: Seat) -> Socket {
+    fn new(stream: WebSocketStream<TcpStream>, seat: Seat, permit: OwnedSemaphorePermit) -> Socket {
         let now = Instant::now();
         let conduct = Conduct::new(seat.limits().frames_per_second, now);
         Socket {
@@ -93,12 +91,24 @@ impl Socket {
             pong_due: false,
             out: VecDeque::new(),
             seat,
+            opened: now,
             heard: now,
             next_ping: now + PING_INTERVAL,
             timer: Box::pin(sleep(PING_INTERVAL)),
             conduct,
+            _permit: permit,
             running: None,
         }
+    }
+
+    async fn run(&mut self) {
+        let (session, id) = (*self.seat.session(), self.seat.socket());
+        info!(user = %session.user, company = %session.company, socket = %id, role = ?session.role, "connected");
+        let reason = self.serve().await;
+        counter!("realtime_closed_total", "door" => "ws", "reason" => reason.as_str()).increment(1);
+        Box::pin(self.close(reason)).await;
+        let seconds = self.opened.elapsed().as_secs();
+        info!(user = %session.user, company = %session.company, socket = %id, reason = reason.as_str(), seconds, "disconnected");
     }
 
     async fn serve(&mut self) -> CloseReason {
@@ -196,6 +206,11 @@ impl Socket {
         if self.out.is_empty() || self.try_write().map_err(|_| CloseReason::Lost)? {
             return Ok(());
         }
+        // In a box, as all that idle sockets have no need of.
+        Box::pin(self.write_rest()).await
+    }
+
+    async fn write_rest(&mut self) -> Result<(), CloseReason> {
         let Socket { stream, out, pong_due, seat, .. } = self;
         let written = async {
             stream.flush().await.map_err(|e| of_error(&e))?;
@@ -232,7 +247,7 @@ impl Socket {
     }
 
     /// Says why, and waits, bounded, until the client has heard it.
-    async fn close(mut self, reason: CloseReason) {
+    async fn close(&mut self, reason: CloseReason) {
         // Nothing more is queued for it from here on.
         self.seat.end(reason);
         let limit = if reason == CloseReason::GoingAway { STOP_CLOSE_DEADLINE } else { CLOSE_DEADLINE };
