@@ -404,6 +404,11 @@ mod tests {
         );
         assert_eq!(read_company(&as_registered).unwrap().sla, chosen);
         let Event::IntegrationUpdated(i) = golden("integration.updated") else { panic!() };
-        assert_eq!(read_integration(&integration(&i, 7)).unwrap(), i);
+        let written = integration(&i, 7);
+        let read = |failure: Option<&Document>| read_integration(&written, failure).unwrap();
+        assert_eq!((read(None).integration, read(None).refresh_error), (i, None));
+        let failed = |seq: i64| doc! {"seq": seq, "error": "HTTP 400", "at": date(Timestamp::from_millis(9))};
+        assert_eq!(read(Some(&failed(6))).refresh_error, None, "the token was entered since");
+        assert_eq!((read(Some(&failed(8))).refresh_error.unwrap().error, read(Some(&failed(8))).seq), ("HTTP 400".to_owned(), 8));
     }
 }
