@@ -11,6 +11,7 @@ mod audit;
 mod auth;
 mod bad_input;
 mod batch;
+mod clients;
 mod compose;
 mod contacts;
 mod cookbook;
