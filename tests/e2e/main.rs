@@ -31,6 +31,7 @@ mod replicas;
 mod rest;
 mod runner;
 mod sla;
+mod socketio;
 mod spine;
 mod tenants;
 mod view;
