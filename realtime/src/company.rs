@@ -1,21 +1,24 @@
-//! The sockets of one company on this node, and the fan-out to them. Knows neither NATS nor WebSocket.
+//! The sockets of one company on this node, and the fan-out to them. Knows neither NATS nor any door.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use axum::extract::ws::Utf8Bytes;
-use nats::Id;
+use nats::{Id, Timestamp};
 use tokio::sync::{Notify, watch};
 
+use crate::access::Session;
 use crate::close::CloseReason;
+use crate::event;
+use crate::frame::Frame;
 use crate::queue::Queue;
 
-/// Conversations that one socket can have joined.
-pub const MAX_JOINED: usize = 1_000;
+/// So long before its token expires a client is told, so that it can come back with a fresh one in time.
+pub const EXPIRY_NOTICE: Duration = Duration::from_secs(30);
 
-/// The socket has joined [`MAX_JOINED`] conversations.
+/// The socket has joined as many conversations as it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a socket can join at most {MAX_JOINED} conversations")]
+#[error("too many conversations are joined")]
 pub struct TooManyJoined;
 
 /// How far the company's subscriptions are.
@@ -29,9 +32,11 @@ pub enum FeedState {
     Ended,
 }
 
-#[derive(Default)]
 struct Member {
     queue: Arc<Queue>,
+    session: Session,
+    /// Its client has been told that the token is about to expire.
+    warned: bool,
     joined: HashSet<Id>,
 }
 
@@ -63,11 +68,20 @@ impl Company {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a socket in, until its seat is dropped.
-    pub fn seat(self: &Arc<Company>, socket: Id) -> Seat {
-        let queue = Arc::<Queue>::default();
-        self.state().members.insert(socket, Member { queue: queue.clone(), joined: HashSet::new() });
-        Seat { company: self.clone(), socket, queue }
+    /// Takes a socket in.
+    pub fn add(&self, socket: Id, session: Session, queue: Arc<Queue>) {
+        self.state().members.insert(socket, Member { queue, session, warned: false, joined: HashSet::new() });
+    }
+
+    /// Lets a socket go.
+    pub fn remove(&self, socket: Id) {
+        let mut state = self.state();
+        state.members.remove(&socket);
+        let empty = state.members.is_empty();
+        drop(state);
+        if empty {
+            self.emptied.notify_one();
+        }
     }
 
     /// How many sockets are in.
@@ -86,12 +100,12 @@ impl Company {
     }
 
     /// Queues a frame for every socket; returns how many got it. Never waits.
-    pub fn to_all(&self, frame: &Utf8Bytes) -> usize {
+    pub fn to_all(&self, frame: &Frame) -> usize {
         self.state().members.values().filter(|m| m.queue.push(frame)).count()
     }
 
     /// Queues a frame for the sockets that joined `conversation`, except one.
-    pub fn to_joined(&self, conversation: Id, except: Id, frame: &Utf8Bytes) -> usize {
+    pub fn to_joined(&self, conversation: Id, except: Id, frame: &Frame) -> usize {
         let state = self.state();
         let joined = state.members.iter().filter(|(socket, m)| **socket != except && m.joined.contains(&conversation));
         joined.filter(|(_, m)| m.queue.push(frame)).count()
@@ -101,61 +115,44 @@ impl Company {
     pub fn end_all(&self, reason: CloseReason) {
         self.state().members.values().for_each(|m| m.queue.end(reason));
     }
-}
 
-/// One socket's place in its company. Dropping it leaves.
-pub struct Seat {
-    company: Arc<Company>,
-    socket: Id,
-    queue: Arc<Queue>,
-}
-
-impl Seat {
-    /// The company that it is in.
-    pub fn company(&self) -> &Company {
-        &self.company
+    /// Ends every socket's queue after what waits in it and one last frame of its own.
+    pub fn end_all_after(&self, last: impl Fn(Id) -> Option<Frame>, reason: CloseReason) {
+        self.state().members.iter().for_each(|(socket, m)| m.queue.end_after(last(*socket).as_ref(), reason));
     }
 
-    /// The socket, unique over all nodes.
-    pub fn socket(&self) -> Id {
-        self.socket
+    /// Ends the sockets whose token has expired, and tells those whose token is about to, once.
+    pub fn check_tokens(&self, now: Timestamp) {
+        for member in self.state().members.values_mut() {
+            match member.session.time_left(now) {
+                Duration::ZERO => member.queue.end(CloseReason::TokenExpired),
+                left if left <= EXPIRY_NOTICE && !member.warned => {
+                    member.warned = true;
+                    member.queue.push_some(event::of_expiry(member.session.expires));
+                }
+                _ => {}
+            }
+        }
     }
 
-    /// What waits for the socket.
-    pub fn queue(&self) -> &Queue {
-        &self.queue
-    }
-
-    /// Joins a conversation, for its typing indicators.
+    /// A socket joins a conversation, for its typing indicators; at most `limit` of them.
     ///
     /// # Errors
     /// [`TooManyJoined`]
-    pub fn join(&self, conversation: Id) -> Result<(), TooManyJoined> {
-        let mut state = self.company.state();
-        let Some(member) = state.members.get_mut(&self.socket) else { return Ok(()) };
-        if member.joined.len() >= MAX_JOINED && !member.joined.contains(&conversation) {
+    pub fn join(&self, socket: Id, conversation: Id, limit: usize) -> Result<(), TooManyJoined> {
+        let mut state = self.state();
+        let Some(member) = state.members.get_mut(&socket) else { return Ok(()) };
+        if member.joined.len() >= limit && !member.joined.contains(&conversation) {
             return Err(TooManyJoined);
         }
         member.joined.insert(conversation);
         Ok(())
     }
 
-    /// Leaves a conversation, joined or not.
-    pub fn leave(&self, conversation: Id) {
-        if let Some(member) = self.company.state().members.get_mut(&self.socket) {
+    /// A socket leaves a conversation, joined or not.
+    pub fn leave(&self, socket: Id, conversation: Id) {
+        if let Some(member) = self.state().members.get_mut(&socket) {
             member.joined.remove(&conversation);
-        }
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut state = self.company.state();
-        state.members.remove(&self.socket);
-        let empty = state.members.is_empty();
-        drop(state);
-        if empty {
-            self.company.emptied.notify_one();
         }
     }
 }
@@ -163,81 +160,100 @@ impl Drop for Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queue::QUEUE_FRAMES;
+    use nats::domain::StaffRole;
+
+    use crate::queue::tests::{ROOM, frame, text};
+
+    const ROOMS: usize = 3;
 
     fn id(n: u8) -> Id {
         Id::from_bytes([n; 12])
     }
 
-    fn company() -> Arc<Company> {
-        Arc::new(Company::new(id(0xaa)))
+    fn session(expires: Timestamp) -> Session {
+        Session { user: id(0xdd), company: id(0xaa), role: StaffRole::Manager, session: None, expires }
+    }
+
+    fn enter(company: &Company, socket: u8, room: usize) -> Arc<Queue> {
+        let queue = Arc::new(Queue::new(room));
+        company.add(id(socket), session(Timestamp::from_millis(1_000_000)), queue.clone());
+        queue
+    }
+
+    #[tokio::test]
+    async fn an_expiring_token_is_told_once_and_ends_its_socket() {
+        let company = Company::new(id(0xaa));
+        let queue = enter(&company, 1, ROOM);
+        company.check_tokens(Timestamp::from_millis(969_999));
+        assert!(queue.take().is_none());
+        for _ in 0..2 {
+            company.check_tokens(Timestamp::from_millis(970_000));
+        }
+        assert_eq!(queue.next().await.unwrap().event(), "token:expiring");
+        assert!(queue.take().is_none());
+        company.check_tokens(Timestamp::from_millis(1_000_000));
+        assert_eq!(text(queue.next().await), Err(CloseReason::TokenExpired));
     }
 
     #[tokio::test]
     async fn every_socket_gets_every_frame_in_order_until_it_leaves() {
-        let company = company();
-        let (one, two) = (company.seat(id(1)), company.seat(id(2)));
+        let company = Company::new(id(0xaa));
+        let (one, two) = (enter(&company, 1, ROOM), enter(&company, 2, ROOM));
         for text in ["a", "b"] {
-            assert_eq!(company.to_all(&text.into()), 2);
+            assert_eq!(company.to_all(&frame(text)), 2);
         }
-        for seat in [&one, &two] {
-            assert_eq!((seat.queue().next().await, seat.queue().next().await), (Ok("a".into()), Ok("b".into())));
+        for queue in [&one, &two] {
+            assert_eq!((text(queue.next().await), text(queue.next().await)), (Ok("a".into()), Ok("b".into())));
         }
-        drop(one);
-        assert_eq!((company.to_all(&"c".into()), company.sockets()), (1, 1));
-        drop(two);
+        company.remove(id(1));
+        assert_eq!((company.to_all(&frame("c")), company.sockets()), (1, 1));
+        company.remove(id(2));
         company.emptied.notified().await;
-        assert_eq!(company.to_all(&"d".into()), 0);
+        assert_eq!(company.to_all(&frame("d")), 0);
     }
 
     #[test]
     fn what_comes_again_or_late_is_not_new() {
-        let company = company();
+        let company = Company::new(id(0xaa));
         let new: Vec<u64> = [3, 3, 5, 4, 5, 6].into_iter().filter(|seq| company.advance(*seq)).collect();
         assert_eq!(new, [3, 5, 6]);
     }
 
     #[tokio::test]
     async fn typing_goes_to_those_who_joined_and_not_back() {
-        let company = company();
-        let (typist, joined, other) = (company.seat(id(1)), company.seat(id(2)), company.seat(id(3)));
-        typist.join(id(9)).unwrap();
-        joined.join(id(9)).unwrap();
-        other.join(id(8)).unwrap();
-        assert_eq!(company.to_joined(id(9), typist.socket(), &"typing".into()), 1);
-        assert_eq!(joined.queue().next().await, Ok("typing".into()));
-        joined.leave(id(9));
-        assert_eq!(company.to_joined(id(9), typist.socket(), &"typing".into()), 0);
+        let company = Company::new(id(0xaa));
+        let [_typist, joined, _other] = [1, 2, 3].map(|n| enter(&company, n, ROOM));
+        for (socket, conversation) in [(1, 9), (2, 9), (3, 8)] {
+            company.join(id(socket), id(conversation), ROOMS).unwrap();
+        }
+        assert_eq!(company.to_joined(id(9), id(1), &frame("typing")), 1);
+        assert_eq!(text(joined.next().await), Ok("typing".into()));
+        company.leave(id(2), id(9));
+        assert_eq!(company.to_joined(id(9), id(1), &frame("typing")), 0);
     }
 
     #[tokio::test]
     async fn a_slow_socket_ends_alone() {
-        let company = company();
-        let (slow, quick) = (company.seat(id(1)), company.seat(id(2)));
-        for _ in 0..=QUEUE_FRAMES {
-            company.to_all(&"x".into());
-            assert_eq!(quick.queue().next().await, Ok("x".into()));
+        let company = Company::new(id(0xaa));
+        let (slow, quick) = (enter(&company, 1, 3 * frame("x").bytes()), enter(&company, 2, ROOM));
+        for _ in 0..=3 {
+            company.to_all(&frame("x"));
+            assert_eq!(text(quick.next().await), Ok("x".into()));
         }
-        assert_eq!(slow.queue().next().await, Err(CloseReason::TooSlow));
-        assert_eq!(company.to_all(&"y".into()), 1);
-        assert_eq!(quick.queue().next().await, Ok("y".into()));
+        assert_eq!(text(slow.next().await), Err(CloseReason::TooSlow));
+        assert_eq!(company.to_all(&frame("y")), 1);
     }
 
     #[test]
-    fn joined_conversations_are_bounded() {
-        let company = company();
-        let seat = company.seat(id(1));
-        let conversation = |n: usize| {
-            let mut bytes = [0; 12];
-            bytes[..8].copy_from_slice(&(n as u64).to_be_bytes());
-            Id::from_bytes(bytes)
-        };
-        for n in 0..MAX_JOINED {
-            seat.join(conversation(n)).unwrap();
+    fn conversations_of_a_socket_are_bounded() {
+        let company = Company::new(id(0xaa));
+        enter(&company, 1, ROOM);
+        for n in 1..=ROOMS as u8 {
+            company.join(id(1), id(n), ROOMS).unwrap();
         }
-        assert_eq!(seat.join(conversation(MAX_JOINED)), Err(TooManyJoined));
-        assert_eq!(seat.join(conversation(0)), Ok(()), "joined already");
-        seat.leave(conversation(0));
-        assert_eq!(seat.join(conversation(MAX_JOINED)), Ok(()));
+        assert_eq!(company.join(id(1), id(9), ROOMS), Err(TooManyJoined));
+        company.join(id(1), id(1), ROOMS).unwrap();
+        company.leave(id(1), id(1));
+        company.join(id(1), id(9), ROOMS).unwrap();
     }
 }

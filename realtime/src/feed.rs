@@ -16,6 +16,7 @@ use tracing::{debug, error, warn};
 use crate::close::CloseReason;
 use crate::company::{Company, FeedState};
 use crate::event::{self, Typing};
+use crate::frame::Origin;
 use crate::hub::Hub;
 
 /// The subscriptions outlive the last socket by so much: a page that reloads finds them standing.
@@ -33,7 +34,7 @@ pub async fn run(hub: Hub, company: Arc<Company>) {
     let mut empty_until: Option<Instant> = None;
     loop {
         tokio::select! {
-            () = hub.stop().cancelled() => return,
+            () = hub.stop().cancelled() => break,
             _ = gaps.changed() => break,
             message = live.next() => match message {
                 Some(message) => on_live(&company, &message),
@@ -53,8 +54,10 @@ pub async fn run(hub: Hub, company: Arc<Company>) {
             }
         }
     }
-    counter!("realtime_feeds_lost_total").increment(1);
-    error!(company = %company.id, "events may have been missed; the company's sockets are sent away");
+    if !hub.stop().is_cancelled() {
+        counter!("realtime_feeds_lost_total").increment(1);
+        error!(company = %company.id, "events may have been missed; the company's sockets are sent away");
+    }
 }
 
 struct End<'a> {
@@ -64,6 +67,10 @@ struct End<'a> {
 
 impl Drop for End<'_> {
     fn drop(&mut self) {
+        // At the stop the lifecycle sends the sockets away, with what waits for them.
+        if self.hub.stop().is_cancelled() {
+            return;
+        }
         self.hub.forget(self.company);
         self.company.feed.send_replace(FeedState::Ended);
         self.company.end_all(CloseReason::FeedLost);
@@ -103,11 +110,11 @@ fn on_live(company: &Company, message: &Message) {
     let Ok(envelope) = Envelope::from_message(stored, &message.payload) else {
         return skip(company, "unreadable", Some(seq));
     };
-    let occurred_at = envelope.occurred_at;
-    match event::of_event(envelope, seq) {
+    let stored_at = envelope.occurred_at;
+    match event::of_event(envelope, Origin { seq, stored_at }) {
         Ok(Some(frame)) => {
             counter!("realtime_deliveries_total").increment(company.to_all(&frame) as u64);
-            histogram!("realtime_fanout_seconds").record(Timestamp::now().since(occurred_at).as_secs_f64());
+            histogram!("realtime_fanout_seconds").record(Timestamp::now().since(stored_at).as_secs_f64());
         }
         Ok(None) => {}
         Err(_) => skip(company, "unwritable", Some(seq)),

@@ -7,23 +7,31 @@ use std::time::Duration;
 use nats::Id;
 use nats::runtime::CancellationToken;
 use nats::runtime::connection::Connection;
-use nats::runtime::health::Health;
-use serde_json::json;
-use tokio::time::{interval, timeout};
+use nats::runtime::publish::Publisher;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use crate::company::{Company, FeedState, Seat};
+use crate::access::Session;
+use crate::company::{Company, FeedState};
+use crate::config::Limits;
 use crate::feed;
+use crate::queue::Queue;
+use crate::seat::{Counted, Door, Seat};
 
 /// How long a handshake waits for its company's subscriptions.
 const OPEN_DEADLINE: Duration = Duration::from_secs(4);
-/// How often the check `hub` is confirmed.
-const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The company's events cannot be had right now.
+/// Why a socket gets no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the log cannot be followed right now")]
-pub struct Unavailable;
+pub enum NoSeat {
+    /// `MAX_SOCKETS` are open.
+    #[error("this node has no room for another socket")]
+    Full,
+    /// The company's events cannot be had right now.
+    #[error("the log cannot be followed right now")]
+    Unavailable,
+}
 
 /// All companies of this node.
 #[derive(Clone)]
@@ -33,20 +41,39 @@ pub struct Hub {
 
 struct Inner {
     connection: Connection,
+    publisher: Publisher,
     tasks: TaskTracker,
     stop: CancellationToken,
+    limits: Limits,
+    room: Arc<Semaphore>,
     companies: Mutex<HashMap<Id, Arc<Company>>>,
 }
 
 impl Hub {
-    /// Empty. Feeds run on `tasks` and end at `stop`.
-    pub fn new(connection: Connection, tasks: TaskTracker, stop: CancellationToken) -> Hub {
-        Hub { inner: Arc::new(Inner { connection, tasks, stop, companies: Mutex::default() }) }
+    /// Empty. Feeds run on `tasks` and end at `stop`; open sockets count as tasks.
+    pub fn new(connection: Connection, publisher: Publisher, limits: Limits, tasks: TaskTracker, stop: CancellationToken) -> Hub {
+        let room = Arc::new(Semaphore::new(limits.sockets));
+        Hub { inner: Arc::new(Inner { connection, publisher, tasks, stop, limits, room, companies: Mutex::default() }) }
     }
 
     /// The service's connection.
     pub fn connection(&self) -> &Connection {
         &self.inner.connection
+    }
+
+    /// The way to the log.
+    pub fn publisher(&self) -> &Publisher {
+        &self.inner.publisher
+    }
+
+    /// What a socket may take.
+    pub fn limits(&self) -> &Limits {
+        &self.inner.limits
+    }
+
+    /// The service waits for these at its end.
+    pub fn tasks(&self) -> &TaskTracker {
+        &self.inner.tasks
     }
 
     /// Cancelled at the end of the service.
@@ -62,22 +89,38 @@ impl Hub {
     /// Gives a socket its place. From then on it gets every event that the log stores for its company.
     ///
     /// # Errors
-    /// [`Unavailable`], within [`OPEN_DEADLINE`].
-    pub async fn enter(&self, company: Id, socket: Id) -> Result<Seat, Unavailable> {
-        if self.inner.stop.is_cancelled() || !self.inner.connection.is_connected() {
-            return Err(Unavailable);
+    /// See [`NoSeat`]; within [`OPEN_DEADLINE`].
+    pub async fn enter(&self, door: Door, session: Session, socket: Id, _resume: Option<u64>) -> Result<Seat, NoSeat> {
+        if !self.inner.connection.is_connected() {
+            return Err(NoSeat::Unavailable);
         }
-        let seat = {
+        let permit = self.inner.room.clone().try_acquire_owned().map_err(|_| NoSeat::Full)?;
+        let queue = Arc::new(Queue::new(self.inner.limits.queue_bytes));
+        let company = {
             // Seated under this lock, so that the feed does not see an empty company in between and end.
             let mut companies = self.companies();
-            companies.entry(company).or_insert_with(|| self.open(company)).seat(socket)
+            // Whoever comes after the stop has looked at all sockets would not be sent away.
+            if self.inner.stop.is_cancelled() {
+                return Err(NoSeat::Unavailable);
+            }
+            let company = companies.entry(session.company).or_insert_with(|| self.open(session.company)).clone();
+            company.add(socket, session, queue.clone());
+            company
         };
-        let mut feed = seat.company().feed.subscribe();
+        let tracked = self.inner.tasks.token();
+        let seat =
+            Seat { hub: self.clone(), company, queue, session, socket, _counted: Counted::new(door), _permit: permit, _tracked: tracked };
+        let mut feed = seat.company.feed.subscribe();
         match timeout(OPEN_DEADLINE, feed.wait_for(|state| *state != FeedState::Opening)).await {
             Ok(Ok(state)) if *state == FeedState::Live => {}
-            _ => return Err(Unavailable),
+            _ => return Err(NoSeat::Unavailable),
         }
         Ok(seat)
+    }
+
+    /// Every company that has sockets here.
+    pub fn all(&self) -> Vec<Arc<Company>> {
+        self.companies().values().cloned().collect()
     }
 
     fn open(&self, id: Id) -> Arc<Company> {
@@ -102,22 +145,5 @@ impl Hub {
             companies.remove(&company.id);
         }
         empty
-    }
-}
-
-/// Confirms the check `hub` while the subscriptions that this node has can bring something.
-pub async fn watch(hub: Hub, health: Health, stop: CancellationToken) {
-    let mut tick = interval(WATCH_INTERVAL);
-    while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        let (companies, live, sockets) = {
-            let companies = hub.companies();
-            let live = companies.values().filter(|c| *c.feed.borrow() == FeedState::Live).count();
-            (companies.len(), live, companies.values().map(|c| c.sockets()).sum::<usize>())
-        };
-        let detail = json!({"companies": companies, "live": live, "sockets": sockets});
-        match hub.connection().is_connected() {
-            true => health.good("hub", detail),
-            false => health.bad("hub", detail),
-        }
     }
 }

@@ -8,7 +8,7 @@ use nats::{Id, Timestamp};
 use serde_json::json;
 
 use crate::access::BadToken;
-use crate::hub::Unavailable;
+use crate::hub::NoSeat;
 
 /// After how many seconds a refused client may try again, where trying helps.
 const RETRY_AFTER_SECONDS: u64 = 2;
@@ -25,12 +25,12 @@ pub enum Refusal {
     /// Not a WebSocket handshake.
     #[error("/ws is for WebSocket handshakes of version 13")]
     NotWebSocket,
-    /// `MAX_SOCKETS` are open.
-    #[error("this node has no room for another socket")]
-    Full,
-    /// No events to be had.
+    /// The query string cannot be read.
+    #[error("the query string is `token`, and `last_seq`, a number, where events shall be resumed")]
+    BadQuery,
+    /// No place.
     #[error(transparent)]
-    Unavailable(#[from] Unavailable),
+    NoSeat(#[from] NoSeat),
 }
 
 impl Refusal {
@@ -40,8 +40,9 @@ impl Refusal {
             Refusal::Token(BadToken::Expired) => (StatusCode::UNAUTHORIZED, "TOKEN_EXPIRED"),
             Refusal::Origin => (StatusCode::FORBIDDEN, "ORIGIN_REFUSED"),
             Refusal::NotWebSocket => (StatusCode::UPGRADE_REQUIRED, "UPGRADE_REQUIRED"),
-            Refusal::Full => (StatusCode::SERVICE_UNAVAILABLE, "TOO_MANY_SOCKETS"),
-            Refusal::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
+            Refusal::BadQuery => (StatusCode::BAD_REQUEST, "VALIDATION_ERROR"),
+            Refusal::NoSeat(NoSeat::Full) => (StatusCode::SERVICE_UNAVAILABLE, "TOO_MANY_SOCKETS"),
+            Refusal::NoSeat(NoSeat::Unavailable) => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
         }
     }
 }

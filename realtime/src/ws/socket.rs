@@ -1,0 +1,306 @@
+//! One open WebSocket, one task: takes frames of the client, sends what comes for its seat, keeps the times, and ends with a
+//! code that says why.
+
+use std::collections::VecDeque;
+use std::future::pending;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, SinkExt, StreamExt};
+use metrics::counter;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
+use tracing::{debug, info};
+
+use super::frame::{ClientFrame, FrameId, answer};
+use super::wire;
+use crate::close::CloseReason;
+use crate::command::{Execution, Failure, Outcome};
+use crate::conduct::Conduct;
+use crate::seat::Seat;
+
+/// How often the client is pinged.
+const PING_INTERVAL: Duration = Duration::from_secs(25);
+/// A client that is silent for so long, pongs included, is gone.
+const SILENCE_LIMIT: Duration = Duration::from_secs(60);
+/// One write may take so long to be taken by the client's side.
+const SEND_DEADLINE: Duration = Duration::from_secs(30);
+/// From the decision to close to the end of the connection: the client may first have to read what lies before the code.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
+/// The same while the service stops.
+const STOP_CLOSE_DEADLINE: Duration = Duration::from_secs(5);
+/// Frames that go out in one write. The system takes at most 1,024.
+const WRITE_FRAMES: usize = 64;
+/// Bytes after which no further frame is added to a write.
+const WRITE_BYTES: usize = 64 * 1024;
+
+/// Serves a socket until it ends.
+pub async fn run(stream: WebSocketStream<TcpStream>, seat: Seat) {
+    let (session, id, started) = (*seat.session(), seat.socket(), Instant::now());
+    info!(user = %session.user, company = %session.company, socket = %id, role = ?session.role, "connected");
+    let mut socket = Socket::new(stream, seat);
+    let reason = socket.serve().await;
+    socket.close(reason).await;
+    counter!("realtime_closed_total", "door" => "ws", "reason" => reason.as_str()).increment(1);
+    let seconds = started.elapsed().as_secs();
+    info!(user = %session.user, company = %session.company, socket = %id, reason = reason.as_str(), seconds, "disconnected");
+}
+
+struct Socket {
+    /// Reads, answers pings, and closes. Everything else is written past it, see `write`.
+    stream: WebSocketStream<TcpStream>,
+    /// Whether `stream` may have a pong that is not written yet.
+    pong_due: bool,
+    /// What is written next; the first may be written in part.
+    out: VecDeque<Bytes>,
+    seat: Seat,
+    heard: Instant,
+    next_ping: Instant,
+    /// Due at the next ping, or when the silence gets too long.
+    timer: Pin<Box<Sleep>>,
+    conduct: Conduct,
+    /// The one command under way. Nothing is read meanwhile, so a client cannot pile them up.
+    running: Option<Box<Running>>,
+}
+
+struct Running {
+    id: Option<FrameId>,
+    outcome: BoxFuture<'static, Outcome>,
+}
+
+/// What a socket wakes up for.
+enum Wake {
+    Timer,
+    Frame(Result<crate::frame::Frame, CloseReason>),
+    Finished(Outcome),
+    Incoming(Option<Result<Message, Error>>),
+}
+
+impl Socket {
+    fn new(stream: WebSocketStream<TcpStream>, seat: Seat) -> Socket {
+        let now = Instant::now();
+        let conduct = Conduct::new(seat.limits().frames_per_second, now);
+        Socket {
+            stream,
+            pong_due: false,
+            out: VecDeque::new(),
+            seat,
+            heard: now,
+            next_ping: now + PING_INTERVAL,
+            timer: Box::pin(sleep(PING_INTERVAL)),
+            conduct,
+            running: None,
+        }
+    }
+
+    async fn serve(&mut self) -> CloseReason {
+        loop {
+            if let Err(reason) = self.turn().await {
+                return reason;
+            }
+        }
+    }
+
+    async fn turn(&mut self) -> Result<(), CloseReason> {
+        let wake = tokio::select! {
+            () = self.timer.as_mut() => Wake::Timer,
+            frame = self.seat.next() => Wake::Frame(frame),
+            outcome = finished(&mut self.running) => Wake::Finished(outcome),
+            incoming = self.stream.next(), if self.running.is_none() => Wake::Incoming(incoming),
+        };
+        match wake {
+            Wake::Timer => self.on_timer()?,
+            Wake::Frame(frame) => self.gather(frame?),
+            Wake::Finished(outcome) => {
+                let id = self.running.take().and_then(|running| running.id);
+                self.out.extend(answer(id.as_ref(), outcome));
+            }
+            Wake::Incoming(None) => return Err(CloseReason::Lost),
+            Wake::Incoming(Some(Err(e))) => return Err(of_error(&e)),
+            Wake::Incoming(Some(Ok(message))) => self.on_message(message)?,
+        }
+        self.write().await
+    }
+
+    fn on_timer(&mut self) -> Result<(), CloseReason> {
+        let now = Instant::now();
+        if now.duration_since(self.heard) >= SILENCE_LIMIT {
+            return Err(CloseReason::Silent);
+        }
+        if now >= self.next_ping {
+            self.next_ping = now + PING_INTERVAL;
+            self.out.push_back(wire::PING);
+        }
+        self.timer.as_mut().reset(self.next_ping.min(self.heard + SILENCE_LIMIT));
+        Ok(())
+    }
+
+    /// The frame, and what else is there for one write.
+    fn gather(&mut self, first: crate::frame::Frame) {
+        let mut bytes = 0;
+        let mut next = Some(first);
+        while let Some(frame) = next {
+            let frame = frame.websocket().clone();
+            bytes += frame.len();
+            self.out.push_back(frame);
+            let is_enough = self.out.len() >= WRITE_FRAMES || bytes >= WRITE_BYTES;
+            next = if is_enough { None } else { self.seat.more() };
+        }
+    }
+
+    fn on_message(&mut self, message: Message) -> Result<(), CloseReason> {
+        let now = Instant::now();
+        self.heard = now;
+        let frame = match message {
+            Message::Close(_) => return Err(CloseReason::Left),
+            other => self.conduct.frame(now).map(|()| other),
+        };
+        match frame {
+            Ok(Message::Text(text)) => match ClientFrame::parse(&text) {
+                Ok(ClientFrame { id, command }) => self.begin(id, command),
+                Err(bad) => self.strike(bad.id.as_ref(), bad.failure)?,
+            },
+            Ok(Message::Binary(_)) => self.strike(None, Failure::malformed("frames are text"))?,
+            Ok(Message::Ping(_)) => self.pong_due = true,
+            Ok(_) => {}
+            Err(failure) => self.strike(None, failure)?,
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, id: Option<FrameId>, command: crate::command::Command) {
+        match self.seat.begin(command) {
+            Execution::Now(outcome) => self.out.extend(answer(id.as_ref(), outcome)),
+            Execution::Later(outcome) => self.running = Some(Box::new(Running { id, outcome })),
+        }
+    }
+
+    /// Tells the client of a bad frame; too many end the socket.
+    fn strike(&mut self, id: Option<&FrameId>, failure: Failure) -> Result<(), CloseReason> {
+        self.conduct.strike(failure, Instant::now())?;
+        self.out.extend(answer(id, Err(failure)));
+        Ok(())
+    }
+
+    /// Writes what is to go out. The frames are written as they are, without a copy of this socket's own; so whatever
+    /// `stream` has begun to write itself must be out before, and nothing else may be written until a frame is whole.
+    async fn write(&mut self) -> Result<(), CloseReason> {
+        if self.out.is_empty() || self.try_write().map_err(|_| CloseReason::Lost)? {
+            return Ok(());
+        }
+        let Socket { stream, out, pong_due, seat, .. } = self;
+        let written = async {
+            stream.flush().await.map_err(|e| of_error(&e))?;
+            *pong_due = false;
+            write_all(stream.get_mut(), out).await.map_err(|_| CloseReason::Lost)
+        };
+        tokio::select! {
+            biased;
+            written = written => written,
+            reason = seat.ended() => Err(reason),
+            () = sleep(SEND_DEADLINE) => Err(CloseReason::TooSlow),
+        }
+    }
+
+    /// Writes what the system takes at once; whether that was everything.
+    fn try_write(&mut self) -> io::Result<bool> {
+        if self.pong_due {
+            match self.stream.flush().now_or_never() {
+                Some(flushed) => flushed.map_err(io::Error::other)?,
+                None => return Ok(false),
+            }
+            self.pong_due = false;
+        }
+        while !self.out.is_empty() {
+            let written = self.stream.get_ref().try_write_vectored(&slices(&self.out));
+            match written {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => advance(&mut self.out, count),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Says why, and waits, bounded, until the client has heard it.
+    async fn close(mut self, reason: CloseReason) {
+        // Nothing more is queued for it from here on.
+        self.seat.end(reason);
+        let limit = if reason == CloseReason::GoingAway { STOP_CLOSE_DEADLINE } else { CLOSE_DEADLINE };
+        let farewell = async {
+            if let Some(running) = self.running.take() {
+                self.out.extend(answer(running.id.as_ref(), running.outcome.await));
+            }
+            self.stream.flush().await?;
+            write_all(self.stream.get_mut(), &mut self.out).await?;
+            if let Some(code) = reason.code() {
+                let reason = Utf8Bytes::from_static(reason.as_str());
+                self.stream.send(Message::Close(Some(CloseFrame { code: code.into(), reason }))).await?;
+            }
+            // Dropped with something unread, the connection would be reset and the code lost on the way.
+            while let Some(read) = self.stream.next().await {
+                read?;
+            }
+            Ok::<(), Error>(())
+        };
+        if !matches!(timeout(limit, farewell).await, Ok(Ok(()))) {
+            debug!(socket = %self.seat.socket(), "the closing was not answered");
+        }
+    }
+}
+
+/// The outcome of what is running; never, where nothing is.
+async fn finished(running: &mut Option<Box<Running>>) -> Outcome {
+    match running {
+        Some(running) => running.outcome.as_mut().await,
+        None => pending().await,
+    }
+}
+
+fn slices(out: &VecDeque<Bytes>) -> Vec<IoSlice<'_>> {
+    out.iter().take(WRITE_FRAMES).map(|frame| IoSlice::new(frame)).collect()
+}
+
+fn advance(out: &mut VecDeque<Bytes>, mut count: usize) {
+    while let Some(first) = out.front_mut() {
+        if first.len() > count {
+            first.advance(count);
+            return;
+        }
+        count -= first.len();
+        out.pop_front();
+    }
+    // Most sockets are idle.
+    out.shrink_to(0);
+}
+
+async fn write_all(stream: &mut TcpStream, out: &mut VecDeque<Bytes>) -> io::Result<()> {
+    while !out.is_empty() {
+        let count = stream.write_vectored(&slices(out)).await?;
+        if count == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        advance(out, count);
+    }
+    Ok(())
+}
+
+/// What a failed read means.
+fn of_error(error: &Error) -> CloseReason {
+    match error {
+        Error::Capacity(_) => CloseReason::TooLarge,
+        Error::Utf8(_) => CloseReason::NotUtf8,
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => CloseReason::Lost,
+        Error::Protocol(_) => CloseReason::Protocol,
+        _ => CloseReason::Lost,
+    }
+}
