@@ -33,6 +33,7 @@ mod listener;
 mod problem;
 mod queue;
 mod seat;
+mod socketio;
 mod ws;
 
 pub use config::Config;
@@ -54,7 +55,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     let publisher = Publisher::start(service.connection.clone(), &service.tasks);
     let hub = Hub::new(service.connection.clone(), publisher, config.limits, service.tasks.clone(), service.stop.clone());
     let handshake = Arc::new(Handshake::new(&config));
-    let router = ws::routes(handshake, hub.clone()).merge(service.ops_routes());
+    let doors = ws::routes(handshake.clone(), hub.clone()).merge(socketio::routes(handshake, hub.clone()));
+    let router = doors.merge(service.ops_routes());
     service.spawn("lifecycle", lifecycle::run(hub, service.health.clone()));
     let port = listener::Port::new(port, router, &config.limits, service.tasks.clone(), service.stop.clone());
     service.spawn("port", port.run());

@@ -174,7 +174,8 @@ async fn requests_that_are_none_are_refused_as_the_original_server_does() {
     let asked = system.http.request(Method::OPTIONS, format!("{url}{OPEN}")).header("origin", origin);
     let answer = asked.header("access-control-request-headers", "x-more").send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::NO_CONTENT);
-    assert_eq!((&answer.headers()["access-control-allow-origin"], &answer.headers()["access-control-allow-headers"]), (&origin, &"x-more"));
+    assert_eq!(answer.headers()["access-control-allow-origin"], origin);
+    assert_eq!(answer.headers()["access-control-allow-headers"], "x-more");
     let answer = system.http.get(format!("{url}{OPEN}")).header("origin", origin).send().await.unwrap();
     assert_eq!(answer.headers()["access-control-allow-origin"], origin);
 }

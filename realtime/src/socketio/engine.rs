@@ -117,14 +117,14 @@ struct Open<'a> {
     max_payload: usize,
 }
 
-/// The first packet of a session.
+/// The first packet of a session. `max_payload` is the largest body of a POST, in bytes.
 ///
 /// # Errors
 /// None in practice: numbers and short texts.
-pub fn open(sid: Sid, can_upgrade: bool) -> Result<String, serde_json::Error> {
+pub fn open(sid: Sid, can_upgrade: bool, max_payload: usize) -> Result<String, serde_json::Error> {
     let upgrades: &[&str] = if can_upgrade { &["websocket"] } else { &[] };
     let (ping_interval, ping_timeout) = (super::PING_INTERVAL.as_millis() as u64, super::PING_TIMEOUT.as_millis() as u64);
-    let open = Open { sid: sid.to_string(), upgrades, ping_interval, ping_timeout, max_payload: super::MAX_PAYLOAD_BYTES };
+    let open = Open { sid: sid.to_string(), upgrades, ping_interval, ping_timeout, max_payload };
     serde_json::to_string(&open).map(|json| format!("0{json}"))
 }
 
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_session_opens_with_its_times() {
-        let json: serde_json::Value = serde_json::from_str(&open(Sid::new(0xab), true).unwrap()[1..]).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&open(Sid::new(0xab), true, 65_536).unwrap()[1..]).unwrap();
         let sid = format!("{:0>32}", "ab");
         assert_eq!(
             json,

@@ -153,6 +153,9 @@ pub fn write_event(name: &str, data: &str) -> String {
     text
 }
 
+/// The server throws the client out of the namespace.
+pub const DISCONNECT: &str = "41";
+
 /// The answer to an event.
 ///
 /// # Errors
