@@ -76,7 +76,7 @@ impl Service {
             Service::Persister => &["PERSISTER_*"],
             Service::Forwarder => &["FORWARDER_*"],
             Service::Scheduler => &["SCHEDULER_*", "JOBS_*", "FACEBOOK_*", "GOOGLE_*", "TOKEN_REFRESH_*", "SLA_SWEEP_INTERVAL"],
-            Service::Realtime => &["REALTIME_*", "CORS_ORIGINS", "MAX_SOCKETS"],
+            Service::Realtime => &["REALTIME_*", "CORS_ORIGINS", "MAX_SOCKETS*", "SOCKET_*"],
         }
     }
 

@@ -5,9 +5,10 @@ const fs = require('node:fs');
 const http = require('node:http');
 const path = require('node:path');
 const { chromium } = require('playwright-core');
-const binary = require('@sparticuz/chromium').default;
+const sparticuz = require('@sparticuz/chromium');
 const { config, within, say, run } = require('./lib.js');
 
+const binary = sparticuz.default ?? sparticuz;
 const library = path.join(path.dirname(require.resolve('socket.io-client/package.json')), 'dist/socket.io.min.js');
 
 /** Runs in the page: a WebSocket, what came, and waiting for it. */
@@ -18,7 +19,7 @@ function inPage() {
     socket.onopen = () => resolve();
     socket.onerror = () => reject(new Error('no socket'));
     socket.onmessage = (e) => frames_.push(JSON.parse(e.data));
-    socket.onclose = (e) => { window.closed = { code: e.code, clean: e.wasClean }; };
+    socket.onclose = (e) => { window.ended = { code: e.code, clean: e.wasClean }; };
   });
   window.openClient = (url, auth, transports) => new Promise((resolve, reject) => {
     const client = io(url, { auth, transports, forceNew: true });
@@ -59,8 +60,8 @@ run(async (report) => {
     report.read = await page.evaluate(() => frames_.find((f) => f.id === 'r'));
     report.asked = await page.evaluate((contact) => new Promise((resolve) => clients[0].client.emit('conversation:join', contact, resolve)), config.contact);
     await page.evaluate(() => socket.close());
-    await page.waitForFunction(() => window.closed);
-    report.closed = await page.evaluate(() => window.closed);
+    await page.waitForFunction(() => window.ended);
+    report.closed = await page.evaluate(() => window.ended);
     report.refused = await page.evaluate((url) => openClient(url, { token: 'bad' }).catch((e) => e.message), first);
   } finally {
     await browser.close();

@@ -43,6 +43,7 @@ const SETTINGS: &[&str] = &[
     "CORS_ORIGINS",
     "TOKEN_REFRESH_",
     "SLA_SWEEP_",
+    "SOCKET_",
     "FACEBOOK_",
     "ACCESS_TOKEN_",
     "REFRESH_TOKEN_",

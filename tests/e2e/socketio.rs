@@ -107,12 +107,17 @@ impl<'a> Poll<'a> {
         ask(self.staff.system, Method::GET, &self.url, "").await
     }
 
-    /// All packets up to the end of the session.
+    /// All packets up to the one that ends the session.
     async fn rest(&self) -> Vec<String> {
         let mut packets = Vec::new();
         loop {
             match self.next().await {
-                (StatusCode::OK, body) => packets.extend(body.split('\u{1e}').map(str::to_owned)),
+                (StatusCode::OK, body) => {
+                    packets.extend(body.split('\u{1e}').map(str::to_owned));
+                    if packets.last().is_some_and(|packet| packet == "1") {
+                        return packets;
+                    }
+                }
                 (status, body) => {
                     assert_eq!((status, code(&body)), (StatusCode::BAD_REQUEST, 1), "{body}");
                     return packets;
@@ -202,7 +207,8 @@ async fn a_poll_is_held_until_there_is_something_and_one_at_a_time() {
     let (one, two) = tokio::join!(poll.next(), poll.next());
     let said = format!("{one:?} {two:?}");
     assert!(said.contains("disconnecting") && said.contains("1002"), "{said}");
-    poll.rest().await;
+    let (status, body) = poll.next().await;
+    assert_eq!((status, code(&body)), (StatusCode::BAD_REQUEST, 1), "{body}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use metrics::counter;
 use nats::{Id, Timestamp};
@@ -124,7 +125,7 @@ impl Client {
     pub fn on_wake(&mut self, wake: Wake) -> Result<(), CloseReason> {
         match wake {
             Wake::Timer => return self.on_timer(),
-            Wake::Frame(frame) => self.gather(frame?),
+            Wake::Frame(frame) => return self.gather(frame?),
             Wake::Entered(entered) => {
                 self.running = None;
                 return self.on_entered(entered);
@@ -156,16 +157,23 @@ impl Client {
         Ok(())
     }
 
-    /// The frame, and what else is there for one write.
-    fn gather(&mut self, first: Frame) {
+    /// The frame, and what else is there for one write. Where the end comes right behind, it is told with it: a poll that is
+    /// answered while the node stops is the last.
+    fn gather(&mut self, first: Frame) -> Result<(), CloseReason> {
         let mut bytes = 0;
-        let mut next = Some(first);
-        while let Some(frame) = next {
-            let frame = frame.socket_io().clone();
-            bytes += frame.len();
-            self.out.push_back(frame);
-            let is_enough = self.out.len() >= GATHERED_FRAMES || bytes >= GATHERED_BYTES;
-            next = if is_enough { None } else { self.seat.as_mut().and_then(Seat::more) };
+        let mut frame = first;
+        loop {
+            let encoded = frame.socket_io().clone();
+            bytes += encoded.len();
+            self.out.push_back(encoded);
+            if self.out.len() >= GATHERED_FRAMES || bytes >= GATHERED_BYTES {
+                return Ok(());
+            }
+            let Some(seat) = &mut self.seat else { return Ok(()) };
+            match seat.next().now_or_never() {
+                Some(next) => frame = next?,
+                None => return Ok(()),
+            }
         }
     }
 
