@@ -143,7 +143,7 @@ fn find(packet: &str, name: &str) -> Option<Value> {
 
 async fn ask(system: &System, method: Method, url: &str, body: &str) -> (StatusCode, String) {
     let request = system.http.request(method, url).header("content-type", "text/plain;charset=UTF-8").body(body.to_owned());
-    let answer = request.send().await.unwrap_or_else(|e| panic!("{url}: {e}"));
+    let answer = request.send().await.unwrap_or_else(|e| panic!("{url}: {e:?}"));
     (answer.status(), answer.text().await.unwrap())
 }
 
@@ -310,6 +310,11 @@ async fn slow_and_silent_clients_end_and_a_stop_sends_the_others_elsewhere() {
     let poll = Poll::join(&staff, &url).await;
     let held = poll.rest();
     let stop = async {
+        eventually("the poll is held", SOON, || async {
+            let metrics = system.http.get(format!("{url}/metrics")).send().await.ok()?.text().await.ok()?;
+            metrics.lines().any(|line| line.starts_with("realtime_polls_held") && line.ends_with(" 1")).then_some(())
+        })
+        .await;
         let pid = system.signal("-TERM", "realtime");
         eventually("realtime is restarted", AFTER_FAULT, || async { system.pid("realtime").filter(|now| *now != pid) }).await;
     };

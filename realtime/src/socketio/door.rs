@@ -11,7 +11,7 @@ use axum::extract::{Extension, Query, Request as HttpRequest, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
-use metrics::counter;
+use metrics::{counter, gauge};
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
@@ -220,12 +220,30 @@ fn change(door: &Arc<Shared>, session: mpsc::Sender<Request>, request: HttpReque
     Ok(response)
 }
 
+/// Counts a poll that waits.
+struct Held;
+
+impl Held {
+    fn new() -> Held {
+        gauge!("realtime_polls_held").increment(1.0);
+        Held
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        gauge!("realtime_polls_held").decrement(1.0);
+    }
+}
+
 async fn poll(lease: &Lease, session: &mpsc::Sender<Request>) -> Result<Response, Refused> {
     let (answer, answered) = oneshot::channel();
     session.try_send(Request::Poll(answer)).map_err(|_| Refused::Session)?;
     // It is held for longer than a handshake may take, and then the connection is done: the bound holds for the next one.
     lease.extend();
+    let held = Held::new();
     let mut response = packets(answered.await.map_err(|_| Refused::Session)?);
+    drop(held);
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     Ok(response)
 }
