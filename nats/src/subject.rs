@@ -164,6 +164,16 @@ pub fn live_of_company(company: Id) -> String {
     format!("live.message.*.{company}.>")
 }
 
+/// All live failures to renew a company's tokens.
+pub fn live_refresh_failed_of_company(company: Id) -> String {
+    format!("live.integration.refresh_failed.{company}.*")
+}
+
+/// Everything that `EVENTS` stores of a company.
+pub fn of_company(company: Id) -> String {
+    format!("*.*.{company}.>")
+}
+
 /// `outbound.<partition>.<company>.<contact>.<platform>`: awaits the forwarder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outbound {

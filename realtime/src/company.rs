@@ -1,4 +1,5 @@
-//! The sockets of one company on this node, and the fan-out to them. Knows neither NATS nor any door.
+//! The sockets of one company on this node, and the fan-out to them: each gets every event of the log after its own cursor,
+//! in order, once. Knows neither NATS nor any door; what is read from the log is handed in.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,9 +10,10 @@ use tokio::sync::{Notify, watch};
 
 use crate::access::Session;
 use crate::close::CloseReason;
-use crate::event;
+use crate::event::{self, Behind};
 use crate::frame::Frame;
 use crate::queue::Queue;
+use crate::recent::Recent;
 
 /// So long before its token expires a client is told, so that it can come back with a fresh one in time.
 pub const EXPIRY_NOTICE: Duration = Duration::from_secs(30);
@@ -32,9 +34,20 @@ pub enum FeedState {
     Ended,
 }
 
+/// How a socket's cursor meets the company's events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// It gets what comes; what lies between is queued already.
+    Live,
+    /// It must first be given what the log has after its cursor, up to what this node remembers.
+    Behind,
+}
+
 struct Member {
     queue: Arc<Queue>,
     session: Session,
+    /// It gets events after this one. `u64::MAX` while it is given older ones.
+    after: u64,
     /// Its client has been told that the token is about to expire.
     warned: bool,
     joined: HashSet<Id>,
@@ -43,7 +56,22 @@ struct Member {
 #[derive(Default)]
 struct State {
     members: HashMap<Id, Member>,
+    /// Every event up to here was handed out.
     last_seq: u64,
+    recent: Recent,
+}
+
+impl State {
+    fn go_live(&mut self, socket: Id, position: u64) -> bool {
+        let Some(member) = self.members.get_mut(&socket) else { return true };
+        let Some(missed) = self.recent.since(position) else { return false };
+        // One that does not fit ends the queue.
+        missed.for_each(|frame| {
+            member.queue.push(frame);
+        });
+        member.after = position.max(self.last_seq);
+        true
+    }
 }
 
 /// The room `company:<id>`.
@@ -68,9 +96,16 @@ impl Company {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a socket in.
+    /// The feed begins after `seq`: what the log has up to there is the past. Sockets are told of events from [`Company::start`] on.
+    pub fn begin(&self, seq: u64) {
+        let mut state = self.state();
+        state.last_seq = seq;
+        state.recent = Recent::after(seq);
+    }
+
+    /// Takes a socket in. It gets no events before [`Company::start`].
     pub fn add(&self, socket: Id, session: Session, queue: Arc<Queue>) {
-        self.state().members.insert(socket, Member { queue, session, warned: false, joined: HashSet::new() });
+        self.state().members.insert(socket, Member { queue, session, after: u64::MAX, warned: false, joined: HashSet::new() });
     }
 
     /// Lets a socket go.
@@ -89,17 +124,53 @@ impl Company {
         self.state().members.len()
     }
 
-    /// Whether the event at `seq` is new. The log's order is kept: what comes late or again is not delivered.
-    pub fn advance(&self, seq: u64) -> bool {
-        let mut state = self.state();
-        let new = seq > state.last_seq;
-        if new {
-            state.last_seq = seq;
-        }
-        new
+    /// Every event up to this sequence was handed out.
+    pub fn last_seq(&self) -> u64 {
+        self.state().last_seq
     }
 
-    /// Queues a frame for every socket; returns how many got it. Never waits.
+    /// Hands out the event at `seq`, if it is new; returns how many sockets got it. An event without a frame is one that
+    /// sockets are not told of. The log's order is kept: what comes late or again is nothing (`None`).
+    pub fn deliver(&self, seq: u64, frame: Option<Frame>) -> Option<usize> {
+        let mut state = self.state();
+        if seq <= state.last_seq {
+            return None;
+        }
+        state.last_seq = seq;
+        let Some(frame) = frame else { return Some(0) };
+        let reached = state.members.values().filter(|m| seq > m.after && m.queue.push(&frame)).count();
+        state.recent.push(seq, frame);
+        Some(reached)
+    }
+
+    /// A socket begins at its client's cursor, or where the company is now, and is told so.
+    pub fn start(&self, socket: Id, cursor: Option<u64>) -> Start {
+        let mut state = self.state();
+        let seq = cursor.unwrap_or(state.last_seq);
+        if let Some(member) = state.members.get(&socket) {
+            member.queue.push_some(event::of_ready(seq));
+        }
+        // Whether a cursor from beyond what was handed out is one at all, only the log can tell.
+        let is_live = seq <= state.last_seq && state.go_live(socket, seq);
+        if is_live { Start::Live } else { Start::Behind }
+    }
+
+    /// A socket that was given every event up to `position` goes live, if what is remembered joins on; that is queued for it.
+    pub fn go_live(&self, socket: Id, position: u64) -> bool {
+        self.state().go_live(socket, position)
+    }
+
+    /// A socket goes live where the company is now, and is told that it has missed something.
+    pub fn resync(&self, socket: Id, why: Behind) {
+        let mut state = self.state();
+        let last_seq = state.last_seq;
+        if let Some(member) = state.members.get_mut(&socket) {
+            member.after = last_seq;
+            member.queue.push_some(event::of_resync(last_seq, why));
+        }
+    }
+
+    /// Queues a frame that no log has for every socket. Never waits.
     pub fn to_all(&self, frame: &Frame) -> usize {
         self.state().members.values().filter(|m| m.queue.push(frame)).count()
     }
@@ -117,8 +188,8 @@ impl Company {
     }
 
     /// Ends every socket's queue after what waits in it and one last frame of its own.
-    pub fn end_all_after(&self, last: impl Fn(Id) -> Option<Frame>, reason: CloseReason) {
-        self.state().members.iter().for_each(|(socket, m)| m.queue.end_after(last(*socket).as_ref(), reason));
+    pub fn end_all_after(&self, last: impl Fn() -> Option<Frame>, reason: CloseReason) {
+        self.state().members.values().for_each(|m| m.queue.end_after(last().as_ref(), reason));
     }
 
     /// Ends the sockets whose token has expired, and tells those whose token is about to, once.
@@ -158,102 +229,5 @@ impl Company {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use nats::domain::StaffRole;
-
-    use crate::queue::tests::{ROOM, frame, text};
-
-    const ROOMS: usize = 3;
-
-    fn id(n: u8) -> Id {
-        Id::from_bytes([n; 12])
-    }
-
-    fn session(expires: Timestamp) -> Session {
-        Session { user: id(0xdd), company: id(0xaa), role: StaffRole::Manager, session: None, expires }
-    }
-
-    fn enter(company: &Company, socket: u8, room: usize) -> Arc<Queue> {
-        let queue = Arc::new(Queue::new(room));
-        company.add(id(socket), session(Timestamp::from_millis(1_000_000)), queue.clone());
-        queue
-    }
-
-    #[tokio::test]
-    async fn an_expiring_token_is_told_once_and_ends_its_socket() {
-        let company = Company::new(id(0xaa));
-        let queue = enter(&company, 1, ROOM);
-        company.check_tokens(Timestamp::from_millis(969_999));
-        assert!(queue.take().is_none());
-        for _ in 0..2 {
-            company.check_tokens(Timestamp::from_millis(970_000));
-        }
-        assert_eq!(queue.next().await.unwrap().event(), "token:expiring");
-        assert!(queue.take().is_none());
-        company.check_tokens(Timestamp::from_millis(1_000_000));
-        assert_eq!(text(queue.next().await), Err(CloseReason::TokenExpired));
-    }
-
-    #[tokio::test]
-    async fn every_socket_gets_every_frame_in_order_until_it_leaves() {
-        let company = Company::new(id(0xaa));
-        let (one, two) = (enter(&company, 1, ROOM), enter(&company, 2, ROOM));
-        for text in ["a", "b"] {
-            assert_eq!(company.to_all(&frame(text)), 2);
-        }
-        for queue in [&one, &two] {
-            assert_eq!((text(queue.next().await), text(queue.next().await)), (Ok("a".into()), Ok("b".into())));
-        }
-        company.remove(id(1));
-        assert_eq!((company.to_all(&frame("c")), company.sockets()), (1, 1));
-        company.remove(id(2));
-        company.emptied.notified().await;
-        assert_eq!(company.to_all(&frame("d")), 0);
-    }
-
-    #[test]
-    fn what_comes_again_or_late_is_not_new() {
-        let company = Company::new(id(0xaa));
-        let new: Vec<u64> = [3, 3, 5, 4, 5, 6].into_iter().filter(|seq| company.advance(*seq)).collect();
-        assert_eq!(new, [3, 5, 6]);
-    }
-
-    #[tokio::test]
-    async fn typing_goes_to_those_who_joined_and_not_back() {
-        let company = Company::new(id(0xaa));
-        let [_typist, joined, _other] = [1, 2, 3].map(|n| enter(&company, n, ROOM));
-        for (socket, conversation) in [(1, 9), (2, 9), (3, 8)] {
-            company.join(id(socket), id(conversation), ROOMS).unwrap();
-        }
-        assert_eq!(company.to_joined(id(9), id(1), &frame("typing")), 1);
-        assert_eq!(text(joined.next().await), Ok("typing".into()));
-        company.leave(id(2), id(9));
-        assert_eq!(company.to_joined(id(9), id(1), &frame("typing")), 0);
-    }
-
-    #[tokio::test]
-    async fn a_slow_socket_ends_alone() {
-        let company = Company::new(id(0xaa));
-        let (slow, quick) = (enter(&company, 1, 3 * frame("x").bytes()), enter(&company, 2, ROOM));
-        for _ in 0..=3 {
-            company.to_all(&frame("x"));
-            assert_eq!(text(quick.next().await), Ok("x".into()));
-        }
-        assert_eq!(text(slow.next().await), Err(CloseReason::TooSlow));
-        assert_eq!(company.to_all(&frame("y")), 1);
-    }
-
-    #[test]
-    fn conversations_of_a_socket_are_bounded() {
-        let company = Company::new(id(0xaa));
-        enter(&company, 1, ROOM);
-        for n in 1..=ROOMS as u8 {
-            company.join(id(1), id(n), ROOMS).unwrap();
-        }
-        assert_eq!(company.join(id(1), id(9), ROOMS), Err(TooManyJoined));
-        company.join(id(1), id(1), ROOMS).unwrap();
-        company.leave(id(1), id(1));
-        company.join(id(1), id(9), ROOMS).unwrap();
-    }
-}
+#[path = "company_tests.rs"]
+mod tests;

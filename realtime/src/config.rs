@@ -15,6 +15,8 @@ const DEFAULT_SOCKETS_PER_USER: usize = 50;
 const DEFAULT_QUEUE_BYTES: usize = 4 * 1024 * 1024;
 /// Conversations that one socket can have joined.
 const DEFAULT_ROOMS: usize = 1_000;
+/// Events that a socket is given of what its client missed; past that a fetch costs less.
+const DEFAULT_REPLAY_EVENTS: usize = 10_000;
 /// Largest frame of a client, in bytes.
 const DEFAULT_FRAME_BYTES: usize = 64 * 1024;
 /// Frames of a client a second. Typing and joining need a few.
@@ -33,6 +35,8 @@ pub struct Limits {
     pub queue_bytes: usize,
     /// `SOCKET_ROOMS`: conversations that a socket can have joined.
     pub rooms: usize,
+    /// `SOCKET_REPLAY_EVENTS`: what a socket is given of what its client missed; beyond it `resync`.
+    pub replay_events: usize,
     /// `SOCKET_FRAME_BYTES`: largest frame of a client; a larger one closes with 1009.
     pub frame_bytes: usize,
     /// `SOCKET_FRAMES_PER_SECOND`: of a client, in the long run; what is more is ignored, and said.
@@ -78,6 +82,7 @@ impl Limits {
             // At least one of the largest events, as JSON with its escapes.
             queue_bytes: settings.number("SOCKET_QUEUE_BYTES", DEFAULT_QUEUE_BYTES, 1024 * 1024..=1024 * 1024 * 1024),
             rooms: settings.number("SOCKET_ROOMS", DEFAULT_ROOMS, 1..=100_000),
+            replay_events: settings.number("SOCKET_REPLAY_EVENTS", DEFAULT_REPLAY_EVENTS, 0..=1_000_000),
             frame_bytes: settings.number("SOCKET_FRAME_BYTES", DEFAULT_FRAME_BYTES, 1_024..=1024 * 1024),
             frames_per_second: settings.number("SOCKET_FRAMES_PER_SECOND", DEFAULT_FRAMES_PER_SECOND, 1..=10_000),
             handshake: settings.duration("SOCKET_HANDSHAKE_TIMEOUT", DEFAULT_HANDSHAKE, handshake),

@@ -1,9 +1,13 @@
 //! What clients are told of a stored event, and of typing. Pure translation: no socket, no NATS.
 
+use async_nats::Message;
+use metrics::counter;
 use nats::domain::{Delivery, MessagePatch, MessageView, Platform};
 use nats::event::{Envelope, Event};
-use nats::{Id, Timestamp};
+use nats::runtime::direct::Stored;
+use nats::{Id, Timestamp, header, subject};
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use crate::frame::{Frame, Origin};
 
@@ -167,6 +171,56 @@ pub fn of_event(envelope: Envelope, origin: Origin) -> Result<Option<Frame>, ser
     frame.map(Some)
 }
 
+/// Why a client cannot be given what it missed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Behind {
+    /// More than a socket is given (`SOCKET_REPLAY_EVENTS`).
+    TooMany,
+    /// The log does not keep it any more.
+    TooOld,
+    /// The log has no such sequence.
+    Unknown,
+}
+
+impl Behind {
+    /// For metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Behind::TooMany => "too_many",
+            Behind::TooOld => "too_old",
+            Behind::Unknown => "unknown",
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Ready {
+    seq: u64,
+}
+
+#[derive(Serialize)]
+struct Resync {
+    seq: u64,
+    reason: Behind,
+}
+
+/// The frame for a new socket: it gets every event after `seq`.
+///
+/// # Errors
+/// None in practice, see [`Frame::passing`].
+pub fn of_ready(seq: u64) -> Result<Frame, serde_json::Error> {
+    Frame::passing("ready", &Ready { seq })
+}
+
+/// The frame for a socket whose client has to fetch what it missed, up to `seq`; it gets every event after that.
+///
+/// # Errors
+/// None in practice, see [`Frame::passing`].
+pub fn of_resync(seq: u64, reason: Behind) -> Result<Frame, serde_json::Error> {
+    Frame::passing("resync", &Resync { seq, reason })
+}
+
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Expiring {
@@ -192,6 +246,33 @@ pub fn of_expiry(expires_at: Timestamp) -> Result<Frame, serde_json::Error> {
 /// None in practice, see [`Frame::passing`].
 pub fn of_closing(reconnect_after_ms: u64) -> Result<Frame, serde_json::Error> {
     Frame::passing("server:closing", &Closing { reconnect_after_ms })
+}
+
+/// The frame for a message that the server has republished.
+pub fn of_live(message: &Message) -> Option<Frame> {
+    let headers = message.headers.as_ref();
+    let header = |name: &str| headers.and_then(|headers| headers.get(name)).map(|value| value.as_str());
+    let seq = header(header::SEQUENCE)?.parse().ok()?;
+    let stored_at = header(header::TIME_STAMP).and_then(|text| text.parse().ok());
+    of_payload(subject::from_live(&message.subject)?, &message.payload, seq, stored_at)
+}
+
+/// The frame for a message that was read from the log.
+pub fn of_stored(stored: &Stored) -> Option<Frame> {
+    of_payload(&stored.subject, &stored.payload, stored.seq, Some(stored.stored_at))
+}
+
+/// `None` for what sockets are not told of, and for what cannot be read: of that the persister makes a dead letter, with the
+/// reason; here it could show a message's text.
+fn of_payload(subject: &str, payload: &[u8], seq: u64, stored_at: Option<Timestamp>) -> Option<Frame> {
+    let skip = |reason: &'static str| {
+        counter!("realtime_skipped_total", "reason" => reason).increment(1);
+        warn!(seq, reason, "an event is not told");
+        None
+    };
+    let Ok(envelope) = Envelope::from_message(subject, payload) else { return skip("unreadable") };
+    let stored_at = stored_at.unwrap_or(envelope.occurred_at);
+    of_event(envelope, Origin { seq, stored_at }).unwrap_or_else(|_| skip("unwritable"))
 }
 
 /// The frame for typing in a conversation.

@@ -8,19 +8,23 @@ use nats::Id;
 use nats::runtime::CancellationToken;
 use nats::runtime::connection::Connection;
 use nats::runtime::publish::Publisher;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::access::Session;
-use crate::company::{Company, FeedState};
+use crate::catch_up::CatchUp;
+use crate::company::{Company, FeedState, Start};
 use crate::config::Limits;
 use crate::feed;
+use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::seat::{Counted, Door, Seat};
 
 /// How long a handshake waits for its company's subscriptions.
 const OPEN_DEADLINE: Duration = Duration::from_secs(4);
+/// Reads from the log under way at once, for sockets and companies.
+const READS: usize = 32;
 
 /// Why a socket gets no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,7 +49,9 @@ struct Inner {
     tasks: TaskTracker,
     stop: CancellationToken,
     limits: Limits,
+    metrics: Metrics,
     room: Arc<Semaphore>,
+    reads: Semaphore,
     companies: Mutex<HashMap<Id, Arc<Company>>>,
 }
 
@@ -53,7 +59,18 @@ impl Hub {
     /// Empty. Feeds run on `tasks` and end at `stop`; open sockets count as tasks.
     pub fn new(connection: Connection, publisher: Publisher, limits: Limits, tasks: TaskTracker, stop: CancellationToken) -> Hub {
         let room = Arc::new(Semaphore::new(limits.sockets));
-        Hub { inner: Arc::new(Inner { connection, publisher, tasks, stop, limits, room, companies: Mutex::default() }) }
+        let (metrics, reads) = (Metrics::new(), Semaphore::new(READS));
+        Hub { inner: Arc::new(Inner { connection, publisher, tasks, stop, limits, metrics, room, reads, companies: Mutex::default() }) }
+    }
+
+    /// What is counted for each event.
+    pub fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
+    }
+
+    /// A turn to read from the log: a node that comes back to thousands of sockets does not ask thousands of questions at once.
+    pub async fn reading(&self) -> Option<SemaphorePermit<'_>> {
+        self.inner.reads.acquire().await.ok() // never closed
     }
 
     /// The service's connection.
@@ -86,11 +103,11 @@ impl Hub {
         self.inner.companies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives a socket its place. From then on it gets every event that the log stores for its company.
+    /// Gives a socket its place. It gets every event that the log has for its company after its client's cursor, or after now.
     ///
     /// # Errors
     /// See [`NoSeat`]; within [`OPEN_DEADLINE`].
-    pub async fn enter(&self, door: Door, session: Session, socket: Id, _resume: Option<u64>) -> Result<Seat, NoSeat> {
+    pub async fn enter(&self, door: Door, session: Session, socket: Id, cursor: Option<u64>) -> Result<Seat, NoSeat> {
         if !self.inner.connection.is_connected() {
             return Err(NoSeat::Unavailable);
         }
@@ -108,12 +125,15 @@ impl Hub {
             company
         };
         let tracked = self.inner.tasks.token();
-        let seat =
-            Seat { hub: self.clone(), company, queue, session, socket, _counted: Counted::new(door), _permit: permit, _tracked: tracked };
+        let (hub, counted) = (self.clone(), Counted::new(door));
+        let mut seat = Seat { hub, company, queue, session, socket, catch_up: None, _counted: counted, _permit: permit, _tracked: tracked };
         let mut feed = seat.company.feed.subscribe();
         match timeout(OPEN_DEADLINE, feed.wait_for(|state| *state != FeedState::Opening)).await {
             Ok(Ok(state)) if *state == FeedState::Live => {}
             _ => return Err(NoSeat::Unavailable),
+        }
+        if let (Start::Behind, Some(cursor)) = (seat.company.start(socket, cursor), cursor) {
+            seat.catch_up = Some(Box::new(CatchUp::new(cursor)));
         }
         Ok(seat)
     }

@@ -48,7 +48,7 @@ async fn send_away(hub: &Hub) {
     let sockets: usize = companies.iter().map(|c| c.sockets()).sum();
     info!(sockets, "the sockets are sent away");
     for company in &companies {
-        company.end_all_after(|_| event::of_closing(jitter()).ok(), CloseReason::GoingAway);
+        company.end_all_after(|| event::of_closing(jitter()).ok(), CloseReason::GoingAway);
     }
     let emptied = async {
         for company in &companies {

@@ -9,6 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::access::Session;
+use crate::catch_up::{CatchUp, Step};
 use crate::close::CloseReason;
 use crate::command::{Command, Done, Execution, Failure, publish_read, publish_typing};
 use crate::company::Company;
@@ -60,6 +61,8 @@ pub struct Seat {
     pub(crate) queue: Arc<Queue>,
     pub(crate) session: Session,
     pub(crate) socket: Id,
+    /// While it is given what its client missed.
+    pub(crate) catch_up: Option<Box<CatchUp>>,
     pub(crate) _counted: Counted,
     /// Of this node's sockets.
     pub(crate) _permit: OwnedSemaphorePermit,
@@ -88,18 +91,40 @@ impl Seat {
     /// # Errors
     /// The socket shall close, and why.
     pub async fn next(&mut self) -> Result<Frame, CloseReason> {
-        self.queue.next().await
+        let frame = loop {
+            // Until it is live, the queue holds only what is no event of the log.
+            if let Some(result) = self.queue.take() {
+                break result?;
+            }
+            let Some(catch_up) = &mut self.catch_up else { break self.queue.next().await? };
+            let step = tokio::select! {
+                biased;
+                reason = self.queue.ended() => return Err(reason),
+                step = catch_up.step(&self.hub, &self.company, self.socket) => step?,
+            };
+            match step {
+                Step::Frame(frame) => break frame,
+                Step::Live => self.catch_up = None,
+            }
+        };
+        self.hub.metrics().handed_out(&frame);
+        Ok(frame)
     }
 
     /// What more is there for it right now, so that it can go out in one write.
     pub fn more(&mut self) -> Option<Frame> {
-        // An end is left to `next`, which says it again.
-        self.queue.take()?.ok()
+        match self.queue.take() {
+            Some(Ok(frame)) => Some(frame),
+            // `next` says it again.
+            Some(Err(_)) => None,
+            None => self.catch_up.as_mut()?.ready(),
+        }
     }
 
     /// Waits until the socket shall close at once; for while a frame is being sent.
-    pub async fn ended(&self) -> CloseReason {
-        self.queue.ended().await
+    pub fn ended(&self) -> impl Future<Output = CloseReason> + Send + 'static {
+        let queue = self.queue.clone();
+        async move { queue.ended().await }
     }
 
     /// Nothing more shall come: the door closes the socket for a reason of its own.

@@ -82,6 +82,12 @@ impl Connection {
         self.gaps.subscribe()
     }
 
+    /// How often a connection was made, the first included. It is counted before the subscriptions are made anew: whoever gets
+    /// a message and sees the number that he saw before has missed nothing by a lost connection.
+    pub fn connects(&self) -> u64 {
+        self.client.statistics().connects.load(Ordering::Relaxed)
+    }
+
     /// Whether the server has said that it is about to stop.
     pub fn is_lame_duck(&self) -> bool {
         self.lame_duck.load(Ordering::Relaxed)

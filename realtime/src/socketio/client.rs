@@ -170,10 +170,13 @@ impl Client {
                 return Ok(());
             }
             let Some(seat) = &mut self.seat else { return Ok(()) };
-            match seat.next().now_or_never() {
-                Some(next) => frame = next?,
-                None => return Ok(()),
-            }
+            frame = match seat.more() {
+                Some(frame) => frame,
+                None => match seat.next().now_or_never() {
+                    Some(next) => next?,
+                    None => return Ok(()),
+                },
+            };
         }
     }
 
