@@ -17,6 +17,7 @@ use crate::handshake::Handshake;
 use crate::hub::Hub;
 
 mod access;
+mod asyncapi;
 mod bucket;
 mod catch_up;
 mod close;
@@ -60,7 +61,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     let hub = Hub::new(service.connection.clone(), publisher, config.limits, service.tasks.clone(), service.stop.clone());
     let handshake = Arc::new(Handshake::new(&config));
     let doors = ws::routes(handshake.clone(), hub.clone()).merge(socketio::routes(handshake, hub.clone()));
-    let router = doors.merge(service.ops_routes());
+    let router = doors.merge(asyncapi::routes()).merge(service.ops_routes());
     service.spawn("lifecycle", lifecycle::run(hub, service.health.clone()));
     let port = listener::Port::new(port, router, &config.limits, service.tasks.clone(), service.stop.clone());
     service.spawn("port", port.run());

@@ -51,7 +51,8 @@ async fn ended(name: &str, limit: Duration, mut command: Command) -> Output {
 async fn setting(system: &'static System) -> (Staff<'static>, Value) {
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
-    let claims = json!({"userId": "d".repeat(24), "companyId": staff.company, "role": "manager", "iat": 1_600_000_000, "exp": 1_600_000_900});
+    let claims =
+        json!({"userId": "d".repeat(24), "companyId": staff.company, "role": "manager", "iat": 1_600_000_000, "exp": 1_600_000_900});
     let key = EncodingKey::from_secret(system.secret("jwt_access").as_bytes());
     let expired = encode(&Header::new(Algorithm::HS256), &claims, &key).unwrap();
     let config = json!({"gateway": system.url("gateway"), "realtime": system.services("realtime"), "token": staff.token,

@@ -38,6 +38,7 @@ impl Web {
         web.say(&auth(staff)).await;
         let connected = web.next().await.unwrap();
         assert!(connected.starts_with("40{\"sid\":"), "{connected}");
+        assert!(web.event("ready").await["seq"].is_u64());
         web
     }
 
@@ -94,8 +95,11 @@ impl<'a> Poll<'a> {
     async fn join(staff: &'a Staff<'a>, url: &str) -> Poll<'a> {
         let poll = Poll::open(staff, url).await;
         assert_eq!(poll.say(&auth(staff)).await, (StatusCode::OK, "ok".into()));
-        let (_, connected) = poll.next().await;
-        assert!(connected.starts_with("40{\"sid\":"), "{connected}");
+        let mut said = poll.next().await.1;
+        assert!(said.starts_with("40{\"sid\":"), "{said}");
+        while !said.split('\u{1e}').any(|packet| find(packet, "ready").is_some()) {
+            said = poll.next().await.1;
+        }
         poll
     }
 
@@ -149,8 +153,10 @@ async fn ask(system: &System, method: Method, url: &str, body: &str) -> (StatusC
 
 /// Enters so many messages of so many characters; the answer's results.
 async fn fill(staff: &Staff<'_>, contact: &str, count: usize, characters: usize) {
-    let message = |n| json!({"contact_id": contact, "role": "user", "platform": "web", "direction": "inbound",
-        "content": format!("{n} {}", "x".repeat(characters))});
+    let message = |n| {
+        json!({"contact_id": contact, "role": "user", "platform": "web", "direction": "inbound",
+        "content": format!("{n} {}", "x".repeat(characters))})
+    };
     let (status, answer) = staff.post("/messages/batch", json!({"messages": (0..count).map(message).collect::<Vec<_>>()})).await;
     assert_eq!((status, &answer["failed"]), (StatusCode::OK, &json!(0)), "{answer}");
 }
@@ -257,6 +263,7 @@ async fn who_does_not_come_in_properly_is_sent_away() {
     assert!(refused.starts_with("44{\"message\":") && refused.contains("\"data\":{\"code\":\"INVALID_TOKEN\""), "{refused}");
     web.say(&auth(&staff)).await;
     assert!(web.next().await.unwrap().starts_with("40{\"sid\":"));
+    web.event("ready").await;
     web.say("41").await;
     assert_eq!(web.rest().await, (vec![], None));
 
@@ -302,7 +309,10 @@ async fn slow_and_silent_clients_end_and_a_stop_sends_the_others_elsewhere() {
         assert!(message["message"]["content"].as_str().unwrap().starts_with(&format!("{n} ")), "{n}");
     }
     let packets = slow.rest().await;
-    assert_eq!(find(&packets[packets.len() - 2], "disconnecting").map(|d| (d["code"].clone(), d["reconnect"].clone())), Some((json!(4008), json!(true))));
+    assert_eq!(
+        find(&packets[packets.len() - 2], "disconnecting").map(|d| (d["code"].clone(), d["reconnect"].clone())),
+        Some((json!(4008), json!(true)))
+    );
     assert_eq!(packets.last().map(String::as_str), Some("1"));
     assert!(packets.len() < 300, "{}", packets.len());
 
@@ -320,7 +330,8 @@ async fn slow_and_silent_clients_end_and_a_stop_sends_the_others_elsewhere() {
     };
     let told = async { quick.rest().await };
     let (polled, told, ()) = tokio::join!(timeout(Duration::from_secs(60), held), told, stop);
-    let is_told = |packets: &[String]| packets.iter().filter_map(|p| find(p, "disconnecting")).any(|d| d["code"] == 1001 && d["reconnect"] == true);
+    let is_told =
+        |packets: &[String]| packets.iter().filter_map(|p| find(p, "disconnecting")).any(|d| d["code"] == 1001 && d["reconnect"] == true);
     assert!(is_told(&told.0) && told.1 == Some(1001) && !told.0.iter().any(|p| p == "41"), "{told:?}");
     let polled = polled.unwrap();
     assert!(is_told(&polled) && polled.last().is_some_and(|p| p == "1"), "{polled:?}");

@@ -26,10 +26,9 @@ use crate::frame::Frame;
 use crate::hub::NoSeat;
 use crate::problem::Refusal;
 use crate::seat::{Door, Seat};
+use crate::ws::pipe::WRITE_FRAMES;
 use crate::ws::wire;
 
-/// Frames that are taken from the queue for one write.
-const GATHERED_FRAMES: usize = 64;
 /// Bytes after which no further frame is added.
 const GATHERED_BYTES: usize = 64 * 1024;
 
@@ -166,7 +165,7 @@ impl Client {
             let encoded = frame.socket_io().clone();
             bytes += encoded.len();
             self.out.push_back(encoded);
-            if self.out.len() >= GATHERED_FRAMES || bytes >= GATHERED_BYTES {
+            if self.out.len() >= WRITE_FRAMES || bytes >= GATHERED_BYTES {
                 return Ok(());
             }
             let Some(seat) = &mut self.seat else { return Ok(()) };
@@ -365,10 +364,7 @@ const BINARY: Failure = Failure::malformed("events are text");
 
 /// Whether the client may connect again by itself.
 const fn comes_back(reason: CloseReason) -> bool {
-    !matches!(
-        reason,
-        CloseReason::SessionEnded | CloseReason::Flood | CloseReason::TooLarge | CloseReason::Protocol | CloseReason::NotUtf8
-    )
+    !matches!(reason, CloseReason::SessionEnded | CloseReason::Flood | CloseReason::TooLarge | CloseReason::Protocol | CloseReason::NotUtf8)
 }
 
 /// The end of what is running; never, where nothing is.

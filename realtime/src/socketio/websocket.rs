@@ -1,15 +1,13 @@
 //! A session whose packets are frames of a WebSocket: one task, from the upgrade to the end.
 
-use futures_util::SinkExt;
 use tokio::time::timeout;
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
+use tokio_tungstenite::tungstenite::Message;
 use tracing::debug;
 
 use super::client::Client;
 use super::{CLOSE_DEADLINE, STOP_CLOSE_DEADLINE};
 use crate::close::CloseReason;
-use crate::ws::pipe::{Pipe, of_error};
+use crate::ws::pipe::Pipe;
 
 /// Serves a client until it ends.
 pub async fn run(mut pipe: Pipe, mut client: Client) {
@@ -19,7 +17,7 @@ pub async fn run(mut pipe: Pipe, mut client: Client) {
         }
     };
     let limit = if reason == CloseReason::GoingAway { STOP_CLOSE_DEADLINE } else { CLOSE_DEADLINE };
-    if !matches!(timeout(limit, close(&mut pipe, &mut client, reason)).await, Ok(Ok(()))) {
+    if timeout(limit, close(&mut pipe, &mut client, reason)).await.is_err() {
         debug!("the closing was not answered");
     }
     client.left(reason);
@@ -51,12 +49,5 @@ pub async fn write(pipe: &mut Pipe, client: &mut Client) -> Result<(), CloseReas
 async fn close(pipe: &mut Pipe, client: &mut Client, reason: CloseReason) -> Result<(), CloseReason> {
     client.end(reason).await;
     pipe.write_all(&mut client.out).await?;
-    if let Some(code) = reason.code() {
-        let frame = CloseFrame { code: code.into(), reason: Utf8Bytes::from_static(reason.as_str()) };
-        pipe.stream.send(Message::Close(Some(frame))).await.map_err(|e| of_error(&e))?;
-    }
-    // Dropped with something unread, the connection would be reset and what was said lost on the way.
-    loop {
-        pipe.next().await?;
-    }
+    pipe.close(reason).await
 }

@@ -16,8 +16,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 use tracing::{debug, error};
 
 use crate::close::CloseReason;
@@ -36,7 +36,7 @@ pub const WRITE_FRAMES: usize = 64;
 /// A WebSocket and its place among the node's connections.
 pub struct Pipe {
     /// Reads, answers pings, and closes. Frames are written past it, see `write`.
-    pub stream: WebSocketStream<TcpStream>,
+    stream: WebSocketStream<TcpStream>,
     /// Whether `stream` may have a pong that is not written yet.
     pong_due: bool,
     _permit: OwnedSemaphorePermit,
@@ -133,6 +133,22 @@ impl Pipe {
         }
         Ok(())
     }
+
+    /// Ends it with the code of the reason, where somebody is still there, and reads until the client has heard it: dropped with
+    /// something unread, the connection would be reset and what was said lost on the way.
+    ///
+    /// # Errors
+    /// It ended in another way.
+    pub async fn close(&mut self, reason: CloseReason) -> Result<(), CloseReason> {
+        if let Some(code) = reason.code() {
+            let frame = CloseFrame { code: code.into(), reason: Utf8Bytes::from_static(reason.as_str()) };
+            self.stream.send(Message::Close(Some(frame))).await.map_err(|e| of_error(&e))?;
+        }
+        while let Some(read) = self.stream.next().await {
+            read.map_err(|e| of_error(&e))?;
+        }
+        Ok(())
+    }
 }
 
 fn slices(out: &VecDeque<Bytes>) -> Vec<IoSlice<'_>> {
@@ -153,7 +169,7 @@ fn advance(out: &mut VecDeque<Bytes>, mut count: usize) {
 }
 
 /// What a failed read means.
-pub fn of_error(error: &Error) -> CloseReason {
+fn of_error(error: &Error) -> CloseReason {
     match error {
         Error::Capacity(_) => CloseReason::TooLarge,
         Error::Utf8(_) => CloseReason::NotUtf8,

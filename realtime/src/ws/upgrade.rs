@@ -44,3 +44,24 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(token))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_whole_handshake_has_a_key() {
+        let whole =
+            [("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket"), ("sec-websocket-version", "13"), ("sec-websocket-key", "k")];
+        let request = |method: &str, leave_out: &str| {
+            let headers = whole.iter().filter(|(name, _)| *name != leave_out);
+            let request = headers.fold(axum::http::Request::builder().method(method), |r, (name, value)| r.header(*name, *value));
+            request.body(Body::empty()).unwrap()
+        };
+        assert!(websocket_key(&request("GET", "")).is_some());
+        assert!(websocket_key(&request("POST", "")).is_none());
+        for (name, _) in whole {
+            assert!(websocket_key(&request("GET", name)).is_none(), "{name}");
+        }
+    }
+}
