@@ -202,7 +202,7 @@ impl Session {
             }
             return;
         }
-        let texts: Vec<&str> = packets.iter().map(|frame| wire::of_text(frame)).collect();
+        let texts: Vec<&str> = packets.iter().map(wire::of_text).collect();
         if poll.send(engine::join(texts.iter().copied())).is_err() {
             for frame in packets.into_iter().rev() {
                 self.client.out.push_front(frame);
