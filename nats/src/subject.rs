@@ -298,6 +298,11 @@ pub fn typing_of_company(company: Id) -> String {
     format!("typing.{company}.*")
 }
 
+/// `presence.<company>`: who of a company is connected, as each realtime node tells the others.
+pub fn presence_of_company(company: Id) -> String {
+    format!("presence.{company}")
+}
+
 /// `outcome.<service>.<instance>.<call>`: where one process waits for the persister's answers.
 pub fn outcome(service: &str, instance: &str, call: &str) -> String {
     format!("outcome.{service}.{instance}.{call}")

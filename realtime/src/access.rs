@@ -27,6 +27,11 @@ pub struct Session {
 }
 
 impl Session {
+    /// The login, by its entry in the bucket `sessions`.
+    pub fn login(&self) -> Option<(Id, Id)> {
+        Some((self.user, self.session?))
+    }
+
     /// How long it is still good; zero once it has expired.
     pub fn time_left(&self, now: Timestamp) -> Duration {
         self.expires.since(now)

@@ -11,8 +11,10 @@ use serde_json::{Map, Value, json};
 
 use super::DOCUMENT;
 use crate::command::{Command, Done, Failure};
-use crate::event::{self, Behind, Typing};
+use crate::event::{self, Behind};
 use crate::frame::{Frame, Origin};
+use crate::presence::{Said, User, Users};
+use crate::typing::Typing;
 
 const ID: Id = Id::from_bytes([0xab; 12]);
 const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_123);
@@ -89,6 +91,9 @@ fn frames() -> Vec<Frame> {
         event::of_resync(7, Behind::TooMany),
         event::of_resync(7, Behind::TooOld),
         event::of_resync(7, Behind::Unknown),
+        event::of_resync(7, Behind::Late),
+        event::of_presence(&[], true),
+        event::of_presence(&[User { user_id: ID, online: true, viewing: [ID].into() }], false),
         event::of_expiry(NOW),
         event::of_closing(1_200),
     ];
@@ -200,6 +205,7 @@ fn every_event_of_the_log_is_in_it_and_as_it_says() {
             "/ws" | "/socket" => {}
             "live" => assert_eq!(subject, subject::live(EventSubject::MessageRead { company: ID, contact: ID })),
             "typing" => assert_eq!(subject, subject::typing(ID, ID)),
+            "presence" => assert_eq!(subject, subject::presence_of_company(ID)),
             "outbound" => assert!(subject.parse::<Outbound>().is_ok(), "{subject}"),
             "dead" => assert_eq!(subject, subject::dead("persister", &format!("message.read.{ID}.{ID}"))),
             _ => {
@@ -221,4 +227,6 @@ fn every_event_of_the_log_is_in_it_and_as_it_says() {
     assert_eq!(described, stored);
     let typing = json!(Typing { user_id: ID, is_typing: true, socket: ID });
     assert_valid(&validator(&document, &document["components"]["messages"]["nats_typing"]["payload"]), "typing", &typing);
+    let said = json!(Said { node: "realtime-1".into(), ask: false, users: Users::from([(ID, [ID].into())]) });
+    assert_valid(&validator(&document, &document["components"]["messages"]["nats_presence"]["payload"]), "presence", &said);
 }

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use crate::access::Session;
-use crate::event::Typing;
+use crate::typing::Typing;
 
 /// Longest wait for room in the connection's buffer; typing is not worth more.
 const TYPING_DEADLINE: Duration = Duration::from_secs(1);

@@ -12,8 +12,10 @@ use crate::access::Session;
 use crate::close::CloseReason;
 use crate::event::{self, Behind};
 use crate::frame::Frame;
+use crate::presence::{self, Presence, User, Users};
 use crate::queue::Queue;
 use crate::recent::Recent;
+use crate::sessions::Login;
 
 /// So long before its token expires a client is told, so that it can come back with a fresh one in time.
 pub const EXPIRY_NOTICE: Duration = Duration::from_secs(30);
@@ -59,6 +61,9 @@ struct State {
     /// Every event up to here was handed out.
     last_seq: u64,
     recent: Recent,
+    presence: Presence,
+    /// Everybody who is online, for new sockets; made when the first one asks.
+    snapshot: Option<Frame>,
 }
 
 impl State {
@@ -72,6 +77,15 @@ impl State {
         member.after = position.max(self.last_seq);
         true
     }
+
+    fn tell(&mut self, news: &[User]) -> usize {
+        if news.is_empty() {
+            return 0;
+        }
+        self.snapshot = None;
+        let Ok(frame) = event::of_presence(news, false) else { return 0 };
+        self.members.values().filter(|m| m.queue.push(&frame)).count()
+    }
 }
 
 /// The room `company:<id>`.
@@ -82,13 +96,15 @@ pub struct Company {
     pub feed: watch::Sender<FeedState>,
     /// Told when the last socket has left.
     pub emptied: Notify,
+    /// Told when who is here may have changed.
+    pub moved: Notify,
     state: Mutex<State>,
 }
 
 impl Company {
     /// Without sockets.
     pub fn new(id: Id) -> Company {
-        Company { id, feed: watch::Sender::new(FeedState::Opening), emptied: Notify::new(), state: Mutex::default() }
+        Company { id, feed: watch::Sender::new(FeedState::Opening), emptied: Notify::new(), moved: Notify::new(), state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -106,6 +122,7 @@ impl Company {
     /// Takes a socket in. It gets no events before [`Company::start`].
     pub fn add(&self, socket: Id, session: Session, queue: Arc<Queue>) {
         self.state().members.insert(socket, Member { queue, session, after: u64::MAX, warned: false, joined: HashSet::new() });
+        self.moved.notify_one();
     }
 
     /// Lets a socket go.
@@ -114,6 +131,7 @@ impl Company {
         state.members.remove(&socket);
         let empty = state.members.is_empty();
         drop(state);
+        self.moved.notify_one();
         if empty {
             self.emptied.notify_one();
         }
@@ -147,8 +165,15 @@ impl Company {
     pub fn start(&self, socket: Id, cursor: Option<u64>) -> Start {
         let mut state = self.state();
         let seq = cursor.unwrap_or(state.last_seq);
-        if let Some(member) = state.members.get(&socket) {
+        let State { members, presence, snapshot, .. } = &mut *state;
+        if let Some(member) = members.get(&socket) {
             member.queue.push_some(event::of_ready(seq));
+            if snapshot.is_none() {
+                *snapshot = event::of_presence(&presence.all(), true).ok();
+            }
+            snapshot.iter().for_each(|snapshot| {
+                member.queue.push(snapshot);
+            });
         }
         // Whether a cursor from beyond what was handed out is one at all, only the log can tell.
         let is_live = seq <= state.last_seq && state.go_live(socket, seq);
@@ -168,11 +193,6 @@ impl Company {
             member.after = last_seq;
             member.queue.push_some(event::of_resync(last_seq, why));
         }
-    }
-
-    /// Queues a frame that no log has for every socket. Never waits.
-    pub fn to_all(&self, frame: &Frame) -> usize {
-        self.state().members.values().filter(|m| m.queue.push(frame)).count()
     }
 
     /// Queues a frame for the sockets that joined `conversation`, except one.
@@ -216,15 +236,71 @@ impl Company {
         if member.joined.len() >= limit && !member.joined.contains(&conversation) {
             return Err(TooManyJoined);
         }
-        member.joined.insert(conversation);
+        if member.joined.insert(conversation) {
+            self.moved.notify_one();
+        }
         Ok(())
     }
 
     /// A socket leaves a conversation, joined or not.
     pub fn leave(&self, socket: Id, conversation: Id) {
-        if let Some(member) = self.state().members.get_mut(&socket) {
-            member.joined.remove(&conversation);
+        if self.state().members.get_mut(&socket).is_some_and(|member| member.joined.remove(&conversation)) {
+            self.moved.notify_one();
         }
+    }
+
+    /// From where on it is remembered what was handed out.
+    pub fn remembers_after(&self) -> u64 {
+        self.state().recent.floor()
+    }
+
+    /// Whether the event at `seq`, which sockets are told of, should have been handed out and was not.
+    pub fn has_missed(&self, seq: u64) -> bool {
+        let state = self.state();
+        state.recent.floor() < seq && seq <= state.last_seq && !state.recent.has(seq)
+    }
+
+    /// Something was missed that can no longer be given in order: every live socket's client has to fetch.
+    pub fn resync_all(&self, why: Behind) {
+        let mut state = self.state();
+        let last_seq = state.last_seq;
+        // A socket that comes back with a cursor from before is not to be given the gap again.
+        state.recent = Recent::after(last_seq);
+        let Ok(frame) = event::of_resync(last_seq, why) else { return };
+        state.members.values().filter(|m| m.after != u64::MAX).for_each(|m| {
+            m.queue.push(&frame);
+        });
+    }
+
+    /// Who is on this node.
+    pub fn users(&self) -> Users {
+        presence::users(self.state().members.values().map(|m| (m.session.user, &m.joined)))
+    }
+
+    /// A node, this one too, has said who is on it. What is news is told to the sockets; returns how many.
+    pub fn hear_node(&self, node: &str, users: Users) -> usize {
+        let mut state = self.state();
+        let news = state.presence.hear(node, users);
+        state.tell(&news)
+    }
+
+    /// A node is gone, and with it who was there only.
+    pub fn forget_node(&self, node: &str) {
+        let mut state = self.state();
+        let news = state.presence.forget(node);
+        state.tell(&news);
+    }
+
+    /// The logins of the sockets.
+    pub fn logins(&self) -> Vec<Login> {
+        self.state().members.values().filter_map(|m| m.session.login()).collect()
+    }
+
+    /// Ends the sockets of these logins.
+    pub fn end_logins(&self, logins: &HashSet<Login>) {
+        let state = self.state();
+        let theirs = state.members.values().filter(|m| m.session.login().is_some_and(|login| logins.contains(&login)));
+        theirs.for_each(|m| m.queue.end(CloseReason::SessionEnded));
     }
 }
 

@@ -34,7 +34,7 @@ fn add(company: &Company, socket: u8, room: usize) -> Arc<Queue> {
 fn enter(company: &Company, socket: u8, room: usize) -> Arc<Queue> {
     let queue = add(company, socket, room);
     assert_eq!(company.start(id(socket), None), Start::Live);
-    assert_eq!(queue.take().unwrap().unwrap().event(), "ready");
+    assert_eq!([queue.take(), queue.take()].map(|frame| frame.unwrap().unwrap().event()), ["ready", "presence:update"]);
     queue
 }
 
@@ -64,10 +64,10 @@ async fn every_socket_gets_every_frame_in_order_until_it_leaves() {
         assert_eq!((text(queue.next().await), text(queue.next().await)), (Ok("a".into()), Ok("b".into())));
     }
     company.remove(id(1));
-    assert_eq!((company.to_all(&frame("c")), company.sockets()), (1, 1));
+    assert_eq!((company.deliver(8, Some(frame("c"))), company.sockets()), (Some(1), 1));
     company.remove(id(2));
     company.emptied.notified().await;
-    assert_eq!(company.deliver(8, Some(frame("d"))), Some(0));
+    assert_eq!(company.deliver(9, Some(frame("d"))), Some(0));
 }
 
 #[test]
@@ -87,7 +87,7 @@ async fn a_cursor_from_beyond_is_for_the_log_to_judge_and_a_resync_begins_now() 
     company.resync(id(1), Behind::Unknown);
     company.deliver(13, Some(frame("thirteen")));
     let told: Vec<String> = std::iter::from_fn(|| queue.take()).map(|f| f.unwrap().data().get().to_owned()).collect();
-    assert_eq!(told, [r#"{"seq":11}"#, r#"{"seq":12,"reason":"unknown"}"#, r#""thirteen""#]);
+    assert_eq!(told, [r#"{"seq":11}"#, r#"{"snapshot":true,"users":[]}"#, r#"{"seq":12,"reason":"unknown"}"#, r#""thirteen""#]);
 }
 
 #[tokio::test]
@@ -126,6 +126,55 @@ fn conversations_of_a_socket_are_bounded() {
     company.join(id(1), id(1), ROOMS).unwrap();
     company.leave(id(1), id(1));
     company.join(id(1), id(9), ROOMS).unwrap();
+}
+
+#[tokio::test]
+async fn what_was_passed_over_is_noticed_and_told() {
+    let company = company();
+    let queue = enter(&company, 1, ROOM);
+    for seq in [3, 7] {
+        company.deliver(seq, Some(event(seq)));
+    }
+    assert_eq!([3, 5, 7, 9].map(|seq| company.has_missed(seq)), [false, true, false, false]);
+    company.resync_all(Behind::Late);
+    let told: Vec<String> = std::iter::from_fn(|| queue.take()).map(|f| f.unwrap().data().get().to_owned()).collect();
+    assert_eq!(told, ["\"3\"", "\"7\"", r#"{"seq":7,"reason":"late"}"#]);
+    assert!(!company.has_missed(5));
+}
+
+#[tokio::test]
+async fn who_comes_and_goes_is_told_and_a_new_socket_sees_all() {
+    let company = company();
+    let first = enter(&company, 1, ROOM);
+    assert_eq!(company.hear_node("here", company.users()), 1);
+    company.hear_node("there", Users::from([(id(5), [id(9)].into())]));
+    company.hear_node("there", Users::from([(id(5), [id(9)].into())]));
+    company.forget_node("there");
+    let told: Vec<String> = std::iter::from_fn(|| first.take()).map(|f| f.unwrap().data().get().to_owned()).collect();
+    let [me, you, nine] = [0xdd, 5, 9].map(|n| id(n).to_string());
+    let [me_on, you_on, you_off] = [
+        format!(r#"{{"userId":"{me}","online":true,"viewing":[]}}"#),
+        format!(r#"{{"userId":"{you}","online":true,"viewing":["{nine}"]}}"#),
+        format!(r#"{{"userId":"{you}","online":false,"viewing":[]}}"#),
+    ];
+    assert_eq!(told, [me_on.clone(), you_on, you_off].map(|user| format!(r#"{{"snapshot":false,"users":[{user}]}}"#)));
+    let second = add(&company, 2, ROOM);
+    company.start(id(2), None);
+    let snapshot = [second.take(), second.take()].map(|frame| frame.unwrap().unwrap().data().get().to_owned());
+    assert_eq!(snapshot, [r#"{"seq":0}"#.to_owned(), format!(r#"{{"snapshot":true,"users":[{me_on}]}}"#)]);
+}
+
+#[tokio::test]
+async fn the_sockets_of_an_ended_login_end() {
+    let company = company();
+    let (queue, other) = (Arc::new(Queue::new(ROOM)), enter(&company, 2, ROOM));
+    company.add(id(1), Session { session: Some(id(7)), ..session(Timestamp::from_millis(1_000_000)) }, queue.clone());
+    assert_eq!(company.logins(), [(id(0xdd), id(7))]);
+    company.end_logins(&HashSet::from([(id(0xdd), id(8))]));
+    assert!(queue.take().is_none());
+    company.end_logins(&HashSet::from([(id(0xdd), id(7))]));
+    assert_eq!(text(queue.next().await), Err(CloseReason::SessionEnded));
+    assert!(other.take().is_none());
 }
 
 /// One thing that happens. Numbers are taken modulo what there is.
@@ -275,8 +324,8 @@ proptest! {
     ) {
         let cursor = cursor % (before.len() as u64 + 1);
         let mut world = World::new(before, cursor);
-        // The greeting.
-        prop_assert_eq!(world.queue.take().unwrap().unwrap().event(), "ready");
+        let greeting = [world.queue.take(), world.queue.take()].map(|frame| frame.unwrap().unwrap().event());
+        prop_assert_eq!(greeting, ["ready", "presence:update"]);
         for (step, drained) in steps {
             world.step(step);
             if drained {

@@ -6,22 +6,12 @@ use nats::domain::{Delivery, MessagePatch, MessageView, Platform};
 use nats::event::{Envelope, Event};
 use nats::runtime::direct::Stored;
 use nats::{Id, Timestamp, header, subject};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tracing::warn;
 
 use crate::frame::{Frame, Origin};
-
-/// A typing indicator on its way between nodes: the payload on `typing.<company>.<conversation>`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Typing {
-    /// Who types.
-    pub user_id: Id,
-    /// Started, or stopped.
-    pub is_typing: bool,
-    /// The socket that said so, over all nodes; it does not get it back.
-    pub socket: Id,
-}
+use crate::presence::User;
+use crate::typing::Typing;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -181,6 +171,8 @@ pub enum Behind {
     TooOld,
     /// The log has no such sequence.
     Unknown,
+    /// Something came to light only after newer events were given.
+    Late,
 }
 
 impl Behind {
@@ -190,8 +182,24 @@ impl Behind {
             Behind::TooMany => "too_many",
             Behind::TooOld => "too_old",
             Behind::Unknown => "unknown",
+            Behind::Late => "late",
         }
     }
+}
+
+#[derive(Serialize)]
+struct Presence<'a> {
+    /// These are all who are online; else, those who have come, gone or moved.
+    snapshot: bool,
+    users: &'a [User],
+}
+
+/// The frame for who is online and what they are looking at.
+///
+/// # Errors
+/// None in practice, see [`Frame::passing`].
+pub fn of_presence(users: &[User], snapshot: bool) -> Result<Frame, serde_json::Error> {
+    Frame::passing("presence:update", &Presence { snapshot, users })
 }
 
 #[derive(Serialize)]

@@ -1,6 +1,7 @@
 //! Which companies have sockets on this node, each with one feed. No socket's work is done here; see `feed` and `socket`.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -32,6 +33,9 @@ pub enum NoSeat {
     /// `MAX_SOCKETS` are open.
     #[error("this node has no room for another socket")]
     Full,
+    /// `MAX_SOCKETS_PER_USER` are open.
+    #[error("this user has as many sockets on this node as they may")]
+    TooManyOfUser,
     /// The company's events cannot be had right now.
     #[error("the log cannot be followed right now")]
     Unavailable,
@@ -52,6 +56,10 @@ struct Inner {
     metrics: Metrics,
     room: Arc<Semaphore>,
     reads: Semaphore,
+    /// How often the log has got another leader.
+    leaders: AtomicU64,
+    /// Sockets of each user.
+    users: Mutex<HashMap<Id, usize>>,
     companies: Mutex<HashMap<Id, Arc<Company>>>,
 }
 
@@ -60,7 +68,21 @@ impl Hub {
     pub fn new(connection: Connection, publisher: Publisher, limits: Limits, tasks: TaskTracker, stop: CancellationToken) -> Hub {
         let room = Arc::new(Semaphore::new(limits.sockets));
         let (metrics, reads) = (Metrics::new(), Semaphore::new(READS));
-        Hub { inner: Arc::new(Inner { connection, publisher, tasks, stop, limits, metrics, room, reads, companies: Mutex::default() }) }
+        Hub {
+            inner: Arc::new(Inner {
+                connection,
+                publisher,
+                tasks,
+                stop,
+                limits,
+                metrics,
+                room,
+                reads,
+                leaders: AtomicU64::new(0),
+                users: Mutex::default(),
+                companies: Mutex::default(),
+            }),
+        }
     }
 
     /// What is counted for each event.
@@ -112,6 +134,7 @@ impl Hub {
             return Err(NoSeat::Unavailable);
         }
         let permit = self.inner.room.clone().try_acquire_owned().map_err(|_| NoSeat::Full)?;
+        let of_user = self.count(session.user).ok_or(NoSeat::TooManyOfUser)?;
         let queue = Arc::new(Queue::new(self.inner.limits.queue_bytes));
         let company = {
             // Seated under this lock, so that the feed does not see an empty company in between and end.
@@ -126,7 +149,18 @@ impl Hub {
         };
         let tracked = self.inner.tasks.token();
         let (hub, counted) = (self.clone(), Counted::new(door));
-        let mut seat = Seat { hub, company, queue, session, socket, catch_up: None, _counted: counted, _permit: permit, _tracked: tracked };
+        let mut seat = Seat {
+            hub,
+            company,
+            queue,
+            session,
+            socket,
+            catch_up: None,
+            _counted: counted,
+            _of_user: of_user,
+            _permit: permit,
+            _tracked: tracked,
+        };
         let mut feed = seat.company.feed.subscribe();
         match timeout(OPEN_DEADLINE, feed.wait_for(|state| *state != FeedState::Opening)).await {
             Ok(Ok(state)) if *state == FeedState::Live => {}
@@ -136,6 +170,31 @@ impl Hub {
             seat.catch_up = Some(Box::new(CatchUp::new(cursor)));
         }
         Ok(seat)
+    }
+
+    fn users(&self) -> MutexGuard<'_, HashMap<Id, usize>> {
+        // A poisoned lock still holds a whole map.
+        self.inner.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One more socket of a user, unless there are as many as there may be.
+    fn count(&self, user: Id) -> Option<OfUser> {
+        let mut users = self.users();
+        let count = users.entry(user).or_default();
+        let is_one_more = *count < self.inner.limits.sockets_per_user;
+        *count += usize::from(is_one_more);
+        is_one_more.then(|| OfUser { hub: self.clone(), user })
+    }
+
+    /// The log has another leader: what the one before has stored may not have come.
+    pub fn note_new_leader(&self) {
+        self.inner.leaders.fetch_add(1, Ordering::Relaxed);
+        self.inner.connection.note_gap();
+    }
+
+    /// How often the log has got another leader.
+    pub fn leaders(&self) -> u64 {
+        self.inner.leaders.load(Ordering::Relaxed)
     }
 
     /// Every company that has sockets here.
@@ -165,5 +224,23 @@ impl Hub {
             companies.remove(&company.id);
         }
         empty
+    }
+}
+
+/// One of a user's sockets; dropping it gives its place back.
+pub struct OfUser {
+    hub: Hub,
+    user: Id,
+}
+
+impl Drop for OfUser {
+    fn drop(&mut self) {
+        let mut users = self.hub.users();
+        if let Some(count) = users.get_mut(&self.user) {
+            *count -= 1;
+            if *count == 0 {
+                users.remove(&self.user);
+            }
+        }
     }
 }

@@ -47,6 +47,7 @@ impl Refusal {
             Refusal::NotWebSocket => (StatusCode::UPGRADE_REQUIRED, "UPGRADE_REQUIRED"),
             Refusal::BadQuery => (StatusCode::BAD_REQUEST, "VALIDATION_ERROR"),
             Refusal::NoSeat(NoSeat::Full) => (StatusCode::SERVICE_UNAVAILABLE, "TOO_MANY_SOCKETS"),
+            Refusal::NoSeat(NoSeat::TooManyOfUser) => (StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_SOCKETS_OF_USER"),
             Refusal::NoSeat(NoSeat::Unavailable) => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
         }
     }
@@ -64,7 +65,9 @@ impl IntoResponse for Refusal {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         match status {
-            StatusCode::SERVICE_UNAVAILABLE => drop(headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS))),
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+                drop(headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS)))
+            }
             StatusCode::UNAUTHORIZED => drop(headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
             StatusCode::UPGRADE_REQUIRED => drop(headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"))),
             _ => {}

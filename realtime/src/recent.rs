@@ -47,6 +47,16 @@ impl Recent {
         }
     }
 
+    /// What is remembered comes after this.
+    pub fn floor(&self) -> u64 {
+        self.floor
+    }
+
+    /// Whether this one is remembered.
+    pub fn has(&self, seq: u64) -> bool {
+        self.frames.binary_search_by_key(&seq, |(at, _)| *at).is_ok()
+    }
+
     /// Every event after `seq`; `None` where not all of them are remembered.
     pub fn since(&self, seq: u64) -> Option<impl Iterator<Item = &Frame>> {
         let from = self.frames.partition_point(|(at, _)| *at <= seq);
@@ -73,6 +83,7 @@ mod tests {
         assert_eq!(since(&recent, 10).unwrap(), ["12", "15", "20"]);
         assert_eq!(since(&recent, 13).unwrap(), ["15", "20"]);
         assert_eq!(since(&recent, 20).unwrap(), [""; 0]);
+        assert_eq!(([12, 13, 20].map(|seq| recent.has(seq)), recent.floor()), ([true, false, true], 10));
     }
 
     #[test]

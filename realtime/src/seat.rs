@@ -14,10 +14,10 @@ use crate::close::CloseReason;
 use crate::command::{Command, Done, Execution, Failure, publish_read, publish_typing};
 use crate::company::Company;
 use crate::config::Limits;
-use crate::event::Typing;
 use crate::frame::Frame;
-use crate::hub::Hub;
+use crate::hub::{Hub, OfUser};
 use crate::queue::Queue;
+use crate::typing::Typing;
 
 /// How a socket came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +64,8 @@ pub struct Seat {
     /// While it is given what its client missed.
     pub(crate) catch_up: Option<Box<CatchUp>>,
     pub(crate) _counted: Counted,
+    /// Of its user's sockets.
+    pub(crate) _of_user: OfUser,
     /// Of this node's sockets.
     pub(crate) _permit: OwnedSemaphorePermit,
     /// The stop of the service waits for it.

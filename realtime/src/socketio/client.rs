@@ -259,6 +259,10 @@ impl Client {
                 self.opening = None;
                 Ok(())
             }
+            Err(why @ NoSeat::TooManyOfUser) => {
+                self.refuse(Refusal::from(why).code(), &why.to_string());
+                Ok(())
+            }
             // After a `connect_error` socket.io-client does not try again by itself; after a lost connection it does, with a pause.
             Err(why) => {
                 counter!("realtime_refused_total", "door" => Door::SocketIo.as_str(), "code" => Refusal::from(why).code()).increment(1);
