@@ -3,7 +3,7 @@
 use async_nats::jetstream::consumer::pull;
 use futures_util::{SinkExt, StreamExt};
 use reqwest::StatusCode;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio_tungstenite::tungstenite::Message as Frame;
 
 use crate::harness::{SOON, System, eventually};

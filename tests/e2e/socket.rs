@@ -1,7 +1,5 @@
 //! A client of `/ws` for tests: events by name, the cursor, the close code.
 
-use std::collections::HashSet;
-
 use async_nats::jetstream;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
@@ -121,9 +119,4 @@ pub async fn log_of(jetstream: &jetstream::Context, company: &str, after: u64) -
         from = message.sequence + 1;
     }
     seqs
-}
-
-/// Whether no sequence stands twice.
-pub fn are_distinct(seqs: &[u64]) -> bool {
-    seqs.iter().collect::<HashSet<_>>().len() == seqs.len()
 }
