@@ -122,7 +122,12 @@ async fn serve(
         Err(_) => Err(Refused::Request),
     };
     let mut response = answer.into_response();
+    let is_over = response.status() != StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
+    if is_over {
+        // Connections that are no sockets end with their time; a client that used one again just then would see an error.
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if let Some(origin) = origin {
@@ -239,13 +244,12 @@ impl Drop for Held {
 async fn poll(lease: &Lease, session: &mpsc::Sender<Request>) -> Result<Response, Refused> {
     let (answer, answered) = oneshot::channel();
     session.try_send(Request::Poll(answer)).map_err(|_| Refused::Session)?;
-    // It is held for longer than a handshake may take, and then the connection is done: the bound holds for the next one.
+    // It is held for longer than a handshake may take; then the connection is done, see `serve`.
     lease.extend();
     let held = Held::new();
-    let mut response = packets(answered.await.map_err(|_| Refused::Session)?);
+    let body = answered.await.map_err(|_| Refused::Session)?;
     drop(held);
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    Ok(response)
+    Ok(packets(body))
 }
 
 async fn post(door: &Shared, session: &mpsc::Sender<Request>, request: HttpRequest) -> Result<Response, Refused> {
