@@ -38,8 +38,8 @@ pub async fn run(pipe: Pipe, seat: Seat) {
     info!(user = %session.user, company = %session.company, socket = %id, role = ?session.role, "connected");
     let mut socket = Socket::new(pipe, seat);
     let reason = socket.serve().await;
-    socket.close(reason).await;
     counter!("realtime_closed_total", "door" => "ws", "reason" => reason.as_str()).increment(1);
+    socket.close(reason).await;
     let seconds = started.elapsed().as_secs();
     info!(user = %session.user, company = %session.company, socket = %id, reason = reason.as_str(), seconds, "disconnected");
 }
