@@ -55,11 +55,13 @@ impl Frame {
     }
 
     /// The event's name. None of ours needs escaping in JSON.
+    #[cfg(test)]
     pub fn event(&self) -> &'static str {
         self.0.event
     }
 
     /// Its data, as JSON.
+    #[cfg(test)]
     pub fn data(&self) -> &RawValue {
         &self.0.data
     }
@@ -82,9 +84,10 @@ impl Frame {
         })
     }
 
-    /// The door `/socket.io/`: `["event",data]`, the payload of an EVENT packet. Made once.
+    /// The door `/socket.io/`: a whole WebSocket text frame with the packet `42["event",data]`; a poll takes the packet out of it.
+    /// Made once.
     pub fn socket_io(&self) -> &Bytes {
-        self.0.socket_io.get_or_init(|| format!(r#"["{}",{}]"#, self.0.event, self.0.data.get()).into())
+        self.0.socket_io.get_or_init(|| crate::ws::wire::text(&crate::socketio::event(self.0.event, self.0.data.get())))
     }
 }
 
@@ -98,7 +101,7 @@ mod tests {
         let frame = Frame::passing("message:new", &json!({"seq": 7})).unwrap();
         assert_eq!((frame.event(), frame.data().get()), ("message:new", r#"{"seq":7}"#));
         assert_eq!(frame.websocket().as_ref(), b"\x81\x28{\"event\":\"message:new\",\"data\":{\"seq\":7}}");
-        assert_eq!(frame.socket_io().as_ref(), br#"["message:new",{"seq":7}]"#);
+        assert_eq!(frame.socket_io().as_ref(), b"\x81\x1b42[\"message:new\",{\"seq\":7}]");
         let copy = frame.clone();
         assert!(std::ptr::eq(frame.websocket().as_ptr(), copy.websocket().as_ptr()));
         assert!(std::ptr::eq(frame.socket_io().as_ptr(), copy.socket_io().as_ptr()));

@@ -17,6 +17,7 @@ use crate::handshake::Handshake;
 use crate::hub::Hub;
 
 mod access;
+mod asyncapi;
 mod bucket;
 mod catch_up;
 mod close;
@@ -41,6 +42,7 @@ mod queue;
 mod recent;
 mod seat;
 mod sessions;
+mod socketio;
 mod typing;
 mod ws;
 
@@ -63,7 +65,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     let publisher = Publisher::start(service.connection.clone(), &service.tasks);
     let hub = Hub::new(service.connection.clone(), publisher, config.limits, service.tasks.clone(), service.stop.clone());
     let handshake = Arc::new(Handshake::new(&config));
-    let router = ws::routes(handshake, hub.clone()).merge(service.ops_routes());
+    let doors = ws::routes(handshake.clone(), hub.clone()).merge(socketio::routes(handshake, hub.clone()));
+    let router = doors.merge(asyncapi::routes()).merge(service.ops_routes());
     service.spawn("leader watch", leader::watch(hub.clone()));
     service.spawn("nodes", nodes::run(hub.clone()));
     service.spawn("sessions", sessions::run(hub.clone()));

@@ -34,6 +34,11 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// For programs.
+    pub const fn code(self) -> &'static str {
+        self.parts().1
+    }
+
     const fn parts(self) -> (StatusCode, &'static str) {
         match self {
             Refusal::Token(BadToken::Missing | BadToken::Invalid) => (StatusCode::UNAUTHORIZED, "INVALID_TOKEN"),

@@ -2,7 +2,9 @@
 
 mod door;
 mod frame;
+pub mod pipe;
 mod socket;
+pub mod upgrade;
 pub mod wire;
 
 pub use door::routes;

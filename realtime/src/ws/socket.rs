@@ -3,25 +3,18 @@
 
 use std::collections::VecDeque;
 use std::future::pending;
-use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use futures_util::{FutureExt, SinkExt, StreamExt};
 use metrics::counter;
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep, timeout};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::error::ProtocolError;
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
+use tokio_tungstenite::tungstenite::Message;
 use tracing::{debug, info};
 
 use super::frame::{ClientFrame, FrameId, answer};
+use super::pipe::{Pipe, WRITE_FRAMES};
 use super::wire;
 use crate::close::CloseReason;
 use crate::command::{Execution, Failure, Outcome};
@@ -32,28 +25,21 @@ use crate::seat::Seat;
 const PING_INTERVAL: Duration = Duration::from_secs(25);
 /// A client that is silent for so long, pongs included, is gone.
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
-/// One write may take so long to be taken by the client's side.
-const SEND_DEADLINE: Duration = Duration::from_secs(30);
 /// From the decision to close to the end of the connection: the client may first have to read what lies before the code.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 /// The same while the service stops.
 const STOP_CLOSE_DEADLINE: Duration = Duration::from_secs(5);
-/// Frames that go out in one write. The system takes at most 1,024.
-const WRITE_FRAMES: usize = 64;
 /// Bytes after which no further frame is added to a write.
 const WRITE_BYTES: usize = 64 * 1024;
 
 /// Serves a socket until it ends. Written out, because an `async fn` would hold its arguments twice, for as long as it runs.
-pub fn run(stream: WebSocketStream<TcpStream>, seat: Seat, permit: OwnedSemaphorePermit) -> impl Future<Output = ()> + Send {
-    let mut socket = Socket::new(stream, seat, permit);
+pub fn run(pipe: Pipe, seat: Seat) -> impl Future<Output = ()> + Send {
+    let mut socket = Socket::new(pipe, seat);
     async move { socket.run().await }
 }
 
 struct Socket {
-    /// Reads, answers pings, and closes. Everything else is written past it, see `write`.
-    stream: WebSocketStream<TcpStream>,
-    /// Whether `stream` may have a pong that is not written yet.
-    pong_due: bool,
+    pipe: Pipe,
     /// What is written next; the first may be written in part.
     out: VecDeque<Bytes>,
     seat: Seat,
@@ -63,8 +49,6 @@ struct Socket {
     /// Due at the next ping, or when the silence gets too long.
     timer: Pin<Box<Sleep>>,
     conduct: Conduct,
-    /// Of the port's connections.
-    _permit: OwnedSemaphorePermit,
     /// The one command under way. Nothing is read meanwhile, so a client cannot pile them up.
     running: Option<Box<Running>>,
 }
@@ -79,16 +63,15 @@ enum Wake {
     Timer,
     Frame(Result<crate::frame::Frame, CloseReason>),
     Finished(Outcome),
-    Incoming(Option<Result<Message, Error>>),
+    Incoming(Result<Message, CloseReason>),
 }
 
 impl Socket {
-    fn new(stream: WebSocketStream<TcpStream>, seat: Seat, permit: OwnedSemaphorePermit) -> Socket {
+    fn new(pipe: Pipe, seat: Seat) -> Socket {
         let now = Instant::now();
         let conduct = Conduct::new(seat.limits().frames_per_second, now);
         Socket {
-            stream,
-            pong_due: false,
+            pipe,
             out: VecDeque::new(),
             seat,
             opened: now,
@@ -96,7 +79,6 @@ impl Socket {
             next_ping: now + PING_INTERVAL,
             timer: Box::pin(sleep(PING_INTERVAL)),
             conduct,
-            _permit: permit,
             running: None,
         }
     }
@@ -106,6 +88,7 @@ impl Socket {
         info!(user = %session.user, company = %session.company, socket = %id, role = ?session.role, "connected");
         let reason = self.serve().await;
         counter!("realtime_closed_total", "door" => "ws", "reason" => reason.as_str()).increment(1);
+        // In a box, as all that an idle socket has no need of.
         Box::pin(self.close(reason)).await;
         let seconds = self.opened.elapsed().as_secs();
         info!(user = %session.user, company = %session.company, socket = %id, reason = reason.as_str(), seconds, "disconnected");
@@ -124,7 +107,7 @@ impl Socket {
             () = self.timer.as_mut() => Wake::Timer,
             frame = self.seat.next() => Wake::Frame(frame),
             outcome = finished(&mut self.running) => Wake::Finished(outcome),
-            incoming = self.stream.next(), if self.running.is_none() => Wake::Incoming(incoming),
+            incoming = self.pipe.next(), if self.running.is_none() => Wake::Incoming(incoming),
         };
         match wake {
             Wake::Timer => self.on_timer()?,
@@ -133,11 +116,9 @@ impl Socket {
                 let id = self.running.take().and_then(|running| running.id);
                 self.out.extend(answer(id.as_ref(), outcome));
             }
-            Wake::Incoming(None) => return Err(CloseReason::Lost),
-            Wake::Incoming(Some(Err(e))) => return Err(of_error(&e)),
-            Wake::Incoming(Some(Ok(message))) => self.on_message(message)?,
+            Wake::Incoming(incoming) => self.on_message(incoming?)?,
         }
-        self.write().await
+        self.pipe.write(&mut self.out, self.seat.ended()).await
     }
 
     fn on_timer(&mut self) -> Result<(), CloseReason> {
@@ -179,7 +160,6 @@ impl Socket {
                 Err(bad) => self.strike(bad.id.as_ref(), bad.failure)?,
             },
             Ok(Message::Binary(_)) => self.strike(None, Failure::malformed("frames are text"))?,
-            Ok(Message::Ping(_)) => self.pong_due = true,
             Ok(_) => {}
             Err(failure) => self.strike(None, failure)?,
         }
@@ -200,52 +180,6 @@ impl Socket {
         Ok(())
     }
 
-    /// Writes what is to go out. The frames are written as they are, without a copy of this socket's own; so whatever
-    /// `stream` has begun to write itself must be out before, and nothing else may be written until a frame is whole.
-    async fn write(&mut self) -> Result<(), CloseReason> {
-        if self.out.is_empty() || self.try_write().map_err(|_| CloseReason::Lost)? {
-            return Ok(());
-        }
-        // In a box, as all that idle sockets have no need of.
-        Box::pin(self.write_rest()).await
-    }
-
-    async fn write_rest(&mut self) -> Result<(), CloseReason> {
-        let Socket { stream, out, pong_due, seat, .. } = self;
-        let written = async {
-            stream.flush().await.map_err(|e| of_error(&e))?;
-            *pong_due = false;
-            write_all(stream.get_mut(), out).await.map_err(|_| CloseReason::Lost)
-        };
-        tokio::select! {
-            biased;
-            written = written => written,
-            reason = seat.ended() => Err(reason),
-            () = sleep(SEND_DEADLINE) => Err(CloseReason::TooSlow),
-        }
-    }
-
-    /// Writes what the system takes at once; whether that was everything.
-    fn try_write(&mut self) -> io::Result<bool> {
-        if self.pong_due {
-            match self.stream.flush().now_or_never() {
-                Some(flushed) => flushed.map_err(io::Error::other)?,
-                None => return Ok(false),
-            }
-            self.pong_due = false;
-        }
-        while !self.out.is_empty() {
-            let written = self.stream.get_ref().try_write_vectored(&slices(&self.out));
-            match written {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => advance(&mut self.out, count),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(true)
-    }
-
     /// Says why, and waits, bounded, until the client has heard it.
     async fn close(&mut self, reason: CloseReason) {
         // Nothing more is queued for it from here on.
@@ -255,19 +189,10 @@ impl Socket {
             if let Some(running) = self.running.take() {
                 self.out.extend(answer(running.id.as_ref(), running.outcome.await));
             }
-            self.stream.flush().await?;
-            write_all(self.stream.get_mut(), &mut self.out).await?;
-            if let Some(code) = reason.code() {
-                let reason = Utf8Bytes::from_static(reason.as_str());
-                self.stream.send(Message::Close(Some(CloseFrame { code: code.into(), reason }))).await?;
-            }
-            // Dropped with something unread, the connection would be reset and the code lost on the way.
-            while let Some(read) = self.stream.next().await {
-                read?;
-            }
-            Ok::<(), Error>(())
+            self.pipe.write_all(&mut self.out).await?;
+            self.pipe.close(reason).await
         };
-        if !matches!(timeout(limit, farewell).await, Ok(Ok(()))) {
+        if timeout(limit, farewell).await.is_err() {
             debug!(socket = %self.seat.socket(), "the closing was not answered");
         }
     }
@@ -278,44 +203,5 @@ async fn finished(running: &mut Option<Box<Running>>) -> Outcome {
     match running {
         Some(running) => running.outcome.as_mut().await,
         None => pending().await,
-    }
-}
-
-fn slices(out: &VecDeque<Bytes>) -> Vec<IoSlice<'_>> {
-    out.iter().take(WRITE_FRAMES).map(|frame| IoSlice::new(frame)).collect()
-}
-
-fn advance(out: &mut VecDeque<Bytes>, mut count: usize) {
-    while let Some(first) = out.front_mut() {
-        if first.len() > count {
-            first.advance(count);
-            return;
-        }
-        count -= first.len();
-        out.pop_front();
-    }
-    // Most sockets are idle.
-    out.shrink_to(0);
-}
-
-async fn write_all(stream: &mut TcpStream, out: &mut VecDeque<Bytes>) -> io::Result<()> {
-    while !out.is_empty() {
-        let count = stream.write_vectored(&slices(out)).await?;
-        if count == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        advance(out, count);
-    }
-    Ok(())
-}
-
-/// What a failed read means.
-fn of_error(error: &Error) -> CloseReason {
-    match error {
-        Error::Capacity(_) => CloseReason::TooLarge,
-        Error::Utf8(_) => CloseReason::NotUtf8,
-        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => CloseReason::Lost,
-        Error::Protocol(_) => CloseReason::Protocol,
-        _ => CloseReason::Lost,
     }
 }

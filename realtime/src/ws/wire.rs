@@ -33,6 +33,16 @@ pub fn text(text: &str) -> Bytes {
     frame.freeze()
 }
 
+/// The text of a frame that [`text()`] has made.
+pub fn of_text(frame: &Bytes) -> &str {
+    let header = match frame.get(1) {
+        Some(127) => 10,
+        Some(126) => 4,
+        _ => 2,
+    };
+    frame.get(header..).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,6 +58,7 @@ mod tests {
         let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
         for length in [0, 1, SHORT, SHORT + 1, MEDIUM, MEDIUM + 1, 200_000] {
             let sent = "é".repeat(length / 2) + if length % 2 == 1 { "x" } else { "" };
+            assert_eq!(of_text(&text(&sent)), sent);
             server.write_all(&text(&sent)).await.unwrap();
             assert_eq!(client.next().await.unwrap().unwrap(), Message::text(sent));
         }
