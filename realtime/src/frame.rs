@@ -55,11 +55,13 @@ impl Frame {
     }
 
     /// The event's name. None of ours needs escaping in JSON.
+    #[cfg(test)]
     pub fn event(&self) -> &'static str {
         self.0.event
     }
 
     /// Its data, as JSON.
+    #[cfg(test)]
     pub fn data(&self) -> &RawValue {
         &self.0.data
     }
