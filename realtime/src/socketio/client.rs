@@ -73,7 +73,7 @@ struct Refused {
 
 /// What the client is told before the server closes: Socket.IO has no close codes.
 #[derive(Serialize)]
-struct Disconnecting {
+struct Closing {
     code: u16,
     reason: &'static str,
     reconnect: bool,
@@ -325,8 +325,8 @@ impl Client {
         }
         let Some(code) = reason.code() else { return };
         let reconnect = comes_back(reason);
-        let said = serde_json::to_string(&Disconnecting { code, reason: reason.as_str(), reconnect });
-        self.say_if(said.map(|data| packet::write_event("disconnecting", &data)));
+        let said = serde_json::to_string(&Closing { code, reason: reason.as_str(), reconnect });
+        self.say_if(said.map(|data| packet::write_event(CLOSING, &data)));
         if !reconnect {
             // After this one socket.io-client stays away.
             self.say(packet::DISCONNECT);
@@ -364,6 +364,8 @@ impl Client {
     }
 }
 
+/// The clients' library takes `disconnecting` and its kind for a broken packet.
+const CLOSING: &str = "closing";
 const BINARY: Failure = Failure::malformed("events are text");
 
 /// Whether the client may connect again by itself.
