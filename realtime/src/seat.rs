@@ -102,7 +102,8 @@ impl Seat {
             let step = tokio::select! {
                 biased;
                 reason = self.queue.ended() => return Err(reason),
-                step = catch_up.step(&self.hub, &self.company, self.socket) => step?,
+                // In a box, as all that idle sockets have no need of.
+                step = Box::pin(catch_up.step(&self.hub, &self.company, self.socket)) => step?,
             };
             match step {
                 Step::Frame(frame) => break frame,

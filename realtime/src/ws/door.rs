@@ -47,10 +47,11 @@ async fn open(
     let Upgrade { response, upgrading } = upgrade::accept(request).ok_or(Refusal::NotWebSocket)?;
     let seat = door.hub.enter(Way::WebSocket, session, Id::generate(Timestamp::now()), last_seq).await?;
     lease.extend();
-    let limits = *door.hub.limits();
+    let (limits, tasks) = (*door.hub.limits(), door.hub.tasks().clone());
     door.hub.tasks().spawn(async move {
         if let Some(pipe) = Pipe::of(upgrading, &limits).await {
-            socket::run(pipe, seat).await;
+            // A task of its own: this one would keep what the handshake needed.
+            tasks.spawn(socket::run(pipe, seat));
         }
     });
     Ok(response)

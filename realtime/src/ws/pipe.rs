@@ -67,7 +67,8 @@ impl Pipe {
             .max_write_buffer_size(WRITE_BUFFER_BYTES)
             .max_message_size(Some(limits.frame_bytes))
             .max_frame_size(Some(limits.frame_bytes));
-        let stream = WebSocketStream::from_partially_read(tcp, parts.read_buf.into(), Role::Server, Some(config)).await;
+        // A copy: what there is would keep hyper's whole buffer, for as long as the socket is open.
+        let stream = WebSocketStream::from_partially_read(tcp, parts.read_buf.to_vec(), Role::Server, Some(config)).await;
         Some(Pipe { stream, pong_due: false, _permit: permit })
     }
 
@@ -90,12 +91,16 @@ impl Pipe {
         if out.is_empty() || self.try_write(out).map_err(|_| CloseReason::Lost)? {
             return Ok(());
         }
-        tokio::select! {
-            biased;
-            written = self.write_all(out) => written,
-            reason = ended => Err(reason),
-            () = sleep(SEND_DEADLINE) => Err(CloseReason::TooSlow),
-        }
+        let rest = async {
+            tokio::select! {
+                biased;
+                written = self.write_all(out) => written,
+                reason = ended => Err(reason),
+                () = sleep(SEND_DEADLINE) => Err(CloseReason::TooSlow),
+            }
+        };
+        // In a box, as all that an idle socket has no need of.
+        Box::pin(rest).await
     }
 
     /// Writes what the system takes at once; whether that was everything.

@@ -32,16 +32,10 @@ const STOP_CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 /// Bytes after which no further frame is added to a write.
 const WRITE_BYTES: usize = 64 * 1024;
 
-/// Serves a socket until it ends.
-pub async fn run(pipe: Pipe, seat: Seat) {
-    let (session, id, started) = (*seat.session(), seat.socket(), Instant::now());
-    info!(user = %session.user, company = %session.company, socket = %id, role = ?session.role, "connected");
+/// Serves a socket until it ends. Written out, because an `async fn` would hold its arguments twice, for as long as it runs.
+pub fn run(pipe: Pipe, seat: Seat) -> impl Future<Output = ()> + Send {
     let mut socket = Socket::new(pipe, seat);
-    let reason = socket.serve().await;
-    counter!("realtime_closed_total", "door" => "ws", "reason" => reason.as_str()).increment(1);
-    socket.close(reason).await;
-    let seconds = started.elapsed().as_secs();
-    info!(user = %session.user, company = %session.company, socket = %id, reason = reason.as_str(), seconds, "disconnected");
+    async move { socket.run().await }
 }
 
 struct Socket {
@@ -49,6 +43,7 @@ struct Socket {
     /// What is written next; the first may be written in part.
     out: VecDeque<Bytes>,
     seat: Seat,
+    opened: Instant,
     heard: Instant,
     next_ping: Instant,
     /// Due at the next ping, or when the silence gets too long.
@@ -79,12 +74,24 @@ impl Socket {
             pipe,
             out: VecDeque::new(),
             seat,
+            opened: now,
             heard: now,
             next_ping: now + PING_INTERVAL,
             timer: Box::pin(sleep(PING_INTERVAL)),
             conduct,
             running: None,
         }
+    }
+
+    async fn run(&mut self) {
+        let (session, id) = (*self.seat.session(), self.seat.socket());
+        info!(user = %session.user, company = %session.company, socket = %id, role = ?session.role, "connected");
+        let reason = self.serve().await;
+        counter!("realtime_closed_total", "door" => "ws", "reason" => reason.as_str()).increment(1);
+        // In a box, as all that an idle socket has no need of.
+        Box::pin(self.close(reason)).await;
+        let seconds = self.opened.elapsed().as_secs();
+        info!(user = %session.user, company = %session.company, socket = %id, reason = reason.as_str(), seconds, "disconnected");
     }
 
     async fn serve(&mut self) -> CloseReason {
@@ -174,7 +181,7 @@ impl Socket {
     }
 
     /// Says why, and waits, bounded, until the client has heard it.
-    async fn close(mut self, reason: CloseReason) {
+    async fn close(&mut self, reason: CloseReason) {
         // Nothing more is queued for it from here on.
         self.seat.end(reason);
         let limit = if reason == CloseReason::GoingAway { STOP_CLOSE_DEADLINE } else { CLOSE_DEADLINE };
