@@ -80,7 +80,9 @@ pub async fn run(client: Client, requests: mpsc::Receiver<Request>, entry: Entry
     match end {
         Ok(pipe) => {
             drop(entry);
-            websocket::run(pipe, session.client).await;
+            // A task of its own: this one would keep what polling needs.
+            let tasks = session.client.tasks();
+            tasks.spawn(websocket::run(pipe, session.client));
         }
         Err(reason) => session.close(reason).await,
     }
