@@ -9,7 +9,8 @@ use super::{CLOSE_DEADLINE, STOP_CLOSE_DEADLINE};
 use crate::close::CloseReason;
 use crate::ws::pipe::Pipe;
 
-/// Serves a client until it ends. Written out, because an `async fn` would hold its arguments twice, for as long as it runs.
+/// Serves a client until it ends.
+#[allow(clippy::manual_async_fn)] // an `async fn` would hold its arguments twice, for as long as it runs
 pub fn run(mut pipe: Pipe, mut client: Client) -> impl Future<Output = ()> + Send {
     async move {
         let reason = serve(&mut pipe, &mut client).await;
