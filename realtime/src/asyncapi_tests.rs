@@ -131,7 +131,7 @@ fn every_event_for_clients_is_in_it_and_as_it_says() {
     assert_eq!(made, names_in_code().iter().map(String::as_str).collect(), "the frames of this test, and those of the code");
     let also = |more: [&'static str; 2]| made.iter().copied().chain(more).collect::<BTreeSet<&str>>();
     assert_eq!(names(&web), also(["ack", "error"]));
-    assert_eq!(names(&io), also(["disconnecting", "error"]));
+    assert_eq!(names(&io), also(["closing", "error"]));
     let of = |messages: &[(String, Value)], name: &str| validator(&document, &messages.iter().find(|(n, _)| n == name).unwrap().1);
     for frame in &frames {
         let data: Value = serde_json::from_str(frame.data().get()).unwrap();

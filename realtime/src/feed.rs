@@ -190,10 +190,8 @@ impl<'a> Feed<'a> {
     }
 
     fn due(&self) -> Instant {
-        [Some(self.check_at), Some(self.say_at), self.empty_until, self.typists.next_stop()]
-            .into_iter()
-            .flatten()
-            .fold(self.check_at, Instant::min)
+        let sooner = [Some(self.say_at), self.empty_until, self.typists.next_stop()];
+        sooner.into_iter().flatten().fold(self.check_at, Instant::min)
     }
 
     async fn on_time(&mut self, now: Instant) -> Result<(), Lost> {
@@ -308,9 +306,6 @@ impl<'a> Feed<'a> {
                     return Err(Lost);
                 }
                 Err(_) => sleep(REPAIR_PAUSE).await,
-            }
-            if self.company.sockets() == 0 && self.hub.forget_if_empty(self.company) {
-                return Err(Lost);
             }
         }
     }

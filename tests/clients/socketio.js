@@ -1,7 +1,7 @@
 // socket.io-client as the old web client uses it: io(url, {auth: {token}}) and the old event names, then what is new.
 'use strict';
 const { io } = require('socket.io-client');
-const { config, within, next, ask, say, run } = require('./lib.js');
+const { config, next, ask, say, run } = require('./lib.js');
 const [first, second] = config.realtime;
 
 const open = (url, options = {}) => io(url, { auth: { token: config.token }, forceNew: true, ...options });
@@ -22,10 +22,10 @@ async function burst(socket, name, count) {
 run(async (report) => {
   // As the library comes: polling first, then it changes to a WebSocket. In the company's room without asking.
   const socket = open(first);
+  socket.io.once('open', () => { report.began = socket.io.engine.transport.name; });
   await next(socket, 'connect');
   report.id = socket.id;
-  report.began = socket.io.engine.transport.name;
-  if (report.began === 'polling') await next(socket.io.engine, 'upgrade');
+  if (socket.io.engine.transport.name === 'polling') await next(socket.io.engine, 'upgrade');
   report.became = socket.io.engine.transport.name;
   const [event] = await burst(socket, 'room', 1);
   report.message = event;
@@ -115,5 +115,11 @@ run(async (report) => {
   const left = next(socket, 'disconnect');
   socket.disconnect();
   report.disconnected = await left;
-  await within('the end', Promise.resolve());
+
+  // Who cannot behave is told so, thrown out, and does not come back by itself.
+  const rude = open(first, { transports: ['websocket'] });
+  await next(rude, 'connect');
+  const [closing, thrown] = [next(rude, 'closing'), next(rude, 'disconnect')];
+  for (let n = 0; n < 400; n += 1) rude.emit('no:such');
+  report.thrown = { closing: await closing, reason: await thrown, active: rude.active };
 });

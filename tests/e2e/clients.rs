@@ -129,6 +129,8 @@ async fn socket_io_client_works_as_with_the_old_backend_and_resumes() {
     }
     assert_eq!(refused["namespace"]["message"], "Invalid namespace", "{report}");
     assert_eq!(report["disconnected"], "io client disconnect", "{report}");
+    let closing = json!({"code": 4009, "reason": "too many bad frames", "reconnect": false});
+    assert_eq!(report["thrown"], json!({"closing": closing, "reason": "io server disconnect", "active": false}), "{report}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

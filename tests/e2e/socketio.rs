@@ -222,7 +222,7 @@ async fn a_poll_is_held_until_there_is_something_and_one_at_a_time() {
     // Two polls at a time end the session.
     let (one, two) = tokio::join!(poll.next(), poll.next());
     let said = format!("{one:?} {two:?}");
-    assert!(said.contains("disconnecting") && said.contains("1002"), "{said}");
+    assert!(said.contains("closing") && said.contains("1002"), "{said}");
     let (status, body) = poll.next().await;
     assert_eq!((status, code(&body)), (StatusCode::BAD_REQUEST, 1), "{body}");
 }
@@ -285,7 +285,7 @@ async fn who_does_not_come_in_properly_is_sent_away() {
         }
     }
     let (packets, code) = flood.rest().await;
-    let last = find(&packets[packets.len() - 2], "disconnecting");
+    let last = find(&packets[packets.len() - 2], "closing");
     assert_eq!((last, code), (Some(json!({"code": 4009, "reason": "too many bad frames", "reconnect": false})), Some(4009)));
     assert_eq!(packets.last().map(String::as_str), Some("41"));
     let contact = staff.new_contact().await;
@@ -319,7 +319,7 @@ async fn slow_and_silent_clients_end_and_a_stop_sends_the_others_elsewhere() {
     }
     let packets = slow.rest().await;
     assert_eq!(
-        find(&packets[packets.len() - 2], "disconnecting").map(|d| (d["code"].clone(), d["reconnect"].clone())),
+        find(&packets[packets.len() - 2], "closing").map(|d| (d["code"].clone(), d["reconnect"].clone())),
         Some((json!(4008), json!(true)))
     );
     assert_eq!(packets.last().map(String::as_str), Some("1"));
@@ -340,7 +340,7 @@ async fn slow_and_silent_clients_end_and_a_stop_sends_the_others_elsewhere() {
     let told = async { quick.rest().await };
     let (polled, told, ()) = tokio::join!(timeout(Duration::from_secs(60), held), told, stop);
     let is_told =
-        |packets: &[String]| packets.iter().filter_map(|p| find(p, "disconnecting")).any(|d| d["code"] == 1001 && d["reconnect"] == true);
+        |packets: &[String]| packets.iter().filter_map(|p| find(p, "closing")).any(|d| d["code"] == 1001 && d["reconnect"] == true);
     assert!(is_told(&told.0) && told.1 == Some(1001) && !told.0.iter().any(|p| p == "41"), "{told:?}");
     let polled = polled.unwrap();
     assert!(is_told(&polled) && polled.last().is_some_and(|p| p == "1"), "{polled:?}");

@@ -14,6 +14,7 @@ use nats::{Id, Timestamp};
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep};
+use tokio_util::task::TaskTracker;
 use tracing::{error, info};
 
 use super::door::Shared;
@@ -73,7 +74,7 @@ struct Refused {
 
 /// What the client is told before the server closes: Socket.IO has no close codes.
 #[derive(Serialize)]
-struct Disconnecting {
+struct Closing {
     code: u16,
     reason: &'static str,
     reconnect: bool,
@@ -100,6 +101,11 @@ impl Client {
         }
     }
 
+    /// The service waits for these at its end.
+    pub fn tasks(&self) -> TaskTracker {
+        self.shared.hub.tasks().clone()
+    }
+
     /// Whether something is under way, so that its packets have to wait.
     pub fn is_busy(&self) -> bool {
         self.running.is_some()
@@ -108,12 +114,10 @@ impl Client {
     /// What happens next, beside its packets. Frames come only when it `can_take` them. May be dropped without a loss.
     pub async fn wake(&mut self, can_take: bool) -> Wake {
         let Client { timer, seat, running, shared, .. } = self;
-        let is_out = seat.is_none();
         tokio::select! {
             () = timer.as_mut() => Wake::Timer,
             wake = finished(running) => wake,
-            frame = next(seat, can_take) => Wake::Frame(frame),
-            () = shared.hub.stop().cancelled(), if is_out => Wake::Frame(Err(CloseReason::GoingAway)),
+            frame = next(seat, can_take, shared) => Wake::Frame(frame),
         }
     }
 
@@ -325,8 +329,8 @@ impl Client {
         }
         let Some(code) = reason.code() else { return };
         let reconnect = comes_back(reason);
-        let said = serde_json::to_string(&Disconnecting { code, reason: reason.as_str(), reconnect });
-        self.say_if(said.map(|data| packet::write_event("disconnecting", &data)));
+        let said = serde_json::to_string(&Closing { code, reason: reason.as_str(), reconnect });
+        self.say_if(said.map(|data| packet::write_event(CLOSING, &data)));
         if !reconnect {
             // After this one socket.io-client stays away.
             self.say(packet::DISCONNECT);
@@ -356,14 +360,16 @@ impl Client {
     }
 
     /// The end of the session, for the log.
-    pub fn left(self, reason: CloseReason) {
-        let Some(seat) = self.seat else { return };
+    pub fn left(&self, reason: CloseReason) {
+        let Some(seat) = &self.seat else { return };
         counter!("realtime_closed_total", "door" => Door::SocketIo.as_str(), "reason" => reason.as_str()).increment(1);
         let (session, seconds) = (seat.session(), self.opened.elapsed().as_secs());
         info!(user = %session.user, company = %session.company, socket = %seat.socket(), reason = reason.as_str(), seconds, door = Door::SocketIo.as_str(), "disconnected");
     }
 }
 
+/// The clients' library takes `disconnecting` and its kind for a broken packet.
+const CLOSING: &str = "closing";
 const BINARY: Failure = Failure::malformed("events are text");
 
 /// Whether the client may connect again by itself.
@@ -380,10 +386,14 @@ async fn finished(running: &mut Option<Box<Running>>) -> Wake {
     }
 }
 
-async fn next(seat: &mut Option<Seat>, can_take: bool) -> Result<Frame, CloseReason> {
+async fn next(seat: &mut Option<Seat>, can_take: bool, shared: &Shared) -> Result<Frame, CloseReason> {
     match seat {
         Some(seat) if can_take => seat.next().await,
-        Some(seat) => Err(seat.ended().await),
-        None => pending().await,
+        // In boxes, as all that an idle WebSocket has no need of.
+        Some(seat) => Err(Box::pin(seat.ended()).await),
+        None => {
+            Box::pin(shared.hub.stop().cancelled()).await;
+            Err(CloseReason::GoingAway)
+        }
     }
 }

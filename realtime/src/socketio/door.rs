@@ -190,12 +190,13 @@ fn open_websocket(door: &Arc<Shared>, request: HttpRequest) -> Result<Response, 
     let Upgrade { response, upgrading } = upgrade::accept(request).ok_or(Refused::Request)?;
     let mut client = Client::new(door.clone(), opening(door)?);
     client.out.push_back(wire::text(&open_packet(door, Sid::new(rand::random()), false)?));
-    let limits = *door.hub.limits();
+    let (limits, tasks) = (*door.hub.limits(), door.hub.tasks().clone());
     door.hub.tasks().spawn(async move {
         if let Some(mut pipe) = Pipe::of(upgrading, &limits).await
             && websocket::write(&mut pipe, &mut client).await.is_ok()
         {
-            websocket::run(pipe, client).await;
+            // A task of its own: this one would keep what the handshake needed.
+            tasks.spawn(websocket::run(pipe, client));
         }
     });
     Ok(response)

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 /// Between the packets of a body.
 const SEPARATOR: char = '\u{1e}';
-/// Packets in one body of a client. A page sends a few; parsing more would let one request do the work of thousands.
-pub const MAX_PACKETS: usize = 64;
+/// Packets in one body of a client. A page that opens may join many conversations at once; how many it may is not known here.
+pub const MAX_PACKETS: usize = 4_096;
 
 /// The secret name of a session: who knows it can poll. Clients see another one as `socket.id`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

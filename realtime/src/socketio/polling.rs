@@ -80,7 +80,9 @@ pub async fn run(client: Client, requests: mpsc::Receiver<Request>, entry: Entry
     match end {
         Ok(pipe) => {
             drop(entry);
-            websocket::run(pipe, session.client).await;
+            // A task of its own: this one would keep what polling needs.
+            let tasks = session.client.tasks();
+            tasks.spawn(websocket::run(pipe, session.client));
         }
         Err(reason) => session.close(reason).await,
     }
@@ -218,32 +220,41 @@ impl Session {
 
     /// Says why, and waits, bounded, until the client has taken it.
     async fn close(mut self, reason: CloseReason) {
-        self.probe = None;
         self.client.end(reason).await;
         if reason == CloseReason::Left {
             self.read_out();
             self.end_poll(NOOP);
         } else {
             let limit = if reason == CloseReason::GoingAway { STOP_CLOSE_DEADLINE } else { CLOSE_DEADLINE };
-            self.client.out.push_back(wire::text(CLOSE));
-            let farewell = async {
-                while !self.client.out.is_empty() {
-                    self.deliver();
-                    if self.client.out.is_empty() {
-                        return;
-                    }
-                    match self.requests.recv().await {
-                        Some(Request::Poll(answer)) => self.poll = Some(answer),
-                        Some(_) => {}
-                        None => return,
-                    }
-                }
-            };
-            if timeout(limit, farewell).await.is_err() {
+            if timeout(limit, self.farewell(reason)).await.is_err() {
                 debug!("the closing was not taken");
             }
         }
         self.client.left(reason);
+    }
+
+    /// By a poll; or by the WebSocket, of a client that had begun to change to it and polls no more.
+    async fn farewell(&mut self, reason: CloseReason) -> Result<(), CloseReason> {
+        self.client.out.push_back(wire::text(CLOSE));
+        loop {
+            self.deliver();
+            if self.client.out.is_empty() {
+                return Ok(());
+            }
+            tokio::select! {
+                request = self.requests.recv() => match request {
+                    Some(Request::Poll(answer)) => self.poll = Some(answer),
+                    Some(_) => {}
+                    None => return Ok(()),
+                },
+                message = probed(&mut self.probe) => {
+                    if let Some(mut pipe) = self.on_probe(message).await? {
+                        pipe.write_all(&mut self.client.out).await?;
+                        return pipe.close(reason).await;
+                    }
+                }
+            }
+        }
     }
 
     /// The POST that said goodbye was understood.

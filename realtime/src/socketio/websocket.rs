@@ -10,17 +10,25 @@ use crate::close::CloseReason;
 use crate::ws::pipe::Pipe;
 
 /// Serves a client until it ends.
-pub async fn run(mut pipe: Pipe, mut client: Client) {
-    let reason = loop {
-        if let Err(reason) = turn(&mut pipe, &mut client).await {
-            break reason;
+#[allow(clippy::manual_async_fn)] // an `async fn` would hold its arguments twice, for as long as it runs
+pub fn run(mut pipe: Pipe, mut client: Client) -> impl Future<Output = ()> + Send {
+    async move {
+        let reason = serve(&mut pipe, &mut client).await;
+        let limit = if reason == CloseReason::GoingAway { STOP_CLOSE_DEADLINE } else { CLOSE_DEADLINE };
+        // In a box, as all that an idle socket has no need of.
+        if Box::pin(timeout(limit, close(&mut pipe, &mut client, reason))).await.is_err() {
+            debug!("the closing was not answered");
         }
-    };
-    let limit = if reason == CloseReason::GoingAway { STOP_CLOSE_DEADLINE } else { CLOSE_DEADLINE };
-    if timeout(limit, close(&mut pipe, &mut client, reason)).await.is_err() {
-        debug!("the closing was not answered");
+        client.left(reason);
     }
-    client.left(reason);
+}
+
+async fn serve(pipe: &mut Pipe, client: &mut Client) -> CloseReason {
+    loop {
+        if let Err(reason) = turn(pipe, client).await {
+            return reason;
+        }
+    }
 }
 
 async fn turn(pipe: &mut Pipe, client: &mut Client) -> Result<(), CloseReason> {
