@@ -86,7 +86,7 @@ impl Service {
                 "SLA_SWEEP_*",
                 "DEAD_LETTER_DIGEST_*",
             ],
-            Service::Realtime => &["REALTIME_*", "CORS_ORIGINS", "MAX_SOCKETS"],
+            Service::Realtime => &["REALTIME_*", "CORS_ORIGINS", "MAX_SOCKETS*", "SOCKET_*"],
         }
     }
 

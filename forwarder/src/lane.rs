@@ -45,6 +45,8 @@ pub struct Item {
     pub calls: u32,
     /// An earlier owner may have called.
     pub repeated: bool,
+    /// It is not called for before this, whatever else the lane has.
+    pub not_before: Option<Instant>,
     /// Its content, if at hand.
     pub content: Option<Content>,
 }
@@ -109,8 +111,8 @@ pub struct Lanes {
 }
 
 impl Lanes {
-    /// Adds a message at its place. The first of a lane may have to wait: `not_before`.
-    pub fn add(&mut self, id: LaneId, mut item: Item, not_before: Option<Instant>) {
+    /// Adds a message at its place.
+    pub fn add(&mut self, id: LaneId, mut item: Item) {
         let working = self.working.get(&id).copied();
         let lane = self.lanes.entry(id).or_insert_with(|| Lane { items: VecDeque::new(), state: State::Ready });
         let newer = |other: &&Item| item.order.is_some() && other.order > item.order && working != Some(other.seq);
@@ -120,15 +122,27 @@ impl Lanes {
                 Some(bytes) if self.kept + bytes <= KEPT_BYTES => self.kept += bytes,
                 _ => item.content = None,
             }
-            lane.state = not_before.map_or(State::Ready, State::Waiting);
-            match not_before {
-                None => self.ready.push_back(id),
-                Some(at) => self.due.push(Reverse((at, id))),
-            }
+            lane.items.push_front(item);
+            self.line_up(id);
         } else {
             item.content = None;
+            lane.items.insert(place, item);
         }
-        lane.items.insert(place, item);
+    }
+
+    /// The lane is ready, or waits for its first message's time.
+    fn line_up(&mut self, id: LaneId) {
+        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        match lane.items.front().and_then(|first| first.not_before) {
+            None => {
+                lane.state = State::Ready;
+                self.ready.push_back(id);
+            }
+            Some(at) => {
+                lane.state = State::Waiting(at);
+                self.due.push(Reverse((at, id)));
+            }
+        }
     }
 
     /// The first message of the lane whose turn it is. It is in work until [`Lanes::finish`].
@@ -155,13 +169,13 @@ impl Lanes {
         match after {
             After::Next if same => drop(lane.items.pop_front()),
             After::Wait { until, calls } | After::Hold { until, calls, .. } if same => {
+                let scope = if let After::Hold { scope, .. } = after { Some(scope) } else { None };
+                lane.state = scope.map_or(State::Waiting(until), |scope| State::Held(scope, until));
                 if let Some(first) = lane.items.front_mut() {
                     first.calls = calls;
+                    // What goes before it meanwhile does not make its own time come.
+                    first.not_before = scope.is_none().then_some(until);
                 }
-                lane.state = match after {
-                    After::Hold { scope, .. } => State::Held(scope, until),
-                    _ => State::Waiting(until),
-                };
                 self.due.push(Reverse((until, id)));
                 return;
             }
@@ -171,8 +185,7 @@ impl Lanes {
         if lane.items.is_empty() {
             self.lanes.remove(&id);
         } else {
-            lane.state = State::Ready;
-            self.ready.push_back(id);
+            self.line_up(id);
         }
     }
 

@@ -18,7 +18,7 @@ fn item(seq: u64, order: Option<u64>) -> Item {
         payload: Bytes::from_static(b"{}"),
         stored_at: Timestamp::from_millis(0),
     };
-    Item { seq, order, ack: "ack".into(), calls: 0, repeated: false, content: Some(content) }
+    Item { seq, order, ack: "ack".into(), calls: 0, repeated: false, not_before: None, content: Some(content) }
 }
 
 fn scope(n: u8) -> Scope {
@@ -67,7 +67,7 @@ impl World {
     fn arrive(&mut self, id: LaneId) {
         self.next += 1;
         self.open.insert(self.next, id);
-        self.lanes.add(id, item(self.next, Some(self.next)), None);
+        self.lanes.add(id, item(self.next, Some(self.next)));
     }
 
     fn start(&mut self) -> bool {
@@ -98,7 +98,7 @@ impl World {
     fn again(&mut self) {
         self.lanes.forget();
         for (seq, id) in &self.open {
-            self.lanes.add(*id, item(*seq, Some(*seq)), None);
+            self.lanes.add(*id, item(*seq, Some(*seq)));
         }
     }
 }
@@ -143,13 +143,13 @@ proptest! {
 fn a_replayed_message_goes_before_what_is_newer_but_not_before_what_is_in_work() {
     let mut lanes = Lanes::default();
     for (seq, order) in [(1, 10), (2, 30)] {
-        lanes.add(lane(1), item(seq, Some(order)), None);
+        lanes.add(lane(1), item(seq, Some(order)));
     }
     let (id, first) = lanes.start().unwrap();
     assert_eq!(first.seq, 1);
-    lanes.add(lane(1), item(3, Some(5)), None);
-    lanes.add(lane(1), item(4, Some(20)), None);
-    lanes.add(lane(1), item(5, None), None);
+    lanes.add(lane(1), item(3, Some(5)));
+    lanes.add(lane(1), item(4, Some(20)));
+    lanes.add(lane(1), item(5, None));
     lanes.finish(id, 1, After::Next);
     let mut rest = Vec::new();
     while let Some((id, item)) = lanes.start() {
@@ -163,14 +163,14 @@ fn a_replayed_message_goes_before_what_is_newer_but_not_before_what_is_in_work()
 fn a_lane_that_waits_or_is_held_delays_no_other() {
     let (mut lanes, now) = (Lanes::default(), Instant::now());
     for n in 1..=3 {
-        lanes.add(lane(n), item(n.into(), Some(n.into())), None);
+        lanes.add(lane(n), item(n.into(), Some(n.into())));
     }
     let mut started = [lanes.start(), lanes.start(), lanes.start()].map(|s| s.unwrap().0);
     let until = now + Duration::from_secs(60);
     lanes.finish(started[0], 1, After::Wait { until, calls: 1 });
     lanes.finish(started[1], 2, After::Hold { scope: scope(1), until, calls: 1 });
     lanes.finish(started[2], 3, After::Next);
-    lanes.add(lane(3), item(4, Some(4)), None);
+    lanes.add(lane(3), item(4, Some(4)));
     started[2] = lanes.start().unwrap().0;
     assert_eq!((started[2], lanes.start()), (lane(3), None));
     lanes.release(|held| held != scope(1));
@@ -190,8 +190,8 @@ fn what_must_wait_is_not_kept_in_memory() {
         item
     };
     for n in 1..=3 {
-        lanes.add(lane(n), big(n.into()), None);
-        lanes.add(lane(n), big(u64::from(n) + 10), None);
+        lanes.add(lane(n), big(n.into()));
+        lanes.add(lane(n), big(u64::from(n) + 10));
     }
     let kept: Vec<bool> = std::iter::from_fn(|| lanes.start()).map(|(_, item)| item.content.is_some()).collect();
     assert_eq!(kept, [true, true, false]);
@@ -202,8 +202,24 @@ fn what_must_wait_is_not_kept_in_memory() {
 fn a_message_whose_time_has_not_come_waits_after_a_takeover() {
     let (mut lanes, now) = (Lanes::default(), Instant::now());
     let later = now + Duration::from_secs(5);
-    lanes.add(lane(1), item(1, Some(1)), Some(later));
+    lanes.add(lane(1), Item { not_before: Some(later), ..item(1, Some(1)) });
     assert_eq!(lanes.start(), None);
     lanes.wake(later);
+    assert_eq!(lanes.start().unwrap().1.seq, 1);
+}
+
+#[test]
+fn what_goes_before_a_message_that_waits_does_not_cut_its_pause_short() {
+    let (mut lanes, now) = (Lanes::default(), Instant::now());
+    let until = now + Duration::from_secs(60);
+    lanes.add(lane(1), item(1, Some(10)));
+    let (id, _) = lanes.start().unwrap();
+    lanes.finish(id, 1, After::Wait { until, calls: 1 });
+    lanes.add(lane(1), item(2, Some(5)));
+    let (_, replayed) = lanes.start().unwrap();
+    assert_eq!(replayed.seq, 2);
+    lanes.finish(id, 2, After::Next);
+    assert_eq!((lanes.start(), lanes.next_due()), (None, Some(until)));
+    lanes.wake(until);
     assert_eq!(lanes.start().unwrap().1.seq, 1);
 }

@@ -192,17 +192,17 @@ impl Partition {
             payload: message.payload.clone(),
             stored_at,
         };
+        let retry_at = entry.as_ref().filter(|e| e.state == DeliveryState::Retrying).and_then(|e| e.next_attempt_at);
         let item = Item {
             seq,
             order: order_of(message),
             ack,
             calls: entry.as_ref().map_or(0, |e| e.attempts),
             repeated: seq <= self.repeated_to,
+            not_before: retry_at.map(|at| Instant::now() + at.since((self.forwarder.clock)())),
             content: Some(content),
         };
-        let retry_at = entry.filter(|e| e.state == DeliveryState::Retrying).and_then(|e| e.next_attempt_at);
-        let not_before = retry_at.map(|at| Instant::now() + at.since((self.forwarder.clock)()));
-        self.lanes.add(lane, item, not_before);
+        self.lanes.add(lane, item);
         Ok(())
     }
 

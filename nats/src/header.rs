@@ -4,6 +4,12 @@
 pub const MSG_ID: &str = "Nats-Msg-Id";
 /// The stream sequence, on a republished (live) message.
 pub const SEQUENCE: &str = "Nats-Sequence";
+/// On a republished message: the sequence of the one before it on the same subject, 0 if it is the first.
+pub const LAST_SEQUENCE: &str = "Nats-Last-Sequence";
+/// When the server stored it, on a republished message and on one that is read from the stream.
+pub const TIME_STAMP: &str = "Nats-Time-Stamp";
+/// How many more there are for the same request, on a message of a batched read.
+pub const NUM_PENDING: &str = "Nats-Num-Pending";
 /// Groups the messages of an atomic batch (ADR-50).
 pub const BATCH_ID: &str = "Nats-Batch-Id";
 /// Position in the batch, from 1.

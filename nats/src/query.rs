@@ -149,6 +149,8 @@ pub struct MessagePage {
     pub total_messages: u64,
     /// Where the next page begins; `None` on the last.
     pub next_cursor: Option<Cursor>,
+    /// Every event of the log up to this sequence is in it; perhaps later ones too. A socket's `last_seq`.
+    pub as_of_seq: u64,
 }
 
 impl Query for ListMessages {
@@ -244,6 +246,8 @@ pub struct ConversationPage {
     pub contacts: Vec<Conversation>,
     /// Where the next page begins; `None` on the last. A conversation that gets a message meanwhile moves to the first page.
     pub next_cursor: Option<Cursor>,
+    /// Every event of the log up to this sequence is in it; perhaps later ones too. A socket's `last_seq`.
+    pub as_of_seq: u64,
 }
 
 impl Query for ListConversations {

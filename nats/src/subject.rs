@@ -169,6 +169,16 @@ pub fn live_of_company(company: Id) -> String {
     format!("live.message.*.{company}.>")
 }
 
+/// All live failures to renew a company's tokens.
+pub fn live_refresh_failed_of_company(company: Id) -> String {
+    format!("live.integration.refresh_failed.{company}.*")
+}
+
+/// Everything that `EVENTS` stores of a company.
+pub fn of_company(company: Id) -> String {
+    format!("*.*.{company}.>")
+}
+
 /// `outbound.<partition>.<company>.<contact>.<platform>`: awaits the forwarder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outbound {
@@ -306,6 +316,11 @@ pub fn typing(company: Id, conversation: Id) -> String {
 /// Typing in any conversation of a company.
 pub fn typing_of_company(company: Id) -> String {
     format!("typing.{company}.*")
+}
+
+/// `presence.<company>`: who of a company is connected, as each realtime node tells the others.
+pub fn presence_of_company(company: Id) -> String {
+    format!("presence.{company}")
 }
 
 /// `outcome.<service>.<instance>.<call>`: where one process waits for the persister's answers.

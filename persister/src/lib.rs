@@ -8,6 +8,7 @@ mod database;
 mod document;
 mod json;
 mod latency;
+mod progress;
 mod queries;
 mod sla;
 mod suspension;
@@ -21,6 +22,8 @@ use nats::runtime::service::{self, Service, ServiceError};
 use nats::runtime::settings::{Common, Settings};
 use nats::runtime::worker::watch_lag;
 use secrecy::SecretString;
+
+use crate::progress::Progress;
 
 pub use database::{DatabaseError, initiate_replica_set};
 pub use view::{Stored, Verdict, View};
@@ -57,7 +60,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     service.health.expect(&["mongodb", "lag"]);
     let view = View::open(&config.mongodb_uri).await.map_err(|e| ServiceError::Start(e.to_string()))?;
     service.serve_ops(SocketAddr::new(config.common.host, config.port)).await?;
-    queries::answer(&service, &view).await?;
+    let progress = Progress::default();
+    queries::answer(&service, &view, progress.clone()).await?;
+    service.spawn("progress", progress.watch(service.connection.clone(), service.stop.clone()));
     let watch = database::watch(view.database().clone(), service.health.clone(), service.stop.clone());
     service.spawn("database watch", watch);
     let latencies = view.latencies.clone().write(view.collections.persist_latencies.clone(), service.stop.clone());

@@ -27,6 +27,7 @@ use crate::contact;
 use crate::database::DatabaseError;
 use crate::document::{self, BadDocument, oid};
 use crate::json;
+use crate::progress::Progress;
 use crate::view::View;
 use find::{carried, created_at, next, older, one_more};
 
@@ -54,6 +55,7 @@ struct Messages {
     #[serde(rename = "totalMessages")]
     total_messages: u64,
     next_cursor: Option<Cursor>,
+    as_of_seq: u64,
 }
 
 /// [`nats::query::DeliveryHistory`], as it is written.
@@ -75,6 +77,7 @@ struct Contacts {
 struct Conversations {
     contacts: Vec<Line>,
     next_cursor: Option<Cursor>,
+    as_of_seq: u64,
 }
 
 /// [`nats::query::Conversation`], as it is written.
@@ -94,6 +97,7 @@ struct Line {
 struct Queries {
     view: View,
     connection: Connection,
+    progress: Progress,
     /// The time.
     clock: fn() -> Timestamp,
 }
@@ -102,8 +106,9 @@ struct Queries {
 ///
 /// # Errors
 /// A subscription is refused.
-pub async fn answer(service: &Service, view: &View) -> Result<(), ServiceError> {
-    let queries = Arc::new(Queries { view: view.clone(), connection: service.connection.clone(), clock: Timestamp::now });
+pub async fn answer(service: &Service, view: &View, progress: Progress) -> Result<(), ServiceError> {
+    let (view, connection) = (view.clone(), service.connection.clone());
+    let queries = Arc::new(Queries { view, connection, progress, clock: Timestamp::now });
     macro_rules! answer {
         ($question:ty, $method:ident) => {{
             let queries = queries.clone();
@@ -232,6 +237,8 @@ impl Queries {
     }
 
     async fn message_page(&self, q: &ListMessages) -> Result<Messages, QueryError> {
+        // First, so that the rest can only know more than it says.
+        let as_of_seq = self.progress.settled_to(&self.connection).await?;
         let mut filter = visible(doc! {"company_id": oid(q.company_id), "contact_id": oid(q.contact_id)});
         if let Some(platform) = q.platform {
             filter.insert("platform", platform.as_str());
@@ -244,7 +251,7 @@ impl Queries {
         let documents = self.all(find.skip(q.page.skip).limit(one_more(q.page)));
         let (mut found, total_messages) = tokio::try_join!(documents, self.total(q))?;
         let next_cursor = next(&mut found, q.page, created_at, "_id");
-        Ok(Messages { messages: found.into_iter().map(json::Message).collect(), total_messages, next_cursor })
+        Ok(Messages { messages: found.into_iter().map(json::Message).collect(), total_messages, next_cursor, as_of_seq })
     }
 
     /// Kept with the conversation, so that counting costs nothing.
@@ -256,6 +263,8 @@ impl Queries {
     }
 
     async fn conversations(&self, q: ListConversations) -> Result<Conversations, QueryError> {
+        // First, as above.
+        let as_of_seq = self.progress.settled_to(&self.connection).await?;
         let below = q.page.after.map_or(i64::MAX, |after| after.key);
         let mut filter = doc! {"company_id": oid(q.company_id), "latest.seq": {"$gt": 0_i64, "$lt": below}};
         if let Some(platform) = q.platform {
@@ -283,7 +292,7 @@ impl Queries {
         let cut = (fits < found.len() && fits < newest.len()).then_some(Page { limit: fits as u32, ..q.page });
         let next_cursor = cut.map_or(next_cursor, |page| next(&mut found, page, latest_seq, "contact_id"));
         let lines = found.iter().filter_map(|d| line(d, &mut newest, &contacts)).collect();
-        Ok(Conversations { contacts: lines, next_cursor })
+        Ok(Conversations { contacts: lines, next_cursor, as_of_seq })
     }
 
     /// One query for each company and kind of key among them.

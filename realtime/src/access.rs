@@ -20,11 +20,18 @@ pub struct Session {
     pub company: Id,
     /// What they may do.
     pub role: StaffRole,
+    /// The login that the token comes from. Tokens that others have signed have none.
+    pub session: Option<Id>,
     /// When the token ends, and the socket with it.
     pub expires: Timestamp,
 }
 
 impl Session {
+    /// The login, by its entry in the bucket `sessions`.
+    pub fn login(&self) -> Option<(Id, Id)> {
+        Some((self.user, self.session?))
+    }
+
     /// How long it is still good; zero once it has expired.
     pub fn time_left(&self, now: Timestamp) -> Duration {
         self.expires.since(now)
@@ -51,6 +58,8 @@ struct Claims {
     user_id: Id,
     company_id: Id,
     role: StaffRole,
+    #[serde(default)]
+    sid: Option<Id>,
     #[allow(dead_code)] // must be there
     iat: i64,
     exp: i64,
@@ -84,7 +93,7 @@ impl Verifier {
         if expires <= now {
             return Err(BadToken::Expired);
         }
-        Ok(Session { user: claims.user_id, company: claims.company_id, role: claims.role, expires })
+        Ok(Session { user: claims.user_id, company: claims.company_id, role: claims.role, session: claims.sid, expires })
     }
 }
 
@@ -113,7 +122,11 @@ mod tests {
     fn a_good_token_names_user_and_company_and_end() {
         let session = verify(&sign(Algorithm::HS256, SECRET, &claims())).unwrap();
         assert_eq!((session.user.to_string(), session.company.to_string()), ("d".repeat(24), "a".repeat(24)));
-        assert_eq!((session.role, session.time_left(NOW)), (StaffRole::Manager, Duration::from_secs(900)));
+        assert_eq!((session.role, session.time_left(NOW), session.session), (StaffRole::Manager, Duration::from_secs(900), None));
+        let mut of_a_login = claims();
+        of_a_login["sid"] = json!("e".repeat(24));
+        let session = verify(&sign(Algorithm::HS256, SECRET, &of_a_login)).unwrap();
+        assert_eq!(session.session.map(|id| id.to_string()), Some("e".repeat(24)));
     }
 
     #[test]

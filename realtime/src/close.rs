@@ -1,8 +1,4 @@
-//! Why a socket ends, and what its close frame says of it. Codes from 4000 are ours.
-
-use axum::extract::ws::{CloseFrame, Utf8Bytes};
-use tokio_tungstenite::tungstenite::Error;
-use tokio_tungstenite::tungstenite::error::ProtocolError;
+//! Why a socket ends, and what a client is told of it. Codes from 4000 are ours. How a door says it is the door's matter.
 
 /// Why a socket ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,13 +9,15 @@ pub enum CloseReason {
     FeedLost,
     /// Connect again with a fresh token.
     TokenExpired,
-    /// It did not take its events as fast as they came. Connect again and refetch.
+    /// The login has ended. Log in again first.
+    SessionEnded,
+    /// It did not take its events as fast as they came. Connect again with `last_seq`.
     TooSlow,
     /// Too many malformed or over-limit frames. A client's fault; connecting again will not mend it.
     Flood,
     /// A frame beyond the size limit.
     TooLarge,
-    /// Not WebSocket.
+    /// Not the door's protocol.
     Protocol,
     /// A text that is not UTF-8.
     NotUtf8,
@@ -42,6 +40,7 @@ impl CloseReason {
             CloseReason::FeedLost => (Some(1013), "try again later"),
             CloseReason::TokenExpired => (Some(4001), "token expired"),
             CloseReason::Silent => (Some(4002), "nothing heard"),
+            CloseReason::SessionEnded => (Some(4003), "session ended"),
             CloseReason::TooSlow => (Some(4008), "too slow"),
             CloseReason::Flood => (Some(4009), "too many bad frames"),
             CloseReason::Left => (None, "left"),
@@ -49,25 +48,13 @@ impl CloseReason {
         }
     }
 
+    /// What a client is told, a WebSocket close code; nothing where nobody is there any more.
+    pub const fn code(self) -> Option<u16> {
+        self.parts().0
+    }
+
     /// For people, logs and metrics.
     pub const fn as_str(self) -> &'static str {
         self.parts().1
-    }
-
-    /// What to send; nothing where nobody is there any more.
-    pub fn frame(self) -> Option<CloseFrame> {
-        let (code, words) = self.parts();
-        code.map(|code| CloseFrame { code, reason: Utf8Bytes::from_static(words) })
-    }
-
-    /// What a failed read means.
-    pub fn of_error(error: axum::Error) -> CloseReason {
-        match error.into_inner().downcast_ref::<Error>() {
-            Some(Error::Capacity(_)) => CloseReason::TooLarge,
-            Some(Error::Utf8(_)) => CloseReason::NotUtf8,
-            Some(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => CloseReason::Lost,
-            Some(Error::Protocol(_)) => CloseReason::Protocol,
-            _ => CloseReason::Lost,
-        }
     }
 }

@@ -1,61 +1,69 @@
-//! One company's two subscriptions: stored events as the server republishes them, and typing. Each is turned into a frame
-//! once and queued for the sockets. It repairs nothing: when the server may have sent what did not arrive here, the sockets
-//! are closed, so that their clients know, come back and fetch.
+//! One company's subscriptions: stored events as the server republishes them, typing, and who is online. Each is turned into a frame once and
+//! queued for the sockets. Where something may not have arrived here it is read from the log before anything newer is handed
+//! out. What tells of it:
+//! - the connection was made anew since the last message (counted before the subscriptions are, so nothing slips by);
+//! - the client says that the connection is lost, or that a subscription was too slow for it;
+//! - a message names the one before it on its subject, and that was not handed out;
+//! - the log has another leader (`leader`): the one that died may have stored something and not passed it on;
+//! - now and then the log is asked for the company's last sequence, whatever has happened.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Message, Subscriber};
 use futures_util::StreamExt;
-use metrics::{counter, histogram};
-use nats::event::Envelope;
-use nats::{Id, Timestamp, header, stream, subject};
-use tokio::time::{Instant, sleep_until};
-use tracing::{debug, error, warn};
+use metrics::counter;
+use nats::runtime::connection::Connection;
+use nats::runtime::direct;
+use nats::{Id, header, stream, subject};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tracing::{debug, error, info, warn};
 
 use crate::close::CloseReason;
 use crate::company::{Company, FeedState};
-use crate::event::{self, Typing};
+use crate::event::{self, Behind};
 use crate::hub::Hub;
+use crate::merge::{self, Merged};
+use crate::presence::{Said, Users};
+use crate::typing::{Typing, Typists};
 
 /// The subscriptions outlive the last socket by so much: a page that reloads finds them standing.
 const GRACE: Duration = Duration::from_secs(5);
+/// Who is here is said so long after it has changed: a page that loads changes it several times.
+const SAY_AFTER: Duration = Duration::from_millis(250);
+/// It is said again after this, should it have got lost.
+const SAY_AGAIN: Duration = Duration::from_secs(30);
+/// How often the log is asked whether something has not arrived.
+const CHECK_INTERVAL: Duration = Duration::from_secs(30);
+/// So long the sockets wait while NATS is away or what was missed cannot be read; then they are sent away with 1013.
+const REPAIR_DEADLINE: Duration = Duration::from_secs(60);
+/// Pause between tries.
+const REPAIR_PAUSE: Duration = Duration::from_millis(100);
+/// Events of one read.
+const PAGE_EVENTS: usize = 500;
 
 /// Follows a company until its last socket is gone, or the service stops.
 pub async fn run(hub: Hub, company: Arc<Company>) {
     // However this task ends, nobody is left waiting for events that will not come.
-    let _end = End { hub: &hub, company: &company };
-    let mut gaps = hub.connection().gaps();
-    let opened = hub.stop().run_until_cancelled(open(&hub, company.id)).await;
-    let Some(Some((mut live, mut typing))) = opened else { return };
+    let end = End { hub: &hub, company: &company };
+    let opened = hub.stop().run_until_cancelled(Feed::open(&hub, &company)).await;
+    let Some(Some(mut feed)) = opened else { return };
     company.feed.send_replace(FeedState::Live);
     debug!(company = %company.id, "feed open");
-    let mut empty_until: Option<Instant> = None;
-    loop {
-        tokio::select! {
-            () = hub.stop().cancelled() => return,
-            _ = gaps.changed() => break,
-            message = live.next() => match message {
-                Some(message) => on_live(&company, &message),
-                None => break,
-            },
-            message = typing.next() => match message {
-                Some(message) => on_typing(&company, &message),
-                None => break,
-            },
-            () = company.emptied.notified() => empty_until = Some(Instant::now() + GRACE),
-            () = sleep_until(empty_until.unwrap_or_else(Instant::now)), if empty_until.is_some() => {
-                if hub.forget_if_empty(&company) {
-                    debug!(company = %company.id, "feed closed");
-                    return;
-                }
-                empty_until = None;
-            }
+    match hub.stop().run_until_cancelled(feed.follow()).await {
+        // The lifecycle sends the sockets away, with what waits for them.
+        None => std::mem::forget(end),
+        Some(Ok(())) => debug!(company = %company.id, "feed closed"),
+        Some(Err(Lost)) => {
+            counter!("realtime_feeds_lost_total").increment(1);
+            error!(company = %company.id, "the log cannot be followed; the company's sockets are sent away");
         }
     }
-    counter!("realtime_feeds_lost_total").increment(1);
-    error!(company = %company.id, "events may have been missed; the company's sockets are sent away");
 }
+
+/// The company's events cannot be had any more.
+struct Lost;
 
 struct End<'a> {
     hub: &'a Hub,
@@ -70,66 +78,291 @@ impl Drop for End<'_> {
     }
 }
 
-/// Both subscriptions, known to the server.
-async fn open(hub: &Hub, company: Id) -> Option<(Subscriber, Subscriber)> {
-    let connection = hub.connection();
-    let subscribe = async {
-        let live = connection.client.subscribe(subject::live_of_company(company)).await.map_err(|e| e.to_string())?;
-        let typing = connection.client.subscribe(subject::typing_of_company(company)).await.map_err(|e| e.to_string())?;
-        // The stream's leader answers after the subscriptions have passed it on the same way: what it stores from now on comes.
-        // Bounded by the connection's REQUEST_TIMEOUT.
-        connection.jetstream.get_stream(stream::EVENTS).await.map_err(|e| e.to_string())?;
-        Ok::<_, String>((live, typing))
-    };
-    let opened = subscribe.await;
-    if let Err(e) = &opened {
-        counter!("realtime_feed_open_failed_total").increment(1);
-        warn!(company = %company, error = e, "the log cannot be followed");
-    }
-    opened.ok()
+/// What the log keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// The first sequence that may be there.
+    pub first: u64,
+    /// The last one, as the leader knows it.
+    pub last: u64,
 }
 
-fn on_live(company: &Company, message: &Message) {
-    let Some((stored, seq)) = origin(message) else {
-        return skip(company, "not republished", None);
-    };
-    if !company.advance(seq) {
-        return skip(company, "late or repeated", Some(seq));
-    }
-    if company.sockets() == 0 {
-        return;
-    }
-    // What cannot be read the persister makes a dead letter of, with the reason; here it could show a message's text.
-    let Ok(envelope) = Envelope::from_message(stored, &message.payload) else {
-        return skip(company, "unreadable", Some(seq));
-    };
-    let occurred_at = envelope.occurred_at;
-    match event::of_event(envelope, seq) {
-        Ok(Some(frame)) => {
-            counter!("realtime_deliveries_total").increment(company.to_all(&frame) as u64);
-            histogram!("realtime_fanout_seconds").record(Timestamp::now().since(occurred_at).as_secs_f64());
+/// Asks the stream's leader. Bounded by the connection's `REQUEST_TIMEOUT`.
+///
+/// # Errors
+/// It does not answer.
+pub async fn kept(connection: &Connection) -> Result<Kept, String> {
+    let stream = connection.jetstream.get_stream(stream::EVENTS).await.map_err(|e| e.to_string())?;
+    let state = &stream.cached_info().state;
+    Ok(Kept { first: state.first_sequence, last: state.last_sequence })
+}
+
+struct Feed<'a> {
+    hub: &'a Hub,
+    company: &'a Arc<Company>,
+    live: Merged,
+    typing: Subscriber,
+    typists: Typists,
+    presence: Subscriber,
+    /// What was said last of who is here, and when it is said again.
+    said: Users,
+    said_at: Instant,
+    say_at: Instant,
+    /// How many leaders the log had had when what was handed out was right.
+    leaders: u64,
+    /// Others shall say what they have, too.
+    ask: bool,
+    check_at: Instant,
+    empty_until: Option<Instant>,
+    gaps: watch::Receiver<u64>,
+    /// The connection that everything up to now has come by.
+    connects: u64,
+}
+
+impl<'a> Feed<'a> {
+    /// The subscriptions, known to the server.
+    async fn open(hub: &'a Hub, company: &'a Arc<Company>) -> Option<Feed<'a>> {
+        let (connection, id) = (hub.connection(), company.id);
+        let mut gaps = connection.gaps();
+        gaps.mark_unchanged();
+        let connects = connection.connects();
+        let subscribe = |subject: String| async { connection.client.subscribe(subject).await.map_err(|e| e.to_string()) };
+        let opened = async {
+            let messages = subscribe(subject::live_of_company(id)).await?;
+            let refreshes = subscribe(subject::live_refresh_failed_of_company(id)).await?;
+            let typing = subscribe(subject::typing_of_company(id)).await?;
+            let presence = subscribe(subject::presence_of_company(id)).await?;
+            // The stream's leader answers after the subscriptions have passed it on the same way: what it stores from now on comes.
+            company.begin(kept(connection).await?.last);
+            let (now, live) = (Instant::now(), Merged::new(messages, refreshes));
+            let (typists, said, check_at) = (Typists::default(), Users::new(), now + CHECK_INTERVAL);
+            let feed = Feed {
+                hub,
+                company,
+                live,
+                typing,
+                typists,
+                presence,
+                said,
+                said_at: now,
+                say_at: now,
+                leaders: hub.leaders(),
+                ask: true,
+                check_at,
+                empty_until: None,
+                gaps,
+                connects,
+            };
+            Ok::<_, String>(feed)
+        };
+        let opened = opened.await;
+        if let Err(e) = &opened {
+            counter!("realtime_feed_open_failed_total").increment(1);
+            warn!(company = %id, error = e, "the log cannot be followed");
         }
-        Ok(None) => {}
-        Err(_) => skip(company, "unwritable", Some(seq)),
+        opened.ok()
+    }
+
+    /// Until nobody is in any more.
+    async fn follow(&mut self) -> Result<(), Lost> {
+        while !self.is_over() {
+            let due = self.due();
+            tokio::select! {
+                _ = self.gaps.changed() => self.repair("connection").await?,
+                message = self.live.next() => self.on_live(&message.ok_or(Lost)?).await?,
+                message = self.typing.next() => self.on_typing(&message.ok_or(Lost)?),
+                message = self.presence.next() => self.on_presence(&message.ok_or(Lost)?),
+                () = self.company.moved.notified() => self.say_at = self.say_at.min(Instant::now() + SAY_AFTER),
+                () = self.company.emptied.notified() => self.empty_until = Some(Instant::now() + GRACE),
+                () = sleep_until(due) => self.on_time(Instant::now()).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether nobody has come since the last one left; then the company is closed.
+    fn is_over(&mut self) -> bool {
+        let is_over = self.empty_until.is_some_and(|until| until <= Instant::now());
+        if is_over {
+            self.empty_until = None;
+        }
+        is_over && self.hub.forget_if_empty(self.company)
+    }
+
+    fn due(&self) -> Instant {
+        let sooner = [Some(self.say_at), self.empty_until, self.typists.next_stop()];
+        sooner.into_iter().flatten().fold(self.check_at, Instant::min)
+    }
+
+    async fn on_time(&mut self, now: Instant) -> Result<(), Lost> {
+        for (conversation, typing) in self.typists.stopped(now) {
+            self.tell_typing(conversation, typing);
+        }
+        if now >= self.say_at {
+            self.say(now).await;
+        }
+        if now >= self.check_at {
+            self.check_at = now + CHECK_INTERVAL;
+            self.check().await?;
+        }
+        Ok(())
+    }
+
+    async fn on_live(&mut self, message: &Message) -> Result<(), Lost> {
+        let Some(seq) = merge::seq(message) else {
+            skip(self.company, "not republished", None);
+            return Ok(());
+        };
+        if self.gaps.has_changed().unwrap_or(true) || self.connects != self.hub.connection().connects() {
+            self.repair("connection").await?;
+        } else if before(message).is_some_and(|before| before > self.company.last_seq()) {
+            self.repair("subject").await?;
+        }
+        self.deliver(seq, event::of_live(message));
+        Ok(())
+    }
+
+    fn deliver(&self, seq: u64, frame: Option<crate::frame::Frame>) -> bool {
+        let reached = self.company.deliver(seq, frame);
+        self.hub.metrics().delivered(reached.unwrap_or(0));
+        reached.is_some()
+    }
+
+    fn on_typing(&mut self, message: &Message) {
+        let conversation = message.subject.rsplit('.').next().and_then(|token| token.parse::<Id>().ok());
+        let typing = serde_json::from_slice::<Typing>(&message.payload).ok();
+        let (Some(conversation), Some(typing)) = (conversation, typing) else {
+            return skip(self.company, "unreadable", None);
+        };
+        if self.typists.hear(conversation, typing, Instant::now()) {
+            self.tell_typing(conversation, typing);
+        }
+    }
+
+    fn tell_typing(&self, conversation: Id, typing: Typing) {
+        match event::of_typing(conversation, typing) {
+            Ok(frame) => self.hub.metrics().delivered(self.company.to_joined(conversation, typing.socket, &frame)),
+            Err(_) => skip(self.company, "unwritable", None),
+        }
+    }
+
+    fn on_presence(&mut self, message: &Message) {
+        let Ok(said) = serde_json::from_slice::<Said>(&message.payload) else {
+            return skip(self.company, "unreadable", None);
+        };
+        if said.ask && said.node != *self.hub.connection().instance {
+            self.said = Users::new();
+            self.say_at = self.say_at.min(Instant::now() + SAY_AFTER);
+        }
+        self.hub.metrics().delivered(self.company.hear_node(&said.node, said.users));
+    }
+
+    /// Tells all nodes, this one too, who is here, if that has changed or was not said for long.
+    async fn say(&mut self, now: Instant) {
+        let connection = self.hub.connection();
+        let users = self.company.users();
+        let is_news = self.ask || users != self.said || now >= self.said_at + SAY_AGAIN;
+        self.say_at = now + SAY_AGAIN;
+        // Without a connection it would lie in the client's buffer and be told when it is no longer true.
+        if !is_news || !connection.is_connected() {
+            return;
+        }
+        let said = Said { node: connection.instance.to_string(), ask: self.ask, users };
+        let Ok(payload) = serde_json::to_vec(&said) else { return skip(self.company, "unwritable", None) };
+        let published = connection.client.publish(subject::presence_of_company(self.company.id), payload.into());
+        if matches!(timeout(SAY_AFTER, published).await, Ok(Ok(()))) {
+            self.said = said.users;
+            self.said_at = now;
+            self.ask = false;
+        }
+    }
+
+    /// Asks the log whether it has something that should have come by now.
+    async fn check(&mut self) -> Result<(), Lost> {
+        let filter = subject::of_company(self.company.id);
+        let last = direct::last_seq_of_a_replica(self.hub.connection(), stream::EVENTS, &filter).await;
+        match last {
+            // It may only be on its way; reading it does no harm then.
+            Ok(last) if last > self.company.last_seq() => self.repair("check").await,
+            // Without an answer there is a gap of the connection, or the next check.
+            _ => Ok(()),
+        }
+    }
+
+    /// Hands out what the log has beyond what was handed out. What comes again by the subscriptions later is passed over.
+    async fn repair(&mut self, reason: &'static str) -> Result<(), Lost> {
+        let deadline = Instant::now() + REPAIR_DEADLINE;
+        loop {
+            match self.try_repair().await {
+                Ok(found) => {
+                    if found > 0 {
+                        counter!("realtime_repaired_total", "reason" => reason).increment(found);
+                        info!(company = %self.company.id, reason, found, "events that had not arrived were read from the log");
+                    }
+                    return Ok(());
+                }
+                Err(error) if Instant::now() >= deadline => {
+                    error!(company = %self.company.id, error, "what was missed cannot be read");
+                    return Err(Lost);
+                }
+                Err(_) => sleep(REPAIR_PAUSE).await,
+            }
+        }
+    }
+
+    /// One try; how many events were handed out.
+    async fn try_repair(&mut self) -> Result<u64, String> {
+        let connection = self.hub.connection();
+        if !connection.is_connected() {
+            return Err("not connected to NATS".into());
+        }
+        // What changes from here on is looked at again.
+        self.gaps.mark_unchanged();
+        self.connects = connection.connects();
+        (self.ask, self.say_at) = (true, Instant::now());
+        let filter = subject::of_company(self.company.id);
+        let target = direct::last_seq(connection, stream::EVENTS, &filter).await?;
+        let mut found = 0;
+        while self.company.last_seq() < target {
+            let _turn = self.hub.reading().await;
+            let from = self.company.last_seq() + 1;
+            let page = direct::page(connection, stream::EVENTS, &filter, from, PAGE_EVENTS).await?;
+            if page.is_empty() {
+                return Err("a replica is behind".into());
+            }
+            found += page.iter().filter(|stored| self.deliver(stored.seq, event::of_stored(stored))).count() as u64;
+        }
+        let leaders = self.hub.leaders();
+        if leaders != self.leaders {
+            self.verify().await?;
+            self.leaders = leaders;
+        }
+        Ok(found)
+    }
+
+    /// Compares what was handed out lately with the log.
+    async fn verify(&self) -> Result<(), String> {
+        let filter = subject::of_company(self.company.id);
+        let mut from = self.company.remembers_after() + 1;
+        while from <= self.company.last_seq() {
+            let _turn = self.hub.reading().await;
+            let page = direct::page(self.hub.connection(), stream::EVENTS, &filter, from, PAGE_EVENTS).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            from = last.seq + 1;
+            if page.iter().any(|stored| self.company.has_missed(stored.seq) && event::of_stored(stored).is_some()) {
+                error!(company = %self.company.id, "an event was passed over; the clients have to fetch");
+                counter!("realtime_resyncs_total", "reason" => Behind::Late.as_str()).increment(1);
+                self.company.resync_all(Behind::Late);
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 }
 
-/// The subject under which a republished message is stored, and its sequence.
-fn origin(message: &Message) -> Option<(&str, u64)> {
-    let seq = message.headers.as_ref()?.get(header::SEQUENCE)?.as_str().parse().ok()?;
-    Some((subject::from_live(&message.subject)?, seq))
-}
-
-fn on_typing(company: &Company, message: &Message) {
-    let conversation = message.subject.rsplit('.').next().and_then(|token| token.parse::<Id>().ok());
-    let typing = serde_json::from_slice::<Typing>(&message.payload).ok();
-    let (Some(conversation), Some(typing)) = (conversation, typing) else {
-        return skip(company, "unreadable", None);
-    };
-    match event::of_typing(conversation, typing) {
-        Ok(frame) => counter!("realtime_deliveries_total").increment(company.to_joined(conversation, typing.socket, &frame) as u64),
-        Err(_) => skip(company, "unwritable", None),
-    }
+/// The sequence of the message before this one on the same subject.
+fn before(message: &Message) -> Option<u64> {
+    message.headers.as_ref()?.get(header::LAST_SEQUENCE)?.as_str().parse().ok()
 }
 
 fn skip(company: &Company, reason: &'static str, seq: Option<u64>) {

@@ -1,213 +1,109 @@
-//! JSON frames of `/ws`: reads what clients send, writes what they get. `{"event", "data", "id"?}` both ways.
+//! What clients are told: one event, encoded once, shared by every socket of every door. Knows no socket.
 
-use std::borrow::Cow;
+use std::sync::{Arc, OnceLock};
 
-use axum::extract::ws::Utf8Bytes;
-use nats::Id;
-use nats::domain::Platform;
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use bytes::Bytes;
+use nats::Timestamp;
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
 
-/// Longest `id` that is given back, in bytes.
-const MAX_FRAME_ID: usize = 64;
+/// What a queue counts for a frame beside its text: its place, and what a door writes around it.
+const OVERHEAD_BYTES: usize = 64;
 
-/// What a client calls its frame, to know the answer by.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum FrameId {
-    /// A counter.
-    Number(u64),
-    /// Any name of at most 64 bytes.
-    Text(String),
-}
-
-/// What a client asks for.
+/// Where a stored event stands in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// `conversation:join`
-    Join(Id),
-    /// `conversation:leave`
-    Leave(Id),
-    /// `typing:start`, `typing:stop`
-    Typing { conversation: Id, is_typing: bool },
-    /// `message:read`
-    Read { conversation: Id, platform: Option<Platform> },
+pub struct Origin {
+    /// Its sequence: the cursor of a client that has got it.
+    pub seq: u64,
+    /// When the log took it.
+    pub stored_at: Timestamp,
 }
 
-/// A frame of a client.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientFrame {
-    /// With it the client wants an answer.
-    pub id: Option<FrameId>,
-    /// What it wants.
-    pub command: Command,
+/// One event for clients. Cloning copies a pointer.
+#[derive(Clone, Debug)]
+pub struct Frame(Arc<Parts>);
+
+#[derive(Debug)]
+struct Parts {
+    event: &'static str,
+    data: Box<RawValue>,
+    origin: Option<Origin>,
+    websocket: OnceLock<Bytes>,
+    socket_io: OnceLock<Bytes>,
 }
 
-/// Why a frame was not carried out: the `data` of an `error` event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Failure {
-    /// For programs.
-    pub code: &'static str,
-    /// For people.
-    pub message: &'static str,
-}
-
-impl Failure {
-    const fn malformed(message: &'static str) -> Failure {
-        Failure { code: "MALFORMED_FRAME", message }
-    }
-}
-
-/// A frame that cannot be read, with its `id` if that much could be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BadFrame {
-    /// As in [`ClientFrame`].
-    pub id: Option<FrameId>,
-    /// What is wrong.
-    pub failure: Failure,
-}
-
-#[derive(Deserialize)]
-struct Outer<'a> {
-    #[serde(borrow)]
-    event: Cow<'a, str>,
-    #[serde(borrow)]
-    data: Option<&'a RawValue>,
-    id: Option<FrameId>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Target {
-    conversation_id: Id,
-    platform: Option<Platform>,
-}
-
-impl ClientFrame {
-    /// Reads a text frame.
+impl Frame {
+    /// Of something that no log has: typing, presence, what the server says of itself.
     ///
     /// # Errors
-    /// Not JSON of the right shape, or an event that does not exist. The text itself is not repeated.
-    pub fn parse(text: &str) -> Result<ClientFrame, BadFrame> {
-        let outer: Outer<'_> = serde_json::from_str(text).map_err(|_| BadFrame {
-            id: None,
-            failure: Failure::malformed("a frame is JSON: {\"event\": text, \"data\": object, \"id\"?: text or number}"),
-        })?;
-        let (id, bad_id) = match outer.id {
-            Some(FrameId::Text(text)) if text.len() > MAX_FRAME_ID => (None, true),
-            id => (id, false),
-        };
-        if bad_id {
-            return Err(BadFrame { id, failure: Failure::malformed("`id` is longer than 64 bytes") });
-        }
-        match Command::parse(&outer.event, outer.data) {
-            Ok(command) => Ok(ClientFrame { id, command }),
-            Err(failure) => Err(BadFrame { id, failure }),
-        }
+    /// None in practice: every type that is written here serialises.
+    pub fn passing<D: Serialize>(event: &'static str, data: &D) -> Result<Frame, serde_json::Error> {
+        Frame::new(event, data, None)
     }
-}
 
-impl Command {
-    fn parse(event: &str, data: Option<&RawValue>) -> Result<Command, Failure> {
-        let make: fn(Target) -> Command = match event {
-            "conversation:join" => |t| Command::Join(t.conversation_id),
-            "conversation:leave" => |t| Command::Leave(t.conversation_id),
-            "typing:start" => |t| Command::Typing { conversation: t.conversation_id, is_typing: true },
-            "typing:stop" => |t| Command::Typing { conversation: t.conversation_id, is_typing: false },
-            "message:read" => |t| Command::Read { conversation: t.conversation_id, platform: t.platform },
-            _ => return Err(Failure { code: "UNKNOWN_EVENT", message: "there is no such event" }),
-        };
-        let target = data.and_then(|data| serde_json::from_str(data.get()).ok());
-        target.map(make).ok_or(Failure::malformed("`data` needs `conversationId`, 24 hex digits; `platform`, where given, is one of ours"))
+    /// Of an event of the log.
+    ///
+    /// # Errors
+    /// As [`Frame::passing`].
+    pub fn stored<D: Serialize>(event: &'static str, data: &D, origin: Origin) -> Result<Frame, serde_json::Error> {
+        Frame::new(event, data, Some(origin))
     }
-}
 
-#[derive(Serialize)]
-struct Written<'a, D> {
-    event: &'a str,
-    data: D,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<&'a FrameId>,
-}
+    fn new<D: Serialize>(event: &'static str, data: &D, origin: Option<Origin>) -> Result<Frame, serde_json::Error> {
+        let data = to_raw_value(data)?;
+        Ok(Frame(Arc::new(Parts { event, data, origin, websocket: OnceLock::new(), socket_io: OnceLock::new() })))
+    }
 
-/// A frame for clients.
-///
-/// # Errors
-/// None in practice: every type that is written here serialises.
-pub fn write<D: Serialize>(event: &str, data: D) -> Result<Utf8Bytes, serde_json::Error> {
-    write_answer(event, data, None)
-}
+    /// The event's name. None of ours needs escaping in JSON.
+    #[cfg(test)]
+    pub fn event(&self) -> &'static str {
+        self.0.event
+    }
 
-/// A frame that answers the client's frame `id`.
-///
-/// # Errors
-/// As [`write()`].
-pub fn write_answer<D: Serialize>(event: &str, data: D, id: Option<&FrameId>) -> Result<Utf8Bytes, serde_json::Error> {
-    serde_json::to_string(&Written { event, data, id }).map(Utf8Bytes::from)
+    /// Its data, as JSON.
+    #[cfg(test)]
+    pub fn data(&self) -> &RawValue {
+        &self.0.data
+    }
+
+    /// Where the log has it; nowhere, if it was only passing.
+    pub fn origin(&self) -> Option<Origin> {
+        self.0.origin
+    }
+
+    /// About what it takes in a queue, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.0.data.get().len() + OVERHEAD_BYTES
+    }
+
+    /// The door `/ws`: a whole WebSocket text frame with `{"event","data"}`, header included, as a server sends it. Made once.
+    pub fn websocket(&self) -> &Bytes {
+        self.0.websocket.get_or_init(|| {
+            let text = format!(r#"{{"event":"{}","data":{}}}"#, self.0.event, self.0.data.get());
+            crate::ws::wire::text(&text)
+        })
+    }
+
+    /// The door `/socket.io/`: a whole WebSocket text frame with the packet `42["event",data]`; a poll takes the packet out of it.
+    /// Made once.
+    pub fn socket_io(&self) -> &Bytes {
+        self.0.socket_io.get_or_init(|| crate::ws::wire::text(&crate::socketio::event(self.0.event, self.0.data.get())))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-    use serde_json::{Value, json};
-
-    fn parse(frame: Value) -> Result<ClientFrame, BadFrame> {
-        ClientFrame::parse(&frame.to_string())
-    }
-
-    fn code(result: Result<ClientFrame, BadFrame>) -> &'static str {
-        result.unwrap_err().failure.code
-    }
+    use serde_json::json;
 
     #[test]
-    fn every_command_is_read() {
-        let text = "b".repeat(24);
-        let conversation: Id = text.parse().unwrap();
-        for (event, command) in [
-            ("conversation:join", Command::Join(conversation)),
-            ("conversation:leave", Command::Leave(conversation)),
-            ("typing:start", Command::Typing { conversation, is_typing: true }),
-            ("typing:stop", Command::Typing { conversation, is_typing: false }),
-            ("message:read", Command::Read { conversation, platform: None }),
-        ] {
-            let frame = parse(json!({"event": event, "data": {"conversationId": text}, "id": 7}));
-            assert_eq!(frame, Ok(ClientFrame { id: Some(FrameId::Number(7)), command }));
-        }
-        let read = parse(json!({"event": "message:read", "data": {"conversationId": text, "platform": "web"}}));
-        assert_eq!(read.unwrap().command, Command::Read { conversation, platform: Some(Platform::Web) });
-    }
-
-    #[test]
-    fn what_is_wrong_is_told_with_the_id_where_there_is_one() {
-        for text in ["", "null", "[]", "{}", "{\"event\":1}", "{\"event\":\"typing:start\",\"id\":{}}"] {
-            assert_eq!(code(ClientFrame::parse(text)), "MALFORMED_FRAME", "{text}");
-        }
-        for data in [json!(null), json!({}), json!({"conversationId": "b"}), json!({"conversationId": 1}), json!("b")] {
-            let bad = parse(json!({"event": "conversation:join", "data": data, "id": "q"})).unwrap_err();
-            assert_eq!((bad.id, bad.failure.code), (Some(FrameId::Text("q".into())), "MALFORMED_FRAME"));
-        }
-        assert_eq!(code(parse(json!({"event": "message:new", "data": {}}))), "UNKNOWN_EVENT");
-        assert_eq!(code(parse(json!({"event": "typing:stop", "id": "i".repeat(65)}))), "MALFORMED_FRAME");
-    }
-
-    #[test]
-    fn an_answer_carries_the_clients_id() {
-        let id = FrameId::Text("7".into());
-        let text = write_answer("ack", json!({"ok": true}), Some(&id)).unwrap();
-        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), json!({"event": "ack", "data": {"ok": true}, "id": "7"}));
-        assert_eq!(write("error", json!({})).unwrap().as_str(), r#"{"event":"error","data":{}}"#);
-    }
-
-    proptest! {
-        #[test]
-        fn no_text_panics(text in any::<String>()) {
-            let _ = ClientFrame::parse(&text);
-        }
-
-        #[test]
-        fn nothing_that_looks_like_a_frame_panics(event in "[a-z:]{0,20}", data in "[\\[\\]{}\":,0-9a-f\\\\u ]{0,60}", id in "[0-9\"-.e]{0,25}") {
-            let _ = ClientFrame::parse(&format!(r#"{{"event":"{event}","data":{data},"id":{id}}}"#));
-        }
+    fn each_door_has_its_form_and_it_is_made_once() {
+        let frame = Frame::passing("message:new", &json!({"seq": 7})).unwrap();
+        assert_eq!((frame.event(), frame.data().get()), ("message:new", r#"{"seq":7}"#));
+        assert_eq!(frame.websocket().as_ref(), b"\x81\x28{\"event\":\"message:new\",\"data\":{\"seq\":7}}");
+        assert_eq!(frame.socket_io().as_ref(), b"\x81\x1b42[\"message:new\",{\"seq\":7}]");
+        let copy = frame.clone();
+        assert!(std::ptr::eq(frame.websocket().as_ptr(), copy.websocket().as_ptr()));
+        assert!(std::ptr::eq(frame.socket_io().as_ptr(), copy.socket_io().as_ptr()));
     }
 }

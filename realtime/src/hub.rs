@@ -1,29 +1,45 @@
 //! Which companies have sockets on this node, each with one feed. No socket's work is done here; see `feed` and `socket`.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nats::Id;
 use nats::runtime::CancellationToken;
 use nats::runtime::connection::Connection;
-use nats::runtime::health::Health;
-use serde_json::json;
-use tokio::time::{interval, timeout};
+use nats::runtime::publish::Publisher;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use crate::company::{Company, FeedState, Seat};
+use crate::access::Session;
+use crate::catch_up::CatchUp;
+use crate::company::{Company, FeedState, Start};
+use crate::config::Limits;
 use crate::feed;
+use crate::metrics::Metrics;
+use crate::queue::Queue;
+use crate::seat::{Counted, Door, Seat};
 
 /// How long a handshake waits for its company's subscriptions.
 const OPEN_DEADLINE: Duration = Duration::from_secs(4);
-/// How often the check `hub` is confirmed.
-const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// Reads from the log under way at once, for sockets and companies.
+const READS: usize = 32;
 
-/// The company's events cannot be had right now.
+/// Why a socket gets no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the log cannot be followed right now")]
-pub struct Unavailable;
+pub enum NoSeat {
+    /// `MAX_SOCKETS` are open.
+    #[error("this node has no room for another socket")]
+    Full,
+    /// `MAX_SOCKETS_PER_USER` are open.
+    #[error("this user has as many sockets on this node as they may")]
+    TooManyOfUser,
+    /// The company's events cannot be had right now.
+    #[error("the log cannot be followed right now")]
+    Unavailable,
+}
 
 /// All companies of this node.
 #[derive(Clone)]
@@ -33,20 +49,70 @@ pub struct Hub {
 
 struct Inner {
     connection: Connection,
+    publisher: Publisher,
     tasks: TaskTracker,
     stop: CancellationToken,
+    limits: Limits,
+    metrics: Metrics,
+    room: Arc<Semaphore>,
+    reads: Semaphore,
+    /// How often the log has got another leader.
+    leaders: AtomicU64,
+    /// Sockets of each user.
+    users: Mutex<HashMap<Id, usize>>,
     companies: Mutex<HashMap<Id, Arc<Company>>>,
 }
 
 impl Hub {
-    /// Empty. Feeds run on `tasks` and end at `stop`.
-    pub fn new(connection: Connection, tasks: TaskTracker, stop: CancellationToken) -> Hub {
-        Hub { inner: Arc::new(Inner { connection, tasks, stop, companies: Mutex::default() }) }
+    /// Empty. Feeds run on `tasks` and end at `stop`; open sockets count as tasks.
+    pub fn new(connection: Connection, publisher: Publisher, limits: Limits, tasks: TaskTracker, stop: CancellationToken) -> Hub {
+        let room = Arc::new(Semaphore::new(limits.sockets));
+        let (metrics, reads) = (Metrics::new(), Semaphore::new(READS));
+        Hub {
+            inner: Arc::new(Inner {
+                connection,
+                publisher,
+                tasks,
+                stop,
+                limits,
+                metrics,
+                room,
+                reads,
+                leaders: AtomicU64::new(0),
+                users: Mutex::default(),
+                companies: Mutex::default(),
+            }),
+        }
+    }
+
+    /// What is counted for each event.
+    pub fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
+    }
+
+    /// A turn to read from the log: a node that comes back to thousands of sockets does not ask thousands of questions at once.
+    pub async fn reading(&self) -> Option<SemaphorePermit<'_>> {
+        self.inner.reads.acquire().await.ok() // never closed
     }
 
     /// The service's connection.
     pub fn connection(&self) -> &Connection {
         &self.inner.connection
+    }
+
+    /// The way to the log.
+    pub fn publisher(&self) -> &Publisher {
+        &self.inner.publisher
+    }
+
+    /// What a socket may take.
+    pub fn limits(&self) -> &Limits {
+        &self.inner.limits
+    }
+
+    /// The service waits for these at its end.
+    pub fn tasks(&self) -> &TaskTracker {
+        &self.inner.tasks
     }
 
     /// Cancelled at the end of the service.
@@ -59,25 +125,81 @@ impl Hub {
         self.inner.companies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives a socket its place. From then on it gets every event that the log stores for its company.
+    /// Gives a socket its place. It gets every event that the log has for its company after its client's cursor, or after now.
     ///
     /// # Errors
-    /// [`Unavailable`], within [`OPEN_DEADLINE`].
-    pub async fn enter(&self, company: Id, socket: Id) -> Result<Seat, Unavailable> {
-        if self.inner.stop.is_cancelled() || !self.inner.connection.is_connected() {
-            return Err(Unavailable);
+    /// See [`NoSeat`]; within [`OPEN_DEADLINE`].
+    pub async fn enter(&self, door: Door, session: Session, socket: Id, cursor: Option<u64>) -> Result<Seat, NoSeat> {
+        if !self.inner.connection.is_connected() {
+            return Err(NoSeat::Unavailable);
         }
-        let seat = {
+        let permit = self.inner.room.clone().try_acquire_owned().map_err(|_| NoSeat::Full)?;
+        let of_user = self.count(session.user).ok_or(NoSeat::TooManyOfUser)?;
+        let queue = Arc::new(Queue::new(self.inner.limits.queue_bytes));
+        let company = {
             // Seated under this lock, so that the feed does not see an empty company in between and end.
             let mut companies = self.companies();
-            companies.entry(company).or_insert_with(|| self.open(company)).seat(socket)
+            // Whoever comes after the stop has looked at all sockets would not be sent away.
+            if self.inner.stop.is_cancelled() {
+                return Err(NoSeat::Unavailable);
+            }
+            let company = companies.entry(session.company).or_insert_with(|| self.open(session.company)).clone();
+            company.add(socket, session, queue.clone());
+            company
         };
-        let mut feed = seat.company().feed.subscribe();
+        let tracked = self.inner.tasks.token();
+        let (hub, counted) = (self.clone(), Counted::new(door));
+        let mut seat = Seat {
+            hub,
+            company,
+            queue,
+            session,
+            socket,
+            catch_up: None,
+            _counted: counted,
+            _of_user: of_user,
+            _permit: permit,
+            _tracked: tracked,
+        };
+        let mut feed = seat.company.feed.subscribe();
         match timeout(OPEN_DEADLINE, feed.wait_for(|state| *state != FeedState::Opening)).await {
             Ok(Ok(state)) if *state == FeedState::Live => {}
-            _ => return Err(Unavailable),
+            _ => return Err(NoSeat::Unavailable),
+        }
+        if let (Start::Behind, Some(cursor)) = (seat.company.start(socket, cursor), cursor) {
+            seat.catch_up = Some(Box::new(CatchUp::new(cursor)));
         }
         Ok(seat)
+    }
+
+    fn users(&self) -> MutexGuard<'_, HashMap<Id, usize>> {
+        // A poisoned lock still holds a whole map.
+        self.inner.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One more socket of a user, unless there are as many as there may be.
+    fn count(&self, user: Id) -> Option<OfUser> {
+        let mut users = self.users();
+        let count = users.entry(user).or_default();
+        let is_one_more = *count < self.inner.limits.sockets_per_user;
+        *count += usize::from(is_one_more);
+        is_one_more.then(|| OfUser { hub: self.clone(), user })
+    }
+
+    /// The log has another leader: what the one before has stored may not have come.
+    pub fn note_new_leader(&self) {
+        self.inner.leaders.fetch_add(1, Ordering::Relaxed);
+        self.inner.connection.note_gap();
+    }
+
+    /// How often the log has got another leader.
+    pub fn leaders(&self) -> u64 {
+        self.inner.leaders.load(Ordering::Relaxed)
+    }
+
+    /// Every company that has sockets here.
+    pub fn all(&self) -> Vec<Arc<Company>> {
+        self.companies().values().cloned().collect()
     }
 
     fn open(&self, id: Id) -> Arc<Company> {
@@ -105,19 +227,20 @@ impl Hub {
     }
 }
 
-/// Confirms the check `hub` while the subscriptions that this node has can bring something.
-pub async fn watch(hub: Hub, health: Health, stop: CancellationToken) {
-    let mut tick = interval(WATCH_INTERVAL);
-    while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        let (companies, live, sockets) = {
-            let companies = hub.companies();
-            let live = companies.values().filter(|c| *c.feed.borrow() == FeedState::Live).count();
-            (companies.len(), live, companies.values().map(|c| c.sockets()).sum::<usize>())
-        };
-        let detail = json!({"companies": companies, "live": live, "sockets": sockets});
-        match hub.connection().is_connected() {
-            true => health.good("hub", detail),
-            false => health.bad("hub", detail),
+/// One of a user's sockets; dropping it gives its place back.
+pub struct OfUser {
+    hub: Hub,
+    user: Id,
+}
+
+impl Drop for OfUser {
+    fn drop(&mut self) {
+        let mut users = self.hub.users();
+        if let Some(count) = users.get_mut(&self.user) {
+            *count -= 1;
+            if *count == 0 {
+                users.remove(&self.user);
+            }
         }
     }
 }

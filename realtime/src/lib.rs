@@ -6,27 +6,45 @@
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use nats::runtime::CancellationToken;
 use nats::runtime::publish::Publisher;
 use nats::runtime::service::{self, Service, ServiceError};
 use tokio::net::TcpListener;
 
+use crate::handshake::Handshake;
+use crate::hub::Hub;
+
 mod access;
+mod asyncapi;
 mod bucket;
+mod catch_up;
 mod close;
 mod command;
 mod company;
+mod conduct;
 mod config;
-mod door;
 mod event;
 mod feed;
 mod frame;
+mod handshake;
 mod hub;
+mod leader;
+mod lifecycle;
 mod listener;
+mod merge;
+mod metrics;
+mod nodes;
+mod presence;
 mod problem;
 mod queue;
-mod socket;
+mod recent;
+mod seat;
+mod sessions;
+mod socketio;
+mod typing;
+mod ws;
 
 pub use config::Config;
 
@@ -44,12 +62,16 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     let port = TcpListener::bind(address).await.map_err(|error| ServiceError::Listen { address, error })?;
     let mut service = Service::start("realtime", &config.common, shutdown).await?;
     service.health.expect(&["hub"]);
-    let hub = hub::Hub::new(service.connection.clone(), service.tasks.clone(), service.stop.clone());
     let publisher = Publisher::start(service.connection.clone(), &service.tasks);
-    let routes = door::routes(&config, hub.clone(), publisher, service.tasks.clone(), service.stop.clone());
-    service.spawn("hub watch", hub::watch(hub, service.health.clone(), service.stop.clone()));
-    let router = routes.merge(service.ops_routes());
-    let port = listener::Bounded::new(port, config.max_sockets);
-    service.spawn("port", listener::serve(port, router, service.stop.clone()));
+    let hub = Hub::new(service.connection.clone(), publisher, config.limits, service.tasks.clone(), service.stop.clone());
+    let handshake = Arc::new(Handshake::new(&config));
+    let doors = ws::routes(handshake.clone(), hub.clone()).merge(socketio::routes(handshake, hub.clone()));
+    let router = doors.merge(asyncapi::routes()).merge(service.ops_routes());
+    service.spawn("leader watch", leader::watch(hub.clone()));
+    service.spawn("nodes", nodes::run(hub.clone()));
+    service.spawn("sessions", sessions::run(hub.clone()));
+    service.spawn("lifecycle", lifecycle::run(hub, service.health.clone()));
+    let port = listener::Port::new(port, router, &config.limits, service.tasks.clone(), service.stop.clone());
+    service.spawn("port", port.run());
     service.finish().await
 }

@@ -1,90 +1,122 @@
-//! The port: accepts so many connections and no more, and gives each a bounded time to become a socket. axum's own listener
-//! bounds neither, and a client that sends half a request would hold a stop up.
+//! The port: accepts so many connections and no more, speaks HTTP/1.1, and gives each a bounded time to become a socket.
+//! axum's own listener bounds neither, and would keep its part of every upgraded connection in memory.
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::connect_info::Connected;
-use axum::serve::{IncomingStream, Listener};
+use axum::body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use nats::runtime::CancellationToken;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
 use tracing::{debug, error};
 
-/// A connection that has not become a socket is read for so long; also the operator's requests, which open a new one then.
-const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+use crate::config::Limits;
+
 /// Connections beside the open sockets: handshakes under way, those that get 503, the operator's requests.
 const MORE_CONNECTIONS: usize = 512;
-
-/// Serves `router` until `stop`.
-pub async fn serve(port: Bounded, router: Router, stop: CancellationToken) {
-    let service = router.into_make_service_with_connect_info::<Lease>();
-    if let Err(e) = axum::serve(port, service).with_graceful_shutdown(stop.cancelled_owned()).await {
-        error!(error = %e, "port");
-    }
-}
+/// Largest head of a request, in bytes.
+const HEAD_BYTES: usize = 16 * 1024;
+/// What one connection buffers before it is a socket, in bytes.
+const BUFFER_BYTES: usize = 32 * 1024;
+/// After a failed accept, such as for want of file descriptors; some will be free by then.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+/// Requests that are open at the stop are answered within this.
+const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 
 /// A TCP port with bounds.
-pub struct Bounded {
-    port: TcpListener,
+pub struct Port {
+    listener: TcpListener,
+    router: Router,
     room: Arc<Semaphore>,
+    handshake: Duration,
+    tasks: TaskTracker,
+    stop: CancellationToken,
 }
 
-impl Bounded {
+impl Port {
     /// For so many sockets and some more connections. Further ones wait in the system's own, bounded, queue.
-    pub fn new(port: TcpListener, max_sockets: usize) -> Bounded {
-        Bounded { port, room: Arc::new(Semaphore::new(max_sockets + MORE_CONNECTIONS)) }
+    pub fn new(listener: TcpListener, router: Router, limits: &Limits, tasks: TaskTracker, stop: CancellationToken) -> Port {
+        let room = Arc::new(Semaphore::new(limits.sockets + MORE_CONNECTIONS));
+        Port { listener, router, room, handshake: limits.handshake, tasks, stop }
     }
-}
 
-impl Listener for Bounded {
-    type Io = Stream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Stream, SocketAddr) {
-        let permit = loop {
-            match self.room.clone().acquire_owned().await {
-                Ok(permit) => break permit,
-                Err(_) => std::future::pending().await, // never closed
+    /// Serves until the stop. Connections are tasks of the service.
+    pub async fn run(self) {
+        while let Some(Ok(permit)) = self.stop.run_until_cancelled(self.room.clone().acquire_owned()).await {
+            match self.stop.run_until_cancelled(self.listener.accept()).await {
+                Some(Ok((tcp, _))) => drop(self.tasks.spawn(converse(
+                    Stream::new(tcp, permit, self.handshake),
+                    self.router.clone(),
+                    self.handshake,
+                    self.stop.clone(),
+                ))),
+                Some(Err(e)) => {
+                    debug!(error = %e, "accept");
+                    if !was_the_clients(&e) {
+                        error!(error = %e, "no connection can be accepted");
+                        let _ = self.stop.run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE)).await;
+                    }
+                }
+                None => return,
             }
-        };
-        let (tcp, address) = Listener::accept(&mut self.port).await;
-        // Events are small and must not wait for each other.
-        if let Err(e) = tcp.set_nodelay(true) {
-            debug!(error = %e, "TCP_NODELAY");
         }
-        let deadline = Some(Box::pin(tokio::time::sleep(HANDSHAKE_DEADLINE)));
-        (Stream { tcp, deadline, lease: Lease::default(), _permit: permit }, address)
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.port.local_addr()
     }
 }
 
-/// Lets a connection live beyond the handshake's deadline.
+/// One connection, until it ends or has become a socket, or the stop has come and the request that was open is answered.
+async fn converse(stream: Stream, router: Router, handshake: Duration, stop: CancellationToken) {
+    let lease = stream.lease.clone();
+    let answer = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(lease.clone());
+        router.clone().oneshot(request)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(handshake)
+        .max_header_size(HEAD_BYTES)
+        .max_buf_size(BUFFER_BYTES)
+        .serve_connection(TokioIo::new(stream), answer)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::time::timeout(DRAIN_WITHIN, connection).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(e) = ended {
+        debug!(error = %e, "connection");
+    }
+}
+
+/// Errors of one connection, which say nothing about the next.
+fn was_the_clients(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
+}
+
+/// Lets a connection live beyond the handshake's deadline. A request has it as an extension.
 #[derive(Clone, Debug, Default)]
 pub struct Lease(Arc<AtomicBool>);
 
 impl Lease {
-    /// From now on the connection is a socket.
+    /// From now on the connection belongs to a socket.
     pub fn extend(&self) {
         self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-impl Connected<IncomingStream<'_, Bounded>> for Lease {
-    fn connect_info(stream: IncomingStream<'_, Bounded>) -> Lease {
-        stream.io().lease.clone()
     }
 }
 
@@ -93,7 +125,22 @@ pub struct Stream {
     tcp: TcpStream,
     deadline: Option<Pin<Box<Sleep>>>,
     lease: Lease,
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Stream {
+    fn new(tcp: TcpStream, permit: OwnedSemaphorePermit, handshake: Duration) -> Stream {
+        // Events are small and must not wait for each other.
+        if let Err(e) = tcp.set_nodelay(true) {
+            debug!(error = %e, "TCP_NODELAY");
+        }
+        Stream { tcp, deadline: Some(Box::pin(tokio::time::sleep(handshake))), lease: Lease::default(), permit }
+    }
+
+    /// The bare connection, and its place among this node's.
+    pub fn into_parts(self) -> (TcpStream, OwnedSemaphorePermit) {
+        (self.tcp, self.permit)
+    }
 }
 
 impl AsyncRead for Stream {

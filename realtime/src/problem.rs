@@ -8,7 +8,7 @@ use nats::{Id, Timestamp};
 use serde_json::json;
 
 use crate::access::BadToken;
-use crate::hub::Unavailable;
+use crate::hub::NoSeat;
 
 /// After how many seconds a refused client may try again, where trying helps.
 const RETRY_AFTER_SECONDS: u64 = 2;
@@ -25,23 +25,30 @@ pub enum Refusal {
     /// Not a WebSocket handshake.
     #[error("/ws is for WebSocket handshakes of version 13")]
     NotWebSocket,
-    /// `MAX_SOCKETS` are open.
-    #[error("this node has no room for another socket")]
-    Full,
-    /// No events to be had.
+    /// The query string cannot be read.
+    #[error("the query string is `token`, and `last_seq`, a number, where events shall be resumed")]
+    BadQuery,
+    /// No place.
     #[error(transparent)]
-    Unavailable(#[from] Unavailable),
+    NoSeat(#[from] NoSeat),
 }
 
 impl Refusal {
+    /// For programs.
+    pub const fn code(self) -> &'static str {
+        self.parts().1
+    }
+
     const fn parts(self) -> (StatusCode, &'static str) {
         match self {
             Refusal::Token(BadToken::Missing | BadToken::Invalid) => (StatusCode::UNAUTHORIZED, "INVALID_TOKEN"),
             Refusal::Token(BadToken::Expired) => (StatusCode::UNAUTHORIZED, "TOKEN_EXPIRED"),
             Refusal::Origin => (StatusCode::FORBIDDEN, "ORIGIN_REFUSED"),
             Refusal::NotWebSocket => (StatusCode::UPGRADE_REQUIRED, "UPGRADE_REQUIRED"),
-            Refusal::Full => (StatusCode::SERVICE_UNAVAILABLE, "TOO_MANY_SOCKETS"),
-            Refusal::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
+            Refusal::BadQuery => (StatusCode::BAD_REQUEST, "VALIDATION_ERROR"),
+            Refusal::NoSeat(NoSeat::Full) => (StatusCode::SERVICE_UNAVAILABLE, "TOO_MANY_SOCKETS"),
+            Refusal::NoSeat(NoSeat::TooManyOfUser) => (StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_SOCKETS_OF_USER"),
+            Refusal::NoSeat(NoSeat::Unavailable) => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
         }
     }
 }
@@ -58,7 +65,9 @@ impl IntoResponse for Refusal {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         match status {
-            StatusCode::SERVICE_UNAVAILABLE => drop(headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS))),
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+                drop(headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS)))
+            }
             StatusCode::UNAUTHORIZED => drop(headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
             StatusCode::UPGRADE_REQUIRED => drop(headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"))),
             _ => {}

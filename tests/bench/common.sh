@@ -74,3 +74,13 @@ while time.time() - start < 120:
 print("          persister: %d events behind at the end, caught up after %.1f s" % (first, time.time() - start))
 PY
 }
+
+room_for() { # sockets: both sides open a file for each, and all of them are one user's
+  local files=$(($1 + 2000))
+  ulimit -n "$files" 2>/dev/null || { echo "$1 sockets need $files open files; ulimit -n allows $(ulimit -Hn)" >&2; exit 1; }
+  export MAX_SOCKETS=$files MAX_SOCKETS_PER_USER=$files
+}
+
+door_name() { # mode of the load generator
+  case $1 in json) echo /ws ;; socketio) echo /socket.io/ ;; *) echo "no such door: $1" >&2; exit 1 ;; esac
+}

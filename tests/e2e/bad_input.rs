@@ -3,7 +3,7 @@
 use async_nats::jetstream::consumer::pull;
 use futures_util::{SinkExt, StreamExt};
 use reqwest::StatusCode;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio_tungstenite::tungstenite::Message as Frame;
 
 use crate::harness::{SOON, System, eventually};
@@ -105,9 +105,7 @@ async fn a_malformed_frame_gets_an_error_and_a_flood_of_them_closes_that_socket_
     let (mut rude, _) = tokio_tungstenite::connect_async(&url).await.unwrap();
     let (mut polite, _) = tokio_tungstenite::connect_async(&url).await.unwrap();
     rude.send(Frame::text("{nonsense")).await.unwrap();
-    let error = tokio::time::timeout(SOON, rude.next()).await.unwrap().unwrap().unwrap();
-    let error: Value = serde_json::from_str(error.to_text().unwrap()).unwrap();
-    assert_eq!(error["event"], "error", "{error}");
+    crate::spine::event(&mut rude, "error", |e| e["event"] == "error").await;
     let flood = async {
         loop {
             if rude.send(Frame::text("[]")).await.is_err() {

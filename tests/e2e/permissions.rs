@@ -140,11 +140,18 @@ async fn a_realtime_node_listens_and_marks_read() {
         "message.created.a.b.web.inbound.user",
         "message.deleted.a.b",
         "query.message.get",
-        "$JS.API.DIRECT.GET.EVENTS",
+        "$JS.API.CONSUMER.CREATE.EVENTS",
         "$KV.sessions.a.b",
         "$JS.API.STREAM.MSG.GET.KV_sessions",
     ];
-    refused(system, "realtime", &[&publish[..], &EVERYBODYS_TABOO].concat(), &["query.>", "outcome.>", "message.>"], &["typing.a.b"]).await;
+    refused(
+        system,
+        "realtime",
+        &[&publish[..], &EVERYBODYS_TABOO].concat(),
+        &["query.>", "outcome.>", "message.>"],
+        &["typing.a.b", "$JS.API.DIRECT.GET.EVENTS"],
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -106,29 +106,3 @@ async fn a_socket_needs_a_good_token() {
         assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{query}");
     }
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_may_have_missed_events_says_so_to_its_sockets() {
-    let system = System::start(&[]).await;
-    let staff = system.new_company().await;
-    let url = || format!("{}/ws?token={}", system.url("realtime").replacen("http", "ws", 1), staff.token);
-    let (mut socket, _) = tokio_tungstenite::connect_async(url()).await.unwrap();
-    system.kill_and_await_restart("nats-server").await;
-    let close = async {
-        while let Some(frame) = socket.next().await {
-            if let Ok(Frame::Close(Some(close))) = frame {
-                return Some(u16::from(close.code));
-            }
-        }
-        None
-    };
-    assert_eq!(tokio::time::timeout(SOON, close).await.expect("it is closed"), Some(1013));
-    system.await_ready().await;
-    // Until the node follows the log again, a new socket is told to come back in a moment.
-    let (mut again, _) =
-        eventually("a socket opens again", AFTER_FAULT, || async { tokio_tungstenite::connect_async(url()).await.ok() }).await;
-    let contact = staff.new_contact().await;
-    staff.message(&contact, "user", "back").await;
-    let text = tokio::time::timeout(SOON, again.next()).await.unwrap().unwrap().unwrap();
-    assert!(text.to_text().unwrap().contains("back"), "{text}");
-}

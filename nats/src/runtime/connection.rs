@@ -82,6 +82,17 @@ impl Connection {
         self.gaps.subscribe()
     }
 
+    /// Says that core subscriptions may have missed something, for a reason that the connection cannot see.
+    pub fn note_gap(&self) {
+        self.gaps.send_modify(|count| *count += 1);
+    }
+
+    /// How often a connection was made, the first included. It is counted before the subscriptions are made anew: whoever gets
+    /// a message and sees the number that he saw before has missed nothing by a lost connection.
+    pub fn connects(&self) -> u64 {
+        self.client.statistics().connects.load(Ordering::Relaxed)
+    }
+
     /// Whether the server has said that it is about to stop.
     pub fn is_lame_duck(&self) -> bool {
         self.lame_duck.load(Ordering::Relaxed)

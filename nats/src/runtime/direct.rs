@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use async_nats::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -14,7 +15,7 @@ use crate::Timestamp;
 /// Most messages that one page may ask for; the server itself has no limit but its `max_payload` a message.
 pub const MAX_PAGE: usize = 1_000;
 /// The server ends a page early once it has sent so much.
-const MAX_PAGE_BYTES: usize = 4 * 1024 * 1024;
+pub const MAX_PAGE_BYTES: usize = 4 * 1024 * 1024;
 /// A page whose next message does not come within this is given up.
 const WAIT: Duration = Duration::from_secs(4);
 
@@ -52,8 +53,40 @@ impl Stored {
 /// # Errors
 /// The server does not answer, or refuses.
 pub async fn page(connection: &Connection, stream: &str, filter: &str, from: u64, limit: usize) -> Result<Vec<Stored>, String> {
+    page_within(connection, stream, filter, from, limit, MAX_PAGE_BYTES).await
+}
+
+/// The same, with an end after so many bytes.
+///
+/// # Errors
+/// See [`page`].
+pub async fn page_within(
+    connection: &Connection,
+    stream: &str,
+    filter: &str,
+    from: u64,
+    limit: usize,
+    bytes: usize,
+) -> Result<Vec<Stored>, String> {
     let limit = limit.clamp(1, MAX_PAGE);
-    get(connection, stream, json!({"batch": limit, "max_bytes": MAX_PAGE_BYTES, "seq": from.max(1), "next_by_subj": filter})).await
+    get(connection, stream, json!({"batch": limit, "max_bytes": bytes, "seq": from.max(1), "next_by_subj": filter})).await
+}
+
+/// The sequence of the last message under `filter`, 0 if there is none. Asks the stream's leader: every message that was stored
+/// before the question is counted, which a page, from any replica, does not promise.
+///
+/// # Errors
+/// The leader does not answer, or refuses.
+pub async fn last_seq(connection: &Connection, stream: &str, filter: &str) -> Result<u64, String> {
+    let asked = async {
+        let stream = connection.jetstream.get_stream_no_info(stream).await.map_err(|e| e.to_string())?;
+        match stream.get_last_raw_message_by_subject(filter).await {
+            Ok(message) => Ok(message.sequence),
+            Err(e) if e.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(0),
+            Err(e) => Err(e.to_string()),
+        }
+    };
+    tokio::time::timeout(WAIT, asked).await.map_err(|_| format!("{stream} does not answer"))?
 }
 
 /// The same for what was stored at a time or after it.
@@ -75,6 +108,21 @@ pub async fn latest(connection: &Connection, stream: &str, subjects: &[String]) 
         0 => Ok(Vec::new()),
         1..=MAX_LATEST => get(connection, stream, json!({"multi_last": subjects})).await,
         more => Err(format!("{more} subjects are more than {MAX_LATEST}")),
+    }
+}
+
+/// The same as any replica knows it, which may be a little behind; cheaper for the server.
+///
+/// # Errors
+/// No replica answers, or it refuses.
+pub async fn last_seq_of_a_replica(connection: &Connection, stream: &str, filter: &str) -> Result<u64, String> {
+    let subject = format!("$JS.API.DIRECT.GET.{stream}");
+    let request = json!({"last_by_subj": filter}).to_string();
+    let answer = connection.client.request(subject, request.into()).await.map_err(|e| e.to_string())?;
+    match answer.status {
+        None | Some(StatusCode::OK) => Ok(stored(answer)?.seq),
+        Some(StatusCode::NOT_FOUND) => Ok(0),
+        Some(status) => Err(format!("{status} {}", answer.description.unwrap_or_default())),
     }
 }
 

@@ -1,0 +1,259 @@
+//! Socket.IO, protocol 5: the packets in the messages of Engine.IO. Of namespaces there is the main one, of packets the text
+//! ones. It reads what a client wants and writes what it gets; what an event does is in `command`.
+
+use std::fmt;
+
+use nats::Id;
+use serde::de::{IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
+
+/// Longest number of an acknowledgement, in digits: clients count.
+const MAX_ACK_DIGITS: usize = 9;
+/// Longest name of a namespace that is answered, in bytes.
+const MAX_NAMESPACE: usize = 64;
+
+/// The number by which a client knows the answer to its event.
+pub type AckId = u32;
+
+/// What a client says of itself: the `auth` of its `io(url, {auth})`.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Auth {
+    /// Its access token.
+    pub token: Option<String>,
+    /// The last event that it has, to get what came after it.
+    pub last_seq: Option<u64>,
+}
+
+impl fmt::Debug for Auth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Auth").field("last_seq", &self.last_seq).finish_non_exhaustive()
+    }
+}
+
+/// A packet of a client.
+#[derive(Debug)]
+pub enum Packet<'a> {
+    /// It wants in, and says who it is.
+    Connect(Auth),
+    /// It leaves.
+    Disconnect,
+    /// An event.
+    Event(Event<'a>),
+    /// The answer to a question that we never ask.
+    Ack,
+    /// For a namespace that we do not have. With `true` it wants in there.
+    Elsewhere(&'a str, bool),
+}
+
+/// An event of a client.
+#[derive(Debug)]
+pub struct Event<'a> {
+    /// Its name.
+    pub name: String,
+    /// Its first argument; further ones are ignored.
+    pub data: Option<&'a RawValue>,
+    /// With it the client has a callback.
+    pub ack: Option<AckId>,
+}
+
+/// A packet that cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadPacket {
+    /// Not Socket.IO.
+    Malformed,
+    /// A `Connect` whose `auth` is not what it should be.
+    Auth,
+    /// An event with bytes in it. Each attachment follows as a binary packet of its own.
+    Binary,
+}
+
+impl Packet<'_> {
+    /// Reads the text of an Engine.IO message.
+    ///
+    /// # Errors
+    /// See [`BadPacket`]. The text itself is not repeated.
+    pub fn parse(text: &str) -> Result<Packet<'_>, BadPacket> {
+        let mut rest = text.chars();
+        let kind = rest.next().ok_or(BadPacket::Malformed)?;
+        let rest = rest.as_str();
+        if rest.starts_with('/') {
+            let namespace = rest.split(',').next().unwrap_or_default();
+            return match namespace.len() <= MAX_NAMESPACE {
+                // A client may name the main one, too.
+                true if namespace == "/" => Packet::of(kind, rest.get(2..).unwrap_or_default()),
+                true => Ok(Packet::Elsewhere(namespace, kind == '0')),
+                false => Err(BadPacket::Malformed),
+            };
+        }
+        Packet::of(kind, rest)
+    }
+
+    fn of(kind: char, rest: &str) -> Result<Packet<'_>, BadPacket> {
+        match kind {
+            '0' if rest.is_empty() => Ok(Packet::Connect(Auth::default())),
+            '0' => serde_json::from_str::<Option<Auth>>(rest).map(|a| Packet::Connect(a.unwrap_or_default())).map_err(|_| BadPacket::Auth),
+            '1' => Ok(Packet::Disconnect),
+            '2' => event(rest).map(Packet::Event),
+            '3' => Ok(Packet::Ack),
+            '5' | '6' => Err(BadPacket::Binary),
+            _ => Err(BadPacket::Malformed),
+        }
+    }
+}
+
+fn event(rest: &str) -> Result<Event<'_>, BadPacket> {
+    let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, arguments) = rest.split_at(digits);
+    let ack = match number.len() {
+        0 => None,
+        1..=MAX_ACK_DIGITS => Some(number.parse().map_err(|_| BadPacket::Malformed)?),
+        _ => return Err(BadPacket::Malformed),
+    };
+    let Arguments { name, data } = serde_json::from_str(arguments).map_err(|_| BadPacket::Malformed)?;
+    Ok(Event { name, data, ack })
+}
+
+/// `["name", first, …]`
+struct Arguments<'a> {
+    name: String,
+    data: Option<&'a RawValue>,
+}
+
+impl<'de> Deserialize<'de> for Arguments<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List;
+
+        impl<'de> Visitor<'de> for List {
+            type Value = Arguments<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list that begins with a name")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+                let name = list.next_element()?.ok_or_else(|| serde::de::Error::invalid_length(0, &self))?;
+                let data = list.next_element()?;
+                while list.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Arguments { name, data })
+            }
+        }
+
+        deserializer.deserialize_seq(List)
+    }
+}
+
+/// An event for clients, `data` being JSON already.
+pub fn write_event(name: &str, data: &str) -> String {
+    // Names are ours and need no escape.
+    let mut text = String::with_capacity(name.len() + data.len() + 7);
+    for part in ["42[\"", name, "\",", data, "]"] {
+        text.push_str(part);
+    }
+    text
+}
+
+/// The server throws the client out of the namespace.
+pub const DISCONNECT: &str = "41";
+
+/// The answer to an event.
+///
+/// # Errors
+/// None in practice: what is answered serialises.
+pub fn write_ack(id: AckId, answer: &impl Serialize) -> Result<String, serde_json::Error> {
+    serde_json::to_string(answer).map(|json| format!("43{id}[{json}]"))
+}
+
+/// The client is in; `id` is what it sees as `socket.id`.
+pub fn write_connected(id: Id) -> String {
+    format!("40{{\"sid\":\"{id}\"}}")
+}
+
+/// The client does not get in; its `connect_error` has `err.message` and `err.data`.
+///
+/// # Errors
+/// None in practice: what is said serialises.
+pub fn write_connect_error(message: &str, data: &impl Serialize) -> Result<String, serde_json::Error> {
+    #[derive(Serialize)]
+    struct Refused<'a, D> {
+        message: &'a str,
+        data: &'a D,
+    }
+    serde_json::to_string(&Refused { message, data }).map(|json| format!("44{json}"))
+}
+
+/// The client does not get into this namespace, in the words of the original server.
+pub fn write_elsewhere(namespace: &str) -> String {
+    format!("44{namespace},{{\"message\":\"Invalid namespace\"}}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn parse_event(text: &str) -> (String, Option<String>, Option<AckId>) {
+        match Packet::parse(text) {
+            Ok(Packet::Event(e)) => (e.name, e.data.map(|d| d.get().to_owned()), e.ack),
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_client_connects_with_its_token_or_without() {
+        let auth = |text| match Packet::parse(text) {
+            Ok(Packet::Connect(auth)) => auth,
+            other => panic!("{text}: {other:?}"),
+        };
+        let full = auth(r#"0{"token":"t","last_seq":7,"more":[]}"#);
+        assert_eq!((full.token.as_deref(), full.last_seq), (Some("t"), Some(7)));
+        assert!(!format!("{full:?}").contains("\"t\""), "tokens are not shown");
+        for text in ["0", "0{}", "0null", "0/", "0/,", "0/,{}"] {
+            assert_eq!(auth(text), Auth::default(), "{text}");
+        }
+        assert_eq!(auth(r#"0/,{"token":"t"}"#).token.as_deref(), Some("t"));
+        for text in ["0[]", "0x", r#"0{"token":1}"#, r#"0{"last_seq":"7"}"#, r#"0{"last_seq":-1}"#] {
+            assert!(matches!(Packet::parse(text), Err(BadPacket::Auth)), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_event_has_a_name_an_argument_and_a_number() {
+        assert_eq!(parse_event(r#"2["typing:stop"]"#), ("typing:stop".into(), None, None));
+        assert_eq!(parse_event(r#"217["a",{"b":[1]},"c"]"#), ("a".into(), Some(r#"{"b":[1]}"#.into()), Some(17)));
+        assert_eq!(parse_event(r#"2/,0["a","b"]"#), ("a".into(), Some("\"b\"".into()), Some(0)));
+        for text in ["", "2", "2[]", "2[1]", "2{}", r#"2["a""#, r#"21234567890["a"]"#, r#"2-1["a"]"#, "7", "x"] {
+            assert!(matches!(Packet::parse(text), Err(BadPacket::Malformed)), "{text}");
+        }
+        assert!(matches!(Packet::parse(r#"51-["a",{"_placeholder":true,"num":0}]"#), Err(BadPacket::Binary)));
+    }
+
+    #[test]
+    fn other_namespaces_are_named() {
+        assert!(matches!(Packet::parse("0/admin,{}"), Ok(Packet::Elsewhere("/admin", true))));
+        assert!(matches!(Packet::parse(r#"2/admin,["a"]"#), Ok(Packet::Elsewhere("/admin", false))));
+        assert!(matches!(Packet::parse(&format!("0/{}", "a".repeat(MAX_NAMESPACE))), Err(BadPacket::Malformed)));
+        assert_eq!(write_elsewhere("/admin"), r#"44/admin,{"message":"Invalid namespace"}"#);
+    }
+
+    #[test]
+    fn what_clients_get_is_socket_io() {
+        assert_eq!(write_event("message:new", r#"{"seq":1}"#), r#"42["message:new",{"seq":1}]"#);
+        assert_eq!(write_ack(3, &json!({"ok": true})).unwrap(), r#"433[{"ok":true}]"#);
+        assert_eq!(write_connected(Id::from_bytes([0xab; 12])), format!(r#"40{{"sid":"{}"}}"#, "ab".repeat(12)));
+        assert_eq!(write_connect_error("no", &json!({"code": "X"})).unwrap(), r#"44{"message":"no","data":{"code":"X"}}"#);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in any::<String>()) {
+            let _ = Packet::parse(&text);
+        }
+
+        #[test]
+        fn nothing_that_looks_like_a_packet_panics(kind in "[0-6]{1,3}", rest in "[\\[\\]{}\":,/0-9a-f\\\\u é]{0,60}") {
+            let _ = Packet::parse(&format!("{kind}{rest}"));
+        }
+    }
+}
