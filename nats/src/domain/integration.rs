@@ -21,7 +21,7 @@ names!(
 );
 
 /// The access that one company has to one platform. Also the data of `integration.updated`. The answer to a client leaves
-/// `access_token` out.
+/// the tokens out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Integration {
     /// The tenant.
@@ -55,4 +55,17 @@ pub struct Sealed {
     pub key_id: String,
     /// Nonce and ciphertext, Base64.
     pub sealed: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Platform;
+
+    #[test]
+    fn a_platforms_provider_has_its_name_so_that_what_was_sealed_for_it_still_opens() {
+        for platform in Platform::ALL {
+            let provider = platform.provider().map(|provider| provider.as_str());
+            assert!(provider.is_none_or(|name| name == platform.as_str()), "{platform}");
+        }
+    }
 }

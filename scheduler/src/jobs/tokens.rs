@@ -96,10 +96,10 @@ mod tests {
 
     #[test]
     fn what_was_refused_has_its_turn_once_an_hour() {
-        for (interval, turns) in [(300, 2), (60, 2), (1, 2), (600, 2)] {
+        for interval in [1, 60, 300, 600] {
             let runs = (0..7_200 / interval).map(|n| Timestamp::from_millis(1_764_000_000_000 + 1_000 * n * interval + 700));
             let taken = runs.filter(|at| is_turn_of_refused(*at, Duration::from_secs(interval as u64))).count();
-            assert_eq!(taken, turns, "every {interval} s for two hours");
+            assert_eq!(taken, 2, "every {interval} s for two hours");
         }
     }
 }
