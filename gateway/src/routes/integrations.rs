@@ -13,14 +13,14 @@ use nats::{Id, Timestamp};
 use secrecy::SecretString;
 use serde::Serialize;
 use tracing::error;
-use utoipa::{OpenApi, ToSchema};
+use utoipa::ToSchema;
 
 use super::Call;
 use super::command::{accepted, command};
 use crate::auth::Caller;
 use crate::http::{JsonObject, json};
 use crate::problem::Problem;
-use crate::schema::{BadBody, ChannelProvider, Denied, GoogleBody, IntegrationBody, Later, Missing, OfCompany, Refused};
+use crate::schema::{BadBody, ChannelProvider, Denied, IntegrationBody, Later, Missing, OfCompany, Refused};
 use crate::validate::{Fields, QueryFields, provider_name};
 
 /// Longest token.
@@ -29,7 +29,7 @@ const TOKEN_CHARS: usize = 4_096;
 /// An integration without its tokens.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Integration)]
-struct Shown {
+pub struct Shown {
     company_id: Id,
     #[serde(rename = "platform")]
     provider: Provider,
@@ -62,7 +62,7 @@ impl From<Integration> for Shown {
 /// An integration that is saved.
 #[derive(Serialize, ToSchema)]
 #[schema(as = IntegrationSaved)]
-struct Saved {
+pub struct Saved {
     message: &'static str,
     integration: Shown,
     seq: u64,
@@ -78,14 +78,14 @@ struct All {
 /// One.
 #[derive(Serialize, ToSchema)]
 #[schema(as = OneIntegration)]
-struct One {
+pub struct One {
     integration: Shown,
 }
 
 /// An integration that is gone.
 #[derive(Serialize, ToSchema)]
 #[schema(as = IntegrationRemoved)]
-struct Removed {
+pub struct Removed {
     message: &'static str,
     #[serde(rename = "platform")]
     provider: Provider,
@@ -138,25 +138,6 @@ pub async fn put(
     Ok(json(StatusCode::OK, Saved { message: "Integration saved successfully", integration: shown, seq: settled.seq }))
 }
 
-/// `PUT /integrations/google`, for the document only: [`put`] answers it. A schema cannot say that a body depends on the path.
-#[utoipa::path(
-    put,
-    path = "/google",
-    tag = "integrations",
-    summary = "Enter or replace a company's access to Google",
-    description = "For managers. Access tokens are fetched with the refresh token, the first one within minutes, and renewed before they \
-                   expire. Both are stored encrypted, and no answer holds them.",
-    request_body = GoogleBody,
-    responses((status = 200, body = Saved), Refused, Denied, BadBody, Later),
-)]
-#[expect(dead_code, reason = "it describes, nobody calls it")]
-fn put_google() {}
-
-/// What the document says beside the handlers.
-#[derive(OpenApi)]
-#[openapi(paths(put_google))]
-pub struct Also;
-
 /// `GET /integrations`
 #[utoipa::path(
     get,
@@ -178,7 +159,7 @@ pub async fn list(Call { log, caller, trace }: Call, QueryFields(query): QueryFi
     path = "/{platform}",
     tag = "integrations",
     summary = "Look at an integration",
-    params(("platform" = inline(Provider), Path, description = "Upper and lower case are the same."), OfCompany),
+    params(("platform" = inline(ChannelProvider), Path, description = "Upper and lower case are the same."), OfCompany),
     responses((status = 200, body = One), Refused, Denied, Missing),
 )]
 pub async fn get(
@@ -198,7 +179,7 @@ pub async fn get(
     tag = "integrations",
     summary = "Remove an integration",
     description = "For managers.",
-    params(("platform" = inline(Provider), Path, description = "Upper and lower case are the same.")),
+    params(("platform" = inline(ChannelProvider), Path, description = "Upper and lower case are the same.")),
     responses((status = 200, body = Removed), Refused, Denied, Later, Missing),
 )]
 pub async fn delete(Call { log, caller, trace }: Call, Path(platform): Path<String>) -> Result<Response, Problem> {

@@ -8,6 +8,7 @@ mod contacts;
 mod conversations;
 mod create_message;
 mod dead_letters;
+mod google;
 mod integrations;
 mod messages;
 mod page;
@@ -116,7 +117,7 @@ pub fn routes(tokens: &Tokens, limiters: RateLimiters) -> OpenApiRouter<App> {
     // The twin of `POST /messages/instagram` counts like it.
     let conversations = OpenApiRouter::new().routes(routes!(conversations::list)).layer(from_fn_with_state(limiters.clone(), by_caller));
     let contacts = OpenApiRouter::new().routes(routes!(contacts::create, contacts::list)).routes(routes!(contacts::get, contacts::update));
-    let integrations = OpenApiRouter::with_openapi(integrations::Also::openapi()).routes(routes!(integrations::list)).routes(routes!(
+    let integrations = OpenApiRouter::with_openapi(google::Google::openapi()).routes(routes!(integrations::list)).routes(routes!(
         integrations::put,
         integrations::get,
         integrations::delete
