@@ -46,6 +46,9 @@ pub enum Sign {
     Well,
     /// No answer, or a 5xx.
     Ill,
+    /// The same for a message that has failed several times before: most likely it is what the bot cannot take. Counts only
+    /// while the probe fails too, so that a few such conversations keep nobody else's waiting.
+    IllAgain,
 }
 
 /// How it stands.
@@ -148,7 +151,12 @@ impl Breaker {
 
     /// A call for a conversation has ended.
     pub fn record(&mut self, sign: Sign, conversation: Id, trial: bool, now: Instant) {
+        let sign = match sign {
+            Sign::IllAgain if self.seen(now) == Some(false) => Sign::Ill,
+            sign => sign,
+        };
         match (sign, self.state) {
+            (Sign::IllAgain, _) if trial => self.give_up_trial(),
             (Sign::Well, State::HalfOpen { .. }) if trial => self.close(now),
             (Sign::Well, State::Closed) => self.calm(),
             (Sign::Ill, State::HalfOpen { .. }) if trial => {
@@ -265,6 +273,31 @@ mod tests {
         let mut case = Case::new();
         case.ill(1_000, 2);
         assert!(!case.is_open());
+    }
+
+    #[test]
+    fn what_has_failed_before_opens_it_only_if_the_probe_fails_too() {
+        let mut case = Case::new();
+        let again = |case: &mut Case| (0..100).for_each(|n| case.breaker.record(Sign::IllAgain, id(n), false, case.now));
+        again(&mut case);
+        case.breaker.probe(true, case.now);
+        again(&mut case);
+        assert!(!case.is_open());
+        case.breaker.probe(false, case.now);
+        again(&mut case);
+        assert!(case.is_open());
+    }
+
+    #[test]
+    fn a_trial_by_what_has_failed_before_says_nothing_and_the_next_one_tries() {
+        let mut case = Case::new();
+        case.ill(STREAK, 3);
+        case.now += 2 * SECOND;
+        assert_eq!(case.breaker.admit(case.now), Admit::Now { trial: true });
+        case.breaker.record(Sign::IllAgain, id(1), true, case.now);
+        assert_eq!(case.breaker.admit(case.now), Admit::Now { trial: true });
+        case.breaker.record(Sign::Well, id(2), true, case.now);
+        assert_eq!(case.breaker.state(), State::Closed);
     }
 
     #[test]

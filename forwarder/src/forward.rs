@@ -182,7 +182,7 @@ impl Forwarder {
             return self.again(head.work, &error.to_string());
         }
         let called = self.bot.deliver(message, contact.social.on(message.platform), &token, head.trace).await;
-        pass.tell(sign(&called.ending), message.contact_id);
+        pass.tell(sign(&called.ending, calls), message.contact_id);
         self.result(head, calls, version, &called).await
     }
 

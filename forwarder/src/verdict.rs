@@ -91,11 +91,14 @@ pub fn judge(ending: &Ending, repeated: bool) -> Verdict {
     }
 }
 
-/// What the call says about the bot as a whole.
-pub fn sign(ending: &Ending) -> Sign {
+/// A message that has failed more often than this may be what the bot cannot take.
+const TELLING_CALLS: u32 = 3;
+
+/// What the call says about the bot as a whole; `calls` of the message, this one included.
+pub fn sign(ending: &Ending, calls: u32) -> Sign {
     match ending {
         Ending::NoConnection | Ending::TimedOut | Ending::Broken | Ending::Answered { status: 500..=599, graph_code: None, .. } => {
-            Sign::Ill
+            if calls > TELLING_CALLS { Sign::IllAgain } else { Sign::Ill }
         }
         Ending::Answered { .. } => Sign::Well,
     }
@@ -175,10 +178,10 @@ mod tests {
     fn only_a_bot_that_does_not_answer_is_ill() {
         let answered = |status, graph_code| Ending::Answered { status, retry_after: None, graph_code };
         for ending in [Ending::NoConnection, Ending::TimedOut, Ending::Broken, answered(500, None), answered(503, None)] {
-            assert_eq!(sign(&ending), Sign::Ill, "{ending:?}");
+            assert_eq!((sign(&ending, 3), sign(&ending, 4)), (Sign::Ill, Sign::IllAgain), "{ending:?}");
         }
         for ending in [answered(200, None), answered(400, None), answered(401, None), answered(429, None), answered(500, Some(190))] {
-            assert_eq!(sign(&ending), Sign::Well, "{ending:?}");
+            assert_eq!(sign(&ending, 4), Sign::Well, "{ending:?}");
         }
     }
 
