@@ -10,8 +10,10 @@ use tokio::time::Instant;
 const STREAK: u32 = 10;
 /// … if so many conversations are among them: one that always fails is no dead bot.
 const CONVERSATIONS: usize = 3;
-/// A shorter streak is enough where the probe says so too.
+/// A shorter streak is enough where the probe says so too, …
 const STREAK_WHILE_DOWN: u32 = 3;
+/// … and a longer one is needed where it says that the bot is up: it may be a company's messages that the bot cannot take.
+const STREAK_WHILE_UP: u32 = 50;
 /// From opening to the trial; doubles with each trial that fails …
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// … up to this. Also the longest that a failing probe puts a trial off: it may be the probe that is broken.
@@ -168,8 +170,14 @@ impl Breaker {
                 if self.conversations.len() < CONVERSATIONS && !self.conversations.contains(&conversation) {
                     self.conversations.push(conversation);
                 }
-                let dead = self.streak >= STREAK && self.conversations.len() >= CONVERSATIONS;
-                if dead || (self.seen(now) == Some(false) && self.streak >= STREAK_WHILE_DOWN) {
+                let dead = match self.seen(now) {
+                    Some(false) => self.streak >= STREAK_WHILE_DOWN,
+                    up => {
+                        let streak = if up.is_some() { STREAK_WHILE_UP } else { STREAK };
+                        self.streak >= streak && self.conversations.len() >= CONVERSATIONS
+                    }
+                };
+                if dead {
                     self.opened += 1;
                     self.open(now);
                 }
@@ -298,6 +306,16 @@ mod tests {
         assert_eq!(case.breaker.admit(case.now), Admit::Now { trial: true });
         case.breaker.record(Sign::Well, id(2), true, case.now);
         assert_eq!(case.breaker.state(), State::Closed);
+    }
+
+    #[test]
+    fn while_the_probe_is_well_a_longer_streak_is_needed() {
+        let mut case = Case::new();
+        case.breaker.probe(true, case.now);
+        case.ill(STREAK_WHILE_UP - 1, 10);
+        assert!(!case.is_open());
+        case.ill(1, 10);
+        assert!(case.is_open());
     }
 
     #[test]
