@@ -33,7 +33,7 @@ PY
 config=$PWD/tests/openapi/schemathesis.toml
 # Not yet as their schemas say (an empty or overlong value of a query parameter, of a filter, of Google's body), and a batch on which
 # schemathesis itself ends with a SystemError of Python's. Each is to be mended and taken off this list.
-without='/(dead-letters|sla|integrations/google|messages/batch)'
+without='/(dead-letters|dead-letters/replay|sla|integrations/google|messages/batch)$'
 echo "NOT TRIED: operations that match $without"
 cd "$work" # it keeps what it has found where it runs
 COMPANY_ID=$company PYTHONPATH=$cache python3 -m schemathesis.cli --config-file "$config" run "$gateway/openapi.json" --header "Authorization: Bearer $token" \
