@@ -213,8 +213,8 @@ pub struct After {
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct OfLetters {
-    /// What has become of them.
-    #[param(required = false, inline, default = "open")]
+    /// What has become of them; `open` where it is not given.
+    #[param(required = false, inline)]
     state: LetterState,
     /// Why they died.
     #[param(required = false, inline)]

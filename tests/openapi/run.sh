@@ -31,10 +31,7 @@ print(answer["accessToken"], answer["company"]["_id"])
 PY
 )
 config=$PWD/tests/openapi/schemathesis.toml
-# Not yet as their schemas say (an empty or overlong value of a query parameter, of a filter, of Google's body), and a batch on which
-# schemathesis itself ends with a SystemError of Python's. Each is to be mended and taken off this list.
-without='/(dead-letters|dead-letters/replay|sla|integrations/google|messages/batch)$'
-echo "NOT TRIED: operations that match $without"
+# One worker: two can meet in CPython's parser, which then fails (gh-106905).
 cd "$work" # it keeps what it has found where it runs
 COMPANY_ID=$company PYTHONPATH=$cache python3 -m schemathesis.cli --config-file "$config" run "$gateway/openapi.json" --header "Authorization: Bearer $token" \
-  --max-examples "${EXAMPLES:-25}" --seed "${SEED:-1}" --workers 2 --exclude-path-regex "$without" "$@"
+  --max-examples "${EXAMPLES:-25}" --seed "${SEED:-1}" --workers 1 "$@"

@@ -76,7 +76,7 @@ pub async fn list(State(letters): State<Arc<Letters>>, caller: Caller, QueryFiel
     caller.manager()?;
     let mut f = Fields::of(&query);
     let mut filter = filter(&mut f);
-    filter.state = f.non_empty("state", str::parse).unwrap_or_default();
+    filter.state = f.optional("state", str::parse).unwrap_or_default();
     let limit = f.number("limit", DEFAULT_LETTERS, 1..=MAX_LETTERS as u64) as usize;
     let (scope, cursor) = scope_and_cursor(f, &caller)?;
     let (letters, _turn) = letters.turn()?;
@@ -193,11 +193,11 @@ pub async fn discard(
 /// What both a list and a replay of many can be told, the state aside.
 fn filter(f: &mut Fields<'_>) -> Filter {
     Filter {
-        reason: f.non_empty("reason", str::parse),
-        service: f.non_empty("service", str::parse),
-        contact: f.non_empty("contact_id", str::parse),
-        from: f.non_empty("from", str::parse),
-        to: f.non_empty("to", str::parse),
+        reason: f.optional("reason", str::parse),
+        service: f.optional("service", str::parse),
+        contact: f.optional("contact_id", str::parse),
+        from: f.optional("from", str::parse),
+        to: f.optional("to", str::parse),
         ..Filter::default()
     }
 }
