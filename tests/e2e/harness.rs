@@ -445,6 +445,12 @@ impl Staff<'_> {
     }
 }
 
+/// A page without what it is current to: the log goes on with what other companies do, and each persister looks for itself.
+pub fn page_alone(mut page: Value) -> Value {
+    page.as_object_mut().unwrap().remove("as_of_seq").unwrap();
+    page
+}
+
 /// All documents of a collection that match, by `_id`.
 pub async fn documents(database: &mongodb::Database, collection: &str, filter: Document) -> Vec<Document> {
     use futures_util::TryStreamExt;
