@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::jetstream::Message;
-use futures_util::future::{BoxFuture, OptionFuture};
+use futures_util::future::OptionFuture;
 use metrics::{counter, gauge};
 use nats::domain::{DeliveryState, LaneEntry};
 use nats::runtime::CancellationToken;
@@ -118,16 +118,17 @@ impl Partition {
 
     /// Until the partition is to be left, or is lost: then says why.
     async fn own(&mut self, mut pinned: Pinned) -> Option<String> {
-        let mut pass: Option<BoxFuture<'static, Option<Pass>>> = None;
+        // A task of its own: whoever has its turn at the gate must not wait for what is done here.
+        let mut pass: JoinSet<Option<Pass>> = JoinSet::new();
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut looks, mut behind_at) = (0_u32, None);
         while self.is_mine() {
-            if pass.is_none() && self.lanes.has_ready() {
-                pass = Some(Box::pin(self.gate.clone().pass()));
+            if pass.is_empty() && self.lanes.has_ready() {
+                pass.spawn(self.gate.clone().pass());
             }
             let due = OptionFuture::from(self.lanes.next_due().map(tokio::time::sleep_until));
-            let waits = (pass.is_some(), self.lanes.next_due().is_some(), !self.work.is_empty());
+            let waits = (!pass.is_empty(), self.lanes.next_due().is_some(), !self.work.is_empty());
             tokio::select! {
                 // A sender that is gone has stopped.
                 _ = self.mine.changed() => {}
@@ -142,12 +143,7 @@ impl Partition {
                         return Some(why);
                     }
                 }
-                got = OptionFuture::from(pass.as_mut()), if waits.0 => {
-                    pass = None;
-                    if let Some(Some(got)) = got {
-                        self.start(got);
-                    }
-                }
+                Some(got) = pass.join_next(), if waits.0 => if let Ok(Some(pass)) = got { self.start(pass) },
                 _ = due, if waits.1 => self.lanes.wake(Instant::now()),
                 Some(ended) = self.work.join_next(), if waits.2 => match ended {
                     Ok((lane, seq, outcome)) => self.finish(lane, seq, outcome),
