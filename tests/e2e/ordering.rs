@@ -13,7 +13,7 @@ use crate::harness::{AFTER_FAULT, Folder, SOON, Staff, System, documents, eventu
 /// Requests under way at once.
 const WRITERS: usize = 32;
 /// A backlog of thousands, each message a few writes to disk, is worked off within this, also beside other tests.
-const BACKLOG: Duration = Duration::from_secs(600);
+const BACKLOG: Duration = Duration::from_secs(240);
 
 async fn new_contacts(staff: &Staff<'_>, many: usize) -> Vec<String> {
     futures_util::stream::iter(0..many).map(|_| staff.new_contact()).buffer_unordered(WRITERS).collect().await
