@@ -247,8 +247,7 @@ impl Partition {
             return Ok(());
         };
         let Some(seen) = pinned.seen() else {
-            let orphaned = !standing.pinned && standing.pending == 0 && standing.in_work > 0;
-            return if orphaned { pinned.nudge().await } else { Ok(()) };
+            return if is_orphaned(standing) { pinned.nudge().await } else { Ok(()) };
         };
         self.standings.lock().unwrap_or_else(PoisonError::into_inner).insert(self.number, (standing, self.lanes.counts()));
         let behind = standing.delivered > seen;
@@ -284,6 +283,12 @@ impl Partition {
     }
 }
 
+/// Whether the server has nothing that it could send to pin somebody: all is with an owner who is gone, or as much as may be.
+fn is_orphaned(standing: Standing) -> bool {
+    let sends_nothing = standing.pending == 0 || standing.in_work >= stream::PARTITION_MAX_ACK_PENDING as u64;
+    !standing.pinned && standing.in_work > 0 && sends_nothing
+}
+
 /// Shows in health and metrics how this replica's partitions stand, until stopped.
 pub async fn show(
     standings: Standings,
@@ -315,5 +320,19 @@ pub async fn show(
             "lanes": all.lanes, "waiting": all.waiting, "held": all.held, "holds": holds.len(),
         });
         if pending <= READY_PENDING { health.good("lag", detail) } else { health.bad("lag", detail) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_dead_owner_has_left_is_asked_for_also_when_no_more_may_be_sent() {
+        const MOST: u64 = stream::PARTITION_MAX_ACK_PENDING as u64;
+        let of = |pending, in_work, pinned| is_orphaned(Standing { pending, in_work, delivered: 0, pinned });
+        assert!(of(0, 1, false) && of(7, MOST, false));
+        // The next message pins somebody; or there is an owner; or there is nothing.
+        assert!(!of(7, MOST - 1, false) && !of(7, MOST, true) && !of(0, 1, true) && !of(0, 0, false));
     }
 }
