@@ -94,6 +94,8 @@ struct Head<'a> {
     awaiting: &'a Awaiting,
     /// From when its deadline counts.
     since: Timestamp,
+    /// The bot may have been called for it before this work: by an earlier owner, or before it was a dead letter.
+    repeated: bool,
     trace: TraceContext,
 }
 
@@ -116,7 +118,7 @@ impl Forwarder {
                 Ok(content) => content,
                 // An operator has removed it.
                 Err(e) if e.kind() == RawMessageErrorKind::NoMessageFound => return self.next(work, true).await,
-                Err(error) => return self.again(work, &error.to_string()),
+                Err(error) => return self.again(work, work.item.calls, &error.to_string()),
             },
         };
         // A message that was replayed into the log, for the persister: its first copy has come here too.
@@ -133,7 +135,8 @@ impl Forwarder {
         let span = info_span!("forward", company = %message.company_id, message_id = %message.id, trace_id = trace.trace_id());
         // Who replays a message wants it delivered now, however old it is.
         let since = if replayed { content.stored_at } else { awaiting.accepted_at };
-        let head = Head { work, content: &content, awaiting: &awaiting, since, trace };
+        let repeated = work.item.repeated || replayed;
+        let head = Head { work, content: &content, awaiting: &awaiting, since, repeated, trace };
         self.steps(&head, pass).instrument(span).await
     }
 
@@ -160,12 +163,12 @@ impl Forwarder {
                 return self.fail(head, Step::to(DeliveryState::Failed, u64::from(item.calls)), Reason::MissingData, why).await;
             }
             // Another build's contact: as good as no answer, until the builds agree or the message's day is over.
-            Err(QueryError::Bad(why) | QueryError::Unavailable(why)) => return self.again(head.work, &why),
+            Err(QueryError::Bad(why) | QueryError::Unavailable(why)) => return self.again(head.work, item.calls, &why),
         };
         let integration = match integration {
             Ok(found) => Some(found.integration),
             Err(QueryError::NotFound) => None,
-            Err(QueryError::Bad(why) | QueryError::Unavailable(why)) => return self.again(head.work, &why),
+            Err(QueryError::Bad(why) | QueryError::Unavailable(why)) => return self.again(head.work, item.calls, &why),
         };
         let version = integration.as_ref().map(|i| i.updated_at);
         let token = match self.token(head.scope(), integration.as_ref()) {
@@ -173,13 +176,13 @@ impl Forwarder {
             Err(why) => return self.hold(head, Step::to(DeliveryState::Held, u64::from(item.calls)), version, why).await,
         };
         if self.stop.is_cancelled() {
-            return again(head.work);
+            return again(head.work, item.calls);
         }
         let calls = item.calls.saturating_add(1);
         let sending = Step::to(DeliveryState::Sending, u64::from(calls));
         if let Err(error) = report::publish(&self.publisher, head.subject(calls), &sending, (self.clock)()).await {
             // Without a trace in the log no call is made.
-            return self.again(head.work, &error.to_string());
+            return self.again(head.work, item.calls, &error.to_string());
         }
         let called = self.bot.deliver(message, contact.social.on(message.platform), &token, head.trace).await;
         pass.tell(sign(&called.ending, calls), message.contact_id);
@@ -199,7 +202,7 @@ impl Forwarder {
 
     /// Stores what the call has led to, and only then says what becomes of the lane.
     async fn result(&self, head: &Head<'_>, calls: u32, version: Option<Timestamp>, called: &Called) -> Outcome {
-        let verdict = judge(&called.ending, calls > 1 || head.work.item.repeated);
+        let verdict = judge(&called.ending, calls > 1 || head.repeated);
         counter!("forward_attempts_total", "result" => verdict.label()).increment(1);
         let now = (self.clock)();
         let status = match called.ending {
@@ -213,7 +216,7 @@ impl Forwarder {
                 step.delivery.delivered_at = Some(now);
                 return match self.store(head, calls, &step).await {
                     true => self.settle(head.work).await,
-                    false => self.again(head.work, "the result is not in the log; the bot is called again with the same key"),
+                    false => self.again(head.work, calls, "the result is not in the log; the bot is called again with the same key"),
                 };
             }
             Verdict::Reject { error } => return self.fail(head, ended(DeliveryState::Failed), Reason::Refused, error).await,
@@ -249,7 +252,7 @@ impl Forwarder {
         let calls = step.delivery.attempts;
         step.delivery.last_error = Some(why.clone());
         if !self.dead_letter(head.work, head.content, u64::from(calls), reason, &why).await || !self.store(head, calls, &step).await {
-            return self.again(head.work, "the dead letter or its event is not in the log");
+            return self.again(head.work, calls, "the dead letter or its event is not in the log");
         }
         self.settle(head.work).await
     }
@@ -258,7 +261,7 @@ impl Forwarder {
     async fn bury(&self, work: &Work, content: &Content, calls: u64, reason: Reason, why: &str) -> Outcome {
         match self.dead_letter(work, content, calls, reason, why).await {
             true => self.settle(work).await,
-            false => self.again(work, "the dead letter is not stored"),
+            false => self.again(work, work.item.calls, "the dead letter is not stored"),
         }
     }
 
@@ -297,11 +300,11 @@ impl Forwarder {
         self.entries.put(head.work.partition, head.work.lane, &entry).await || head.work.has_entry
     }
 
-    /// Something that the message needs does not answer: again later, and no call is counted.
-    fn again(&self, work: &Work, why: &str) -> Outcome {
+    /// Something that the message needs does not answer: again later. A call that was made counts, for the bot may have the message.
+    fn again(&self, work: &Work, calls: u32, why: &str) -> Outcome {
         counter!("forward_again_total").increment(1);
         warn!(why, seq = work.item.seq, "the message is looked at again");
-        again(work)
+        again(work, calls)
     }
 
     /// The message is done with.
@@ -324,8 +327,8 @@ impl Forwarder {
     }
 }
 
-fn again(work: &Work) -> Outcome {
-    let after = After::Wait { until: Instant::now() + LOOK_AGAIN, calls: work.item.calls };
+fn again(work: &Work, calls: u32) -> Outcome {
+    let after = After::Wait { until: Instant::now() + LOOK_AGAIN, calls };
     Outcome { after, has_entry: work.has_entry, unsettled: false }
 }
 

@@ -154,7 +154,7 @@ impl Partition {
                 _ = look.tick() => {
                     looks = looks.wrapping_add(1);
                     if (pinned.seen().is_none() || looks.is_multiple_of(OWNED_LOOKS))
-                        && let Err(why) = self.look(&pinned, &mut behind_at).await
+                        && let Err(why) = self.look(&mut pinned, &mut behind_at).await
                     {
                         pinned.release().await;
                         return Some(why);
@@ -241,7 +241,7 @@ impl Partition {
     }
 
     /// Asks the server how the partition stands. A message that it has sent and that has not come within a look is lost.
-    async fn look(&mut self, pinned: &Pinned, behind_at: &mut Option<u64>) -> Result<(), String> {
+    async fn look(&mut self, pinned: &mut Pinned, behind_at: &mut Option<u64>) -> Result<(), String> {
         // Without an answer there is nothing to see; a server that is gone ends the pull.
         let Ok(standing) = Pinned::standing(&self.forwarder.connection, stream::OUTBOUND, &stream::forwarder(self.number)).await else {
             return Ok(());

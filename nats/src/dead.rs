@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Id, Timestamp};
 
-/// The reasons that `Dead-Reason` can name. An operator filters by them.
+/// Why a message could not be processed, as `Dead-Reason` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(as = DeadLetterReason, rename_all = "snake_case"))]
 pub enum Reason {
     /// The payload is not an envelope of the contract, or contradicts its subject.
     Malformed,

@@ -1,6 +1,8 @@
 //! Dead letters.
 
+use nats::dead::Reason;
 use nats::domain::ShortText;
+use nats::runtime::dead_letters::StateFilter;
 use nats::{Id, Timestamp};
 use utoipa::{IntoParams, ToSchema};
 
@@ -19,10 +21,10 @@ pub struct ReplayOne {
 pub struct OfLetters {
     /// What has become of them; `open` where it is not given.
     #[param(required = false, inline)]
-    state: LetterState,
+    state: StateFilter,
     /// Why they died.
     #[param(required = false, inline)]
-    reason: LetterReason,
+    reason: Reason,
     /// Which service gave them up.
     #[param(required = false, max_length = 32, pattern = "^[a-z-]+$", example = "forwarder")]
     service: String,
@@ -43,36 +45,12 @@ pub struct OfLetters {
     cursor: u64,
 }
 
-/// What has become of a dead letter; one whose replay was not completed is open.
-#[derive(ToSchema)]
-#[schema(rename_all = "lowercase")]
-pub enum LetterState {
-    Open,
-    Replayed,
-    Discarded,
-    All,
-}
-
-/// Why a message could not be processed.
-#[derive(ToSchema)]
-#[schema(rename_all = "snake_case")]
-pub enum LetterReason {
-    Malformed,
-    UnknownVersion,
-    DuplicateKey,
-    MissingData,
-    UnknownPlatform,
-    Refused,
-    Expired,
-    Failed,
-}
-
 /// Which of the open dead letters to replay; without a filter, all.
 #[derive(ToSchema)]
 #[schema(example = json!({"reason": "refused", "service": "forwarder", "dry_run": true}))]
 pub struct ReplayBody {
     company_id: Option<Id>,
-    reason: Option<LetterReason>,
+    reason: Option<Reason>,
     #[schema(max_length = 32, pattern = "^[a-z-]+$")]
     service: Option<String>,
     contact_id: Option<Id>,

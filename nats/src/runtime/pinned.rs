@@ -42,6 +42,8 @@ pub struct Pinned {
     expected: Option<u64>,
     /// Whether it has come, so that another one is a gap and not a straggler.
     begun: bool,
+    /// What [`Pinned::nudge`] made the server forget to have sent.
+    sent_to: u64,
 }
 
 impl Pinned {
@@ -52,7 +54,7 @@ impl Pinned {
     pub async fn open(connection: &Connection, stream: &'static str, consumer: String, group: &'static str) -> Result<Pinned, String> {
         find_or_make(&connection.jetstream, stream, &consumer).await.map_err(|e| e.to_string())?;
         let pull = Pull::open(connection, stream, &consumer).await?.in_group(group);
-        Ok(Pinned { connection: connection.clone(), stream, consumer, group, pull, pin: None, expected: None, begun: false })
+        Ok(Pinned { connection: connection.clone(), stream, consumer, group, pull, pin: None, expected: None, begun: false, sent_to: 0 })
     }
 
     /// Waits for a pin, then for messages. Must be awaited all the time, for it is by asking that an owner stays one. May be
@@ -98,7 +100,7 @@ impl Pinned {
         let before = stream.consumer_info(&self.consumer).await.map_err(|e| e.to_string())?;
         let reset = stream.reset_consumer(&self.consumer, None).await.map_err(|e| e.to_string())?;
         (self.expected, self.begun) = (Some(reset.info.ack_floor.consumer_sequence + 1), false);
-        Ok(Takeover { delivered_to: before.delivered.stream_sequence })
+        Ok(Takeover { delivered_to: before.delivered.stream_sequence.max(self.sent_to) })
     }
 
     /// The consumer's sequence of the last message that has come.
@@ -126,8 +128,10 @@ impl Pinned {
     ///
     /// # Errors
     /// The server does not answer, or refuses.
-    pub async fn nudge(&self) -> Result<(), String> {
+    pub async fn nudge(&mut self) -> Result<(), String> {
         let stream = self.connection.jetstream.get_stream_no_info(self.stream).await.map_err(|e| e.to_string())?;
+        let before = stream.consumer_info(&self.consumer).await.map_err(|e| e.to_string())?;
+        self.sent_to = self.sent_to.max(before.delivered.stream_sequence);
         stream.reset_consumer(&self.consumer, None).await.map(drop).map_err(|e| e.to_string())
     }
 

@@ -24,7 +24,7 @@ pub struct DeadLetter {
     pub service: String,
     /// The subject that its message came on, and to which it is replayed.
     pub subject: String,
-    /// A [`crate::dead::Reason`], or another build's.
+    /// Why; another build may have others than this one's.
     pub reason: String,
     /// The error's text. `None` where it could quote what the caller may not see.
     pub error: Option<String>,

@@ -47,6 +47,7 @@ impl Scope {
 
 /// Which state letters must have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(rename_all = "lowercase"))]
 pub enum StateFilter {
     /// Nothing has become of them yet, or a replay has begun and was not completed.
     #[default]
