@@ -132,11 +132,15 @@ async fn a_report_is_exact() {
     );
     assert!(report["as_of_seq"].as_u64().unwrap() > DELIVERED, "{report}");
 
-    // The first breach stays, and clients see it with the message.
-    let (_, page) = staff.get(&format!("/messages?contact_id={many}&limit=200")).await;
-    let breached: Vec<&Value> = page["messages"].as_array().unwrap().iter().filter(|m| !m["sla"].is_null()).collect();
-    assert_eq!(breached.len(), late.len());
-    assert!(breached.iter().all(|m| m["sla"]["target_seconds"] == 60 && m.get("accepted_at").is_none()), "{breached:?}");
+    // The first breach stays, whichever persister is done first with its own, and clients see it with the message.
+    eventually("each late message has its first breach", SOON, || async {
+        let (_, page) = staff.get(&format!("/messages?contact_id={many}&limit=200")).await;
+        let breached: Vec<&Value> = page["messages"].as_array().unwrap().iter().filter(|m| !m["sla"].is_null()).collect();
+        assert_eq!(breached.len(), late.len());
+        assert!(breached.iter().all(|m| m.get("accepted_at").is_none()), "{breached:?}");
+        breached.iter().all(|m| m["sla"]["target_seconds"] == 60).then_some(())
+    })
+    .await;
 
     // One platform; another range; another company.
     let (_, web) = staff.get(&format!("/sla?platform=Web&{range}")).await;
