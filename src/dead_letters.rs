@@ -29,9 +29,9 @@ const SHOWN_CHARACTERS: usize = 60;
 pub const HELP: &str = "\
 Exit codes:
   0  done; for a replay or a discard also if it was done before
-  1  there is no such letter, or something else has become of it, or NATS refuses
+  1  there is no such letter, or something else has become of it, or no stream takes its message
   2  a wrong option or setting
-  6  NATS does not answer
+  6  NATS does not answer; what was done until then is printed
 NATS_URL, NATS_USER (operator) and NATS_PASSWORD say where; without them the system that runs in --dir is meant.";
 
 /// Options of `petbuddy dead-letters`.
@@ -123,11 +123,11 @@ impl Which {
 
 /// The whole subcommand.
 pub async fn main(options: Options) -> ExitCode {
-    match run(options).await {
-        Ok(text) => {
-            print!("{text}");
-            ExitCode::SUCCESS
-        }
+    let mut said = String::new();
+    let done = run(options, &mut said).await;
+    print!("{said}");
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("{failure}");
             failure.code()
@@ -135,25 +135,26 @@ pub async fn main(options: Options) -> ExitCode {
     }
 }
 
-async fn run(Options { dir, json, command }: Options) -> Result<String, Failure> {
+/// What it has to say is in `said`, also where it ends early: then, what was done until then.
+async fn run(Options { dir, json, command }: Options, said: &mut String) -> Result<(), Failure> {
     let letters = DeadLetters::new(operator::connect(&dir).await?);
-    let of = |seq: u64| move |e: DeadLetterError| Failure::Other(format!("dead letter {seq}: {e}"));
-    let failed = |e: DeadLetterError| Failure::Other(format!("the dead letters: {e}"));
+    let of = |seq: u64| move |e: DeadLetterError| failure(&format!("dead letter {seq}"), &e);
+    let failed = |e: DeadLetterError| failure("the dead letters", &e);
     match command {
         Command::List { which, state, limit, cursor } => {
             let page = letters.list(Scope::All, &which.filter(state), cursor, limit.into()).await.map_err(failed)?;
-            match json {
-                true => line(&json!({"dead_letters": page.letters, "next_cursor": page.next_cursor})),
-                false => Ok(table(&page)),
-            }
+            *said = match json {
+                true => line(&json!({"dead_letters": page.letters, "next_cursor": page.next_cursor}))?,
+                false => table(&page),
+            };
         }
         Command::Show { seq } => {
             let letter = letters.show(Scope::All, seq).await.map_err(of(seq))?;
-            if json { line(&letter) } else { whole(&letter) }
+            *said = if json { line(&letter)? } else { whole(&letter)? };
         }
         // clap does not look: what one option needs, another has excluded.
         Command::Replay { seq: Some(_), which, .. } if which != Which::default() => {
-            Err(Failure::Settings("a filter goes with --all, not with the sequence of one".into()))
+            return Err(Failure::Settings("a filter goes with --all, not with the sequence of one".into()));
         }
         Command::Replay { seq: Some(seq), dry_run, .. } => {
             let replayed = match dry_run {
@@ -161,34 +162,42 @@ async fn run(Options { dir, json, command }: Options) -> Result<String, Failure>
                 false => letters.replay(Scope::All, seq, BY, Timestamp::now).await,
             };
             let letter = replayed.map_err(of(seq))?;
-            if json { line(&letter) } else { Ok(fate(&letter)) }
+            *said = if json { line(&letter)? } else { fate(&letter) };
         }
         Command::Replay { seq: None, which, dry_run, .. } => {
-            let replayed = replay_all(&letters, which.filter(StateFilter::Open), dry_run).await.map_err(failed)?;
-            match json {
+            let mut replayed = Replayed::default();
+            let done = replay_all(&letters, which.filter(StateFilter::Open), dry_run, &mut replayed).await;
+            *said = match json {
                 true => line(&json!({"dry_run": dry_run, "count": replayed.sequences.len(), "sequences": replayed.sequences,
-                    "skipped": replayed.skipped, "more": replayed.next_cursor.is_some()})),
-                false => Ok(summary(&replayed, dry_run)),
-            }
+                    "skipped": replayed.skipped, "more": replayed.next_cursor.is_some()}))?,
+                false => summary(&replayed, dry_run),
+            };
+            done.map_err(failed)?;
         }
         Command::Discard { seq, reason } => {
             let letter = letters.discard(Scope::All, seq, BY, reason.as_str(), Timestamp::now()).await.map_err(of(seq))?;
-            if json { line(&letter) } else { Ok(fate(&letter)) }
+            *said = if json { line(&letter)? } else { fate(&letter) };
         }
     }
+    Ok(())
+}
+
+fn failure(of: &str, error: &DeadLetterError) -> Failure {
+    let text = format!("{of}: {error}");
+    if matches!(error, DeadLetterError::Unavailable(_)) { Failure::NoAnswer(text) } else { Failure::Other(text) }
 }
 
 /// All pages of those that are there now, and only then, in the log's order, the replay: a message that fails again meanwhile has a new
 /// letter, and going on to those would have no end.
-async fn replay_all(letters: &DeadLetters, filter: Filter, dry_run: bool) -> Result<Replayed, DeadLetterError> {
+async fn replay_all(letters: &DeadLetters, filter: Filter, dry_run: bool, replayed: &mut Replayed) -> Result<(), DeadLetterError> {
     let (mut all, mut cursor) = (Vec::new(), Some(0));
     while let Some(at) = cursor.filter(|_| all.len() < MAX_REPLAYED) {
         let page = letters.list(Scope::All, &filter, at, MAX_LETTERS).await?;
         all.extend(page.letters);
         cursor = page.next_cursor;
     }
-    let replayed = letters.replay_these(Scope::All, all, (!dry_run).then_some(BY), Timestamp::now).await?;
-    Ok(Replayed { next_cursor: cursor, ..replayed })
+    replayed.next_cursor = cursor;
+    letters.replay_these(Scope::All, all, (!dry_run).then_some(BY), Timestamp::now, replayed).await
 }
 
 fn line(value: &impl serde::Serialize) -> Result<String, Failure> {

@@ -75,6 +75,9 @@ pub enum Failure {
         /// The last of them.
         words: String,
     },
+    /// A running part that was asked and does not answer.
+    #[error("{0}")]
+    NoAnswer(String),
     /// nats-server takes no more than three quarters of the free disk.
     #[error("the disk of NATS has no room for the streams ({0}): free some, or set EVENTS_MAX_BYTES to less than the default 4294967296")]
     NoRoom(String),
@@ -98,7 +101,7 @@ impl Failure {
             Failure::PortsTaken(_) => 3,
             Failure::MissingPart { .. } => 4,
             Failure::Storage { .. } | Failure::NoRoom(_) => 5,
-            Failure::NotReady { .. } | Failure::KeepsEnding { .. } => 6,
+            Failure::NotReady { .. } | Failure::KeepsEnding { .. } | Failure::NoAnswer(_) => 6,
         })
     }
 }

@@ -12,7 +12,7 @@ use reqwest::{Client, Response, redirect, retry};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 
-use crate::verdict::{Ending, graph_code, retry_after};
+use crate::verdict::{Ending, graph_error, retry_after};
 
 /// A whole call: connecting, sending, the answer's head and body. Unless it is set otherwise.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -135,7 +135,7 @@ async fn answered(response: Response) -> Ending {
     let asked = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok());
     let retry_after = asked.and_then(|text| retry_after(text, Timestamp::now()));
     let body = body(response).await;
-    Ending::Answered { status, retry_after, graph_code: graph_code(&body) }
+    Ending::Answered { status, retry_after, graph: graph_error(&body) }
 }
 
 /// The body as far as it is read.

@@ -62,7 +62,7 @@ async fn a_call_carries_all_that_the_bot_needs() {
     let bot = bot(serve(router).await, CALL_TIMEOUT);
     let customer = ShortText::new("17841400000000000").unwrap();
     let called = bot.deliver(&message(), Some(&customer), &TOKEN.into(), trace()).await;
-    assert_eq!(called.ending, Ending::Answered { status: 200, retry_after: None, graph_code: None });
+    assert_eq!(called.ending, Ending::Answered { status: 200, retry_after: None, graph: None });
     let (uri, headers, body) = seen.lock().unwrap().take().unwrap();
     assert_eq!(uri.path(), "/chat/manual-instagram");
     assert_eq!(headers["idempotency-key"], "c".repeat(24).as_str());
@@ -83,7 +83,7 @@ async fn a_contact_without_an_id_on_the_platform_is_sent_as_null() {
         if body["customer_social_id"].is_null() { StatusCode::ACCEPTED } else { StatusCode::BAD_REQUEST }
     });
     let called = bot(serve(router).await, CALL_TIMEOUT).deliver(&message(), None, &TOKEN.into(), trace()).await;
-    assert_eq!(called.ending, Ending::Answered { status: 202, retry_after: None, graph_code: None });
+    assert_eq!(called.ending, Ending::Answered { status: 202, retry_after: None, graph: None });
 }
 
 #[tokio::test]
@@ -96,16 +96,16 @@ async fn retry_after_is_read_and_a_redirect_is_not_followed() {
     });
     let url = serve(router).await;
     let busy = bot(format!("{url}/busy"), CALL_TIMEOUT).deliver(&message(), None, &TOKEN.into(), trace()).await;
-    assert_eq!(busy.ending, Ending::Answered { status: 429, retry_after: Some(Duration::from_secs(7)), graph_code: None });
+    assert_eq!(busy.ending, Ending::Answered { status: 429, retry_after: Some(Duration::from_secs(7)), graph: None });
     let moved = bot(url, CALL_TIMEOUT).deliver(&message(), None, &TOKEN.into(), trace()).await;
-    assert_eq!(moved.ending, Ending::Answered { status: 302, retry_after: None, graph_code: None });
+    assert_eq!(moved.ending, Ending::Answered { status: 302, retry_after: None, graph: None });
 }
 
 #[tokio::test]
 async fn an_endless_answer_is_cut_off_and_its_status_counts() {
     let router = Router::new().fallback(|| async { vec![b'x'; 64 * MAX_ANSWER_BYTES] });
     let called = bot(serve(router).await, CALL_TIMEOUT).deliver(&message(), None, &TOKEN.into(), trace()).await;
-    assert_eq!(called.ending, Ending::Answered { status: 200, retry_after: None, graph_code: None });
+    assert_eq!(called.ending, Ending::Answered { status: 200, retry_after: None, graph: None });
 }
 
 #[tokio::test]

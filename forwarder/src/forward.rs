@@ -25,10 +25,10 @@ use crate::backoff;
 use crate::bot::{Bot, Called};
 use crate::entries::Entries;
 use crate::gate::Pass;
-use crate::holds::Holds;
+use crate::holds::{Holds, Leave};
 use crate::lane::{After, Content, Item, LaneId, Scope};
 use crate::outbound::{self, Awaiting};
-use crate::report::{self, Step, Subject};
+use crate::report::{self, Ended, Step, Subject};
 use crate::verdict::{Ending, Verdict, judge, sign};
 
 /// A message whose contact, token or place in the log cannot be had is looked at again after this. No call is counted.
@@ -148,6 +148,9 @@ impl Forwarder {
 
     async fn steps(&self, head: &Head<'_>, pass: Pass) -> Outcome {
         let (item, message) = (&head.work.item, &head.awaiting.message);
+        if let Some(ended) = &item.ended {
+            return self.conclude(head, Ended::clone(ended)).await;
+        }
         if backoff::is_expired(head.since, (self.clock)(), self.deadline) {
             let why = format!("older than {}", text(self.deadline));
             return self.fail(head, Step::to(DeliveryState::Failed, u64::from(item.calls)), Reason::Expired, why).await;
@@ -171,8 +174,8 @@ impl Forwarder {
             Err(QueryError::Bad(why) | QueryError::Unavailable(why)) => return self.again(head.work, item.calls, &why),
         };
         let version = integration.as_ref().map(|i| i.updated_at);
-        let token = match self.token(head.scope(), integration.as_ref()) {
-            Ok(token) => token,
+        let (token, is_trial) = match self.token(head.scope(), integration.as_ref()) {
+            Ok(found) => found,
             Err(why) => return self.hold(head, Step::to(DeliveryState::Held, u64::from(item.calls)), version, why).await,
         };
         if self.stop.is_cancelled() {
@@ -186,18 +189,24 @@ impl Forwarder {
         }
         let called = self.bot.deliver(message, contact.social.on(message.platform), &token, head.trace).await;
         pass.tell(sign(&called.ending, calls), message.contact_id);
+        if is_trial && matches!(called.ending, Ending::Answered { status: 200..=299, .. }) {
+            self.holds.works(head.scope(), version);
+        }
         self.result(head, calls, version, &called).await
     }
 
-    /// The token, or why the message must wait for another.
-    fn token(&self, scope: Scope, integration: Option<&Integration>) -> Result<SecretString, String> {
+    /// The token, and whether it was refused and is tried again; or why the message must wait for another.
+    fn token(&self, scope: Scope, integration: Option<&Integration>) -> Result<(SecretString, bool), String> {
         let version = integration.map(|i| i.updated_at);
-        if let Some(why) = self.holds.why(scope, version) {
-            return Err(why);
-        }
+        let is_trial = match self.holds.ask(scope, version) {
+            Leave::Free => false,
+            Leave::Trial => true,
+            Leave::Held(why) => return Err(why),
+        };
         let token = integration.and_then(|i| i.access_token.as_ref());
         let Some(token) = token else { return Err(format!("the company has no access token for {}", scope.1)) };
-        self.keyring.open(token, scope.0, scope.1).map_err(|e| format!("the access token cannot be opened: {e}"))
+        let token = self.keyring.open(token, scope.0, scope.1).map_err(|e| format!("the access token cannot be opened: {e}"))?;
+        Ok((token, is_trial))
     }
 
     /// Stores what the call has led to, and only then says what becomes of the lane.
@@ -214,10 +223,7 @@ impl Forwarder {
             Verdict::Delivered => {
                 let mut step = ended(DeliveryState::Delivered);
                 step.delivery.delivered_at = Some(now);
-                return match self.store(head, calls, &step).await {
-                    true => self.settle(head.work).await,
-                    false => self.again(head.work, calls, "the result is not in the log; the bot is called again with the same key"),
-                };
+                return self.conclude(head, Ended { step, letter: None }).await;
             }
             Verdict::Reject { error } => return self.fail(head, ended(DeliveryState::Failed), Reason::Refused, error).await,
             Verdict::Hold { error } => return self.hold(head, ended(DeliveryState::Held), version, error).await,
@@ -247,17 +253,31 @@ impl Forwarder {
         Outcome { after: After::Hold { scope: head.scope(), until: Instant::now() + left, calls }, has_entry, unsettled: false }
     }
 
-    /// It is given up: dead letter, event, settled, in this order.
+    /// It is given up.
     async fn fail(&self, head: &Head<'_>, mut step: Step, reason: Reason, why: String) -> Outcome {
-        let calls = step.delivery.attempts;
-        step.delivery.last_error = Some(why.clone());
-        if !self.dead_letter(head.work, head.content, u64::from(calls), reason, &why).await || !self.store(head, calls, &step).await {
-            return self.again(head.work, calls, "the dead letter or its event is not in the log");
-        }
-        self.settle(head.work).await
+        step.delivery.last_error = Some(why);
+        self.conclude(head, Ended { step, letter: Some(reason) }).await
     }
 
-    /// The same for what is no message, and so has no event.
+    /// It has ended: dead letter, event, settled, in this order. What cannot be stored now is all that is tried again.
+    async fn conclude(&self, head: &Head<'_>, mut ended: Ended) -> Outcome {
+        let delivery = &ended.step.delivery;
+        let (calls, why) = (delivery.attempts, delivery.last_error.as_deref().unwrap_or_default());
+        if let Some(reason) = ended.letter
+            && self.dead_letter(head.work, head.content, u64::from(calls), reason, why).await
+        {
+            ended.letter = None;
+        }
+        if ended.letter.is_none() && self.store(head, calls, &ended.step).await {
+            return self.settle(head.work).await;
+        }
+        counter!("forward_again_total").increment(1);
+        warn!(seq = head.work.item.seq, "how the message has ended is not in the log; that is tried again");
+        let after = After::Conclude { until: Instant::now() + LOOK_AGAIN, ended: Box::new(ended) };
+        Outcome { after, has_entry: head.work.has_entry, unsettled: false }
+    }
+
+    /// It is given up, and is no message, so has no event.
     async fn bury(&self, work: &Work, content: &Content, calls: u64, reason: Reason, why: &str) -> Outcome {
         match self.dead_letter(work, content, calls, reason, why).await {
             true => self.settle(work).await,

@@ -22,17 +22,33 @@ use crate::lane::Scope;
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Questions at one look; with more holds than these each is looked at less often.
 const QUESTIONS: usize = 200;
-/// A hold is given up after this and the same token tried again: the refusal may have been the bot's own mistake.
+/// So long after a refusal one message is let through with the same token: the refusal may have been the bot's own mistake.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(15 * 60);
 
 /// Which token: when it was entered; `None` if there is none.
 pub type Version = Option<Timestamp>;
 
+/// Whether a message may be called for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// Nothing speaks against it.
+    Free,
+    /// The token was refused, and this one message tries it again.
+    Trial,
+    /// Not with this token, and why.
+    Held(String),
+}
+
 #[derive(Clone)]
 struct Hold {
     version: Version,
     why: String,
+    /// When the token was refused, or tried again.
     since: Instant,
+    /// One lane is still to be woken for the trial.
+    wake: bool,
+    /// The trial is still to be made.
+    trial: bool,
 }
 
 /// What is held now. Cloning shares it.
@@ -59,19 +75,44 @@ impl Holds {
         if held.get(&scope).is_none_or(|h| h.version != version) {
             warn!(company = %scope.0, platform = %scope.1, why, "messages are held until the token is replaced");
             counter!("holds_total").increment(1);
-            held.insert(scope, Hold { version, why: why.to_owned(), since: Instant::now() });
+            held.insert(scope, Hold { version, why: why.to_owned(), since: Instant::now(), wake: false, trial: false });
         }
         gauge!("holds").set(held.len() as f64);
     }
 
-    /// Why the scope is held, if this very token was refused.
-    pub fn why(&self, scope: Scope, version: Version) -> Option<String> {
-        self.held().get(&scope).filter(|h| h.version == version).map(|h| h.why.clone())
+    /// Whether a message may be called for with this token.
+    pub fn ask(&self, scope: Scope, version: Version) -> Leave {
+        let mut held = self.held();
+        let Some(hold) = held.get_mut(&scope).filter(|h| h.version == version) else { return Leave::Free };
+        if std::mem::take(&mut hold.trial) { Leave::Trial } else { Leave::Held(hold.why.clone()) }
     }
 
-    /// Whether the scope is held.
-    pub fn is_held(&self, scope: Scope) -> bool {
-        self.held().contains_key(&scope)
+    /// Whether [`Holds::may_go`] lets some lane of the scope go.
+    pub fn lets_some_go(&self, scope: Scope) -> bool {
+        self.held().get(&scope).is_none_or(|hold| hold.wake)
+    }
+
+    /// Whether a lane that was held may go on: all may once the scope is free, one of them for a trial.
+    pub fn may_go(&self, scope: Scope) -> bool {
+        self.held().get_mut(&scope).is_none_or(|hold| std::mem::take(&mut hold.wake))
+    }
+
+    /// The refused token has been taken.
+    pub fn works(&self, scope: Scope, version: Version) {
+        if self.held().get(&scope).is_some_and(|h| h.version == version) {
+            self.release(scope, "the same token works again");
+        }
+    }
+
+    /// Begins a trial if it is time for one.
+    fn try_again(&self, scope: Scope) -> bool {
+        let mut held = self.held();
+        let Some(hold) = held.get_mut(&scope).filter(|h| h.since.elapsed() >= TRY_AGAIN_AFTER) else { return false };
+        (hold.since, hold.wake, hold.trial) = (Instant::now(), true, true);
+        drop(held);
+        info!(company = %scope.0, platform = %scope.1, "one held message tries the same token again");
+        self.released.send_modify(|n| *n += 1);
+        true
     }
 
     /// How many are held.
@@ -79,7 +120,7 @@ impl Holds {
         self.held().len()
     }
 
-    /// Changes whenever something was released.
+    /// Changes whenever a lane may go on.
     pub fn released(&self) -> watch::Receiver<u64> {
         self.released.subscribe()
     }
@@ -100,8 +141,8 @@ impl Holds {
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
             let batch = self.next_batch(&mut after);
             for (scope, hold) in batch {
-                if hold.since.elapsed() >= TRY_AGAIN_AFTER {
-                    self.release(scope, "the same token is tried again");
+                // Without a token there is nothing to try.
+                if hold.version.is_some() && self.try_again(scope) {
                     continue;
                 }
                 let question = GetIntegration { company_id: scope.0, provider: scope.1 };
@@ -128,5 +169,40 @@ impl Holds {
         let batch: Vec<_> = rest.take(QUESTIONS).map(|(scope, hold)| (*scope, hold.clone())).collect();
         *after = if batch.len() < QUESTIONS { None } else { batch.last().map(|(scope, _)| *scope) };
         batch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nats::Id;
+    use nats::domain::Provider;
+
+    const SCOPE: Scope = (Id::from_bytes([1; 12]), Provider::Facebook);
+    const TOKEN: Version = Some(Timestamp::from_millis(7));
+    const OTHER: Version = Some(Timestamp::from_millis(8));
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_while_one_message_tries_the_same_token_and_the_others_wait_for_what_comes_of_it() {
+        let (holds, held) = (Holds::default(), || Leave::Held("HTTP 403".into()));
+        assert!(holds.ask(SCOPE, TOKEN) == Leave::Free && holds.may_go(SCOPE));
+        holds.hold(SCOPE, TOKEN, "HTTP 403");
+        assert_eq!((holds.ask(SCOPE, TOKEN), holds.ask(SCOPE, OTHER)), (held(), Leave::Free));
+        tokio::time::advance(TRY_AGAIN_AFTER - Duration::from_secs(1)).await;
+        assert!(!holds.try_again(SCOPE) && !holds.lets_some_go(SCOPE) && !holds.may_go(SCOPE));
+        for _ in 0..2 {
+            tokio::time::advance(TRY_AGAIN_AFTER).await;
+            assert!(holds.try_again(SCOPE) && !holds.try_again(SCOPE));
+            assert!(holds.lets_some_go(SCOPE));
+            assert_eq!([holds.may_go(SCOPE), holds.may_go(SCOPE)], [true, false], "one lane");
+            assert_eq!([holds.ask(SCOPE, TOKEN), holds.ask(SCOPE, TOKEN)], [Leave::Trial, held()], "one message");
+            // It is refused again.
+            holds.hold(SCOPE, TOKEN, "HTTP 403");
+            assert_eq!((holds.ask(SCOPE, TOKEN), holds.len()), (held(), 1));
+        }
+        holds.works(SCOPE, OTHER);
+        assert_eq!(holds.len(), 1);
+        holds.works(SCOPE, TOKEN);
+        assert!(holds.ask(SCOPE, TOKEN) == Leave::Free && holds.may_go(SCOPE) && holds.lets_some_go(SCOPE));
     }
 }

@@ -10,6 +10,8 @@ use nats::domain::Provider;
 use nats::{Id, Timestamp};
 use tokio::time::Instant;
 
+use crate::report::Ended;
+
 /// Payloads that one partition keeps at hand, in bytes, so that a message that need not wait is not read twice.
 const KEPT_BYTES: usize = 2 * 1024 * 1024;
 
@@ -47,6 +49,8 @@ pub struct Item {
     pub repeated: bool,
     /// It is not called for before this, whatever else the lane has.
     pub not_before: Option<Instant>,
+    /// How it has ended, if only that is still to be stored.
+    pub ended: Option<Box<Ended>>,
     /// Its content, if at hand.
     pub content: Option<Content>,
 }
@@ -71,6 +75,13 @@ pub enum After {
         until: Instant,
         /// Calls made so far.
         calls: u32,
+    },
+    /// The same message again, not before, to store how it has ended.
+    Conclude {
+        /// When.
+        until: Instant,
+        /// How.
+        ended: Box<Ended>,
     },
 }
 
@@ -165,22 +176,31 @@ impl Lanes {
     pub fn finish(&mut self, id: LaneId, seq: u64, after: After) {
         self.working.remove(&id);
         let Some(lane) = self.lanes.get_mut(&id) else { return };
-        let same = lane.items.front().is_some_and(|first| first.seq == seq);
-        match after {
-            After::Next if same => drop(lane.items.pop_front()),
-            After::Wait { until, calls } | After::Hold { until, calls, .. } if same => {
-                let scope = if let After::Hold { scope, .. } = after { Some(scope) } else { None };
-                lane.state = scope.map_or(State::Waiting(until), |scope| State::Held(scope, until));
-                if let Some(first) = lane.items.front_mut() {
+        // Else the server has sent everything again since: the lane begins with something else.
+        if let Some(first) = lane.items.front_mut().filter(|first| first.seq == seq) {
+            let (until, scope) = match after {
+                After::Next => (None, None),
+                After::Wait { until, calls } => {
                     first.calls = calls;
-                    // What goes before it meanwhile does not make its own time come.
-                    first.not_before = scope.is_none().then_some(until);
+                    (Some(until), None)
                 }
+                After::Hold { scope, until, calls } => {
+                    first.calls = calls;
+                    (Some(until), Some(scope))
+                }
+                After::Conclude { until, ended } => {
+                    first.ended = Some(ended);
+                    (Some(until), None)
+                }
+            };
+            if let Some(until) = until {
+                // What goes before it meanwhile does not make its own time come.
+                first.not_before = scope.is_none().then_some(until);
+                lane.state = scope.map_or(State::Waiting(until), |scope| State::Held(scope, until));
                 self.due.push(Reverse((until, id)));
                 return;
             }
-            // The server has sent everything again since: the lane begins with something else.
-            _ => {}
+            lane.items.pop_front();
         }
         if lane.items.is_empty() {
             self.lanes.remove(&id);
@@ -205,10 +225,10 @@ impl Lanes {
         }
     }
 
-    /// Lanes whose scope is not held any more are ready.
-    pub fn release(&mut self, is_held: impl Fn(Scope) -> bool) {
+    /// Held lanes that may go are ready. It asks for each.
+    pub fn release(&mut self, may_go: impl Fn(Scope) -> bool) {
         for (id, lane) in &mut self.lanes {
-            if matches!(lane.state, State::Held(scope, _) if !is_held(scope)) {
+            if matches!(lane.state, State::Held(scope, _) if may_go(scope)) {
                 lane.state = State::Ready;
                 self.ready.push_back(*id);
             }

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::*;
+use crate::report::Step;
+use nats::domain::DeliveryState;
 use proptest::prelude::*;
 
 fn lane(n: u8) -> LaneId {
@@ -18,7 +20,11 @@ fn item(seq: u64, order: Option<u64>) -> Item {
         payload: Bytes::from_static(b"{}"),
         stored_at: Timestamp::from_millis(0),
     };
-    Item { seq, order, ack: "ack".into(), calls: 0, repeated: false, not_before: None, content: Some(content) }
+    Item { seq, order, ack: "ack".into(), calls: 0, repeated: false, not_before: None, ended: None, content: Some(content) }
+}
+
+fn ended() -> Ended {
+    Ended { step: Step::to(DeliveryState::Failed, 1), letter: None }
 }
 
 fn scope(n: u8) -> Scope {
@@ -45,7 +51,7 @@ fn steps() -> impl Strategy<Value = Vec<Do>> {
     let step = prop_oneof![
         4 => (0..4_u8).prop_map(Do::Arrive),
         4 => Just(Do::Start),
-        4 => (any::<bool>(), 0..4_u8).prop_map(|(newest, how)| Do::End { newest, how }),
+        4 => (any::<bool>(), 0..5_u8).prop_map(|(newest, how)| Do::End { newest, how }),
         1 => (0..4_u8).prop_map(Do::Wake),
         1 => Just(Do::Release),
         1 => Just(Do::Again),
@@ -60,6 +66,8 @@ struct World {
     open: BTreeMap<u64, LaneId>,
     done: BTreeMap<LaneId, Vec<u64>>,
     working: Vec<(LaneId, u64)>,
+    /// Only their end is still to be stored.
+    ended: BTreeSet<u64>,
     next: u64,
 }
 
@@ -75,6 +83,7 @@ impl World {
         assert!(!self.working.iter().any(|(other, _)| *other == id), "two messages of one lane at once");
         let oldest = self.open.iter().find(|(_, lane)| **lane == id).map(|(seq, _)| *seq);
         assert_eq!(oldest, Some(item.seq), "not the oldest of its lane");
+        assert_eq!(item.ended.is_some(), self.ended.contains(&item.seq), "what has ended is not called for again");
         self.working.push((id, item.seq));
         true
     }
@@ -90,6 +99,10 @@ impl World {
                 After::Next
             }
             2 => After::Wait { until, calls: 1 },
+            3 => {
+                self.ended.insert(seq);
+                After::Conclude { until, ended: Box::new(ended()) }
+            }
             _ => After::Hold { scope: scope(1), until: now + Duration::from_secs(1_000), calls: 1 },
         };
         self.lanes.finish(id, seq, after);
@@ -97,6 +110,7 @@ impl World {
 
     fn again(&mut self) {
         self.lanes.forget();
+        self.ended.clear();
         for (seq, id) in &self.open {
             self.lanes.add(*id, item(*seq, Some(*seq)));
         }
@@ -116,7 +130,7 @@ proptest! {
                     now += Duration::from_secs(seconds.into());
                     world.lanes.wake(now);
                 }
-                Do::Release => world.lanes.release(|_| false),
+                Do::Release => world.lanes.release(|_| true),
                 Do::Again => world.again(),
             }
             let in_lanes = world.lanes.counts().messages;
@@ -173,7 +187,7 @@ fn a_lane_that_waits_or_is_held_delays_no_other() {
     lanes.add(lane(3), item(4, Some(4)));
     started[2] = lanes.start().unwrap().0;
     assert_eq!((started[2], lanes.start()), (lane(3), None));
-    lanes.release(|held| held != scope(1));
+    lanes.release(|held| held == scope(1));
     let (id, again) = lanes.start().unwrap();
     assert_eq!((id, again.calls), (lane(2), 1));
     assert_eq!(lanes.next_due(), Some(until));

@@ -10,6 +10,7 @@ use futures_util::future::OptionFuture;
 use metrics::{counter, gauge};
 use nats::domain::{DeliveryState, LaneEntry};
 use nats::runtime::CancellationToken;
+use nats::runtime::connection::Connection;
 use nats::runtime::health::Health;
 use nats::runtime::pinned::{Arrival, Pinned, Standing, Takeover};
 use nats::subject::Outbound;
@@ -122,13 +123,15 @@ impl Partition {
         let mut pass: JoinSet<Option<Pass>> = JoinSet::new();
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // Likewise: an owner stays one by asking for messages, whatever else it asks.
+        let mut looking: JoinSet<Option<Standing>> = JoinSet::new();
         let (mut looks, mut behind_at) = (0_u32, None);
         while self.is_mine() {
             if pass.is_empty() && self.lanes.has_ready() {
                 pass.spawn(self.gate.clone().pass());
             }
             let due = OptionFuture::from(self.lanes.next_due().map(tokio::time::sleep_until));
-            let waits = (!pass.is_empty(), self.lanes.next_due().is_some(), !self.work.is_empty());
+            let waits = (!pass.is_empty(), self.lanes.next_due().is_some(), !self.work.is_empty(), !looking.is_empty());
             tokio::select! {
                 // A sender that is gone has stopped.
                 _ = self.mine.changed() => {}
@@ -153,8 +156,14 @@ impl Partition {
                 _ = self.released.changed() => self.release(),
                 _ = look.tick() => {
                     looks = looks.wrapping_add(1);
-                    if (pinned.seen().is_none() || looks.is_multiple_of(OWNED_LOOKS))
-                        && let Err(why) = self.look(&mut pinned, &mut behind_at).await
+                    if looking.is_empty() && (pinned.seen().is_none() || looks.is_multiple_of(OWNED_LOOKS)) {
+                        looking.spawn(look_at(self.forwarder.connection.clone(), self.number));
+                    }
+                }
+                Some(looked) = looking.join_next(), if waits.3 => {
+                    // Without an answer there is nothing to see; a server that is gone ends the pull.
+                    if let Ok(Some(standing)) = looked
+                        && let Err(why) = self.judge(standing, &mut pinned, &mut behind_at).await
                     {
                         pinned.release().await;
                         return Some(why);
@@ -196,6 +205,7 @@ impl Partition {
             calls: entry.as_ref().map_or(0, |e| e.attempts),
             repeated: seq <= self.repeated_to,
             not_before: retry_at.map(|at| Instant::now() + at.since((self.forwarder.clock)())),
+            ended: None,
             content: Some(content),
         };
         self.lanes.add(lane, item);
@@ -227,25 +237,21 @@ impl Partition {
         } else {
             self.unsettled.remove(&seq);
         }
-        let held = matches!(outcome.after, After::Hold { .. });
+        let held = if let After::Hold { scope, .. } = outcome.after { Some(scope) } else { None };
         self.lanes.finish(lane, seq, outcome.after);
-        if held {
-            // Its scope may have been released while the message was on its way to be held.
+        // Its scope may have been released while the message was on its way to be held.
+        if held.is_some_and(|scope| self.forwarder.holds.lets_some_go(scope)) {
             self.release();
         }
     }
 
     fn release(&mut self) {
         let holds = &self.forwarder.holds;
-        self.lanes.release(|scope| holds.is_held(scope));
+        self.lanes.release(|scope| holds.may_go(scope));
     }
 
-    /// Asks the server how the partition stands. A message that it has sent and that has not come within a look is lost.
-    async fn look(&mut self, pinned: &mut Pinned, behind_at: &mut Option<u64>) -> Result<(), String> {
-        // Without an answer there is nothing to see; a server that is gone ends the pull.
-        let Ok(standing) = Pinned::standing(&self.forwarder.connection, stream::OUTBOUND, &stream::forwarder(self.number)).await else {
-            return Ok(());
-        };
+    /// How the partition stands at the server. A message that it has sent and that has not come within a look is lost.
+    async fn judge(&mut self, standing: Standing, pinned: &mut Pinned, behind_at: &mut Option<u64>) -> Result<(), String> {
         let Some(seen) = pinned.seen() else {
             return if is_orphaned(standing) { pinned.nudge().await } else { Ok(()) };
         };
@@ -281,6 +287,10 @@ impl Partition {
         self.entries.clear();
         self.standings.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
     }
+}
+
+async fn look_at(connection: Connection, partition: u32) -> Option<Standing> {
+    Pinned::standing(&connection, stream::OUTBOUND, &stream::forwarder(partition)).await.ok()
 }
 
 /// Whether the server has nothing that it could send to pin somebody: all is with an owner who is gone, or as much as may be.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use metrics::counter;
 use nats::Timestamp;
+use nats::dead::Reason;
 use nats::domain::{Delivery, DeliveryState, Message};
 use nats::event::{Actor, Envelope, Event, MessageDelivery};
 use nats::runtime::publish::{Outgoing, PublishError, Publisher};
@@ -46,6 +47,15 @@ impl Step {
         let attempts = u32::try_from(calls).unwrap_or(u32::MAX);
         Step { delivery: Delivery { state, attempts, ..Delivery::queued() }, status: None, took: None }
     }
+}
+
+/// How a message has ended, while that is not in the log yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Its last step.
+    pub step: Step,
+    /// Why it becomes a dead letter; `None` if it does not, or has one.
+    pub letter: Option<Reason>,
 }
 
 /// Publishes the step once, within the publisher's deadline.

@@ -289,7 +289,11 @@ impl From<DeadLetterError> for Problem {
         match error {
             DeadLetterError::NotFound => Problem::NotFound("dead letter"),
             DeadLetterError::Settled(State::Discarded) => Problem::Conflict("the dead letter is discarded"),
+            DeadLetterError::Settled(State::Replaying) => {
+                Problem::Conflict("a replay of the dead letter was begun: ask for it again to complete it")
+            }
             DeadLetterError::Settled(_) => Problem::Conflict("the dead letter is replayed"),
+            DeadLetterError::Refused(_) => Problem::Conflict("the dead letter cannot be replayed: no stream takes its message"),
             DeadLetterError::ForOperators => Problem::Forbidden("this kind of message can only be replayed by an operator"),
             DeadLetterError::Unavailable(why) => {
                 warn!(why, "the dead letters do not answer");

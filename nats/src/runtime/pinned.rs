@@ -135,7 +135,8 @@ impl Pinned {
         stream.reset_consumer(&self.consumer, None).await.map(drop).map_err(|e| e.to_string())
     }
 
-    /// Leaves the group; the server pins another member at once instead of after its timeout.
+    /// Leaves the group. If this member is its owner, the server pins another one at once instead of after its timeout; another
+    /// owner's pin is left alone.
     pub async fn release(self) {
         let Pinned { connection, stream, consumer, group, pull, pin, .. } = self;
         // Its open request must be gone first, or it would be pinned again.
@@ -145,7 +146,9 @@ impl Pinned {
         }
         let unpin = async {
             let _ = connection.client.flush().await;
-            if let Ok(stream) = connection.jetstream.get_stream_no_info(stream).await {
+            let Ok(stream) = connection.jetstream.get_stream_no_info(stream).await else { return };
+            let Ok(info) = stream.consumer_info(&consumer).await else { return };
+            if info.priority_groups.iter().any(|of| of.group == group && of.pinned_client_id == pin) {
                 let _ = stream.unpin_consumer(&consumer, group).await;
             }
         };

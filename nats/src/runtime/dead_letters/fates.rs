@@ -9,6 +9,14 @@ use crate::{Timestamp, stream};
 /// Writes that may be overtaken, or their acknowledgement lost, before it is given up.
 const TRIES: u32 = 5;
 
+/// What stands in a letter's entry.
+pub(super) struct Decided {
+    /// It.
+    pub fate: Fate,
+    /// Whether it was this call that made it. Only then has nobody acted on it yet.
+    pub is_new: bool,
+}
+
 impl From<BucketError> for DeadLetterError {
     fn from(error: BucketError) -> DeadLetterError {
         DeadLetterError::Unavailable(error.to_string())
@@ -23,12 +31,12 @@ impl DeadLetters {
     pub async fn discard(&self, scope: Scope, seq: u64, by: &str, reason: &str, now: Timestamp) -> Result<DeadLetter, DeadLetterError> {
         let (_, mut letter) = self.get(scope, seq).await?;
         let wanted = Fate { state: State::Discarded, by: by.to_owned(), at: now, reason: Some(reason.to_owned()), replayed_to: None };
-        letter.fate = Some(self.decide(seq, wanted).await?);
+        letter.fate = Some(self.decide(seq, wanted).await?.fate);
         Ok(letter.for_scope(scope))
     }
 
     /// Begins a replay, or finds it begun or done.
-    pub(super) async fn begin_replay(&self, seq: u64, by: &str, now: Timestamp) -> Result<Fate, DeadLetterError> {
+    pub(super) async fn begin_replay(&self, seq: u64, by: &str, now: Timestamp) -> Result<Decided, DeadLetterError> {
         self.decide(seq, Fate { state: State::Replaying, by: by.to_owned(), at: now, reason: None, replayed_to: None }).await
     }
 
@@ -39,21 +47,30 @@ impl DeadLetters {
         Ok(fate)
     }
 
+    /// Takes back a replay that no stream will ever take.
+    pub(super) async fn reopen(&self, seq: u64, begun: &Fate) -> Result<(), DeadLetterError> {
+        let entry = self.fate(seq).await?;
+        if entry.value.as_ref() == Some(begun) {
+            self.fates.remove(&seq.to_string(), Some(entry.revision)).await?;
+        }
+        Ok(())
+    }
+
     /// The entry, as the bucket's leader has it.
     pub(super) async fn fate(&self, seq: u64) -> Result<Entry<Fate>, DeadLetterError> {
         Ok(self.fates.read(&seq.to_string()).await?)
     }
 
     /// Makes the entry unless there is one; what stands there then.
-    async fn decide(&self, seq: u64, wanted: Fate) -> Result<Fate, DeadLetterError> {
+    async fn decide(&self, seq: u64, wanted: Fate) -> Result<Decided, DeadLetterError> {
         let mut error = BucketError::Overtaken;
         for _ in 0..TRIES {
             let entry = self.fate(seq).await?;
             if let Some(found) = entry.value {
-                return agree(&wanted, found);
+                return agree(&wanted, found).map(|fate| Decided { fate, is_new: false });
             }
             match self.fates.write(&seq.to_string(), &wanted, entry.revision, stream::DEAD_MAX_AGE).await {
-                Ok(()) => return Ok(wanted),
+                Ok(()) => return Ok(Decided { fate: wanted, is_new: true }),
                 Err(e) => error = e,
             }
         }

@@ -146,15 +146,25 @@ pub enum DeadLetterError {
     /// There is no such letter, or it is another company's.
     #[error("there is no such dead letter")]
     NotFound,
-    /// Something else has become of it.
-    #[error("it is {0} already")]
+    /// Something else has become of it, or is about to: a replay that was begun is completed by asking for it again.
+    #[error("{}", settled(*.0))]
     Settled(State),
     /// What it is a letter of is stored by other services only.
     #[error("this kind of message can only be replayed by an operator")]
     ForOperators,
-    /// No answer, or a refusal. It may have happened all the same: asking again is safe.
+    /// No stream will ever take its message.
+    #[error("it cannot be replayed: {0}")]
+    Refused(String),
+    /// No answer, or none that says. It may have happened all the same: asking again is safe.
     #[error("{0}")]
     Unavailable(String),
+}
+
+fn settled(state: State) -> String {
+    match state {
+        State::Replaying => "a replay of it was begun: ask for it again to complete it".into(),
+        _ => format!("it is {state} already"),
+    }
 }
 
 /// The letters. Cloning is cheap.

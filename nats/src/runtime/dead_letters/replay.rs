@@ -4,11 +4,14 @@
 use std::time::Duration;
 
 use async_nats::HeaderMap;
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::{self, ErrorCode};
 use metrics::counter;
 use serde::Serialize;
 use tracing::info;
 
+use super::fates::Decided;
 use super::{DeadLetter, DeadLetterError, DeadLetters, Filter, Scope, StateFilter};
 use crate::dead::{Place, State};
 use crate::event::MessageDelivery;
@@ -20,8 +23,6 @@ use crate::{Timestamp, header, stream, subject};
 pub const MAX_REPLAYS: usize = 100;
 /// Publishing one message.
 const PUBLISH_WITHIN: Duration = Duration::from_secs(3);
-/// So long after a replay was begun its `Nats-Msg-Id` certainly makes the server store it once: half the window, for clocks differ.
-const SURE_FOR: Duration = Duration::from_secs(stream::DUPLICATE_WINDOW.as_secs() / 2);
 /// Messages looked at, a stream, for the trace of a replay that was begun earlier.
 const TRACE_PAGE: usize = 500;
 /// Pages of them. A conversation does not have more in the time that it takes to ask again; else asking fails.
@@ -53,17 +54,24 @@ impl DeadLetters {
     /// Replays a letter, or finds that it is replayed.
     ///
     /// # Errors
-    /// See [`DeadLetterError`]; after [`DeadLetterError::Unavailable`] asking again completes what was begun.
+    /// See [`DeadLetterError`]; after [`DeadLetterError::Unavailable`] asking again completes what was begun, after
+    /// [`DeadLetterError::Refused`] the letter is open again.
     pub async fn replay(&self, scope: Scope, seq: u64, by: &str, clock: fn() -> Timestamp) -> Result<DeadLetter, DeadLetterError> {
         let (stored, mut letter) = self.get(scope, seq).await?;
-        is_for(scope, &letter)?;
-        let mut fate = self.begin_replay(seq, by, clock()).await?;
+        let target = may_be(scope, &letter)?;
+        let Decided { mut fate, is_new } = self.begin_replay(seq, by, clock()).await?;
         if fate.state == State::Replaying {
-            let earlier = if clock().since(fate.at) < SURE_FOR { None } else { self.trace(&letter, fate.at).await? };
+            // The server's duplicate window alone would not do for one that was begun earlier: a server that was started anew
+            // knows only the ids of what it still stores.
+            let earlier = if is_new { None } else { self.trace(&letter, target, fate.at).await? };
             let to = match earlier {
-                Some(place) => place,
-                None => self.publish(&stored, &letter).await?,
+                Some(place) => Ok(place),
+                None => self.publish(&stored, &letter).await,
             };
+            if let Err(DeadLetterError::Refused(_)) = to {
+                self.reopen(seq, &fate).await?;
+            }
+            let to = to?;
             counter!("dead_letters_replayed_total").increment(1);
             info!(dead_letter = seq, stream = to.stream, seq = to.seq, by, "a dead letter is replayed");
             fate = self.end_replay(seq, fate, to).await?;
@@ -78,7 +86,7 @@ impl DeadLetters {
     /// As it would.
     pub async fn try_replay(&self, scope: Scope, seq: u64) -> Result<DeadLetter, DeadLetterError> {
         let (_, mut letter) = self.get(scope, seq).await?;
-        is_for(scope, &letter)?;
+        may_be(scope, &letter)?;
         letter.fate = self.fate(seq).await?.value;
         match letter.state() {
             State::Discarded => Err(DeadLetterError::Settled(State::Discarded)),
@@ -102,37 +110,39 @@ impl DeadLetters {
     ) -> Result<Replayed, DeadLetterError> {
         let filter = Filter { state: StateFilter::Open, ..filter.clone() };
         let page = self.list(scope, &filter, cursor, limit.clamp(1, MAX_REPLAYS)).await?;
-        let replayed = self.replay_these(scope, page.letters, by, clock).await?;
-        Ok(Replayed { next_cursor: page.next_cursor, ..replayed })
+        let mut replayed = Replayed { next_cursor: page.next_cursor, ..Replayed::default() };
+        self.replay_these(scope, page.letters, by, clock, &mut replayed).await?;
+        Ok(replayed)
     }
 
     /// Replays these letters in the order of the log, whatever their own is: a message that has failed again has a later letter
-    /// than those which were behind it. Without `by` it only says which.
+    /// than those which were behind it. Without `by` it only says which. What it has come to stands in `replayed`, also where
+    /// it ends early.
     ///
     /// # Errors
-    /// [`DeadLetterError::Unavailable`]: some may be replayed; asking again goes on.
+    /// [`DeadLetterError::Unavailable`]; asking again goes on.
     pub async fn replay_these(
         &self,
         scope: Scope,
         mut letters: Vec<DeadLetter>,
         by: Option<&str>,
         clock: fn() -> Timestamp,
-    ) -> Result<Replayed, DeadLetterError> {
+        replayed: &mut Replayed,
+    ) -> Result<(), DeadLetterError> {
         letters.sort_by_key(|letter| (letter.event_seq.unwrap_or(u64::MAX), letter.seq));
-        let mut replayed = Replayed::default();
         for letter in letters {
             let result = match by {
                 Some(by) => self.replay(scope, letter.seq, by, clock).await.map(drop),
-                None => is_for(scope, &letter),
+                None => may_be(scope, &letter).map(drop),
             };
             match result {
                 Ok(()) => replayed.sequences.push(letter.seq),
-                Err(DeadLetterError::Unavailable(why)) => return Err(DeadLetterError::Unavailable(why)),
-                // Somebody has discarded it meanwhile, it is gone, or it is not for this caller.
+                Err(e @ DeadLetterError::Unavailable(_)) => return Err(e),
+                // Somebody has discarded it meanwhile, it is gone, it is not for this caller, or no stream takes it.
                 Err(e) => replayed.skipped.push(Skipped { seq: letter.seq, why: e.to_string() }),
             }
         }
-        Ok(replayed)
+        Ok(())
     }
 
     async fn publish(&self, stored: &Stored, letter: &DeadLetter) -> Result<Place, DeadLetterError> {
@@ -146,6 +156,7 @@ impl DeadLetters {
         let publish = async { self.connection.jetstream.send_publish(letter.subject.clone(), message).await?.await };
         match tokio::time::timeout(PUBLISH_WITHIN, publish).await {
             Ok(Ok(ack)) => Ok(Place { stream: ack.stream, seq: ack.sequence }),
+            Ok(Err(e)) if is_for_good(&e) => Err(DeadLetterError::Refused(e.to_string())),
             Ok(Err(e)) => Err(unavailable(e.to_string())),
             Err(_) => Err(unavailable(format!("{} does not answer", letter.subject))),
         }
@@ -153,10 +164,9 @@ impl DeadLetters {
 
     /// Where a replay that was begun at `since` has put the message, if it got so far. In its stream; and if it is gone from
     /// there, because somebody has taken it, in what they have stored about it: another dead letter, or a step of delivery.
-    async fn trace(&self, letter: &DeadLetter, since: Timestamp) -> Result<Option<Place>, DeadLetterError> {
+    async fn trace(&self, letter: &DeadLetter, target: &'static str, since: Timestamp) -> Result<Option<Place>, DeadLetterError> {
         // A clock that differs makes it look at a little more, all of which names the replay exactly.
         let since = Timestamp::from_millis(since.millis() - stream::DUPLICATE_WINDOW.as_millis() as i64);
-        let target = target(&letter.subject);
         let is_replay = |stored: &Stored| stored.header(header::REPLAY_OF).and_then(|seq| seq.parse().ok()) == Some(letter.seq);
         let found = self
             .find(target, &letter.subject, since, |stored| is_replay(stored).then(|| Place { stream: target.to_owned(), seq: stored.seq }));
@@ -203,10 +213,19 @@ impl DeadLetters {
     }
 }
 
-/// Whether whoever sees a letter may have it replayed.
-fn is_for(scope: Scope, letter: &DeadLetter) -> Result<(), DeadLetterError> {
-    let may = scope == Scope::All || letter.about().is_replayable;
-    may.then_some(()).ok_or(DeadLetterError::ForOperators)
+/// The stream that a letter's message goes to, if whoever sees the letter may have it replayed.
+fn may_be(scope: Scope, letter: &DeadLetter) -> Result<&'static str, DeadLetterError> {
+    if scope != Scope::All && !letter.about().is_replayable {
+        return Err(DeadLetterError::ForOperators);
+    }
+    target(&letter.subject).ok_or_else(|| DeadLetterError::Refused(format!("no stream takes {}", letter.subject)))
+}
+
+/// Whether the server will say the same whenever it is asked.
+fn is_for_good(error: &PublishError) -> bool {
+    let answer = std::error::Error::source(error).and_then(|source| source.downcast_ref::<jetstream::Error>());
+    let is_too_large = |code| [ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM, ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM].contains(&code);
+    error.kind() == PublishErrorKind::MaxPayloadExceeded || answer.is_some_and(|answer| is_too_large(answer.error_code()))
 }
 
 /// The message's own headers, and which letter it comes from.
@@ -226,11 +245,12 @@ fn headers(stored: &Stored) -> HeaderMap {
 }
 
 /// The stream that holds a subject.
-fn target(subject: &str) -> &'static str {
+fn target(subject: &str) -> Option<&'static str> {
+    let is_event = || subject::EVENTS.iter().any(|filter| subject.starts_with(filter.trim_end_matches('>')));
     match subject.split('.').next() {
-        Some("outbound") => stream::OUTBOUND,
-        Some("jobs") => stream::JOBS,
-        _ => stream::EVENTS,
+        Some("outbound") => Some(stream::OUTBOUND),
+        Some("jobs") => Some(stream::JOBS),
+        _ => is_event().then_some(stream::EVENTS),
     }
 }
 
@@ -264,7 +284,10 @@ mod tests {
         for (subject, stream) in
             [("outbound.1.a", "OUTBOUND"), ("jobs.work.x", "JOBS"), ("message.created.x", "EVENTS"), ("user.created.x", "EVENTS")]
         {
-            assert_eq!(target(subject), stream);
+            assert_eq!(target(subject), Some(stream));
+        }
+        for subject in ["", "messages.created.x", "later.kind.x", "dead.x"] {
+            assert_eq!(target(subject), None, "{subject}");
         }
     }
 }
