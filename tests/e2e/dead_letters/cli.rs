@@ -2,6 +2,7 @@
 
 use std::process::Output;
 
+use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use super::{only_letter, sent, taken};
@@ -96,4 +97,47 @@ async fn the_command_line_lists_shows_replays_and_discards() {
     let output =
         petbuddy().args(["dead-letters", "list"]).env("NATS_URL", "nats://127.0.0.1:1").env("NATS_PASSWORD", "p").output().unwrap();
     assert_eq!(output.status.code(), Some(6), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Larger than what `OUTBOUND` takes, and not than a letter may be.
+const TOO_LARGE: usize = 550 * 1024;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_that_no_stream_takes_delays_no_other_and_can_be_discarded() {
+    let system = System::start(&[]).await;
+    let staff = system.new_company().await;
+    let contact = staff.new_contact().await;
+    let jetstream = system.operator().await;
+    let company = &staff.company;
+    for (subject, size) in [
+        (format!("dead.persister.later.kind.{company}.{contact}"), 2),
+        (format!("dead.forwarder.outbound.3.{company}.{contact}.facebook"), TOO_LARGE),
+    ] {
+        jetstream.publish(subject, " ".repeat(size).into()).await.unwrap().await.unwrap();
+    }
+    system.bot_mode(json!({"status": 400})).await;
+    let id = sent(&staff, &contact, "behind them").await;
+    delivery(&staff, &id, "failed").await;
+    system.bot_mode(json!({})).await;
+
+    let run = |args: &[&str]| {
+        let output = system.operators(&[&["dead-letters"], args].concat()).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
+    };
+    let (code, said) = run(&["replay", "--all", "--json"]);
+    assert_eq!(code, Some(0), "{said}");
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(said["sequences"], json!([3]), "{said}");
+    let skipped: Vec<&Value> = said["skipped"].as_array().unwrap().iter().map(|skipped| &skipped["seq"]).collect();
+    assert_eq!(skipped, [&json!(1), &json!(2)], "{said}");
+    delivery(&staff, &id, "delivered").await;
+    for (seq, why) in [("1", "no stream takes later.kind"), ("2", "message size exceeds maximum allowed")] {
+        let (code, said) = run(&["replay", seq]);
+        assert!(code == Some(1) && said.contains("cannot be replayed") && said.contains(why), "{said}");
+        let (status, answer) = staff.post(&format!("/dead-letters/{seq}/replay"), json!({})).await;
+        let refused = if seq == "1" { StatusCode::FORBIDDEN } else { StatusCode::CONFLICT };
+        assert_eq!(status, refused, "{answer}");
+        let (code, said) = run(&["discard", seq, "--reason", "nobody takes it"]);
+        assert_eq!((code, said.starts_with(&format!("dead letter {seq} is discarded"))), (Some(0), true), "{said}");
+    }
 }

@@ -205,3 +205,27 @@ async fn a_replay_that_somebody_left_unfinished_is_completed_once() {
     assert!(taken(&system, &cases[3].0).await.is_empty());
     system.nothing_is_amiss();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_asked_again_after_the_server_has_forgotten_its_message_id_is_still_one_delivery() {
+    let system = System::start(&[]).await;
+    let staff = system.new_company().await;
+    let contact = staff.new_contact().await;
+    system.bot_mode(json!({"status": 400})).await;
+    let id = sent(&staff, &contact, "once").await;
+    let letter = only_letter(&staff, "refused").await;
+    delivery(&staff, &id, "failed").await;
+    system.bot_mode(json!({})).await;
+    let left = Abandoned { system: &system, letter: &letter };
+    left.begin(Timestamp::now()).await;
+    let to = left.publish().await;
+    delivery(&staff, &id, "delivered").await;
+    eventually("it is gone from its stream", SOON, || async { (outbound(&system).await.1 == 0).then_some(()) }).await;
+    // A server that is started anew knows the ids of what its streams still have, and of nothing else.
+    system.kill_and_await_restart("nats-server").await;
+    system.await_ready().await;
+    assert_eq!(replay(&staff, &letter).await["fate"]["replayed_to"]["seq"], to);
+    assert_eq!(outbound(&system).await, (to, 0));
+    assert_eq!(taken(&system, &contact).await, [id]);
+    system.nothing_is_amiss();
+}
