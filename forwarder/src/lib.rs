@@ -108,7 +108,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     let forwarder = Forwarder {
         connection: connection.clone(),
         // It outlives the stop for as long as `forwarder` does: the results of calls under way must still reach the log.
-        publisher: Publisher::start(connection.clone(), &service.tasks),
+        publisher: Publisher::start(&mut service),
         bot,
         keyring: config.keyring,
         holds: holds.clone(),

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use axum::Json;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, FromRequestParts, MatchedPath, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, StatusCode, header};
@@ -106,6 +106,20 @@ impl<S: Send + Sync> FromRequest<S> for JsonObject {
             Err(_) => return Err(Problem::Timeout),
         };
         body::parse_object(&body).map(JsonObject).map_err(Problem::BadJson)
+    }
+}
+
+/// A JSON object, or no body at all.
+pub struct MaybeJson(pub Map<String, Value>);
+
+impl<S: Send + Sync> FromRequest<S> for MaybeJson {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request<Body>, state: &S) -> Result<MaybeJson, Problem> {
+        if request.body().is_end_stream() {
+            return Ok(MaybeJson(Map::new()));
+        }
+        JsonObject::from_request(request, state).await.map(|JsonObject(body)| MaybeJson(body))
     }
 }
 

@@ -119,7 +119,7 @@ impl Config {
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), ServiceError> {
     let mut service = Service::start("gateway", &config.common, shutdown).await?;
     service.health.expect(&["log"]);
-    let publisher = Publisher::start(service.connection.clone(), &service.tasks);
+    let publisher = Publisher::start(&mut service);
     // Reads that wait for a database that is away must leave room for creates, which do not need it.
     let a_quarter = (config.max_in_flight / 4).max(1);
     let log = Log::new(service.connection.clone(), publisher, a_quarter);

@@ -216,7 +216,13 @@ impl Queries {
     }
 
     async fn user_by_email(&self, q: UserByEmail) -> Result<User, QueryError> {
-        let found = self.one(&self.view.collections.users, doc! {"email": q.email.as_str()}).await?;
+        let find = || self.one(&self.view.collections.users, doc! {"email": q.email.as_str()});
+        let mut found = find().await?;
+        if found.is_none() {
+            // Nobody is told that there is no such user by a view that is still being built.
+            self.caught_up().await?;
+            found = find().await?;
+        }
         Ok(document::read_user(&found.ok_or(QueryError::NotFound)?)?)
     }
 

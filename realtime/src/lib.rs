@@ -62,7 +62,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     let port = TcpListener::bind(address).await.map_err(|error| ServiceError::Listen { address, error })?;
     let mut service = Service::start("realtime", &config.common, shutdown).await?;
     service.health.expect(&["hub"]);
-    let publisher = Publisher::start(service.connection.clone(), &service.tasks);
+    let publisher = Publisher::start(&mut service);
     let hub = Hub::new(service.connection.clone(), publisher, config.limits, service.tasks.clone(), service.stop.clone());
     let handshake = Arc::new(Handshake::new(&config));
     let doors = ws::routes(handshake.clone(), hub.clone()).merge(socketio::routes(handshake, hub.clone()));

@@ -88,7 +88,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     service.spawn("work", work::consume(refresher, worker));
     let tools = Tools {
         connection: connection.clone(),
-        publisher: Publisher::start(connection.clone(), &service.tasks),
+        publisher: Publisher::start(&mut service),
         bot,
         refreshes_tokens: graph.is_some(),
         refreshes_google: google.map(|_| config.google_refresh_interval),

@@ -246,6 +246,36 @@ async fn logout_ends_the_session_everywhere_and_may_be_repeated() {
     assert_eq!(post(system, 0, "/logout", Some(access), &with(&other)).await.0, StatusCode::NO_CONTENT);
     assert_refused(refresh(system, 0, &other["refreshToken"]).await, StatusCode::UNAUTHORIZED, "INVALID_TOKEN");
     assert_refused(post(system, 0, "/logout", None, &json!({})).await, StatusCode::UNAUTHORIZED, "INVALID_TOKEN");
+    // After a break only the refresh token is still good; that is enough.
+    let (_, idle) = login(system, 0, &email, PASSWORD).await;
+    let mut expired = claims(text(&idle, "accessToken"));
+    (expired["iat"], expired["exp"]) = (json!(seconds() - 3_600), json!(seconds() - 1_800));
+    let expired = sign(&secret(system, "jwt_access"), Algorithm::HS256, &expired);
+    assert_refused(post(system, 0, "/logout", Some(&expired), &json!({})).await, StatusCode::UNAUTHORIZED, "TOKEN_EXPIRED");
+    assert_eq!(post(system, 1, "/logout", Some(&expired), &with(&idle)).await.0, StatusCode::NO_CONTENT);
+    assert_refused(refresh(system, 0, &idle["refreshToken"]).await, StatusCode::UNAUTHORIZED, "INVALID_TOKEN");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_has_so_many_sessions_and_one_more_ends_the_one_that_was_quiet_longest() {
+    /// As the gateway has it.
+    const MAX_SESSIONS: usize = 16;
+    let system = two_gateways().await;
+    let (email, first) = register(system).await;
+    let (_, second) = login(system, 0, &email, PASSWORD).await;
+    let (status, first) = refresh(system, 1, &first["refreshToken"]).await;
+    assert_eq!(status, StatusCode::OK, "{first}");
+    let mut others = Vec::new();
+    for n in 2..=MAX_SESSIONS {
+        let (status, answer) = login(system, n % 2, &email, PASSWORD).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        others.push(answer);
+    }
+    assert_refused(refresh(system, 0, &second["refreshToken"]).await, StatusCode::UNAUTHORIZED, "INVALID_TOKEN");
+    for session in [first].iter().chain(&others) {
+        let (status, answer) = refresh(system, 0, &session["refreshToken"]).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+    }
 }
 
 /// The cookies that an answer sets, with their attributes.

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use nats::Timestamp;
 use reqwest::header::RETRY_AFTER;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::auth::{PASSWORD, ask, assert_refused, fresh_email, login, me, refresh, register, text, two_gateways};
-use crate::harness::System;
+use crate::auth::{PASSWORD, ask, assert_refused, fresh_email, login, me, post, refresh, register, text, two_gateways};
+use crate::harness::{SOON, System, eventually};
 
 /// 40 guesses at once on both gateways; how many got which status. One answer of each status is returned too.
 async fn guess(system: &System, email: &str) -> (BTreeMap<u16, usize>, BTreeMap<u16, Value>) {
@@ -52,6 +53,13 @@ async fn five_failures_lock_an_email_on_every_gateway_whether_it_has_a_user_or_n
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_email_that_is_too_long_in_lower_case_is_a_wrong_field() {
+    let system = two_gateways().await;
+    let (status, answer) = login(system, 0, &format!("{}@a.b", "İ".repeat(150)), PASSWORD).await;
+    assert_eq!((status, &answer["errors"][0]["field"]), (StatusCode::BAD_REQUEST, &json!("email")), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_right_password_forgets_the_failures() {
     let system = two_gateways().await;
     let (email, _) = register(system).await;
@@ -75,6 +83,26 @@ async fn without_the_record_of_logins_nobody_is_let_in_unchecked() {
     assert_refused(refresh(&system, 0, &registered["refreshToken"]).await, StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE");
     // A token that is good needs no record.
     assert_eq!(me(&system, 0, text(&registered, "accessToken")).await.0, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_view_is_behind_nobody_is_told_that_the_password_is_wrong() {
+    let system = System::start(&[]).await;
+    let jetstream = system.operator().await;
+    let pause = async |request: Value| jetstream.request::<_, _, Value>("CONSUMER.PAUSE.EVENTS.persister", &request).await.unwrap();
+    let an_hour = Timestamp::from_millis(Timestamp::now().millis() + 3_600_000);
+    let paused = pause(json!({"pause_until": an_hour})).await;
+    assert!(format!("{paused:?}").contains("true"), "{paused:?}");
+    let email = fresh_email();
+    let body = json!({"company_name": "New", "fullName": "Nora New", "email": email, "password": PASSWORD});
+    let (status, answer) = post(&system, 0, "/register", None, &body).await;
+    assert_eq!(status, StatusCode::ACCEPTED, "{answer}");
+    // More often than would lock the email.
+    for _ in 0..6 {
+        assert_refused(login(&system, 0, &email, PASSWORD).await, StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE");
+    }
+    pause(json!({})).await;
+    eventually("the login works", SOON, || async { (login(&system, 0, &email, PASSWORD).await.0 == StatusCode::OK).then_some(()) }).await;
 }
 
 /// A report, not a test: what the clock tells of who has an account. Medians, in one run, taken in turns.

@@ -151,6 +151,19 @@ async fn an_edit_is_answered_once_it_is_applied_and_refuses_what_cannot_change()
     assert_eq!((status, &answer["errors"][0]["field"]), (StatusCode::BAD_REQUEST, &json!("role")));
     let (status, _) = staff.send(Method::PATCH, "/messages", json!({"_id": "0".repeat(24), "content": "x"})).await;
     assert_eq!(status, StatusCode::NOT_FOUND);
+    // Nothing would be left of it, which no create allows either.
+    let picture = json!([{"type": "image", "url": "https://a.example/b.png"}]);
+    for (edit, wanted) in [
+        (json!({"content": ""}), StatusCode::BAD_REQUEST),
+        (json!({"content": "", "attachments": picture}), StatusCode::OK),
+        (json!({"attachments": []}), StatusCode::BAD_REQUEST),
+        (json!({"attachments": [], "content": "again"}), StatusCode::OK),
+    ] {
+        let mut edit = edit;
+        edit["_id"] = id.clone();
+        let (status, answer) = staff.send(Method::PATCH, "/messages", edit).await;
+        assert_eq!(status, wanted, "{answer}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

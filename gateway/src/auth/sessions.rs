@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use metrics::counter;
 use nats::runtime::connection::Connection;
-use nats::{Id, Timestamp, stream};
+use nats::runtime::direct::{self, Stored};
+use nats::{Id, Timestamp, stream, subject};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
@@ -15,9 +16,14 @@ use nats::runtime::bucket::{Bucket, BucketError};
 /// Writes that may be overtaken, or their acknowledgement lost, before a refresh is given up.
 const TRIES: u32 = 5;
 
+/// Logins of one user at a time; the next one ends those that were refreshed longest ago. So nobody fills the bucket, without
+/// which nobody can log in. Logins at the same moment do not see each other and can be a few more, until the next one.
+const MAX_SESSIONS: usize = 16;
+
 /// The bucket `sessions`.
 #[derive(Clone)]
 pub struct Sessions {
+    connection: Connection,
     bucket: Bucket,
     ttl: Duration,
 }
@@ -66,14 +72,20 @@ impl Session {
 impl Sessions {
     /// Each lives for `ttl` after its last refresh.
     pub fn new(connection: Connection, ttl: Duration) -> Sessions {
-        Sessions { bucket: Bucket::new(connection, stream::SESSIONS), ttl }
+        Sessions { bucket: Bucket::new(connection.clone(), stream::SESSIONS), connection, ttl }
     }
 
-    /// A new one.
+    /// A new one, in the place of the user's oldest if there are [`MAX_SESSIONS`].
     ///
     /// # Errors
     /// The bucket does not answer.
     pub async fn open(&self, user: Id, now: Timestamp) -> Result<Open, BucketError> {
+        let all = subject::entry(stream::SESSIONS, &format!("{user}.*"));
+        let stored = direct::latest(&self.connection, &format!("KV_{}", stream::SESSIONS), &[all]).await;
+        for session in surplus(stored.map_err(BucketError::Unavailable)?) {
+            counter!("sessions_displaced_total").increment(1);
+            self.end(user, session).await?;
+        }
         let open = Open { session: Id::generate(now), token: Id::generate(now) };
         let session = Session { current: open.token, created_at: now, refreshed_at: now };
         self.bucket.write(&key(user, open.session), &session, 0, self.ttl).await?;
@@ -122,6 +134,19 @@ impl Sessions {
     }
 }
 
+/// Which sessions of a user must end before another one begins.
+fn surplus(stored: Vec<Stored>) -> Vec<Id> {
+    let session = |entry: &Stored| {
+        // The marker of one that has ended is empty.
+        let session: Session = serde_json::from_slice(&entry.payload).ok()?;
+        Some((session.refreshed_at, entry.subject.rsplit('.').next()?.parse().ok()?))
+    };
+    let mut open: Vec<(Timestamp, Id)> = stored.iter().filter_map(session).collect();
+    open.sort_unstable();
+    open.truncate((open.len() + 1).saturating_sub(MAX_SESSIONS));
+    open.into_iter().map(|(_, session)| session).collect()
+}
+
 fn key(user: Id, session: Id) -> String {
     format!("{user}.{session}")
 }
@@ -129,6 +154,7 @@ fn key(user: Id, session: Id) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use async_nats::HeaderMap;
 
     #[test]
     fn a_token_is_good_once_and_a_lost_acknowledgement_is_no_second_use() {
@@ -138,5 +164,30 @@ mod tests {
         assert_eq!(session(first).usage(first, second), Use::First);
         assert_eq!(session(second).usage(first, second), Use::Done);
         assert_eq!(session(second).usage(first, third), Use::Again);
+    }
+    #[test]
+    fn one_more_than_so_many_sessions_ends_the_ones_that_were_refreshed_longest_ago() {
+        let stored = |n: u8, payload: String| Stored {
+            seq: u64::from(n),
+            subject: subject::entry(stream::SESSIONS, &key(Id::from_bytes([0; 12]), Id::from_bytes([n; 12]))),
+            stored_at: Timestamp::from_millis(0),
+            headers: HeaderMap::new(),
+            payload: payload.into(),
+        };
+        let open = |n: u8, refreshed: i64| {
+            let session = Session {
+                current: Id::from_bytes([n; 12]),
+                created_at: Timestamp::from_millis(0),
+                refreshed_at: Timestamp::from_millis(refreshed),
+            };
+            stored(n, serde_json::to_string(&session).unwrap())
+        };
+        let most = MAX_SESSIONS as u8;
+        let ended = stored(100, String::new());
+        assert_eq!(surplus([open(0, 0), ended.clone()].into()), []);
+        assert_eq!(surplus((1..most).map(|n| open(n, 0)).chain([ended.clone()]).collect()), []);
+        // Refreshed in the opposite order of their ids; two too many already.
+        let many = (1..=most + 2).map(|n| open(n, 1_000 - i64::from(n))).chain([ended]).collect();
+        assert_eq!(surplus(many), [2, 1, 0].map(|back| Id::from_bytes([most + back; 12])));
     }
 }

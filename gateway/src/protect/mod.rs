@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::HttpBody;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -24,8 +25,13 @@ pub use rate::{RateLimiters, RateLimits, by_address, by_caller};
 use crate::http::observe;
 use crate::problem::Problem;
 
+const KIB: usize = 1024;
 /// Largest body.
-const BODY_BYTES: usize = 10 * 1024 * 1024;
+const BODY_BYTES: usize = 10 * KIB * KIB;
+/// A body up to this is not counted among the large ones: as many as there can be requests have room.
+const SMALL_BODY_BYTES: usize = 64 * KIB;
+/// Large bodies at a time, together; beyond it 503. One that does not say its length counts as the largest.
+const LARGE_BODIES_BYTES: usize = 256 * KIB * KIB;
 /// A request must be answered within this, its body and all waits counted. Less than the balancer waits (75 s).
 const REQUEST_WITHIN: Duration = Duration::from_secs(60);
 
@@ -45,6 +51,7 @@ impl Protection {
         api.fallback(|| async { Problem::NotFound("path") })
             .method_not_allowed_fallback(|| async { Problem::Method })
             .layer(DefaultBodyLimit::max(BODY_BYTES))
+            .layer(from_fn_with_state(Arc::new(Semaphore::new(LARGE_BODIES_BYTES / KIB)), bound_bodies))
             .layer(from_fn_with_state(self.trusted, address::resolve))
             .layer(from_fn(bound_time))
             .layer(from_fn_with_state(Arc::new(Semaphore::new(self.max_in_flight)), bound_in_flight))
@@ -65,6 +72,20 @@ async fn bound_in_flight(State(slots): State<Arc<Semaphore>>, request: Request, 
         Ok(_slot) => next.run(request).await,
         Err(_) => {
             counter!("http_refused_total", "reason" => "in_flight").increment(1);
+            Problem::Overloaded.into_response()
+        }
+    }
+}
+
+/// The room is kept until the request is answered: what is made of a body lives as long.
+async fn bound_bodies(State(room): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
+    // A longer one is refused before it is read.
+    let bytes = request.body().size_hint().upper().map_or(BODY_BYTES, |bytes| BODY_BYTES.min(bytes.try_into().unwrap_or(usize::MAX)));
+    let room = if bytes > SMALL_BODY_BYTES { room.try_acquire_many(bytes.div_ceil(KIB) as u32).map(Some) } else { Ok(None) };
+    match room {
+        Ok(_room) => next.run(request).await,
+        Err(_) => {
+            counter!("http_refused_total", "reason" => "bodies").increment(1);
             Problem::Overloaded.into_response()
         }
     }
@@ -146,6 +167,35 @@ mod tests {
         assert_eq!((slow.0, &slow.2["code"]), (StatusCode::SERVICE_UNAVAILABLE, &"UNAVAILABLE".into()));
         assert_eq!((refused.0, &refused.2["code"]), (StatusCode::SERVICE_UNAVAILABLE, &"OVERLOADED".into()));
         assert_eq!(ask(&api, Method::GET, "/n/1", &[]).await.0, StatusCode::OK);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_bodies_have_room_for_so_many_and_leave_the_small_ones_alone() {
+        const LARGEST: usize = LARGE_BODIES_BYTES / BODY_BYTES;
+        let api = api(LARGEST + 10);
+        let ask = |bytes: Option<usize>| {
+            let body = bytes.map_or_else(
+                || Body::from_stream(futures_util::stream::once(async { Ok::<_, std::io::Error>("x") })),
+                |bytes| Body::from(vec![0; bytes]),
+            );
+            let request = Request::get("/slow").header(header::HOST, "gateway").body(body).unwrap();
+            api.clone().oneshot(request)
+        };
+        let code = async |answer: Response| {
+            let body = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+            serde_json::from_slice::<Value>(&body).unwrap()["code"].as_str().unwrap().to_owned()
+        };
+        // One of unknown length, the others as long as may be; then there is no room for another, and for small ones there is.
+        let mut asked = vec![ask(None)];
+        asked.extend((1..LARGEST).map(|_| ask(Some(BODY_BYTES))));
+        asked.extend([ask(Some(BODY_BYTES)), ask(None), ask(Some(SMALL_BODY_BYTES)), ask(Some(1))]);
+        let mut codes = Vec::new();
+        for answer in futures_util::future::join_all(asked).await {
+            codes.push(code(answer.unwrap()).await);
+        }
+        let late = codes.split_off(LARGEST);
+        assert!(codes.iter().all(|code| code == "UNAVAILABLE"), "{codes:?}");
+        assert_eq!(late, ["OVERLOADED", "OVERLOADED", "UNAVAILABLE", "UNAVAILABLE"]);
     }
 
     #[tokio::test]

@@ -51,7 +51,7 @@ enum Party {
 pub struct RateLimits {
     /// `RATE_LIMIT_WINDOW`
     window: Duration,
-    /// `RATE_LIMIT_MAX`: of each user, and of each address without a valid token, under `/api/v1` but for `/auth`.
+    /// `RATE_LIMIT_MAX`: of each user, and of each address without a valid token, where one is needed under `/api/v1`.
     max: Option<NonZeroU32>,
     /// `RATE_LIMIT_SERVICE_MAX`: of the internal services together, there.
     service_max: Option<NonZeroU32>,
@@ -75,7 +75,9 @@ impl RateLimits {
 /// The counts of this gateway.
 #[derive(Clone)]
 pub struct RateLimiters {
-    messages: Option<Arc<Limit>>,
+    users: Option<Arc<Limit>>,
+    /// Of its own, so that a crowd of strangers leaves no user without a count.
+    strangers: Option<Arc<Limit>>,
     services: Option<Arc<Limit>>,
     auth: Option<Arc<Limit>>,
 }
@@ -86,7 +88,8 @@ impl RateLimiters {
         let limit =
             |name, max: Option<NonZeroU32>| max.map(|max| Arc::new(Limit::new(name, max, limits.window, MAX_PARTIES, MonotonicClock)));
         RateLimiters {
-            messages: limit("messages", limits.max),
+            users: limit("users", limits.max),
+            strangers: limit("strangers", limits.max),
             services: limit("services", limits.service_max),
             auth: limit("auth", limits.auth_max),
         }
@@ -96,19 +99,19 @@ impl RateLimiters {
     pub async fn forget_the_quiet(self, stop: CancellationToken) {
         let mut tick = tokio::time::interval(FORGET_EVERY);
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
-            for limit in [&self.messages, &self.services, &self.auth].into_iter().flatten() {
+            for limit in [&self.users, &self.strangers, &self.services, &self.auth].into_iter().flatten() {
                 limit.forget_the_quiet();
             }
         }
     }
 }
 
-/// A layer for all routes but those under `/auth`: counts by caller, whom [`crate::auth::identify`] has found.
+/// A layer for all routes that need a token: counts by caller, whom [`crate::auth::identify`] has found.
 pub async fn by_caller(State(limiters): State<RateLimiters>, request: Request, next: Next) -> Response {
     let (limit, party) = match request.extensions().get::<Result<Caller, Problem>>() {
-        Some(Ok(Caller::Staff { user, .. })) => (&limiters.messages, Party::User(*user)),
+        Some(Ok(Caller::Staff { user, .. })) => (&limiters.users, Party::User(*user)),
         Some(Ok(Caller::Service)) => (&limiters.services, Party::Services),
-        Some(Err(_)) | None => (&limiters.messages, address_of(&request)),
+        Some(Err(_)) | None => (&limiters.strangers, address_of(&request)),
     };
     limited(limit.as_deref(), party, request, next).await
 }
@@ -304,7 +307,7 @@ mod tests {
             settings.finish().unwrap();
             RateLimiters::new(&limits)
         };
-        assert!(limits("0").messages.is_none() && limits("0").auth.is_some());
-        assert!(limits("1").messages.is_some());
+        assert!(limits("0").users.is_none() && limits("0").strangers.is_none() && limits("0").auth.is_some());
+        assert!(limits("1").users.is_some());
     }
 }

@@ -14,10 +14,10 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::auth::Caller;
-use crate::http::{JsonObject, json};
+use crate::http::{JsonObject, MaybeJson, json};
 use crate::letters::Letters;
 use crate::problem::Problem;
-use crate::schema::{BadBody, Denied, DiscardBody, Missing, OfCompany, OfLetters, Refused, ReplayBody, ReplayOne, Settled};
+use crate::schema::{BadBody, Denied, DiscardBody, DryRun, DryRunBody, Missing, OfCompany, OfLetters, Refused, ReplayBody, Settled};
 use crate::validate::{Fields, QueryFields};
 
 /// Entries of a page, unless the request says.
@@ -114,20 +114,20 @@ pub async fn show(
     tag = "dead letters",
     summary = "Replay a dead letter",
     description = "For managers. It is replayed once, however often this is asked; if it fails again it is a new dead letter, whose `replay_of` is this one.",
-    params(("seq" = u64, Path, minimum = 1, maximum = 9_007_199_254_740_991_u64, description = "Its sequence."), ReplayOne),
-    responses((status = 200, body = Done), Refused, Denied, Missing, Settled),
+    params(("seq" = u64, Path, minimum = 1, maximum = 9_007_199_254_740_991_u64, description = "Its sequence."), DryRun),
+    request_body = Option<DryRunBody>,
+    responses((status = 200, body = Done), Refused, Denied, BadBody, Missing, Settled),
 )]
 pub async fn replay(
     State(letters): State<Arc<Letters>>,
     caller: Caller,
     Path(seq): Path<String>,
     QueryFields(query): QueryFields,
+    MaybeJson(body): MaybeJson,
 ) -> Result<Response, Problem> {
     let scope = Scope::Company(caller.manager()?);
     let seq = sequence(&seq)?;
-    let mut f = Fields::of(&query);
-    let dry_run = f.optional("dry_run", str::parse::<bool>).unwrap_or(false);
-    f.finish()?;
+    let dry_run = dry_run(&query, &body)?;
     let (letters, _turn) = letters.turn()?;
     let (message, dead_letter) = match dry_run {
         true => ("This dead letter can be replayed", letters.try_replay(scope, seq).await?),
@@ -143,15 +143,21 @@ pub async fn replay(
     tag = "dead letters",
     summary = "Replay many dead letters",
     description = "For managers. Those of one request are replayed in the order of the log, so conversations keep theirs. Go on while there is a `next_cursor`; name `to`, or letters of what fails again meanwhile come after it.",
+    params(DryRun),
     request_body = ReplayBody,
     responses((status = 200, body = ManyDone), Refused, Denied, BadBody),
 )]
-pub async fn replay_many(State(letters): State<Arc<Letters>>, caller: Caller, JsonObject(body): JsonObject) -> Result<Response, Problem> {
+pub async fn replay_many(
+    State(letters): State<Arc<Letters>>,
+    caller: Caller,
+    QueryFields(query): QueryFields,
+    JsonObject(body): JsonObject,
+) -> Result<Response, Problem> {
     caller.manager()?;
+    let dry_run = dry_run(&query, &body)?;
     let mut f = Fields::of(&body);
     let filter = filter(&mut f);
     let limit = f.number("limit", MAX_REPLAYS as u64, 1..=MAX_REPLAYS as u64) as usize;
-    let dry_run = f.flag("dry_run").unwrap_or(false);
     let (scope, cursor) = scope_and_cursor(f, &caller)?;
     let (letters, _turn) = letters.turn()?;
     let by = (!dry_run).then(|| name(&caller));
@@ -188,6 +194,15 @@ pub async fn discard(
     let (letters, _turn) = letters.turn()?;
     let dead_letter = letters.discard(scope, seq, &name(&caller), reason.as_str(), Timestamp::now()).await?;
     Ok(json(StatusCode::OK, Done { message: "Dead letter discarded", dead_letter }))
+}
+
+/// Whether only to say what would be done: heeded in the query string and in the body, for what is replayed cannot be taken back.
+fn dry_run(query: &Map<String, Value>, body: &Map<String, Value>) -> Result<bool, Problem> {
+    let (mut q, mut b) = (Fields::of(query), Fields::of(body));
+    let (in_query, in_body) = (q.optional("dry_run", str::parse::<bool>), b.flag("dry_run"));
+    q.finish()?;
+    b.finish()?;
+    Ok(in_query.unwrap_or(false) || in_body.unwrap_or(false))
 }
 
 /// What both a list and a replay of many can be told, the state aside.

@@ -157,6 +157,10 @@ pub async fn update(Call { log, caller, trace }: Call, JsonObject(body): JsonObj
     let company_id = caller.company(company)?;
     let before = find(&log, company_id, id, trace).await?;
     let patch = MessagePatch { content, attachments };
+    let (content, attachments) = (patch.content.as_ref(), patch.attachments.as_ref());
+    if content.unwrap_or(&before.message.content).as_str().is_empty() && attachments.unwrap_or(&before.message.attachments).is_empty() {
+        return Err(Problem::field("content", "is required where there are no attachments"));
+    }
     let event = MessageUpdated { message_id: before.message.id, contact_id: before.message.contact_id, patch };
     let settled = command(&log, &caller, company_id, Event::MessageUpdated(event), trace).await?;
     if settled.outcome.is_none() {

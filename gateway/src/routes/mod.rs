@@ -140,7 +140,11 @@ pub fn routes(tokens: &Tokens, limiters: RateLimiters) -> OpenApiRouter<App> {
         .routes(routes!(auth::login))
         .routes(routes!(sessions::refresh))
         .layer(from_fn_with_state(limiters.clone(), by_address));
-    let known = OpenApiRouter::new().routes(routes!(sessions::logout)).routes(routes!(auth::invite)).routes(routes!(auth::me));
+    let known = OpenApiRouter::new()
+        .routes(routes!(sessions::logout))
+        .routes(routes!(auth::invite))
+        .routes(routes!(auth::me))
+        .layer(from_fn_with_state(limiters.clone(), by_caller));
     let auth = open.merge(known).layer(DefaultBodyLimit::max(AUTH_BODY_BYTES));
     let api = OpenApiRouter::new()
         .nest("/messages", messages)

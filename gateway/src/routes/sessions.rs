@@ -1,7 +1,6 @@
 //! `/auth/refresh` and `/auth/logout`: how a login goes on, and how it ends. How it begins is in `auth`.
 
-use axum::body::HttpBody;
-use axum::extract::{FromRequest, Request, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use nats::Timestamp;
@@ -13,25 +12,11 @@ use std::sync::Arc;
 
 use super::auth::public;
 use crate::auth::{Caller, Logins, Open, Refresh, refresh_token};
-use crate::http::{JsonObject, Trace};
+use crate::http::{MaybeJson, Trace};
 use crate::log::Log;
 use crate::problem::Problem;
 use crate::schema::{BadBody, BadLogin, Denied, Forbidden, LoggedIn, LogoutBody, RefreshBody, Refused};
 use crate::validate::Fields;
-
-/// A JSON object, or no body at all.
-pub struct MaybeJson(Map<String, Value>);
-
-impl<S: Send + Sync> FromRequest<S> for MaybeJson {
-    type Rejection = Problem;
-
-    async fn from_request(request: Request, state: &S) -> Result<MaybeJson, Problem> {
-        if request.body().is_end_stream() {
-            return Ok(MaybeJson(Map::new()));
-        }
-        JsonObject::from_request(request, state).await.map(|JsonObject(body)| MaybeJson(body))
-    }
-}
 
 /// `POST /auth/refresh`: the next access token, and the next refresh token, in place of this one.
 #[utoipa::path(
@@ -40,7 +25,7 @@ impl<S: Send + Sync> FromRequest<S> for MaybeJson {
     tag = "auth",
     summary = "Go on with a login",
     description = "The refresh token is good once; the answer has the next one. One that comes a second time ends the session.",
-    request_body = RefreshBody,
+    request_body = Option<RefreshBody>,
     responses((status = 200, body = LoggedIn), Refused, BadBody, BadLogin, Forbidden),
     security(()),
 )]
@@ -69,31 +54,42 @@ pub async fn refresh(
     logins.answer(StatusCode::OK, body, &user, open, now)
 }
 
-/// `POST /auth/logout`: ends the session of the access token, and that of the refresh token, if one comes with it. 204 also
-/// if they have ended already. The access token itself is good until it expires.
+/// `POST /auth/logout`: ends the session of the access token, and that of the refresh token, if one comes with it; beside a good
+/// refresh token the access token may have expired. 204 also if they have ended already. The access token itself is good until
+/// it expires.
 #[utoipa::path(
     post,
     path = "/logout",
     tag = "auth",
     summary = "End a login",
+    description = "Beside a good refresh token the access token may have expired.",
     request_body = Option<LogoutBody>,
     responses((status = 204, description = "The session is over; the access token is good until it expires."), Refused, Denied, BadBody),
 )]
 pub async fn logout(
     State(logins): State<Arc<Logins>>,
-    caller: Caller,
+    caller: Result<Caller, Problem>,
     headers: HeaderMap,
     MaybeJson(body): MaybeJson,
 ) -> Result<Response, Problem> {
-    let Caller::Staff { user, session, .. } = caller else { return Err(Problem::Forbidden("a service does not log in")) };
+    let access = match caller {
+        Ok(Caller::Staff { user, session, .. }) => Some((user, session)),
+        Ok(Caller::Service) => return Err(Problem::Forbidden("a service does not log in")),
+        Err(Problem::TokenExpired) => None,
+        Err(problem) => return Err(problem),
+    };
     let refresh = match given(&logins, &headers, &body)?.map(|token| logins.grants.verify::<Refresh>(&token)) {
-        Some(Ok(refresh)) if refresh.user_id != user => return Err(Problem::Forbidden("the refresh token is somebody else's")),
-        Some(Ok(refresh)) => Some(refresh.sid),
+        Some(Ok(refresh)) => Some((refresh.user_id, refresh.sid)),
         // Its session has expired with it.
         Some(Err(Problem::TokenExpired)) | None => None,
         Some(Err(problem)) => return Err(problem),
     };
-    for session in session.into_iter().chain(refresh.filter(|sid| Some(*sid) != session)) {
+    let Some((user, _)) = access.or(refresh.map(|(user, sid)| (user, Some(sid)))) else { return Err(Problem::TokenExpired) };
+    if refresh.is_some_and(|(of, _)| of != user) {
+        return Err(Problem::Forbidden("the refresh token is somebody else's"));
+    }
+    let session = access.and_then(|(_, session)| session);
+    for session in session.into_iter().chain(refresh.map(|(_, sid)| sid).filter(|sid| Some(*sid) != session)) {
         logins.sessions.end(user, session).await?;
     }
     let mut response = StatusCode::NO_CONTENT.into_response();

@@ -6,13 +6,21 @@ use nats::runtime::dead_letters::StateFilter;
 use nats::{Id, Timestamp};
 use utoipa::{IntoParams, ToSchema};
 
-/// How to replay one dead letter.
+/// Whether to replay in earnest; it can stand in the query string or in the body.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct ReplayOne {
-    /// Only say whether it could be.
+pub struct DryRun {
+    /// Only say what would be replayed.
     #[param(required = false, default = false)]
     dry_run: bool,
+}
+
+/// The same, as a body.
+#[derive(ToSchema)]
+#[schema(example = json!({"dry_run": true}))]
+pub struct DryRunBody {
+    /// Only say whether it could be replayed.
+    dry_run: Option<bool>,
 }
 
 /// Which dead letters.

@@ -52,6 +52,9 @@ pub struct ListBody {
     limit: Option<u32>,
     #[schema(minimum = 0, maximum = 100_000, default = 0)]
     skip: Option<u32>,
+    /// `next_cursor` of the page before; empty for the first page.
+    #[schema(pattern = "^([0-9a-f]{40})?$")]
+    cursor: Option<String>,
 }
 
 /// What `POST /messages` does: with one of `role`, `direction`, `content` and `attachments` it creates, else it lists.
@@ -116,6 +119,9 @@ pub struct ConversationsBody {
     limit: Option<u32>,
     #[schema(minimum = 0, maximum = 100_000, default = 0)]
     skip: Option<u32>,
+    /// `next_cursor` of the page before; empty for the first page.
+    #[schema(pattern = "^([0-9a-f]{40})?$")]
+    cursor: Option<String>,
 }
 
 /// What became of one message of a batch: what `POST /messages` answers, with its status.

@@ -14,7 +14,7 @@ mod text;
 
 pub use account::{Credentials, InvitationBody, Invited, LoggedIn, LogoutBody, OneUser, RefreshBody, RegistrationBody};
 pub use contact::{ContactEdit, ContactList, NewContact, OneContact};
-pub use dead_letter::{DiscardBody, OfLetters, ReplayBody, ReplayOne};
+pub use dead_letter::{DiscardBody, DryRun, DryRunBody, OfLetters, ReplayBody};
 pub use integration::{ChannelProvider, GoogleBody, IntegrationBody};
 pub use message::{
     Batch, BatchEntry, ConversationList, ConversationsBody, CreateOrList, MessageEdit, MessageId, MessageList, OneMessage, ReadBody,

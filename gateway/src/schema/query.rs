@@ -8,7 +8,7 @@ use utoipa::IntoParams;
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct OfCompany {
-    /// An internal service must name it; a member of staff need not.
+    /// An internal service must name it, where it may ask at all; a member of staff need not.
     #[param(required = false)]
     company_id: Id,
 }

@@ -47,7 +47,7 @@ pub enum Refused {
     /// The request did not arrive in time.
     #[response(status = 408, content_type = "application/problem+json")]
     Slow(ProblemDetails),
-    /// More than 10 MB.
+    /// More than 10 MB; under `/auth` 16 KiB; about contacts, integrations, targets and dead letters 128 KiB.
     #[response(status = 413, content_type = "application/problem+json")]
     TooLarge(ProblemDetails),
     /// Path and query string are longer than 4 KiB.

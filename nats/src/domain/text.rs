@@ -158,7 +158,8 @@ text!(
     Email,
     schema::text(r"^[0-9A-Za-z!#$%&'*+/=?^_`{|}~.-]+@[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*$").max_length(Some(254)),
     |t| {
-        let t = checked(t, 254, false)?.to_lowercase();
+        // First: in lower case a letter may be two characters.
+        let t = checked(&t.to_lowercase(), 254, false)?;
         let good = t.split_once('@').is_some_and(|(local, host)| {
             !local.is_empty() && host.split('.').all(|part| !part.is_empty()) && !host.contains('@') && !t.contains(char::is_whitespace)
         });
@@ -169,6 +170,7 @@ text!(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn content_counts_characters_not_bytes_and_is_trimmed() {
@@ -189,6 +191,21 @@ mod tests {
         assert_eq!(Email::new(" A@B.example ").unwrap().as_str(), "a@b.example");
         for bad in ["", "a", "@b", "a@", "a@b..c", "a@b@c", "a b@c"] {
             assert!(Email::new(bad).is_err(), "{bad}");
+        }
+        assert_eq!(Email::new(&format!("{}@a.b", "İ".repeat(150))), Err(InvalidText::TooLong { max: 254, has: 304 }));
+    }
+
+    proptest! {
+        /// What one service has taken, every other takes too, and as it is.
+        #[test]
+        fn what_was_accepted_is_accepted_again_unchanged(text in ".{0,300}", local in "[^@]{1,260}") {
+            let email = format!("{local}@a.b");
+            for text in [text.as_str(), email.as_str()] {
+                prop_assert!(Content::new(text).map_or(true, |t| Content::new(t.as_str()) == Ok(t)));
+                prop_assert!(ShortText::new(text).map_or(true, |t| ShortText::new(t.as_str()) == Ok(t)));
+                prop_assert!(ExternalId::new(text).map_or(true, |t| ExternalId::new(t.as_str()) == Ok(t)));
+                prop_assert!(Email::new(text).map_or(true, |t| Email::new(t.as_str()) == Ok(t)));
+            }
         }
     }
 }

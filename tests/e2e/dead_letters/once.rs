@@ -77,8 +77,16 @@ async fn a_dry_run_changes_nothing_a_second_failure_points_to_the_first_and_what
     let (status, answer) = staff.post("/dead-letters/replay", json!({"dry_run": true})).await;
     assert_eq!((status, &answer["dry_run"], &answer["count"]), (StatusCode::OK, &json!(true), &json!(1)), "{answer}");
     assert_eq!((&answer["sequences"], &answer["skipped"]), (&json!([first["seq"]]), &json!([])));
-    let (status, answer) = staff.post(&format!("/dead-letters/{}/replay?dry_run=true", first["seq"]), json!({})).await;
-    assert_eq!((status, &answer["dead_letter"]), (StatusCode::OK, &first), "{answer}");
+    let (status, answer) = staff.post("/dead-letters/replay?dry_run=true", json!({})).await;
+    assert_eq!((status, &answer["dry_run"], &answer["count"]), (StatusCode::OK, &json!(true), &json!(1)), "{answer}");
+    for (query, body) in [("?dry_run=true", json!({})), ("", json!({"dry_run": true})), ("?dry_run=false", json!({"dry_run": true}))] {
+        let (status, answer) = staff.post(&format!("/dead-letters/{}/replay{query}", first["seq"]), body).await;
+        assert_eq!((status, &answer["dead_letter"]), (StatusCode::OK, &first), "{answer}");
+    }
+    for (query, body) in [("?dry_run=maybe", json!({})), ("", json!({"dry_run": "true"}))] {
+        let (status, answer) = staff.post(&format!("/dead-letters/{}/replay{query}", first["seq"]), body).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
+    }
     let dry = system.operators(&["dead-letters", "replay", "--all", "--dry-run"]).output().unwrap();
     assert_eq!(String::from_utf8(dry.stdout).unwrap(), format!("1 dead letters would be replayed: {}\n", first["seq"]));
     assert_eq!(letters(&staff, "").await, std::slice::from_ref(&first));
