@@ -38,6 +38,8 @@ pub trait Query: Serialize + DeserializeOwned + Send + Sync {
     const SUBJECT: &'static str;
     /// What a good answer holds.
     type Answer: Serialize + DeserializeOwned + Send;
+    /// Whether what is written waits for the answer. Then no crowd of readers stands before it.
+    const IS_OF_WRITERS: bool = false;
 }
 
 /// One message of a company, by id.
@@ -304,6 +306,7 @@ pub struct Holder {
 impl Query for FindHolders {
     const SUBJECT: &'static str = "query.message.holders";
     type Answer = Vec<Holder>;
+    const IS_OF_WRITERS: bool = true;
 }
 
 /// One contact of a company, by id.

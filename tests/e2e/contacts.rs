@@ -54,6 +54,26 @@ async fn contacts_are_found_by_the_beginnings_of_words_and_page_by_cursor() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_key_enters_a_contact_once() {
+    let system = System::shared().await;
+    let (staff, other) = (system.new_company().await, system.new_company().await);
+    let key = [("Idempotency-Key", "entered-1")];
+    let body = json!({"fullName": "Once Only", "phone": "1"});
+    let mut answers = Vec::new();
+    for replayed in [false, true] {
+        let answer = staff.post_to(0, "/contacts", &key, &body).await;
+        assert_eq!((answer.status, answer.headers.contains_key("idempotency-replayed")), (StatusCode::CREATED, replayed), "{answer:?}");
+        answers.push(answer.body);
+    }
+    assert_eq!(answers[0], answers[1]);
+    let reused = staff.post_to(0, "/contacts", &key, &json!({"fullName": "Another"})).await;
+    assert_eq!((reused.status, &reused.body["code"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("IDEMPOTENCY_KEY_REUSED")));
+    let others = other.post_to(0, "/contacts", &key, &body).await;
+    assert_eq!((others.status, others.headers.contains_key("idempotency-replayed")), (StatusCode::CREATED, false), "{others:?}");
+    eventually("it is there", SOON, || async { (names(&staff, "").await == ["Once Only"]).then_some(()) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_edit_changes_what_it_names_and_null_removes() {
     let system = System::shared().await;
     let (staff, other) = (system.new_company().await, system.new_company().await);

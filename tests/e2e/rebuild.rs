@@ -110,9 +110,13 @@ async fn setup_is_idempotent_widens_and_only_reports_what_could_lose_something()
     };
     change("DEAD", |c| c.max_age = Duration::from_secs(3_600)).await;
     change("EVENTS", |c| c.max_age = Duration::from_secs(60 * 86_400)).await;
+    change("KV_sessions", |c| c.max_bytes = 1 << 20).await;
     let (code, said) = setup();
     assert_eq!(code, Some(0));
+    assert!(said.contains("bucket sessions: updated max_bytes"), "{said}");
     assert!(said.contains("stream DEAD: updated max_age") && said.contains("stream EVENTS: DIFFERS in max_age"), "{said}");
     let kept = jetstream.get_stream("EVENTS").await.unwrap().cached_info().config.max_age;
     assert_eq!(kept, Duration::from_secs(60 * 86_400), "drift is left as it is");
+    let bucket = jetstream.get_stream("KV_sessions").await.unwrap().cached_info().config.clone();
+    assert_eq!((bucket.max_bytes, bucket.allow_message_ttl), (64 << 20, true));
 }

@@ -1,7 +1,7 @@
 //! `/contacts`: enter one, look at one, look through them, edit one.
 
 use axum::extract::Path;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use nats::domain::{Contact, ContactPatch};
 use nats::event::{ContactUpdated, Event};
@@ -15,11 +15,14 @@ use utoipa::ToSchema;
 
 use super::command::{accepted, command};
 use super::page::{page, with_page};
+use super::store::{idempotency, request_key, say_replayed};
 use super::{Call, company_in, contact_fields};
 use crate::http::{JsonObject, json, raw_json};
 use crate::log::Log;
 use crate::problem::Problem;
-use crate::schema::{After, BadBody, ContactEdit, ContactList, Denied, Later, Missing, NewContact, OfCompany, OneContact, PageOf, Refused};
+use crate::schema::{
+    After, BadBody, ContactEdit, ContactList, Denied, Later, Missing, NewContact, OfCompany, OneContact, PageOf, Refused, Reused,
+};
 use crate::validate::{Fields, QueryFields, path_id};
 
 /// Longest search, in characters.
@@ -43,9 +46,10 @@ struct Entered {
     tag = "contacts",
     summary = "Enter a contact",
     request_body = NewContact,
-    responses((status = 201, body = Entered), Refused, Denied, BadBody),
+    params(("Idempotency-Key" = Option<String>, Header, description = "For two minutes the same key with the same body gives the same answer.", min_length = 1, max_length = 255, pattern = "^[!-~]+$")),
+    responses((status = 201, body = Entered), Refused, Denied, BadBody, Reused),
 )]
-pub async fn create(Call { log, caller, trace }: Call, JsonObject(body): JsonObject) -> Result<Response, Problem> {
+pub async fn create(Call { log, caller, trace }: Call, headers: HeaderMap, JsonObject(body): JsonObject) -> Result<Response, Problem> {
     let now = Timestamp::now();
     let mut f = Fields::of(&body);
     let company = f.optional("company_id", str::parse::<Id>);
@@ -56,10 +60,26 @@ pub async fn create(Call { log, caller, trace }: Call, JsonObject(body): JsonObj
     f.finish()?;
     let contact = contact_fields::contact(fields, caller.company(company)?, now)?;
     let (id, company) = (contact.id, contact.company_id);
-    let envelope = Log::envelope(&caller, company, Event::ContactCreated(Box::new(contact)), now);
-    let receipt = log.publish(Outgoing::event(&envelope, id.to_string(), trace)?).await?;
-    let Event::ContactCreated(contact) = envelope.event else { return Err(Problem::Internal) };
-    Ok(json(StatusCode::CREATED, Entered { message: "Contact created successfully", contact: *contact, seq: receipt.seq }))
+    let request = request_key(&headers)?.map(|key| idempotency(&caller, key, &body)).transpose()?;
+    // A contact has no unique key in the view, so a repetition is known for as long as the log knows its id.
+    let msg_id = request.as_ref().map_or_else(|| id.to_string(), |request| format!("contact:{company}:{}", request.key));
+    let mut envelope = Log::envelope(&caller, company, Event::ContactCreated(Box::new(contact)), now);
+    envelope.idempotency = request;
+    let receipt = log.publish(Outgoing::event(&envelope, msg_id, trace)?).await?;
+    let first = if receipt.duplicate { Some(log.stored(receipt.seq).await?) } else { None };
+    // Our own event: an answer of the log was lost on the way, and the repetition found it.
+    let first = first.filter(|first| first.id != envelope.id);
+    if first.as_ref().is_some_and(|first| first.idempotency != envelope.idempotency) {
+        return Err(Problem::KeyReused);
+    }
+    let replayed = first.is_some();
+    let Event::ContactCreated(contact) = first.unwrap_or(envelope).event else { return Err(Problem::Internal) };
+    let entered = Entered { message: "Contact created successfully", contact: *contact, seq: receipt.seq };
+    let mut response = json(StatusCode::CREATED, entered);
+    if replayed {
+        say_replayed(response.headers_mut());
+    }
+    Ok(response)
 }
 
 /// `GET /contacts?search=`: newest first.

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::store::{Create, Stored, idempotency, request_key};
+use super::store::{Create, Stored, idempotency, request_key, say_replayed};
 use super::{Call, messages};
 use crate::auth::Caller;
 use crate::delivery::Waits;
@@ -77,7 +77,7 @@ fn answer(created: Created, replayed: bool, waited: Option<Duration>) -> Respons
     let mut response = json(StatusCode::CREATED, created);
     let headers = response.headers_mut();
     if replayed {
-        headers.insert("idempotency-replayed", HeaderValue::from_static("true"));
+        say_replayed(headers);
     }
     if let Some(applied) = waited.and_then(|w| HeaderValue::from_str(&format!("wait={}", w.as_secs())).ok()) {
         headers.insert("preference-applied", applied);

@@ -1,7 +1,7 @@
 //! Storing a message once: whoever sends it again gets what was stored first. In the log's duplicate window the log knows of
 //! it, later the database does. Reading the request is not done here.
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderValue};
 use nats::Timestamp;
 use nats::domain::Message;
 use nats::event::{Envelope, Event, Idempotency};
@@ -114,6 +114,11 @@ pub fn request_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     }
 }
 
+/// Tells that the answer is that of an earlier request.
+pub fn say_replayed(headers: &mut HeaderMap) {
+    headers.insert("idempotency-replayed", HeaderValue::from_static("true"));
+}
+
 /// A key with a digest of the body that it came with.
 pub fn idempotency(caller: &Caller, key: &str, body: &Map<String, Value>) -> Result<Idempotency, Problem> {
     let mut digest = Sha256::new();
@@ -146,7 +151,8 @@ fn digest_value(digest: &mut Sha256, value: &Value) {
     }
 }
 
-/// Two callers of a company may choose the same key without meaning the same request.
+/// Two members of staff may choose the same key without meaning the same request. All internal services are one caller: their
+/// keys must differ.
 fn caller_name(caller: &Caller) -> String {
     match caller {
         Caller::Staff { user, .. } => user.to_string(),

@@ -28,6 +28,8 @@ use crate::trace::TraceContext;
 pub const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Questions that one replica answers at a time; the next ones wait in the subscription, whose bound is the connection's.
 pub const CONCURRENT_QUERIES: usize = 64;
+/// And beside them, of those that writers wait for: each gateway asks one at a time.
+const CONCURRENT_QUERIES_OF_WRITERS: usize = 16;
 
 /// The header in which the micro protocol carries an error's code.
 const ERROR_CODE: &str = "Nats-Service-Error-Code";
@@ -88,6 +90,7 @@ pub async fn ask<Q: Query>(connection: &Connection, question: &Q, trace: TraceCo
 pub struct Answers {
     service: async_nats::service::Service,
     slots: Arc<Semaphore>,
+    slots_of_writers: Arc<Semaphore>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -108,10 +111,13 @@ impl Answers {
             .start(connection.service, env!("CARGO_PKG_VERSION"))
             .await
             .map_err(|e| ServiceError::Nats(e.to_string()))?;
-        Ok(Answers { service, slots: Arc::new(Semaphore::new(CONCURRENT_QUERIES)), tasks: tasks.clone(), stop })
+        let slots = |number| Arc::new(Semaphore::new(number));
+        let (slots, slots_of_writers) = (slots(CONCURRENT_QUERIES), slots(CONCURRENT_QUERIES_OF_WRITERS));
+        Ok(Answers { service, slots, slots_of_writers, tasks: tasks.clone(), stop })
     }
 
-    /// Answers one kind of question with `handle`, up to [`CONCURRENT_QUERIES`] at a time over all kinds. What `handle` gives
+    /// Answers one kind of question with `handle`, up to [`CONCURRENT_QUERIES`] at a time over all kinds; those that writers wait
+    /// for have slots of their own. What `handle` gives
     /// must be written as `Q::Answer` is; it need not be that type, so that documents can be passed on as they are.
     ///
     /// # Errors
@@ -124,7 +130,8 @@ impl Answers {
         A: Serialize,
     {
         let handle = Arc::new(handle);
-        self.endpoint(Q::SUBJECT, move |payload| {
+        let slots = if Q::IS_OF_WRITERS { &self.slots_of_writers } else { &self.slots };
+        self.answer(Q::SUBJECT, slots.clone(), move |payload| {
             let handle = handle.clone();
             async move {
                 let question: Q = serde_json::from_slice(&payload).map_err(|e| QueryError::Bad(e.to_string()))?;
@@ -143,9 +150,17 @@ impl Answers {
         F: Fn(Bytes) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Bytes, QueryError>> + Send,
     {
+        self.answer(subject, self.slots.clone(), handle).await
+    }
+
+    async fn answer<F, Fut>(&self, subject: &'static str, slots: Arc<Semaphore>, handle: F) -> Result<(), ServiceError>
+    where
+        F: Fn(Bytes) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Bytes, QueryError>> + Send,
+    {
         let name = subject.replace('.', "-");
         let mut requests = self.service.endpoint_builder().name(name).add(subject).await.map_err(|e| ServiceError::Nats(e.to_string()))?;
-        let (slots, tasks, stop, handle) = (self.slots.clone(), self.tasks.clone(), self.stop.clone(), Arc::new(handle));
+        let (tasks, stop, handle) = (self.tasks.clone(), self.stop.clone(), Arc::new(handle));
         self.tasks.spawn(async move {
             // The endpoint stops taking questions at shutdown; those taken are answered by their tasks.
             while let Some(Some(request)) = stop.run_until_cancelled(requests.next()).await {

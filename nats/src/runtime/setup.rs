@@ -298,6 +298,9 @@ async fn reconcile_stream(jetstream: &Context, want: Config) -> Result<Change, S
     d.note("republish", have.republish != want.republish, true);
     d.note("allow_direct", have.allow_direct != want.allow_direct, want.allow_direct);
     d.note("allow_atomic_publish", have.allow_atomic_publish != want.allow_atomic_publish, want.allow_atomic_publish);
+    // Neither can be taken back.
+    d.note("allow_message_ttl", have.allow_message_ttl != want.allow_message_ttl, want.allow_message_ttl);
+    d.note("allow_rollup", have.allow_rollup != want.allow_rollup, want.allow_rollup);
     d.note("allow_message_schedules", have.allow_message_schedules != want.allow_message_schedules, want.allow_message_schedules);
     d.note("discard", have.discard != want.discard, want.discard == DiscardPolicy::New);
     d.note("retention", have.retention != want.retention, false);
@@ -352,12 +355,27 @@ async fn retire(jetstream: &Context, of: &str, name: &str) -> Result<bool, Strin
 }
 
 async fn reconcile_bucket(jetstream: &Context, want: kv::Config) -> Result<Change, String> {
-    match jetstream.get_key_value(&want.bucket).await {
-        Ok(_) => Ok(Change::Unchanged),
-        Err(e) if e.to_string().contains("not found") || e.kind() == async_nats::jetstream::context::KeyValueErrorKind::GetBucket => {
-            jetstream.create_key_value(want).await.map_err(|e| e.to_string())?;
-            Ok(Change::Created)
-        }
-        Err(e) => Err(e.to_string()),
+    let mut have = match jetstream.get_stream(format!("KV_{}", want.bucket)).await {
+        Ok(stream) => stream.cached_info().config.clone(),
+        Err(e) => match e.kind() {
+            GetStreamErrorKind::JetStream(e) if e.code() == 404 => {
+                jetstream.create_key_value(want).await.map_err(|e| e.to_string())?;
+                return Ok(Change::Created);
+            }
+            _ => return Err(e.to_string()),
+        },
+    };
+    let mut d = Difference::default();
+    d.note("max_bytes", have.max_bytes.max(0) != want.max_bytes.max(0), widens(have.max_bytes, want.max_bytes));
+    d.note("max_age", have.max_age != want.max_age, widens(have.max_age.as_secs() as i64, want.max_age.as_secs() as i64));
+    d.note("num_replicas", have.num_replicas != want.num_replicas, want.num_replicas > have.num_replicas);
+    d.note("limit_markers", have.subject_delete_marker_ttl != want.limit_markers, have.subject_delete_marker_ttl.is_none());
+    let change = d.change();
+    if matches!(change, Change::Updated(_)) {
+        let ttl = have.allow_message_ttl || want.limit_markers.is_some();
+        (have.max_bytes, have.max_age, have.num_replicas) = (want.max_bytes, want.max_age, want.num_replicas);
+        (have.subject_delete_marker_ttl, have.allow_message_ttl) = (want.limit_markers, ttl);
+        jetstream.update_stream(have).await.map_err(|e| e.to_string())?;
     }
+    Ok(change)
 }
