@@ -8,8 +8,10 @@ use bytes::Bytes;
 use metrics::counter;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 use super::commit;
+use super::connection::Connection;
 use super::order::Order;
 use super::service::Service;
 use crate::event::{Envelope, VERSION};
@@ -157,10 +159,16 @@ impl Publisher {
     /// Starts the writing task. It ends when the last handle is gone and what was waiting is written, which may be after the
     /// stop; if it ends by itself, the process does.
     pub fn start(service: &mut Service) -> Publisher {
-        let (publisher, waiting) = Publisher::new();
-        service.tasks.spawn(commit::write_groups(service.connection.clone(), waiting));
+        let publisher = Publisher::unsupervised(service.connection.clone(), &service.tasks);
         let (queue, stop) = (publisher.queue.clone(), service.stop.clone());
         service.spawn("publisher", async move { stop.run_until_cancelled(queue.closed()).await.unwrap_or_default() });
+        publisher
+    }
+
+    /// The same without a process that would end with it: for tests.
+    pub fn unsupervised(connection: Connection, tasks: &TaskTracker) -> Publisher {
+        let (publisher, waiting) = Publisher::new();
+        tasks.spawn(commit::write_groups(connection, waiting));
         publisher
     }
 

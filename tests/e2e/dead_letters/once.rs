@@ -14,17 +14,23 @@ use crate::harness::{Answer, SOON, Staff, System, eventually};
 /// Longer ago than the server remembers a `Nats-Msg-Id`.
 const LONG_AGO: Duration = Duration::from_secs(600);
 
+/// A message that the bot refuses, as it does all from here on: its contact, its id and its letter.
+async fn refused(staff: &Staff<'_>) -> (String, String, Value) {
+    let contact = staff.new_contact().await;
+    staff.system.bot_mode(json!({"status": 400})).await;
+    let id = sent(staff, &contact, "no").await;
+    let letter = only_letter(staff, "refused").await;
+    delivery(staff, &id, "failed").await;
+    (contact, id, letter)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_replays_at_once_over_two_gateways_and_the_command_line_are_one_delivery() {
     const BY_REST: usize = 40;
     const BY_OPERATOR: usize = 10;
     let system = System::start(&["--replicas", "gateway=2,forwarder=2"]).await;
     let staff = system.new_company().await;
-    let contact = staff.new_contact().await;
-    system.bot_mode(json!({"status": 400})).await;
-    let id = sent(&staff, &contact, "once").await;
-    let letter = only_letter(&staff, "refused").await;
-    delivery(&staff, &id, "failed").await;
+    let (contact, id, letter) = refused(&staff).await;
     system.bot_mode(json!({})).await;
     let (before, _) = outbound(&system).await;
 
@@ -67,11 +73,7 @@ async fn ask(staff: &Staff<'_>, gateway: usize, path: &str) -> Answer {
 async fn a_dry_run_changes_nothing_a_second_failure_points_to_the_first_and_what_is_discarded_stays_so() {
     let system = System::start(&[]).await;
     let staff = system.new_company().await;
-    let contact = staff.new_contact().await;
-    system.bot_mode(json!({"status": 400})).await;
-    let id = sent(&staff, &contact, "no").await;
-    let first = only_letter(&staff, "refused").await;
-    delivery(&staff, &id, "failed").await;
+    let (contact, id, first) = refused(&staff).await;
     let before = (outbound(&system).await, calls(&system, &id).await.len());
 
     let (status, answer) = staff.post("/dead-letters/replay", json!({"dry_run": true})).await;
@@ -218,11 +220,7 @@ async fn a_replay_that_somebody_left_unfinished_is_completed_once() {
 async fn a_replay_asked_again_after_the_server_has_forgotten_its_message_id_is_still_one_delivery() {
     let system = System::start(&[]).await;
     let staff = system.new_company().await;
-    let contact = staff.new_contact().await;
-    system.bot_mode(json!({"status": 400})).await;
-    let id = sent(&staff, &contact, "once").await;
-    let letter = only_letter(&staff, "refused").await;
-    delivery(&staff, &id, "failed").await;
+    let (contact, id, letter) = refused(&staff).await;
     system.bot_mode(json!({})).await;
     let left = Abandoned { system: &system, letter: &letter };
     left.begin(Timestamp::now()).await;
