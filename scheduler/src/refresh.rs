@@ -22,6 +22,7 @@ use crate::google::Google;
 use crate::graph::Graph;
 use crate::store::{Standing, StoreError, standing, store_if_last};
 use crate::verdict::{Fresh, Verdict, judge, pause};
+use crate::work;
 
 /// How long storing a token that was just given out is tried; after that it is exchanged anew.
 const STORE_DEADLINE: Duration = Duration::from_secs(10);
@@ -220,7 +221,12 @@ impl Refresher {
         let Which { company, provider, version } = *which;
         warn!(%company, platform = %provider, error, known = view.refresh_error.is_some(), "a token could not be renewed");
         if view.refresh_error.is_some() {
-            return self.settled(*which, "refused", Settle::Done);
+            // The letter is stored after the event, so it may be missing still.
+            return match work::has_letter(&self.connection, *which).await {
+                Ok(true) => self.settled(*which, "refused", Settle::Done),
+                Ok(false) => self.settled(*which, "refused", Settle::Reject(reason, error)),
+                Err(e) => self.unseen(*which, *tried, &format!("{error}; is there a dead letter of it? {e}")),
+            };
         }
         let token_expires_at = view.integration.token_expires_at;
         let event = IntegrationRefreshFailed { provider, error: error.clone(), token_expires_at };
@@ -263,6 +269,7 @@ fn shut(error: SealError) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nats::query::RefreshError;
     use nats::runtime::settings::{NatsSettings, Settings};
 
     const NOW: Timestamp = Timestamp::from_millis(1_760_000_000_000);
@@ -334,5 +341,13 @@ mod tests {
         let google = found(Provider::Google, 9, DEADLINE);
         assert_eq!(refresher.keep(&google, fresh()).await, Settle::Done);
         assert_eq!(refresher.give_up(&google, Reason::Refused, "HTTP 400".into()).await, Settle::Done);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_staff_know_already_is_not_done_before_the_dead_letter_is_seen() {
+        let (refresher, mut known) = (cut_off().await, found(Provider::Facebook, 1, Duration::ZERO));
+        known.view.refresh_error = Some(RefreshError { error: "HTTP 400".into(), at: NOW });
+        let settle = refresher.give_up(&known, Reason::Refused, "HTTP 400".into()).await;
+        assert_eq!(settle, Settle::Retry(Duration::from_secs(1)));
     }
 }

@@ -5,6 +5,7 @@ use async_nats::jetstream::message::PublishMessage;
 use nats::dead::Reason;
 use nats::domain::Provider;
 use nats::runtime::connection::Connection;
+use nats::runtime::direct;
 use nats::runtime::worker::{Delivery, Settle, Source, Worker};
 use nats::{Timestamp, stream, subject};
 use serde::{Deserialize, Serialize};
@@ -71,4 +72,31 @@ pub async fn hand_out(connection: &Connection, which: Which) -> Result<bool, Str
     let ack = connection.jetstream.send_publish(subject::job_work(job, company, provider), message).await;
     let ack = async { ack?.await }.await.map_err(|e| e.to_string())?;
     Ok(!ack.duplicate)
+}
+
+/// Whether operators have a dead letter of this token already, whichever piece it was.
+///
+/// # Errors
+/// The stream does not answer.
+pub async fn has_letter(connection: &Connection, which: Which) -> Result<bool, String> {
+    let piece = subject::job_work(job_of(which.provider), which.company, which.provider);
+    let letters = direct::latest(connection, stream::DEAD, &[subject::dead(connection.service, &piece)]).await?;
+    Ok(letters.first().is_some_and(|letter| is_of(&letter.payload, which.version)))
+}
+
+fn is_of(payload: &[u8], version: Timestamp) -> bool {
+    serde_json::from_slice::<Token>(payload).is_ok_and(|token| token.version == version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_letter_of_an_older_token_is_not_this_ones() {
+        let version = Timestamp::from_millis(1_760_000_000_000);
+        let payload = serde_json::to_vec(&Token { version }).unwrap();
+        assert!(is_of(&payload, version));
+        assert!(!is_of(&payload, version.plus(Duration::from_millis(1))) && !is_of(b"{}", version));
+    }
 }
