@@ -107,3 +107,16 @@ pub fn table(config: &Config) -> Vec<Job> {
         job("dead-letter-digest", config.dead_letter_digest_interval, Work::DigestDeadLetters),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nats::runtime::settings::Settings;
+    use nats::stream;
+
+    #[test]
+    fn all_ticks_that_wait_fit_in_the_hands_of_schedulers() {
+        let jobs = table(&Config::read(&mut Settings::of([]))).len() as i64;
+        assert!(jobs * stream::JOBS_MAX_PER_SUBJECT < stream::SCHEDULER_MAX_ACK_PENDING);
+    }
+}
