@@ -4,7 +4,7 @@ mod bot_probe;
 mod bot_resume;
 pub mod digest;
 mod sla;
-mod tokens;
+pub mod tokens;
 
 use std::time::Duration;
 

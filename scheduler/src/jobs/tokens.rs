@@ -17,7 +17,7 @@ use crate::work;
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// Tokens of Facebook and Instagram are renewed that expire within this.
-const AHEAD: Duration = Duration::from_secs(7 * 86_400);
+pub const AHEAD: Duration = Duration::from_secs(7 * 86_400);
 /// And those that expired within this: nobody can renew them any more, but staff shall know.
 const BEHIND: Duration = AHEAD;
 /// Google's, which live for an hour, are renewed that expire within this.
