@@ -124,6 +124,9 @@ impl Refresher {
     async fn failed(&self, found: &Found, error: String, after: Option<Duration>) -> Settle {
         let Found { which, tried, .. } = *found;
         match which.provider {
+            Provider::Google if after.is_some_and(|after| !self.lasts(which, tried, after)) => {
+                self.postpone(which, tried, &error, after).await
+            }
             _ if self.has_time(which, tried) => self.later(which, tried, &error, after),
             Provider::Google => self.put_off(which, &error),
             _ => self.give_up(found, Reason::Expired, error).await,
@@ -141,8 +144,13 @@ impl Refresher {
     }
 
     fn has_time(&self, which: Which, tried: Tried) -> bool {
+        self.lasts(which, tried, Duration::ZERO)
+    }
+
+    /// Whether its deadline has not passed after so long.
+    fn lasts(&self, which: Which, tried: Tried, wait: Duration) -> bool {
         let deadline = if which.provider == Provider::Google { self.google_deadline } else { self.deadline };
-        (self.clock)().since(tried.since) < deadline
+        (self.clock)().plus(wait).since(tried.since) < deadline
     }
 
     async fn exchange(&self, view: &IntegrationView) -> Result<Fresh, Failure> {
@@ -213,6 +221,20 @@ impl Refresher {
     fn put_off(&self, which: Which, error: &str) -> Settle {
         warn!(company = %which.company, platform = %which.provider, error, "a token could not be renewed before the next run");
         self.settled(which, "put_off", Settle::Done)
+    }
+
+    /// The platform wants to be left alone beyond the deadline: the next run would ask it too soon, so it hands out nothing till then.
+    async fn postpone(&self, which: Which, tried: Tried, error: &str, after: Option<Duration>) -> Settle {
+        // No longer than it asks for: by then its token has expired, most likely.
+        let wait = pause(1, after, 0.0);
+        match work::hand_out_later(&self.connection, which, (self.clock)().plus(wait)).await {
+            Ok(()) => {
+                warn!(company = %which.company, platform = %which.provider, error, ?wait, "a token's platform wants to be left alone");
+                self.settled(which, "postponed", Settle::Done)
+            }
+            // Then this piece waits, and the runs' are in vain.
+            Err(_) => self.later(which, tried, error, after),
+        }
     }
 
     /// Tells staff, and operators by a dead letter; both once for a token, although each run of the job tries it again.
@@ -349,5 +371,14 @@ mod tests {
         known.view.refresh_error = Some(RefreshError { error: "HTTP 400".into(), at: NOW });
         let settle = refresher.give_up(&known, Reason::Refused, "HTTP 400".into()).await;
         assert_eq!(settle, Settle::Retry(Duration::from_secs(1)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn google_is_left_alone_for_as_long_as_it_asks_also_beyond_the_deadline() {
+        let (refresher, google) = (cut_off().await, found(Provider::Google, 9, DEADLINE));
+        // Nothing can be handed out for later, so the piece itself waits.
+        let settle = refresher.failed(&google, "HTTP 429".into(), Some(2 * DEADLINE)).await;
+        assert_eq!(settle, Settle::Retry(2 * DEADLINE));
+        assert_eq!(refresher.failed(&google, "HTTP 503".into(), None).await, Settle::Done);
     }
 }

@@ -74,7 +74,7 @@ where
         let page = ask(&tools.connection, &question(after), TraceContext::generate()).await.map_err(failed)?;
         let all = page.expiring.iter().map(|(key, version)| {
             let which = Which { company: key.company_id, provider: key.provider, version: *version };
-            work::hand_out(&tools.connection, which)
+            work::hand_out(&tools.connection, which, (tools.clock)())
         });
         let stored = try_join_all(all).await.map_err(failed)?;
         due += stored.len();
