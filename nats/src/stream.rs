@@ -77,8 +77,9 @@ pub const PARTITION_ACK_WAIT: Duration = Duration::from_secs(25 * 3_600);
 pub const LANE_TTL: Duration = Duration::from_secs(25 * 3_600);
 /// Most work of jobs in the hands of all schedulers at once, that which waits for a retry included.
 pub const SCHEDULER_WORK_MAX_ACK_PENDING: i64 = 10_000;
-/// Ticks in the hands of all schedulers at once.
-pub const SCHEDULER_MAX_ACK_PENDING: i64 = 64;
+/// Ticks in the hands of all schedulers at once, those that wait for a run of their job to end included: more than the stream keeps
+/// of all jobs, six by now, so that the ticks of one long run hold up no other job's.
+pub const SCHEDULER_MAX_ACK_PENDING: i64 = 10 * JOBS_MAX_PER_SUBJECT;
 
 /// `forwarder-<partition>`: a partition's durable consumer of `OUTBOUND`.
 pub fn forwarder(partition: u32) -> String {

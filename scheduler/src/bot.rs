@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn only_a_good_answer_means_that_it_is_up() {
-        let answered = |status| Ending::Answered(Answer { status, retry_after: None, body: Vec::new() });
+        let answered = |status| Ending::Answered(Answer { status, retry_after: None, body: None });
         for (ending, why) in [
             (answered(200), None),
             (answered(204), None),

@@ -8,6 +8,9 @@ use secrecy::SecretString;
 
 /// How often a job may run: the server's schedules count in whole seconds.
 const INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30 * 86_400));
+/// How often tokens of Facebook and Instagram may be looked for. They are renewed in the 7 days before they expire: so two runs see
+/// each of them, and the later one has the longest deadline left.
+const TOKEN_INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3 * 86_400));
 /// How often the bot may be probed. With a probe that hangs for as long as it may, its word must still be younger than the 15 s
 /// after which forwarders take it for silence.
 const PROBE_INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
@@ -93,7 +96,7 @@ pub struct Config {
     pub google: GoogleSettings,
     /// `META_BOT_BASE_URL`, without the last slash.
     pub bot_base_url: String,
-    /// `TOKEN_REFRESH_INTERVAL`: 1 s to 30 days, whole seconds, as the others below.
+    /// `TOKEN_REFRESH_INTERVAL`: 1 s to 3 days, whole seconds.
     pub token_refresh_interval: Duration,
     /// `TOKEN_REFRESH_FIRST_DELAY`: from the start to the first run, if one is due. 1 s to 1 h.
     pub token_refresh_first_delay: Duration,
@@ -104,7 +107,8 @@ pub struct Config {
     pub google_refresh_interval: Duration,
     /// `BOT_PROBE_INTERVAL`: how often the bot is asked how it is. 1 s to 5 s.
     pub bot_probe_interval: Duration,
-    /// `BOT_RESUME_INTERVAL`: how often contacts are looked for whom the bot may speak to again.
+    /// `BOT_RESUME_INTERVAL`: how often contacts are looked for whom the bot may speak to again. 1 s to 30 days, whole seconds, as
+    /// the others below.
     pub bot_resume_interval: Duration,
     /// `SLA_SWEEP_INTERVAL`: how often messages are looked for that missed their target.
     pub sla_sweep_interval: Duration,
@@ -118,6 +122,7 @@ impl Config {
         let common = Common::read(settings, "scheduler");
         let graph = GraphSettings::read(settings, common.environment);
         let (often, probes) = (INTERVALS.0..=INTERVALS.1, PROBE_INTERVALS.0..=PROBE_INTERVALS.1);
+        let tokens = TOKEN_INTERVALS.0..=TOKEN_INTERVALS.1;
         let (delays, deadlines) = (FIRST_DELAYS.0..=FIRST_DELAYS.1, DEADLINES.0..=DEADLINES.1);
         Config {
             common,
@@ -126,7 +131,7 @@ impl Config {
             port: settings.number("SCHEDULER_PORT", 4030, 1..=u16::MAX),
             keyring: Keyring::read(settings),
             bot_base_url: settings.http_url("META_BOT_BASE_URL", "http://localhost:5001"),
-            token_refresh_interval: settings.seconds("TOKEN_REFRESH_INTERVAL", DAY, often.clone()),
+            token_refresh_interval: settings.seconds("TOKEN_REFRESH_INTERVAL", DAY, tokens),
             token_refresh_first_delay: settings.duration("TOKEN_REFRESH_FIRST_DELAY", Duration::from_secs(10), delays),
             token_refresh_deadline: settings.duration("TOKEN_REFRESH_DEADLINE", DAY / 2, deadlines),
             google_refresh_interval: settings.seconds(
@@ -162,6 +167,11 @@ mod tests {
     }
 
     #[test]
+    fn each_token_is_looked_at_twice_before_it_expires_and_has_its_time_then() {
+        assert!(TOKEN_INTERVALS.1 * 2 + DEADLINES.1 <= crate::jobs::tokens::AHEAD);
+    }
+
+    #[test]
     fn production_needs_the_facebook_app() {
         let problems = read(&[("NODE_ENV", "production")]).1.unwrap();
         assert!(problems.contains("FACEBOOK_APP_ID") && problems.contains("FACEBOOK_APP_SECRET"), "{problems}");
@@ -172,6 +182,7 @@ mod tests {
         for (name, value) in [
             ("TOKEN_REFRESH_INTERVAL", "1500ms"),
             ("TOKEN_REFRESH_INTERVAL", "500ms"),
+            ("TOKEN_REFRESH_INTERVAL", "4d"),
             ("SLA_SWEEP_INTERVAL", "1500ms"),
             ("DEAD_LETTER_DIGEST_INTERVAL", "31d"),
             ("BOT_RESUME_INTERVAL", "0s"),

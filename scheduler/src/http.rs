@@ -36,8 +36,8 @@ pub struct Answer {
     pub status: u16,
     /// What its `Retry-After` asks for.
     pub retry_after: Option<Duration>,
-    /// Its body; empty if it was too long or broke off.
-    pub body: Vec<u8>,
+    /// Its body; `None` if it was too long or broke off.
+    pub body: Option<Vec<u8>>,
 }
 
 /// A client that goes where it is told, and nowhere else.
@@ -80,8 +80,8 @@ async fn answer(mut response: Response) -> Answer {
     loop {
         match response.chunk().await {
             Ok(Some(part)) if body.len() + part.len() <= MAX_ANSWER_BYTES => body.extend_from_slice(&part),
-            Ok(None) => return Answer { status, retry_after, body },
-            Ok(Some(_)) | Err(_) => return Answer { status, retry_after, body: Vec::new() },
+            Ok(None) => return Answer { status, retry_after, body: Some(body) },
+            Ok(Some(_)) | Err(_) => return Answer { status, retry_after, body: None },
         }
     }
 }
@@ -98,6 +98,37 @@ fn retry_after(header: &str, now: Timestamp) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    /// How a call to somebody ends who gives this answer and hangs up.
+    async fn called(answer: String) -> Ending {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}/", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            assert!(stream.read(&mut [0; 4_096]).await.unwrap() > 0);
+            // The reader may have seen enough before the end.
+            let _ = stream.write_all(answer.as_bytes()).await;
+        });
+        let request = Request::new(reqwest::Method::GET, address.parse().unwrap());
+        call(&client(false).unwrap(), request).await
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_off_or_is_too_long_is_none() {
+        let long = MAX_ANSWER_BYTES + 1;
+        for (head, body, read) in [
+            (0, String::new(), Some(Vec::new())),
+            (2, "{}".to_owned(), Some(b"{}".to_vec())),
+            (9, r#"{"error":"#[..8].to_owned(), None),
+            (long, "x".repeat(long), None),
+        ] {
+            let ending = called(format!("HTTP/1.1 400 Bad Request\r\ncontent-length: {head}\r\n\r\n{body}")).await;
+            assert_eq!(ending, Ending::Answered(Answer { status: 400, retry_after: None, body: read }), "{head} bytes");
+        }
+    }
 
     #[test]
     fn retry_after_is_seconds_or_a_date() {

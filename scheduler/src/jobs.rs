@@ -4,7 +4,7 @@ mod bot_probe;
 mod bot_resume;
 pub mod digest;
 mod sla;
-mod tokens;
+pub mod tokens;
 
 use std::time::Duration;
 
@@ -106,4 +106,17 @@ pub fn table(config: &Config) -> Vec<Job> {
         job("sla-sweep", config.sla_sweep_interval, Work::SweepSla),
         job("dead-letter-digest", config.dead_letter_digest_interval, Work::DigestDeadLetters),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nats::runtime::settings::Settings;
+    use nats::stream;
+
+    #[test]
+    fn all_ticks_that_wait_fit_in_the_hands_of_schedulers() {
+        let jobs = table(&Config::read(&mut Settings::of([]))).len() as i64;
+        assert!(jobs * stream::JOBS_MAX_PER_SUBJECT < stream::SCHEDULER_MAX_ACK_PENDING);
+    }
 }

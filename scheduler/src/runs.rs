@@ -46,7 +46,8 @@ pub fn turn(job: &Job, last: Option<&JobRun>, tick: Tick, now: Timestamp) -> Tur
     }
     // Ticks that were waiting when a run began are served by it, so that a backlog collapses to one run.
     let served = tick.at <= last.tick_at || tick.at <= last.started_at;
-    if served || (tick.catch_up && !is_overdue(job, Some(last), now)) {
+    // A tick to catch up says itself, by the server's clock, when the job was overdue.
+    if served || (tick.catch_up && !is_overdue(job, Some(last), tick.at)) {
         return Turn::Skip;
     }
     if running && now.since(last.started_at) < ABANDONED_AFTER { Turn::Wait } else { Turn::Run }
@@ -89,7 +90,7 @@ impl Runs {
         Runs { jetstream }
     }
 
-    /// The job's last run.
+    /// The job's last run. When it began is by the server's clock.
     ///
     /// # Errors
     /// [`RunsError::Unavailable`].
@@ -97,7 +98,7 @@ impl Runs {
         let entry = self.store().await?.entry(job).await.map_err(unavailable)?;
         let Some(entry) = entry else { return Ok(Last::default()) };
         let run = match (entry.operation, serde_json::from_slice(&entry.value)) {
-            (Operation::Put, Ok(run)) => Some(run),
+            (Operation::Put, Ok(run)) => Some(by_servers_clock(run, entry.created.into())),
             (Operation::Put, Err(error)) => {
                 warn!(job, %error, "the last run cannot be read; it counts as none");
                 None
@@ -122,6 +123,12 @@ impl Runs {
     async fn store(&self) -> Result<Store, RunsError> {
         self.jetstream.get_key_value(stream::JOB_RUNS).await.map_err(unavailable)
     }
+}
+
+/// A run that is under way began when the server stored that: ticks have their time from it, and a replica's clock may be another.
+fn by_servers_clock(run: JobRun, stored_at: Timestamp) -> JobRun {
+    let started_at = if run.outcome == Outcome::Running { stored_at } else { run.started_at };
+    JobRun { started_at, ..run }
 }
 
 fn unavailable(error: impl std::fmt::Display) -> RunsError {
@@ -195,6 +202,19 @@ mod tests {
         assert_eq!(turn(&JOB, Some(&last(Outcome::Ok)), catch_up(8, 9_000), at(9_000)), Turn::Run);
         // Its own run was cut off: it is still due.
         assert_eq!(turn(&JOB, Some(&last(Outcome::Running)), catch_up(7, 100), at(131)), Turn::Run);
+    }
+
+    #[test]
+    fn a_replica_whose_clock_is_ahead_serves_no_tick_that_is_to_come() {
+        let ahead = |outcome| JobRun { started_at: at(3_701), ..last(outcome) };
+        let running = by_servers_clock(ahead(Outcome::Running), at(101));
+        assert_eq!(turn(&JOB, Some(&running), tick(8, 101), at(103)), Turn::Skip);
+        assert_eq!(turn(&JOB, Some(&running), tick(8, 150), at(150)), Turn::Wait);
+        // It has ended: the record has the server's time already.
+        assert_eq!(by_servers_clock(last(Outcome::Ok), at(102)), last(Outcome::Ok));
+        // Nor does it run what only it takes for overdue.
+        let catch_up = Tick { catch_up: true, ..tick(8, 200) };
+        assert_eq!(turn(&JOB, Some(&last(Outcome::Ok)), catch_up, at(9_000)), Turn::Skip);
     }
 
     #[test]

@@ -8,7 +8,6 @@ use std::time::Duration;
 use async_nats::header::{NATS_SCHEDULE, NATS_SCHEDULE_TARGET, NATS_SCHEDULE_TTL};
 use async_nats::jetstream::Context;
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
-use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
 use metrics::gauge;
 use nats::domain::JobOutcome as Outcome;
 use nats::runtime::CancellationToken;
@@ -19,6 +18,7 @@ use tracing::{info, warn};
 
 use crate::jobs::{Job, Work, digest};
 use crate::runs::{Runs, RunsError, is_overdue};
+use crate::store::last_of;
 
 /// The check that says whether the schedules stand.
 pub const CHECK: &str = "schedules";
@@ -88,13 +88,12 @@ impl Keeper {
     }
 
     async fn look(&mut self, replace: bool) -> Result<Value, KeepError> {
-        let jobs = self.jetstream.get_stream_no_info(stream::JOBS).await.map_err(|e| KeepError::Jobs(e.to_string()))?;
         let mut detail = Map::new();
         for job in self.jobs.clone().iter() {
-            self.keep_recurring(&jobs, job, replace).await?;
+            self.keep_recurring(job, replace).await?;
             let last = self.runs.last(job.name).await?.run;
             if is_overdue(job, last.as_ref(), (self.clock)()) {
-                self.catch_up(&jobs, job).await?;
+                self.catch_up(job).await?;
             }
             if let Some(finished) = last.as_ref().filter(|run| run.outcome == Outcome::Ok).and_then(|run| run.finished_at) {
                 gauge!("job_last_success_timestamp_seconds", "job" => job.name).set(finished.millis() as f64 / 1_000.0);
@@ -107,9 +106,9 @@ impl Keeper {
         Ok(detail.into())
     }
 
-    async fn keep_recurring(&self, jobs: &Stream<()>, job: &Job, replace: bool) -> Result<(), KeepError> {
+    async fn keep_recurring(&self, job: &Job, replace: bool) -> Result<(), KeepError> {
         let every = format!("@every {}s", job.interval.as_secs());
-        let stands = match last_of(jobs, subject::job_schedule(job.name)).await? {
+        let stands = match held(&self.jetstream, job.name).await? {
             Some(have) => !replace || says(&have, job, &every),
             None => false,
         };
@@ -120,9 +119,9 @@ impl Keeper {
     }
 
     /// One that is on its way already is left alone: replacing it would put it off.
-    async fn catch_up(&self, jobs: &Stream<()>, job: &Job) -> Result<(), KeepError> {
+    async fn catch_up(&self, job: &Job) -> Result<(), KeepError> {
         let name = format!("{}{CATCH_UP}", job.name);
-        if last_of(jobs, subject::job_schedule(&name)).await?.is_none() {
+        if held(&self.jetstream, &name).await?.is_none() {
             let at = (self.clock)().plus(job.first_delay);
             self.publish(&name, job, &format!("@at {at}")).await?;
         }
@@ -141,12 +140,9 @@ impl Keeper {
     }
 }
 
-async fn last_of(jobs: &Stream<()>, subject: String) -> Result<Option<StreamMessage>, KeepError> {
-    match jobs.direct_get_last_for_subject(subject).await {
-        Ok(message) => Ok(Some(message)),
-        Err(e) if e.kind() == DirectGetErrorKind::NotFound => Ok(None),
-        Err(e) => Err(KeepError::Jobs(e.to_string())),
-    }
+/// The schedule that the server holds.
+async fn held(jetstream: &Context, name: &str) -> Result<Option<StreamMessage>, KeepError> {
+    last_of(jetstream, stream::JOBS, &subject::job_schedule(name)).await.map_err(KeepError::Jobs)
 }
 
 fn says(have: &StreamMessage, job: &Job, every: &str) -> bool {

@@ -104,13 +104,24 @@ impl Ticks {
             next_at: next.unwrap_or_else(|| now.plus(job.interval)),
         };
         let revision = self.runs.write(&claim, revision).await?;
+        let begun = Instant::now();
         let Some((outcome, detail)) = self.work(job).await else {
             info!(job = job.name, tick = tick.seq, "the run is cut off; another replica begins it anew");
             return Ok(Settle::Retry(HAND_OVER));
         };
-        let ended = JobRun { finished_at: Some((self.clock)()), outcome, detail, ..claim };
+        let took = begun.elapsed();
+        let started_at = self.started_at(&claim, revision).await;
+        let ended = JobRun { started_at, finished_at: Some(started_at.plus(took)), outcome, detail, ..claim };
         self.record(&ended, revision).await?;
         Ok(Settle::Done)
+    }
+
+    /// When the server stored that the run had begun. If it does not say, this replica's own time has to do.
+    async fn started_at(&self, claim: &JobRun, revision: u64) -> Timestamp {
+        match self.runs.last(&claim.job).await {
+            Ok(Last { run: Some(run), revision: read }) if read == revision => run.started_at,
+            _ => claim.started_at,
+        }
     }
 
     /// The job itself, within its limit; `None` if the stop cut it off.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use crate::http::{Answer, Ending};
+use crate::http::Ending;
 
 /// Longest pause after the first failed exchange. It doubles with each further one …
 const FIRST: Duration = Duration::from_secs(1);
@@ -115,7 +115,10 @@ pub fn judge(ending: &Ending) -> Verdict {
         Ending::Broken => return retry("the connection to the platform broke", None),
         Ending::Answered(answer) => answer,
     };
-    let (status, after, code) = (answer.status, answer.retry_after, Code::of(&answer.body));
+    let (status, after) = (answer.status, answer.retry_after);
+    // The status alone does not tell: Graph's limits come as 400 too.
+    let Some(body) = &answer.body else { return retry(&format!("HTTP {status}, an answer that cannot be read"), after) };
+    let code = Code::of(body);
     let told = match &code {
         None => format!("HTTP {status}"),
         Some(Code::Graph(code)) => format!("HTTP {status}, Graph code {code}"),
@@ -124,7 +127,7 @@ pub fn judge(ending: &Ending) -> Verdict {
     match (status, code) {
         (_, Some(code)) if code.is_of_invalid_token() => Verdict::Reject { error: format!("{told}: the token is invalid") },
         (_, Some(code)) if code.may_pass() => Verdict::Retry { error: told, after },
-        (200..=299, _) => fresh(answer).map_or_else(|| retry("an answer without a token", after), Verdict::Renewed),
+        (200..=299, _) => fresh(body).map_or_else(|| retry("an answer without a token", after), Verdict::Renewed),
         (401 | 403, _) => Verdict::Reject { error: format!("{told}: access refused") },
         (408 | 425 | 429 | 500..=599, _) => Verdict::Retry { error: told, after },
         (400..=499, _) => Verdict::Reject { error: told },
@@ -133,9 +136,9 @@ pub fn judge(ending: &Ending) -> Verdict {
     }
 }
 
-fn fresh(answer: &Answer) -> Option<Fresh> {
+fn fresh(body: &[u8]) -> Option<Fresh> {
     use secrecy::ExposeSecret;
-    let Exchanged { access_token, refresh_token, expires_in } = serde_json::from_slice(&answer.body).ok()?;
+    let Exchanged { access_token, refresh_token, expires_in } = serde_json::from_slice(body).ok()?;
     let is_token = |token: &SecretString| {
         let text = token.expose_secret();
         (1..=TOKEN_CHARS).contains(&text.len()) && text.bytes().all(|c| c.is_ascii_graphic())
@@ -157,10 +160,15 @@ pub fn pause(attempt: u64, retry_after: Option<Duration>, jitter: f64) -> Durati
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::Answer;
     use secrecy::ExposeSecret;
 
     fn answered(status: u16, body: &str) -> Ending {
-        Ending::Answered(Answer { status, retry_after: None, body: body.into() })
+        Ending::Answered(Answer { status, retry_after: None, body: Some(body.into()) })
+    }
+
+    fn unread(status: u16) -> Ending {
+        Ending::Answered(Answer { status, retry_after: None, body: None })
     }
 
     fn coded(status: u16, code: i64) -> Ending {
@@ -218,6 +226,9 @@ mod tests {
             (answered(400, ""), "reject", "HTTP 400"),
             (answered(404, ""), "reject", "HTTP 404"),
             (answered(302, ""), "retry", "HTTP 302"),
+            (unread(400), "retry", "HTTP 400, an answer that cannot be read"),
+            (unread(403), "retry", "HTTP 403, an answer that cannot be read"),
+            (unread(200), "retry", "HTTP 200, an answer that cannot be read"),
         ];
         for (ending, expected, text) in rows {
             let (label, error) = match judge(&ending) {
@@ -260,7 +271,7 @@ mod tests {
     fn what_the_platform_asks_for_is_passed_on() {
         let after = Some(Duration::from_secs(7));
         for (status, body) in [(429, ""), (503, ""), (400, r#"{"error":{"code":4}}"#)] {
-            let ending = Ending::Answered(Answer { status, retry_after: after, body: body.into() });
+            let ending = Ending::Answered(Answer { status, retry_after: after, body: Some(body.into()) });
             assert!(matches!(judge(&ending), Verdict::Retry { after: asked, .. } if asked == after), "{status}");
         }
     }

@@ -120,6 +120,7 @@ async fn the_scheduler_keeps_schedules_and_sees_no_messages() {
         "contact.updated.a.b",
         "query.message.get",
         "$JS.API.DIRECT.GET.EVENTS",
+        "$JS.API.DIRECT.GET.EVENTS.message.updated.a.b",
         "$KV.bot-health.breaker.a",
         "$KV.dead-letters.1",
     ];
@@ -128,7 +129,11 @@ async fn the_scheduler_keeps_schedules_and_sees_no_messages() {
         "scheduler",
         &[&publish[..], &EVERYBODYS_TABOO].concat(),
         &["live.message.>", "query.>"],
-        &["$JS.API.DIRECT.GET.JOBS.jobs.schedule.token-refresh", "$JS.API.STREAM.MSG.GET.KV_bot-health"],
+        &[
+            "$JS.API.DIRECT.GET.JOBS.jobs.schedule.token-refresh",
+            "$JS.API.DIRECT.GET.EVENTS.integration.*.a.facebook",
+            "$JS.API.STREAM.MSG.GET.KV_bot-health",
+        ],
     )
     .await;
 }

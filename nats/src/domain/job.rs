@@ -31,7 +31,8 @@ pub struct JobRun {
     pub tick_seq: u64,
     /// When the server made the tick. Unlike the sequence it goes on growing if the stream is ever made anew.
     pub tick_at: Timestamp,
-    /// When the run began.
+    /// When the run began, by the server's clock as `tick_at` is. While it is under way, by the clock of its replica: then the
+    /// entry's own time is the server's.
     pub started_at: Timestamp,
     /// When it ended.
     pub finished_at: Option<Timestamp>,

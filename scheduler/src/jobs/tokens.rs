@@ -17,7 +17,7 @@ use crate::work;
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// Tokens of Facebook and Instagram are renewed that expire within this.
-const AHEAD: Duration = Duration::from_secs(7 * 86_400);
+pub const AHEAD: Duration = Duration::from_secs(7 * 86_400);
 /// And those that expired within this: nobody can renew them any more, but staff shall know.
 const BEHIND: Duration = AHEAD;
 /// Google's, which live for an hour, are renewed that expire within this.
@@ -74,7 +74,7 @@ where
         let page = ask(&tools.connection, &question(after), TraceContext::generate()).await.map_err(failed)?;
         let all = page.expiring.iter().map(|(key, version)| {
             let which = Which { company: key.company_id, provider: key.provider, version: *version };
-            work::hand_out(&tools.connection, which)
+            work::hand_out(&tools.connection, which, (tools.clock)())
         });
         let stored = try_join_all(all).await.map_err(failed)?;
         due += stored.len();
