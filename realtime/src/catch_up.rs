@@ -6,11 +6,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use metrics::counter;
 use nats::runtime::direct;
 use nats::{Id, header, stream, subject};
 use tokio::time::{Instant, sleep};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
 use crate::close::CloseReason;
@@ -36,7 +36,8 @@ pub struct CatchUp {
     /// How many events the client has got so far.
     replayed: usize,
     page: VecDeque<Frame>,
-    reading: Option<BoxFuture<'static, Result<Page, NoPage>>>,
+    /// A task: it ends by its own deadline and gives its turn back, also while its client takes nothing and nobody waits for it.
+    reading: Option<AbortOnDropHandle<Result<Page, NoPage>>>,
     /// The log has not been asked yet whether it still keeps what follows the cursor.
     is_first: bool,
 }
@@ -91,10 +92,11 @@ impl CatchUp {
             if self.reading.is_none() && self.joins(company, socket) {
                 return Ok(Step::Live);
             }
-            let reading = self
-                .reading
-                .get_or_insert_with(|| Box::pin(read(hub.clone(), company.clone(), self.position, std::mem::take(&mut self.is_first))));
-            let read = reading.as_mut().await;
+            let reading = self.reading.get_or_insert_with(|| {
+                let read = read(hub.clone(), company.clone(), self.position, std::mem::take(&mut self.is_first));
+                AbortOnDropHandle::new(hub.tasks().spawn(read))
+            });
+            let read = reading.await.unwrap_or_else(|e| Err(NoPage::Unavailable(e.to_string())));
             self.reading = None;
             let limit = hub.limits().replay_events;
             match read {
@@ -184,4 +186,25 @@ async fn try_read(hub: &Hub, company: &Company, position: u64, is_first: bool) -
     }
     let last = direct::last_seq(hub.connection(), stream::EVENTS, &filter).await.map_err(NoPage::Unavailable)?;
     Ok((last <= position).then_some(Page { events: Vec::new(), complete_to: handed_out, pending: 0 }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::{READS, tests::unconnected};
+    use futures_util::FutureExt;
+    use tokio::time::timeout;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_read_that_nobody_waits_for_gives_its_turn_back() {
+        let (hub, id) = (unconnected().await, Id::from_bytes([1; 12]));
+        let company = Arc::new(Company::new(id));
+        let mut catch_ups: Vec<CatchUp> = (0..READS).map(|_| CatchUp::new(1)).collect();
+        for catch_up in &mut catch_ups {
+            // From here on its client takes nothing.
+            assert!(catch_up.step(&hub, &company, id).now_or_never().is_none());
+        }
+        sleep(READ_DEADLINE * 2).await;
+        timeout(READ_DEADLINE, hub.reading()).await.expect("a turn");
+    }
 }

@@ -24,8 +24,10 @@ use crate::seat::{Counted, Door, Seat};
 
 /// How long a handshake waits for its company's subscriptions.
 const OPEN_DEADLINE: Duration = Duration::from_secs(4);
-/// Reads from the log under way at once, for sockets and companies.
-const READS: usize = 32;
+/// Reads from the log under way at once, for sockets that come back.
+pub const READS: usize = 32;
+/// The same for companies that have missed something: sockets that read must not hold up what is live.
+const REPAIRS: usize = 16;
 
 /// Why a socket gets no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,6 +58,7 @@ struct Inner {
     metrics: Metrics,
     room: Arc<Semaphore>,
     reads: Semaphore,
+    repairs: Semaphore,
     /// How often the log has got another leader.
     leaders: AtomicU64,
     /// Sockets of each user.
@@ -67,7 +70,7 @@ impl Hub {
     /// Empty. Feeds run on `tasks` and end at `stop`; open sockets count as tasks.
     pub fn new(connection: Connection, publisher: Publisher, limits: Limits, tasks: TaskTracker, stop: CancellationToken) -> Hub {
         let room = Arc::new(Semaphore::new(limits.sockets));
-        let (metrics, reads) = (Metrics::new(), Semaphore::new(READS));
+        let (metrics, reads, repairs) = (Metrics::new(), Semaphore::new(READS), Semaphore::new(REPAIRS));
         Hub {
             inner: Arc::new(Inner {
                 connection,
@@ -78,6 +81,7 @@ impl Hub {
                 metrics,
                 room,
                 reads,
+                repairs,
                 leaders: AtomicU64::new(0),
                 users: Mutex::default(),
                 companies: Mutex::default(),
@@ -90,9 +94,15 @@ impl Hub {
         &self.inner.metrics
     }
 
-    /// A turn to read from the log: a node that comes back to thousands of sockets does not ask thousands of questions at once.
+    /// A socket's turn to read from the log: a node that comes back to thousands of them does not ask thousands of questions at
+    /// once. Whoever has a turn, or waits for one, must be a task: one that is not polled would keep it.
     pub async fn reading(&self) -> Option<SemaphorePermit<'_>> {
         self.inner.reads.acquire().await.ok() // never closed
+    }
+
+    /// A company's turn to read what it has missed.
+    pub async fn repairing(&self) -> Option<SemaphorePermit<'_>> {
+        self.inner.repairs.acquire().await.ok() // never closed
     }
 
     /// The service's connection.
@@ -242,5 +252,23 @@ impl Drop for OfUser {
                 users.remove(&self.user);
             }
         }
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::config::Config;
+    use nats::Timestamp;
+    use nats::runtime::settings::Settings;
+
+    /// A hub whose NATS is not there.
+    pub async fn unconnected() -> Hub {
+        let nowhere = ("NATS_URL".to_owned(), "nats://127.0.0.1:1".to_owned());
+        let config = Config::read(&mut Settings::of([nowhere]));
+        let connection = Connection::open(&config.common.nats, "realtime", Id::generate(Timestamp::now())).await.unwrap();
+        let tasks = TaskTracker::new();
+        let publisher = Publisher::start(connection.clone(), &tasks);
+        Hub::new(connection, publisher, config.limits, tasks, CancellationToken::new())
     }
 }
