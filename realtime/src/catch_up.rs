@@ -9,7 +9,7 @@ use std::time::Duration;
 use metrics::counter;
 use nats::runtime::direct;
 use nats::{Id, header, stream, subject};
-use tokio::time::{Instant, sleep};
+use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
@@ -24,7 +24,7 @@ use crate::hub::Hub;
 const PAGE_EVENTS: usize = 128;
 /// Bytes of one read; a single event may be larger.
 const PAGE_BYTES: usize = 512 * 1024;
-/// One read may take so long, its repetitions included; then the client has to come again.
+/// One read may take so long, the wait for its turn and its repetitions included; then the client has to come again.
 const READ_DEADLINE: Duration = Duration::from_secs(10);
 /// Pause before a read is repeated.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -149,16 +149,20 @@ impl CatchUp {
 
 /// What the log has of the company after `position`.
 async fn read(hub: Hub, company: Arc<Company>, position: u64, is_first: bool) -> Result<Page, NoPage> {
-    let deadline = Instant::now() + READ_DEADLINE;
-    loop {
-        match try_read(&hub, &company, position, is_first).await {
-            Ok(Some(page)) => return Ok(page),
-            Err(NoPage::Unavailable(error)) if Instant::now() >= deadline => return Err(NoPage::Unavailable(error)),
-            Err(NoPage::Behind(why)) => return Err(NoPage::Behind(why)),
-            Ok(None) if Instant::now() >= deadline => return Err(NoPage::Unavailable("a replica is behind".into())),
-            Ok(None) | Err(NoPage::Unavailable(_)) => sleep(PAUSE).await,
+    let mut failed = "no turn came".to_owned();
+    let tries = async {
+        loop {
+            match try_read(&hub, &company, position, is_first).await {
+                Ok(Some(page)) => return Ok(page),
+                Ok(None) => failed = "a replica is behind".into(),
+                Err(NoPage::Unavailable(error)) => failed = error,
+                Err(NoPage::Behind(why)) => return Err(NoPage::Behind(why)),
+            }
+            sleep(PAUSE).await;
         }
-    }
+    };
+    let read = timeout(READ_DEADLINE, tries).await;
+    read.unwrap_or(Err(NoPage::Unavailable(failed)))
 }
 
 /// One try; `None` if the replica that answered lacks what the leader has.
@@ -193,7 +197,6 @@ mod tests {
     use super::*;
     use crate::hub::{READS, tests::unconnected};
     use futures_util::FutureExt;
-    use tokio::time::timeout;
 
     #[tokio::test(start_paused = true)]
     async fn a_read_that_nobody_waits_for_gives_its_turn_back() {
@@ -206,5 +209,17 @@ mod tests {
         }
         sleep(READ_DEADLINE * 2).await;
         timeout(READ_DEADLINE, hub.reading()).await.expect("a turn");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_socket_for_which_no_turn_comes_is_sent_away() {
+        let (hub, id) = (unconnected().await, Id::from_bytes([1; 12]));
+        let mut turns = Vec::new();
+        for _ in 0..READS {
+            turns.push(hub.reading().await);
+        }
+        let (company, mut catch_up) = (Arc::new(Company::new(id)), CatchUp::new(1));
+        let step = timeout(2 * READ_DEADLINE, catch_up.step(&hub, &company, id)).await;
+        assert_eq!(step.expect("an end").err(), Some(CloseReason::FeedLost));
     }
 }

@@ -324,7 +324,7 @@ impl<'a> Feed<'a> {
         let target = direct::last_seq(connection, stream::EVENTS, &filter).await?;
         let mut found = 0;
         while self.company.last_seq() < target {
-            let _turn = self.hub.repairing().await;
+            let _turn = self.hub.repairing().await?;
             let from = self.company.last_seq() + 1;
             let page = direct::page(connection, stream::EVENTS, &filter, from, PAGE_EVENTS).await?;
             if page.is_empty() {
@@ -345,7 +345,7 @@ impl<'a> Feed<'a> {
         let filter = subject::of_company(self.company.id);
         let mut from = self.company.remembers_after() + 1;
         while from <= self.company.last_seq() {
-            let _turn = self.hub.repairing().await;
+            let _turn = self.hub.repairing().await?;
             let page = direct::page(self.hub.connection(), stream::EVENTS, &filter, from, PAGE_EVENTS).await?;
             let Some(last) = page.last() else { return Ok(()) };
             from = last.seq + 1;

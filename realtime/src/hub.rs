@@ -28,6 +28,8 @@ const OPEN_DEADLINE: Duration = Duration::from_secs(4);
 pub const READS: usize = 32;
 /// The same for companies that have missed something: sockets that read must not hold up what is live.
 const REPAIRS: usize = 16;
+/// A company waits so long for its turn; then that try has failed.
+const REPAIR_TURN_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Why a socket gets no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -95,14 +97,18 @@ impl Hub {
     }
 
     /// A socket's turn to read from the log: a node that comes back to thousands of them does not ask thousands of questions at
-    /// once. Whoever has a turn, or waits for one, must be a task: one that is not polled would keep it.
+    /// once. Whoever has a turn, or waits for one, must be a task: one that is not polled would keep it. The wait is the caller's to bound.
     pub async fn reading(&self) -> Option<SemaphorePermit<'_>> {
         self.inner.reads.acquire().await.ok() // never closed
     }
 
     /// A company's turn to read what it has missed.
-    pub async fn repairing(&self) -> Option<SemaphorePermit<'_>> {
-        self.inner.repairs.acquire().await.ok() // never closed
+    ///
+    /// # Errors
+    /// None came within [`REPAIR_TURN_DEADLINE`].
+    pub async fn repairing(&self) -> Result<SemaphorePermit<'_>, String> {
+        let turn = timeout(REPAIR_TURN_DEADLINE, self.inner.repairs.acquire()).await;
+        turn.ok().and_then(Result::ok).ok_or_else(|| "too many companies are being read".into())
     }
 
     /// The service's connection.
@@ -270,5 +276,15 @@ pub mod tests {
         let tasks = TaskTracker::new();
         let publisher = Publisher::start(connection.clone(), &tasks);
         Hub::new(connection, publisher, config.limits, tasks, CancellationToken::new())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_company_waits_for_its_turn_for_so_long() {
+        let hub = unconnected().await;
+        let turns = hub.inner.repairs.acquire_many(REPAIRS as u32).await.unwrap();
+        let refused = timeout(2 * REPAIR_TURN_DEADLINE, hub.repairing()).await;
+        assert!(refused.expect("an end").is_err());
+        drop(turns);
+        assert!(hub.repairing().await.is_ok());
     }
 }
