@@ -61,15 +61,20 @@ impl Pipe {
             return None;
         };
         let (tcp, permit) = parts.io.into_inner().into_parts();
+        // A copy: what there is would keep hyper's whole buffer, for as long as the socket is open.
+        Some(Pipe::over(tcp, parts.read_buf.to_vec(), permit, limits).await)
+    }
+
+    /// Over a bare connection, of which `begun` is read.
+    async fn over(tcp: TcpStream, begun: Vec<u8>, permit: OwnedSemaphorePermit, limits: &Limits) -> Pipe {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
             .write_buffer_size(0)
             .max_write_buffer_size(WRITE_BUFFER_BYTES)
             .max_message_size(Some(limits.frame_bytes))
             .max_frame_size(Some(limits.frame_bytes));
-        // A copy: what there is would keep hyper's whole buffer, for as long as the socket is open.
-        let stream = WebSocketStream::from_partially_read(tcp, parts.read_buf.to_vec(), Role::Server, Some(config)).await;
-        Some(Pipe { stream, pong_due: false, _permit: permit })
+        let stream = WebSocketStream::from_partially_read(tcp, begun, Role::Server, Some(config)).await;
+        Pipe { stream, pong_due: false, _permit: permit }
     }
 
     /// What comes next of the client. May be dropped without a loss.
@@ -181,5 +186,21 @@ fn of_error(error: &Error) -> CloseReason {
         Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => CloseReason::Lost,
         Error::Protocol(_) => CloseReason::Protocol,
         _ => CloseReason::Lost,
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use tokio::net::TcpListener;
+    use tokio::sync::Semaphore;
+
+    /// A WebSocket and its client's end.
+    pub async fn connected(limits: &Limits) -> (Pipe, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        (Pipe::over(listener.accept().await.unwrap().0, Vec::new(), permit, limits).await, client)
     }
 }
