@@ -19,6 +19,7 @@ use crate::company::{Company, FeedState, Start};
 use crate::config::Limits;
 use crate::feed;
 use crate::metrics::Metrics;
+use crate::nodes::Nodes;
 use crate::queue::Queue;
 use crate::seat::{Counted, Door, Seat};
 
@@ -66,6 +67,7 @@ struct Inner {
     /// Sockets of each user.
     users: Mutex<HashMap<Id, usize>>,
     companies: Mutex<HashMap<Id, Arc<Company>>>,
+    nodes: Mutex<Nodes>,
 }
 
 impl Hub {
@@ -87,6 +89,7 @@ impl Hub {
                 leaders: AtomicU64::new(0),
                 users: Mutex::default(),
                 companies: Mutex::default(),
+                nodes: Mutex::default(),
             }),
         }
     }
@@ -200,6 +203,12 @@ impl Hub {
         let is_one_more = *count < self.inner.limits.sockets_per_user;
         *count += usize::from(is_one_more);
         is_one_more.then(|| OfUser { hub: self.clone(), user })
+    }
+
+    /// The other nodes that are heard of.
+    pub fn nodes(&self) -> MutexGuard<'_, Nodes> {
+        // A poisoned lock still holds a whole map.
+        self.inner.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The log has another leader: what the one before has stored may not have come.

@@ -1,5 +1,5 @@
-//! Which other realtime nodes are there: each says so every second on `members.realtime`. One that is not heard of any more
-//! takes with it what it has said of who is online.
+//! Which other realtime nodes are there: each says so every second on `members.realtime`, and by whatever it says of who is
+//! online. One that is not heard of any more takes with it what it has said.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -29,6 +29,47 @@ struct Beat {
     gone: bool,
 }
 
+/// What is known of the nodes. The clock is the caller's.
+#[derive(Default)]
+pub struct Nodes {
+    heard: HashMap<String, Instant>,
+}
+
+impl Nodes {
+    /// A node is there. Whether it is kept track of: there may be too many.
+    pub fn hear(&mut self, node: &str, now: Instant) -> bool {
+        if let Some(at) = self.heard.get_mut(node) {
+            *at = now;
+            return true;
+        }
+        let has_room = self.heard.len() < MAX_NODES;
+        if has_room {
+            self.heard.insert(node.to_owned(), now);
+        }
+        has_room
+    }
+
+    /// Whether a node is kept track of.
+    #[cfg(test)]
+    pub fn hears(&self, node: &str) -> bool {
+        self.heard.contains_key(node)
+    }
+
+    /// A node has said that it stops.
+    fn leave(&mut self, node: &str) {
+        self.heard.remove(node);
+    }
+
+    /// Those that were not heard for too long; nothing can be said of them while nobody `can_hear`.
+    fn silent(&mut self, can_hear: bool, now: Instant) -> Vec<String> {
+        if !can_hear {
+            self.heard.values_mut().for_each(|at| *at = now);
+        }
+        let silent = self.heard.extract_if(|_, at| now.saturating_duration_since(*at) > GONE_AFTER);
+        silent.map(|(node, _)| node).collect()
+    }
+}
+
 /// Beats, and listens to the others, until the service stops.
 pub async fn run(hub: Hub) {
     let listen = async {
@@ -45,28 +86,23 @@ pub async fn run(hub: Hub) {
 }
 
 async fn follow(hub: &Hub, mut beats: async_nats::Subscriber) {
-    let mut heard: HashMap<String, Instant> = HashMap::new();
     let mut tick = interval(BEAT);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = tick.tick() => {
                 say(hub, false).await;
-                if !hub.connection().is_connected() {
-                    // Nobody can be heard: that says nothing of them.
-                    heard.values_mut().for_each(|at| *at = Instant::now());
-                }
-                let silent = heard.extract_if(|_, at| at.elapsed() > GONE_AFTER);
-                silent.for_each(|(node, _)| forget(hub, &node));
+                let silent = hub.nodes().silent(hub.connection().is_connected(), Instant::now());
+                silent.iter().for_each(|node| forget(hub, node));
             }
             message = beats.next() => {
                 let Some(message) = message else { return };
                 let Ok(beat) = serde_json::from_slice::<Beat>(&message.payload) else { continue };
                 if beat.gone {
-                    heard.remove(&beat.node);
+                    hub.nodes().leave(&beat.node);
                     forget(hub, &beat.node);
-                } else if heard.len() < MAX_NODES || heard.contains_key(&beat.node) {
-                    heard.insert(beat.node, Instant::now());
+                } else {
+                    hub.nodes().hear(&beat.node, Instant::now());
                 }
             }
         }
@@ -85,5 +121,32 @@ async fn say(hub: &Hub, gone: bool) {
     if let (true, Ok(beat)) = (connection.is_connected(), serde_json::to_vec(&beat)) {
         let said = connection.client.publish(subject::members(connection.service), beat.into());
         let _ = tokio::time::timeout(BEAT, said).await; // the next beat says it again
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_gone_once_it_is_silent_while_others_could_be_heard() {
+        let start = Instant::now();
+        let after = |millis| start + Duration::from_millis(millis);
+        let mut nodes = Nodes::default();
+        assert!(nodes.hear("a", start) && nodes.hear("b", start) && nodes.hear("b", after(2_000)));
+        assert_eq!(nodes.silent(true, after(3_500)), [""; 0]);
+        assert_eq!(nodes.silent(true, after(3_501)), ["a"]);
+        assert_eq!(nodes.silent(false, after(9_000)), [""; 0]);
+        assert_eq!(nodes.silent(true, after(12_500)), [""; 0]);
+        assert_eq!(nodes.silent(true, after(12_501)), ["b"]);
+    }
+
+    #[test]
+    fn so_many_are_kept_track_of() {
+        let (now, mut nodes) = (Instant::now(), Nodes::default());
+        assert!((0..MAX_NODES).all(|n| nodes.hear(&n.to_string(), now)));
+        assert!(!nodes.hear("more", now) && nodes.hear("0", now));
+        nodes.leave("0");
+        assert!(nodes.hear("more", now));
     }
 }
