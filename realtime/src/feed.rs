@@ -25,6 +25,7 @@ use crate::company::{Company, FeedState};
 use crate::event::{self, Behind};
 use crate::hub::Hub;
 use crate::merge::{self, Merged};
+use crate::nodes;
 use crate::presence::{Said, Users};
 use crate::typing::{Typing, Typists};
 
@@ -178,6 +179,7 @@ impl<'a> Feed<'a> {
                 message = self.live.next() => self.on_live(&message.ok_or(Lost)?).await?,
                 message = self.typing.next() => self.on_typing(&message.ok_or(Lost)?),
                 message = self.presence.next() => self.on_presence(&message.ok_or(Lost)?),
+                () = self.company.asked.notified() => (self.ask, self.say_at) = (true, Instant::now()),
                 () = self.company.moved.notified() => self.say_at = self.say_at.min(Instant::now() + SAY_AFTER),
                 () = self.company.emptied.notified() => self.empty_until = Some(Instant::now() + GRACE),
                 () = sleep_until(due) => self.on_time(Instant::now()).await?,
@@ -256,12 +258,11 @@ impl<'a> Feed<'a> {
         let Ok(said) = serde_json::from_slice::<Said>(&message.payload) else {
             return skip(self.company, "unreadable", None);
         };
-        let is_of_another = said.node != *self.hub.connection().instance;
         // Heard from a node that is forgotten already, it would otherwise never be forgotten again.
-        if is_of_another && !self.hub.nodes().hear(&said.node, Instant::now()) {
+        if !nodes::hear(self.hub, &said.node) {
             return skip(self.company, "too many nodes", None);
         }
-        if said.ask && is_of_another {
+        if said.ask && said.node != *self.hub.connection().instance {
             self.said = Users::new();
             self.say_at = self.say_at.min(Instant::now() + SAY_AFTER);
         }
