@@ -282,6 +282,8 @@ impl<'a> Feed<'a> {
             self.said = said.users;
             self.said_at = now;
             self.ask = false;
+        } else {
+            self.say_at = Instant::now() + SAY_AFTER; // the try has taken its time
         }
     }
 
@@ -409,6 +411,14 @@ mod tests {
 
     fn said(node: &str, user: u8) -> Message {
         message(serde_json::to_vec(&Said { node: node.into(), ask: false, users: [(id(user), [].into())].into() }).unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_here_is_said_again_soon_if_it_did_not_go_out() {
+        let (hub, company) = (unconnected().await, Arc::new(Company::new(id(0xaa))));
+        let (mut feed, now) = (Feed::subscribe(&hub, &company).await.unwrap(), Instant::now());
+        feed.say(now).await;
+        assert_eq!((feed.say_at, feed.ask), (now + SAY_AFTER, true));
     }
 
     #[tokio::test]
