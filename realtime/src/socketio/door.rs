@@ -275,11 +275,11 @@ pub mod tests {
     use crate::config::Config;
     use nats::runtime::settings::Settings;
 
-    /// A client that is not in yet.
-    pub fn client(hub: Hub) -> Client {
+    /// A client that is not in yet, and its place in a table of sessions.
+    pub fn session(hub: Hub) -> (Client, Entry) {
         let handshake = Handshake::new(&Config::read(&mut Settings::of([])));
         let door = Arc::new(Shared::new(Arc::new(handshake), hub));
         let permit = opening(&door).unwrap();
-        Client::new(door, permit)
+        (Client::new(door.clone(), permit), Entry { door, sid: Sid::new(1) })
     }
 }

@@ -68,7 +68,7 @@ async fn close(pipe: &mut Pipe, client: &mut Client, reason: CloseReason) -> Res
 mod tests {
     use super::*;
     use crate::hub::tests::unconnected;
-    use crate::socketio::door::tests::client;
+    use crate::socketio::door::tests::session;
     use crate::ws::pipe::tests::connected;
     use crate::ws::wire;
     use futures_util::StreamExt;
@@ -81,7 +81,7 @@ mod tests {
         let hub = unconnected().await;
         let (pipe, tcp) = connected(hub.limits()).await;
         let mut browser = WebSocketStream::from_raw_socket(tcp, Role::Client, None).await;
-        let mut client = client(hub);
+        let (mut client, _entry) = session(hub);
         client.out.push_back(wire::text("431[]"));
         let served = tokio::spawn(run(pipe, client));
         let first = timeout(Duration::from_secs(5), browser.next()).await;
