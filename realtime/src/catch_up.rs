@@ -6,11 +6,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use metrics::counter;
 use nats::runtime::direct;
 use nats::{Id, header, stream, subject};
-use tokio::time::{Instant, sleep};
+use tokio::time::{sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
 use crate::close::CloseReason;
@@ -24,7 +24,7 @@ use crate::hub::Hub;
 const PAGE_EVENTS: usize = 128;
 /// Bytes of one read; a single event may be larger.
 const PAGE_BYTES: usize = 512 * 1024;
-/// One read may take so long, its repetitions included; then the client has to come again.
+/// One read may take so long, the wait for its turn and its repetitions included; then the client has to come again.
 const READ_DEADLINE: Duration = Duration::from_secs(10);
 /// Pause before a read is repeated.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -36,7 +36,8 @@ pub struct CatchUp {
     /// How many events the client has got so far.
     replayed: usize,
     page: VecDeque<Frame>,
-    reading: Option<BoxFuture<'static, Result<Page, NoPage>>>,
+    /// A task: it ends by its own deadline and gives its turn back, also while its client takes nothing and nobody waits for it.
+    reading: Option<AbortOnDropHandle<Result<Page, NoPage>>>,
     /// The log has not been asked yet whether it still keeps what follows the cursor.
     is_first: bool,
 }
@@ -91,10 +92,11 @@ impl CatchUp {
             if self.reading.is_none() && self.joins(company, socket) {
                 return Ok(Step::Live);
             }
-            let reading = self
-                .reading
-                .get_or_insert_with(|| Box::pin(read(hub.clone(), company.clone(), self.position, std::mem::take(&mut self.is_first))));
-            let read = reading.as_mut().await;
+            let reading = self.reading.get_or_insert_with(|| {
+                let read = read(hub.clone(), company.clone(), self.position, std::mem::take(&mut self.is_first));
+                AbortOnDropHandle::new(hub.tasks().spawn(read))
+            });
+            let read = reading.await.unwrap_or_else(|e| Err(NoPage::Unavailable(e.to_string())));
             self.reading = None;
             let limit = hub.limits().replay_events;
             match read {
@@ -147,16 +149,20 @@ impl CatchUp {
 
 /// What the log has of the company after `position`.
 async fn read(hub: Hub, company: Arc<Company>, position: u64, is_first: bool) -> Result<Page, NoPage> {
-    let deadline = Instant::now() + READ_DEADLINE;
-    loop {
-        match try_read(&hub, &company, position, is_first).await {
-            Ok(Some(page)) => return Ok(page),
-            Err(NoPage::Unavailable(error)) if Instant::now() >= deadline => return Err(NoPage::Unavailable(error)),
-            Err(NoPage::Behind(why)) => return Err(NoPage::Behind(why)),
-            Ok(None) if Instant::now() >= deadline => return Err(NoPage::Unavailable("a replica is behind".into())),
-            Ok(None) | Err(NoPage::Unavailable(_)) => sleep(PAUSE).await,
+    let mut failed = "no turn came".to_owned();
+    let tries = async {
+        loop {
+            match try_read(&hub, &company, position, is_first).await {
+                Ok(Some(page)) => return Ok(page),
+                Ok(None) => failed = "a replica is behind".into(),
+                Err(NoPage::Unavailable(error)) => failed = error,
+                Err(NoPage::Behind(why)) => return Err(NoPage::Behind(why)),
+            }
+            sleep(PAUSE).await;
         }
-    }
+    };
+    let read = timeout(READ_DEADLINE, tries).await;
+    read.unwrap_or(Err(NoPage::Unavailable(failed)))
 }
 
 /// One try; `None` if the replica that answered lacks what the leader has.
@@ -184,4 +190,36 @@ async fn try_read(hub: &Hub, company: &Company, position: u64, is_first: bool) -
     }
     let last = direct::last_seq(hub.connection(), stream::EVENTS, &filter).await.map_err(NoPage::Unavailable)?;
     Ok((last <= position).then_some(Page { events: Vec::new(), complete_to: handed_out, pending: 0 }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::{READS, tests::unconnected};
+    use futures_util::FutureExt;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_read_that_nobody_waits_for_gives_its_turn_back() {
+        let (hub, id) = (unconnected().await, Id::from_bytes([1; 12]));
+        let company = Arc::new(Company::new(id));
+        let mut catch_ups: Vec<CatchUp> = (0..READS).map(|_| CatchUp::new(1)).collect();
+        for catch_up in &mut catch_ups {
+            // From here on its client takes nothing.
+            assert!(catch_up.step(&hub, &company, id).now_or_never().is_none());
+        }
+        sleep(READ_DEADLINE * 2).await;
+        timeout(READ_DEADLINE, hub.reading()).await.expect("a turn");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_socket_for_which_no_turn_comes_is_sent_away() {
+        let (hub, id) = (unconnected().await, Id::from_bytes([1; 12]));
+        let mut turns = Vec::new();
+        for _ in 0..READS {
+            turns.push(hub.reading().await);
+        }
+        let (company, mut catch_up) = (Arc::new(Company::new(id)), CatchUp::new(1));
+        let step = timeout(2 * READ_DEADLINE, catch_up.step(&hub, &company, id)).await;
+        assert_eq!(step.expect("an end").err(), Some(CloseReason::FeedLost));
+    }
 }

@@ -98,13 +98,16 @@ pub struct Company {
     pub emptied: Notify,
     /// Told when who is here may have changed.
     pub moved: Notify,
+    /// Told when other nodes shall be asked who is there.
+    pub asked: Notify,
     state: Mutex<State>,
 }
 
 impl Company {
     /// Without sockets.
     pub fn new(id: Id) -> Company {
-        Company { id, feed: watch::Sender::new(FeedState::Opening), emptied: Notify::new(), moved: Notify::new(), state: Mutex::default() }
+        let (emptied, moved, asked) = (Notify::new(), Notify::new(), Notify::new());
+        Company { id, feed: watch::Sender::new(FeedState::Opening), emptied, moved, asked, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

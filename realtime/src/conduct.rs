@@ -6,8 +6,10 @@ use tokio::time::Instant;
 use crate::bucket::Bucket;
 use crate::close::CloseReason;
 use crate::command::Failure;
+use crate::config::Limits;
 
-/// A client may send the frames of so many seconds at once.
+/// A client may send the frames of so many seconds at once, and a join for each conversation that it may have joined: pages do
+/// that when they connect.
 const BURST_SECONDS: u32 = 3;
 /// Malformed or over-limit frames at once before the socket is closed, …
 const STRIKES: u32 = 100;
@@ -23,11 +25,10 @@ pub struct Conduct {
 
 impl Conduct {
     /// Of one that has done nothing yet.
-    pub fn new(frames_per_second: u32, now: Instant) -> Conduct {
-        Conduct {
-            frames: Bucket::new(frames_per_second.saturating_mul(BURST_SECONDS), frames_per_second, now),
-            strikes: Bucket::new(STRIKES, FORGIVEN_PER_SECOND, now),
-        }
+    pub fn new(limits: &Limits, now: Instant) -> Conduct {
+        let joins = u32::try_from(limits.rooms).unwrap_or(u32::MAX);
+        let burst = limits.frames_per_second.saturating_mul(BURST_SECONDS).saturating_add(joins);
+        Conduct { frames: Bucket::new(burst, limits.frames_per_second, now), strikes: Bucket::new(STRIKES, FORGIVEN_PER_SECOND, now) }
     }
 
     /// A frame has come.
@@ -51,14 +52,29 @@ impl Conduct {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
+    use nats::runtime::settings::Settings;
     use std::time::Duration;
+
+    /// So many conversations, and frames a second.
+    fn limits(rooms: usize, frames_per_second: u32) -> Limits {
+        Limits { rooms, frames_per_second, ..Config::read(&mut Settings::of([])).limits }
+    }
+
+    #[test]
+    fn a_page_may_join_all_its_conversations_at_once() {
+        let (rooms, now) = (1_000, Instant::now());
+        let mut conduct = Conduct::new(&limits(rooms, 20), now);
+        assert!((0..=rooms).all(|_| conduct.frame(now).is_ok()), "and say who it is");
+        assert!((0..rooms).any(|_| conduct.frame(now).is_err()), "there is a bound");
+    }
 
     #[test]
     fn frames_come_back_with_time_and_too_many_bad_ones_end_it() {
         let start = Instant::now();
-        let mut conduct = Conduct::new(2, start);
+        let mut conduct = Conduct::new(&limits(1, 2), start);
         let good = |conduct: &mut Conduct, now| (0..99).filter(|_| conduct.frame(now).is_ok()).count();
-        assert_eq!(good(&mut conduct, start), 6);
+        assert_eq!(good(&mut conduct, start), 6 + 1);
         assert_eq!(good(&mut conduct, start + Duration::from_secs(1)), 2);
         let struck = (0..200).filter(|_| conduct.strike(Failure::RATE_LIMITED, start).is_ok()).count();
         assert_eq!(struck, STRIKES as usize);

@@ -39,7 +39,7 @@ pub struct Limits {
     pub replay_events: usize,
     /// `SOCKET_FRAME_BYTES`: largest frame of a client; a larger one closes with 1009.
     pub frame_bytes: usize,
-    /// `SOCKET_FRAMES_PER_SECOND`: of a client, in the long run; what is more is ignored, and said.
+    /// `SOCKET_FRAMES_PER_SECOND`: of a client, in the long run; what is more is ignored, and said. See `conduct` for how many at once.
     pub frames_per_second: u32,
     /// `SOCKET_HANDSHAKE_TIMEOUT`: from the connection to the open socket.
     pub handshake: Duration,

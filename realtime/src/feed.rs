@@ -25,6 +25,7 @@ use crate::company::{Company, FeedState};
 use crate::event::{self, Behind};
 use crate::hub::Hub;
 use crate::merge::{self, Merged};
+use crate::nodes;
 use crate::presence::{Said, Users};
 use crate::typing::{Typing, Typists};
 
@@ -58,6 +59,8 @@ pub async fn run(hub: Hub, company: Arc<Company>) {
         Some(Err(Lost)) => {
             counter!("realtime_feeds_lost_total").increment(1);
             error!(company = %company.id, "the log cannot be followed; the company's sockets are sent away");
+            // The node goes on, and others would believe for as long that they are here.
+            feed.publish(&Said { node: hub.connection().instance.to_string(), ask: false, users: Users::new() }).await;
         }
     }
 }
@@ -122,45 +125,49 @@ struct Feed<'a> {
 impl<'a> Feed<'a> {
     /// The subscriptions, known to the server.
     async fn open(hub: &'a Hub, company: &'a Arc<Company>) -> Option<Feed<'a>> {
-        let (connection, id) = (hub.connection(), company.id);
-        let mut gaps = connection.gaps();
-        gaps.mark_unchanged();
-        let connects = connection.connects();
-        let subscribe = |subject: String| async { connection.client.subscribe(subject).await.map_err(|e| e.to_string()) };
         let opened = async {
-            let messages = subscribe(subject::live_of_company(id)).await?;
-            let refreshes = subscribe(subject::live_refresh_failed_of_company(id)).await?;
-            let typing = subscribe(subject::typing_of_company(id)).await?;
-            let presence = subscribe(subject::presence_of_company(id)).await?;
+            let feed = Feed::subscribe(hub, company).await?;
             // The stream's leader answers after the subscriptions have passed it on the same way: what it stores from now on comes.
-            company.begin(kept(connection).await?.last);
-            let (now, live) = (Instant::now(), Merged::new(messages, refreshes));
-            let (typists, said, check_at) = (Typists::default(), Users::new(), now + CHECK_INTERVAL);
-            let feed = Feed {
-                hub,
-                company,
-                live,
-                typing,
-                typists,
-                presence,
-                said,
-                said_at: now,
-                say_at: now,
-                leaders: hub.leaders(),
-                ask: true,
-                check_at,
-                empty_until: None,
-                gaps,
-                connects,
-            };
+            company.begin(kept(hub.connection()).await?.last);
             Ok::<_, String>(feed)
         };
         let opened = opened.await;
         if let Err(e) = &opened {
             counter!("realtime_feed_open_failed_total").increment(1);
-            warn!(company = %id, error = e, "the log cannot be followed");
+            warn!(company = %company.id, error = e, "the log cannot be followed");
         }
         opened.ok()
+    }
+
+    /// The subscriptions, on their way to the server.
+    async fn subscribe(hub: &'a Hub, company: &'a Arc<Company>) -> Result<Feed<'a>, String> {
+        let (connection, id) = (hub.connection(), company.id);
+        let mut gaps = connection.gaps();
+        gaps.mark_unchanged();
+        let connects = connection.connects();
+        let subscribe = |subject: String| async { connection.client.subscribe(subject).await.map_err(|e| e.to_string()) };
+        let messages = subscribe(subject::live_of_company(id)).await?;
+        let refreshes = subscribe(subject::live_refresh_failed_of_company(id)).await?;
+        let typing = subscribe(subject::typing_of_company(id)).await?;
+        let presence = subscribe(subject::presence_of_company(id)).await?;
+        let now = Instant::now();
+        Ok(Feed {
+            hub,
+            company,
+            live: Merged::new(messages, refreshes),
+            typing,
+            typists: Typists::default(),
+            presence,
+            said: Users::new(),
+            said_at: now,
+            say_at: now,
+            leaders: hub.leaders(),
+            ask: true,
+            check_at: now + CHECK_INTERVAL,
+            empty_until: None,
+            gaps,
+            connects,
+        })
     }
 
     /// Until nobody is in any more.
@@ -172,6 +179,7 @@ impl<'a> Feed<'a> {
                 message = self.live.next() => self.on_live(&message.ok_or(Lost)?).await?,
                 message = self.typing.next() => self.on_typing(&message.ok_or(Lost)?),
                 message = self.presence.next() => self.on_presence(&message.ok_or(Lost)?),
+                () = self.company.asked.notified() => (self.ask, self.say_at) = (true, Instant::now()),
                 () = self.company.moved.notified() => self.say_at = self.say_at.min(Instant::now() + SAY_AFTER),
                 () = self.company.emptied.notified() => self.empty_until = Some(Instant::now() + GRACE),
                 () = sleep_until(due) => self.on_time(Instant::now()).await?,
@@ -250,6 +258,10 @@ impl<'a> Feed<'a> {
         let Ok(said) = serde_json::from_slice::<Said>(&message.payload) else {
             return skip(self.company, "unreadable", None);
         };
+        // Heard from a node that is forgotten already, it would otherwise never be forgotten again.
+        if !nodes::hear(self.hub, &said.node) {
+            return skip(self.company, "too many nodes", None);
+        }
         if said.ask && said.node != *self.hub.connection().instance {
             self.said = Users::new();
             self.say_at = self.say_at.min(Instant::now() + SAY_AFTER);
@@ -259,22 +271,35 @@ impl<'a> Feed<'a> {
 
     /// Tells all nodes, this one too, who is here, if that has changed or was not said for long.
     async fn say(&mut self, now: Instant) {
-        let connection = self.hub.connection();
         let users = self.company.users();
         let is_news = self.ask || users != self.said || now >= self.said_at + SAY_AGAIN;
         self.say_at = now + SAY_AGAIN;
-        // Without a connection it would lie in the client's buffer and be told when it is no longer true.
-        if !is_news || !connection.is_connected() {
+        if !is_news {
             return;
         }
-        let said = Said { node: connection.instance.to_string(), ask: self.ask, users };
-        let Ok(payload) = serde_json::to_vec(&said) else { return skip(self.company, "unwritable", None) };
-        let published = connection.client.publish(subject::presence_of_company(self.company.id), payload.into());
-        if matches!(timeout(SAY_AFTER, published).await, Ok(Ok(()))) {
+        let said = Said { node: self.hub.connection().instance.to_string(), ask: self.ask, users };
+        if self.publish(&said).await {
             self.said = said.users;
             self.said_at = now;
             self.ask = false;
+        } else {
+            self.say_at = Instant::now() + SAY_AFTER; // the try has taken its time
         }
+    }
+
+    /// Tells all nodes; whether it went out.
+    async fn publish(&self, said: &Said) -> bool {
+        let connection = self.hub.connection();
+        let Ok(payload) = serde_json::to_vec(said) else {
+            skip(self.company, "unwritable", None);
+            return false;
+        };
+        // Without a connection it would lie in the client's buffer and be told when it is no longer true.
+        if !connection.is_connected() {
+            return false;
+        }
+        let published = connection.client.publish(subject::presence_of_company(self.company.id), payload.into());
+        matches!(timeout(SAY_AFTER, published).await, Ok(Ok(())))
     }
 
     /// Asks the log whether it has something that should have come by now.
@@ -324,7 +349,7 @@ impl<'a> Feed<'a> {
         let target = direct::last_seq(connection, stream::EVENTS, &filter).await?;
         let mut found = 0;
         while self.company.last_seq() < target {
-            let _turn = self.hub.reading().await;
+            let _turn = self.hub.repairing().await?;
             let from = self.company.last_seq() + 1;
             let page = direct::page(connection, stream::EVENTS, &filter, from, PAGE_EVENTS).await?;
             if page.is_empty() {
@@ -345,7 +370,7 @@ impl<'a> Feed<'a> {
         let filter = subject::of_company(self.company.id);
         let mut from = self.company.remembers_after() + 1;
         while from <= self.company.last_seq() {
-            let _turn = self.hub.reading().await;
+            let _turn = self.hub.repairing().await?;
             let page = direct::page(self.hub.connection(), stream::EVENTS, &filter, from, PAGE_EVENTS).await?;
             let Some(last) = page.last() else { return Ok(()) };
             from = last.seq + 1;
@@ -368,4 +393,40 @@ fn before(message: &Message) -> Option<u64> {
 fn skip(company: &Company, reason: &'static str, seq: Option<u64>) {
     counter!("realtime_skipped_total", "reason" => reason).increment(1);
     warn!(company = %company.id, reason, seq, "an event was not delivered");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::tests::unconnected;
+
+    fn id(n: u8) -> Id {
+        Id::from_bytes([n; 12])
+    }
+
+    fn message(payload: Vec<u8>) -> Message {
+        let (subject, length) = ("presence".into(), payload.len());
+        Message { subject, reply: None, payload: payload.into(), headers: None, status: None, description: None, length }
+    }
+
+    fn said(node: &str, user: u8) -> Message {
+        message(serde_json::to_vec(&Said { node: node.into(), ask: false, users: [(id(user), [].into())].into() }).unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_here_is_said_again_soon_if_it_did_not_go_out() {
+        let (hub, company) = (unconnected().await, Arc::new(Company::new(id(0xaa))));
+        let (mut feed, now) = (Feed::subscribe(&hub, &company).await.unwrap(), Instant::now());
+        feed.say(now).await;
+        assert_eq!((feed.say_at, feed.ask), (now + SAY_AFTER, true));
+    }
+
+    #[tokio::test]
+    async fn what_is_heard_of_a_node_that_is_forgotten_already_is_forgotten_with_it() {
+        let (hub, company) = (unconnected().await, Arc::new(Company::new(id(0xaa))));
+        let mut feed = Feed::subscribe(&hub, &company).await.unwrap();
+        feed.on_presence(&said("there", 1));
+        feed.on_presence(&said(&hub.connection().instance, 2));
+        assert!(hub.nodes().hears("there") && !hub.nodes().hears(&hub.connection().instance));
+    }
 }

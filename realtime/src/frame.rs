@@ -71,7 +71,8 @@ impl Frame {
         self.0.origin
     }
 
-    /// About what it takes in a queue, in bytes.
+    /// What limits count for it, in bytes: its text, once, and a little. The forms of the doors, once they are made, are kept with
+    /// it, so it takes up to three times as much of the memory; all who hold it share that.
     pub fn bytes(&self) -> usize {
         self.0.data.get().len() + OVERHEAD_BYTES
     }

@@ -19,13 +19,18 @@ use crate::company::{Company, FeedState, Start};
 use crate::config::Limits;
 use crate::feed;
 use crate::metrics::Metrics;
+use crate::nodes::Nodes;
 use crate::queue::Queue;
 use crate::seat::{Counted, Door, Seat};
 
 /// How long a handshake waits for its company's subscriptions.
 const OPEN_DEADLINE: Duration = Duration::from_secs(4);
-/// Reads from the log under way at once, for sockets and companies.
-const READS: usize = 32;
+/// Reads from the log under way at once, for sockets that come back.
+pub const READS: usize = 32;
+/// The same for companies that have missed something: sockets that read must not hold up what is live.
+const REPAIRS: usize = 16;
+/// A company waits so long for its turn; then that try has failed.
+const REPAIR_TURN_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Why a socket gets no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,18 +61,20 @@ struct Inner {
     metrics: Metrics,
     room: Arc<Semaphore>,
     reads: Semaphore,
+    repairs: Semaphore,
     /// How often the log has got another leader.
     leaders: AtomicU64,
     /// Sockets of each user.
     users: Mutex<HashMap<Id, usize>>,
     companies: Mutex<HashMap<Id, Arc<Company>>>,
+    nodes: Mutex<Nodes>,
 }
 
 impl Hub {
     /// Empty. Feeds run on `tasks` and end at `stop`; open sockets count as tasks.
     pub fn new(connection: Connection, publisher: Publisher, limits: Limits, tasks: TaskTracker, stop: CancellationToken) -> Hub {
         let room = Arc::new(Semaphore::new(limits.sockets));
-        let (metrics, reads) = (Metrics::new(), Semaphore::new(READS));
+        let (metrics, reads, repairs) = (Metrics::new(), Semaphore::new(READS), Semaphore::new(REPAIRS));
         Hub {
             inner: Arc::new(Inner {
                 connection,
@@ -78,9 +85,11 @@ impl Hub {
                 metrics,
                 room,
                 reads,
+                repairs,
                 leaders: AtomicU64::new(0),
                 users: Mutex::default(),
                 companies: Mutex::default(),
+                nodes: Mutex::default(),
             }),
         }
     }
@@ -90,9 +99,19 @@ impl Hub {
         &self.inner.metrics
     }
 
-    /// A turn to read from the log: a node that comes back to thousands of sockets does not ask thousands of questions at once.
+    /// A socket's turn to read from the log: a node that comes back to thousands of them does not ask thousands of questions at
+    /// once. Whoever has a turn, or waits for one, must be a task: one that is not polled would keep it. The wait is the caller's to bound.
     pub async fn reading(&self) -> Option<SemaphorePermit<'_>> {
         self.inner.reads.acquire().await.ok() // never closed
+    }
+
+    /// A company's turn to read what it has missed.
+    ///
+    /// # Errors
+    /// None came within [`REPAIR_TURN_DEADLINE`].
+    pub async fn repairing(&self) -> Result<SemaphorePermit<'_>, String> {
+        let turn = timeout(REPAIR_TURN_DEADLINE, self.inner.repairs.acquire()).await;
+        turn.ok().and_then(Result::ok).ok_or_else(|| "too many companies are being read".into())
     }
 
     /// The service's connection.
@@ -186,6 +205,12 @@ impl Hub {
         is_one_more.then(|| OfUser { hub: self.clone(), user })
     }
 
+    /// The other nodes that are heard of.
+    pub fn nodes(&self) -> MutexGuard<'_, Nodes> {
+        // A poisoned lock still holds a whole map.
+        self.inner.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The log has another leader: what the one before has stored may not have come.
     pub fn note_new_leader(&self) {
         self.inner.leaders.fetch_add(1, Ordering::Relaxed);
@@ -242,5 +267,33 @@ impl Drop for OfUser {
                 users.remove(&self.user);
             }
         }
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::config::Config;
+    use nats::Timestamp;
+    use nats::runtime::settings::Settings;
+
+    /// A hub whose NATS is not there.
+    pub async fn unconnected() -> Hub {
+        let nowhere = ("NATS_URL".to_owned(), "nats://127.0.0.1:1".to_owned());
+        let config = Config::read(&mut Settings::of([nowhere]));
+        let connection = Connection::open(&config.common.nats, "realtime", Id::generate(Timestamp::now())).await.unwrap();
+        let tasks = TaskTracker::new();
+        let publisher = Publisher::start(connection.clone(), &tasks);
+        Hub::new(connection, publisher, config.limits, tasks, CancellationToken::new())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_company_waits_for_its_turn_for_so_long() {
+        let hub = unconnected().await;
+        let turns = hub.inner.repairs.acquire_many(REPAIRS as u32).await.unwrap();
+        let refused = timeout(2 * REPAIR_TURN_DEADLINE, hub.repairing()).await;
+        assert!(refused.expect("an end").is_err());
+        drop(turns);
+        assert!(hub.repairing().await.is_ok());
     }
 }

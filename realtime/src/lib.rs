@@ -1,8 +1,10 @@
 //! Realtime: pushes what the log stores to the sockets of a company's staff, and carries typing between them.
 //!
-//! A node holds one NATS subscription pair for each company that has sockets on it; the server itself republishes what it
-//! stored to `live.message.>`. It keeps no state beyond its open sockets and reads no database. It does not repair what was
-//! missed while it, or a socket, was disconnected.
+//! A node holds four NATS subscriptions for each company that has sockets on it: two for what the server republishes to
+//! `live.>` as it stores it, one for typing, one for who is online. It keeps nothing beyond its open sockets, the last events of
+//! their companies and who is online in them, and reads no database. What was missed while it was disconnected it reads from
+//! the log before it hands out anything newer (`feed`); what a client missed, when that comes back, from its memory or the log
+//! (`catch_up`).
 
 use std::net::SocketAddr;
 use std::process::ExitCode;

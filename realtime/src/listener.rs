@@ -1,4 +1,5 @@
-//! The port: accepts so many connections and no more, speaks HTTP/1.1, and gives each a bounded time to become a socket.
+//! The port: accepts so many connections and no more, speaks HTTP/1.1, and gives each a bounded time to become a socket, and
+//! to take its answers.
 //! axum's own listener bounds neither, and would keep its part of every upgraded connection in memory.
 
 use std::future::Future;
@@ -33,6 +34,8 @@ const HEAD_BYTES: usize = 16 * 1024;
 const BUFFER_BYTES: usize = 32 * 1024;
 /// After a failed accept, such as for want of file descriptors; some will be free by then.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+/// A client that takes nothing of an answer for so long is gone. hyper waits for as long as it likes.
+const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 /// Requests that are open at the stop are answered within this.
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 
@@ -120,10 +123,13 @@ impl Lease {
     }
 }
 
-/// A TCP connection that fails to read after the deadline, unless its lease was extended.
+/// A TCP connection that fails to read after the deadline, unless its lease was extended; and to write, once nothing of it was
+/// taken for [`WRITE_DEADLINE`].
 pub struct Stream {
     tcp: TcpStream,
     deadline: Option<Pin<Box<Sleep>>>,
+    /// While a write waits.
+    write_deadline: Option<Pin<Box<Sleep>>>,
     lease: Lease,
     permit: OwnedSemaphorePermit,
 }
@@ -134,7 +140,18 @@ impl Stream {
         if let Err(e) = tcp.set_nodelay(true) {
             debug!(error = %e, "TCP_NODELAY");
         }
-        Stream { tcp, deadline: Some(Box::pin(tokio::time::sleep(handshake))), lease: Lease::default(), permit }
+        let deadline = Some(Box::pin(tokio::time::sleep(handshake)));
+        Stream { tcp, deadline, write_deadline: None, lease: Lease::default(), permit }
+    }
+
+    /// What has become of a write; a failure, if it has waited for too long.
+    fn in_time(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.write_deadline = None;
+            return written;
+        }
+        let deadline = self.write_deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_DEADLINE)));
+        deadline.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// The bare connection, and its place among this node's.
@@ -159,7 +176,8 @@ impl AsyncRead for Stream {
 
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.tcp).poll_write(cx, bytes);
+        self.in_time(cx, written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -171,10 +189,57 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write_vectored(cx, bytes)
+        let written = Pin::new(&mut self.tcp).poll_write_vectored(cx, bytes);
+        self.in_time(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
         self.tcp.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::{Instant, timeout};
+
+    /// A connection of the port and its client's end.
+    async fn connected() -> (Stream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        (Stream::new(listener.accept().await.unwrap().0, permit, Duration::from_secs(10)), client)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_nobody_takes_ends_its_connection() {
+        let (mut stream, _client) = connected().await;
+        stream.lease.extend();
+        let begun = Instant::now();
+        // Once what the system buffers is full.
+        let written = timeout(2 * WRITE_DEADLINE, async {
+            while stream.write(&[0; 65_536]).await? > 0 {}
+            io::Result::Ok(())
+        })
+        .await;
+        assert_eq!(written.expect("an end").map_err(|e| e.kind()), Err(io::ErrorKind::TimedOut));
+        assert!(begun.elapsed() >= WRITE_DEADLINE);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_taken_starts_the_time_again() {
+        let (mut stream, mut client) = connected().await;
+        while timeout(Duration::from_millis(50), stream.write(&[0; 65_536])).await.is_ok() {}
+        assert!(stream.write_deadline.is_some());
+        let take = async {
+            while client.read(&mut [0; 65_536]).await? > 0 {}
+            io::Result::Ok(())
+        };
+        tokio::select! {
+            taken = take => unreachable!("{taken:?}"),
+            written = stream.write(&[0]) => assert_eq!(written.map_err(|e| e.kind()), Ok(1)),
+        }
+        assert!(stream.write_deadline.is_none());
     }
 }

@@ -7,7 +7,8 @@ use crate::frame::Frame;
 
 /// Events that are remembered of a company.
 const FRAMES: usize = 512;
-/// The bytes of them. Less than the smallest queue of a socket, into which they go at once.
+/// The bytes of them, as [`Frame::bytes`] counts; of memory up to three times as much. Less than the smallest queue of a socket,
+/// into which they go at once.
 pub const RECENT_BYTES: usize = 512 * 1024;
 
 /// The events after `floor`.

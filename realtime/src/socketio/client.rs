@@ -85,7 +85,7 @@ impl Client {
     pub fn new(shared: Arc<Shared>, opening: OwnedSemaphorePermit) -> Client {
         let now = Instant::now();
         let limits = shared.hub.limits();
-        let conduct = Conduct::new(limits.frames_per_second, now);
+        let conduct = Conduct::new(limits, now);
         let timer = Box::pin(sleep(limits.handshake.min(PING_INTERVAL)));
         Client {
             shared,

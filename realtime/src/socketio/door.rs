@@ -41,11 +41,14 @@ pub struct Shared {
 
 /// The route `/socket.io/`.
 pub fn routes(handshake: Arc<Handshake>, hub: Hub) -> Router {
-    let door = Shared { handshake, hub, opening: Arc::new(Semaphore::new(OPENING)), sessions: Mutex::default() };
-    Router::new().route("/socket.io/", any(serve)).route("/socket.io", any(serve)).with_state(Arc::new(door))
+    Router::new().route("/socket.io/", any(serve)).route("/socket.io", any(serve)).with_state(Arc::new(Shared::new(handshake, hub)))
 }
 
 impl Shared {
+    fn new(handshake: Arc<Handshake>, hub: Hub) -> Shared {
+        Shared { handshake, hub, opening: Arc::new(Semaphore::new(OPENING)), sessions: Mutex::default() }
+    }
+
     fn sessions(&self) -> MutexGuard<'_, HashMap<Sid, mpsc::Sender<Request>>> {
         // A poisoned lock still holds a whole map: every write is one insert or remove.
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
@@ -192,9 +195,7 @@ fn open_websocket(door: &Arc<Shared>, request: HttpRequest) -> Result<Response, 
     client.out.push_back(wire::text(&open_packet(door, Sid::new(rand::random()), false)?));
     let (limits, tasks) = (*door.hub.limits(), door.hub.tasks().clone());
     door.hub.tasks().spawn(async move {
-        if let Some(mut pipe) = Pipe::of(upgrading, &limits).await
-            && websocket::write(&mut pipe, &mut client).await.is_ok()
-        {
+        if let Some(pipe) = Pipe::of(upgrading, &limits).await {
             // A task of its own: this one would keep what the handshake needed.
             tasks.spawn(websocket::run(pipe, client));
         }
@@ -266,4 +267,19 @@ fn packets(body: String) -> Response {
     let mut response = Response::new(Body::from(body));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"));
     response
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::config::Config;
+    use nats::runtime::settings::Settings;
+
+    /// A client that is not in yet, and its place in a table of sessions.
+    pub fn session(hub: Hub) -> (Client, Entry) {
+        let handshake = Handshake::new(&Config::read(&mut Settings::of([])));
+        let door = Arc::new(Shared::new(Arc::new(handshake), hub));
+        let permit = opening(&door).unwrap();
+        (Client::new(door.clone(), permit), Entry { door, sid: Sid::new(1) })
+    }
 }

@@ -21,8 +21,9 @@ use crate::ws::wire;
 pub const REQUESTS: usize = 4;
 /// Bytes of one answer after which no further packet is added.
 const BODY_BYTES: usize = 256 * 1024;
-/// Answers that may wait for a GET. Events wait in the bounded queue of the hub; these are of a client that asks and never polls.
-const WAITING_PACKETS: usize = 256;
+/// Answers that may wait for a GET: those to one body, such as a page's joins. Events wait in the bounded queue of the hub; these
+/// are of a client that asks and never polls.
+const WAITING_PACKETS: usize = engine::MAX_PACKETS;
 
 /// A packet without meaning, to end a poll.
 const NOOP: &str = "6";
@@ -281,5 +282,30 @@ async fn probed(probe: &mut Option<Box<Probe>>) -> Option<Message> {
             () = sleep_until(probe.until) => None,
         },
         None => pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::tests::unconnected;
+    use crate::socketio::door::tests::session;
+
+    #[tokio::test]
+    async fn a_body_of_many_packets_is_answered_by_the_next_poll() {
+        let hub = unconnected().await;
+        let packets = hub.limits().rooms;
+        let (client, entry) = session(hub);
+        let (sender, requests) = mpsc::channel(REQUESTS);
+        tokio::spawn(run(client, requests, entry));
+        let (done, is_done) = oneshot::channel();
+        // Each is answered with a refusal: there is no such namespace.
+        sender.send(Request::Post(vec!["40/x,"; packets].join("\u{1e}"), done)).await.ok().unwrap();
+        is_done.await.unwrap();
+        let (answer, answered) = oneshot::channel();
+        sender.send(Request::Poll(answer)).await.ok().unwrap();
+        let answer = answered.await.unwrap();
+        let (refusals, others): (Vec<&str>, Vec<&str>) = answer.split('\u{1e}').partition(|packet| packet.starts_with("44/x,"));
+        assert_eq!((refusals.len(), others), (packets, vec![]), "the session goes on");
     }
 }

@@ -9,11 +9,15 @@ use super::{CLOSE_DEADLINE, STOP_CLOSE_DEADLINE};
 use crate::close::CloseReason;
 use crate::ws::pipe::Pipe;
 
-/// Serves a client until it ends.
+/// Serves a client until it ends. What is to go out already is written first: an answer that no poll has taken before the change
+/// must not wait for the next thing to happen.
 #[allow(clippy::manual_async_fn)] // an `async fn` would hold its arguments twice, for as long as it runs
 pub fn run(mut pipe: Pipe, mut client: Client) -> impl Future<Output = ()> + Send {
     async move {
-        let reason = serve(&mut pipe, &mut client).await;
+        let reason = match write(&mut pipe, &mut client).await {
+            Ok(()) => serve(&mut pipe, &mut client).await,
+            Err(reason) => reason,
+        };
         let limit = if reason == CloseReason::GoingAway { STOP_CLOSE_DEADLINE } else { CLOSE_DEADLINE };
         // In a box, as all that an idle socket has no need of.
         if Box::pin(timeout(limit, close(&mut pipe, &mut client, reason))).await.is_err() {
@@ -46,7 +50,7 @@ async fn turn(pipe: &mut Pipe, client: &mut Client) -> Result<(), CloseReason> {
 }
 
 /// Writes what is to go out.
-pub async fn write(pipe: &mut Pipe, client: &mut Client) -> Result<(), CloseReason> {
+async fn write(pipe: &mut Pipe, client: &mut Client) -> Result<(), CloseReason> {
     let mut out = std::mem::take(&mut client.out);
     let written = pipe.write(&mut out, client.ended()).await;
     client.out = out;
@@ -58,4 +62,30 @@ async fn close(pipe: &mut Pipe, client: &mut Client, reason: CloseReason) -> Res
     client.end(reason).await;
     pipe.write_all(&mut client.out).await?;
     pipe.close(reason).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::tests::unconnected;
+    use crate::socketio::door::tests::session;
+    use crate::ws::pipe::tests::connected;
+    use crate::ws::wire;
+    use futures_util::StreamExt;
+    use std::time::Duration;
+    use tokio_tungstenite::WebSocketStream;
+    use tokio_tungstenite::tungstenite::protocol::Role;
+
+    #[tokio::test]
+    async fn what_waits_at_the_change_to_a_websocket_goes_out_at_once() {
+        let hub = unconnected().await;
+        let (pipe, tcp) = connected(hub.limits()).await;
+        let mut browser = WebSocketStream::from_raw_socket(tcp, Role::Client, None).await;
+        let (mut client, _entry) = session(hub);
+        client.out.push_back(wire::text("431[]"));
+        let served = tokio::spawn(run(pipe, client));
+        let first = timeout(Duration::from_secs(5), browser.next()).await;
+        assert_eq!(first.expect("something comes").unwrap().unwrap(), Message::text("431[]"));
+        served.abort();
+    }
 }

@@ -10,7 +10,7 @@ use bytes::{Buf, Bytes};
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
@@ -28,6 +28,8 @@ use crate::listener::Stream;
 const READ_BUFFER_BYTES: usize = 128;
 /// Most bytes that wait in the library's own write buffer, which only has pongs and the close frame.
 const WRITE_BUFFER_BYTES: usize = 4 * 1024;
+/// What is read at once of what nobody looks at, in bytes.
+const SCRAP_BYTES: usize = 4 * 1024;
 /// One write may take so long to be taken by the client's side.
 const SEND_DEADLINE: Duration = Duration::from_secs(30);
 /// Frames that go out in one write. The system takes at most 1,024.
@@ -39,6 +41,8 @@ pub struct Pipe {
     stream: WebSocketStream<TcpStream>,
     /// Whether `stream` may have a pong that is not written yet.
     pong_due: bool,
+    /// A read has failed; `stream` reads no more after that.
+    failed: bool,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -61,15 +65,20 @@ impl Pipe {
             return None;
         };
         let (tcp, permit) = parts.io.into_inner().into_parts();
+        // A copy: what there is would keep hyper's whole buffer, for as long as the socket is open.
+        Some(Pipe::over(tcp, parts.read_buf.to_vec(), permit, limits).await)
+    }
+
+    /// Over a bare connection, of which `begun` is read.
+    async fn over(tcp: TcpStream, begun: Vec<u8>, permit: OwnedSemaphorePermit, limits: &Limits) -> Pipe {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
             .write_buffer_size(0)
             .max_write_buffer_size(WRITE_BUFFER_BYTES)
             .max_message_size(Some(limits.frame_bytes))
             .max_frame_size(Some(limits.frame_bytes));
-        // A copy: what there is would keep hyper's whole buffer, for as long as the socket is open.
-        let stream = WebSocketStream::from_partially_read(tcp, parts.read_buf.to_vec(), Role::Server, Some(config)).await;
-        Some(Pipe { stream, pong_due: false, _permit: permit })
+        let stream = WebSocketStream::from_partially_read(tcp, begun, Role::Server, Some(config)).await;
+        Pipe { stream, pong_due: false, failed: false, _permit: permit }
     }
 
     /// What comes next of the client. May be dropped without a loss.
@@ -77,7 +86,9 @@ impl Pipe {
     /// # Errors
     /// Nothing more comes.
     pub async fn next(&mut self) -> Result<Message, CloseReason> {
-        let message = self.stream.next().await.ok_or(CloseReason::Lost)?.map_err(|e| of_error(&e))?;
+        let read = self.stream.next().await.ok_or(CloseReason::Lost)?;
+        self.failed |= read.is_err();
+        let message = read.map_err(|e| of_error(&e))?;
         self.pong_due |= matches!(message, Message::Ping(_));
         Ok(message)
     }
@@ -143,15 +154,27 @@ impl Pipe {
     /// something unread, the connection would be reset and what was said lost on the way.
     ///
     /// # Errors
-    /// It ended in another way.
+    /// The connection is lost.
     pub async fn close(&mut self, reason: CloseReason) -> Result<(), CloseReason> {
         if let Some(code) = reason.code() {
             let frame = CloseFrame { code: code.into(), reason: Utf8Bytes::from_static(reason.as_str()) };
             self.stream.send(Message::Close(Some(frame))).await.map_err(|e| of_error(&e))?;
         }
         while let Some(read) = self.stream.next().await {
-            read.map_err(|e| of_error(&e))?;
+            self.failed |= read.is_err();
         }
+        if self.failed {
+            // In a box, as all that an idle socket has no need of.
+            Box::pin(self.read_out()).await.map_err(|_| CloseReason::Lost)?;
+        }
+        Ok(())
+    }
+
+    /// Reads what the client still sends, whatever it is, until it has seen the end of ours.
+    async fn read_out(&mut self) -> io::Result<()> {
+        let tcp = self.stream.get_mut();
+        tcp.shutdown().await?;
+        while tcp.read(&mut [0; SCRAP_BYTES]).await? > 0 {}
         Ok(())
     }
 }
@@ -181,5 +204,43 @@ fn of_error(error: &Error) -> CloseReason {
         Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => CloseReason::Lost,
         Error::Protocol(_) => CloseReason::Protocol,
         _ => CloseReason::Lost,
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::config::Config;
+    use nats::runtime::settings::Settings;
+    use std::sync::Arc;
+    use tokio::net::TcpListener;
+    use tokio::sync::Semaphore;
+
+    /// A WebSocket and its client's end.
+    pub async fn connected(limits: &Limits) -> (Pipe, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        (Pipe::over(listener.accept().await.unwrap().0, Vec::new(), permit, limits).await, client)
+    }
+
+    #[tokio::test]
+    async fn a_client_in_the_middle_of_too_large_a_frame_is_told_so() {
+        let limits = Config::read(&mut Settings::of([])).limits;
+        let (mut pipe, mut client) = connected(&limits).await;
+        let served = tokio::spawn(async move {
+            assert_eq!(pipe.next().await, Err(CloseReason::TooLarge));
+            pipe.close(CloseReason::TooLarge).await
+        });
+        const LENGTH: u64 = 16 * 1024 * 1024;
+        // A text with a mask of zeros.
+        let mut frame = [&[0x81, 0xff][..], &LENGTH.to_be_bytes(), &[0; 4]].concat();
+        frame.resize(frame.len() + LENGTH as usize, b'x');
+        client.write_all(&frame).await.expect("the frame is taken, and thrown away");
+        let mut told = Vec::new();
+        client.read_to_end(&mut told).await.expect("no reset");
+        assert_eq!(told, [&[0x88, 17][..], &1009_u16.to_be_bytes(), b"frame too large"].concat());
+        drop(client);
+        assert_eq!(served.await.unwrap(), Ok(()));
     }
 }

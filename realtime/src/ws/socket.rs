@@ -69,7 +69,7 @@ enum Wake {
 impl Socket {
     fn new(pipe: Pipe, seat: Seat) -> Socket {
         let now = Instant::now();
-        let conduct = Conduct::new(seat.limits().frames_per_second, now);
+        let conduct = Conduct::new(seat.limits(), now);
         Socket {
             pipe,
             out: VecDeque::new(),
