@@ -192,6 +192,15 @@ mod tests {
         prop_oneof![3 => patch().prop_map(Ok), 1 => time().prop_map(Err)]
     }
 
+    /// More changes than a contact remembers one by one. `botSuspended` is edited seldom, so that what was lifted long ago still holds.
+    fn many_changes() -> impl Strategy<Value = Vec<Result<ContactPatch, Timestamp>>> {
+        let suspend = any::<bool>().prop_map(|is| Ok(ContactPatch { bot_suspended: Some(is), ..ContactPatch::default() }));
+        let until = prop::option::of(time());
+        let until = until.prop_map(|until| Ok(ContactPatch { bot_suspend_until: Some(until), ..ContactPatch::default() }));
+        let change = prop_oneof![1 => suspend, 15 => until, 15 => time().prop_map(Err)];
+        prop::collection::vec(change, suspension::KEPT..4 * suspension::KEPT)
+    }
+
     fn changes(told: &[Result<ContactPatch, Timestamp>]) -> Vec<(Change<'_>, u64)> {
         fn change(told: &Result<ContactPatch, Timestamp>) -> Change<'_> {
             match told {
@@ -239,9 +248,41 @@ mod tests {
     }
 
     proptest! {
+        /// As above, when a contact is told more than it remembers one by one. Fewer than that are on their way at once.
+        #[test]
+        fn a_long_history_gives_the_same_document_however_it_arrives(
+            entered in (any::<bool>(), prop::option::of(time())),
+            told in many_changes(),
+            delays in prop::collection::vec(0..suspension::KEPT, 1..50),
+        ) {
+            let contact = Contact { bot_suspended: entered.0, bot_suspend_until: entered.1, ..contact() };
+            let mut events = vec![(Change::Entered(&contact), 1)];
+            events.extend(changes(&told));
+            let mut straight = super::entered(&contact, 1);
+            for (change, seq) in &events {
+                apply(&mut straight, *change, *seq);
+            }
+            let delayed = events.iter().enumerate().zip(delays.iter().cycle());
+            let mut arriving: Vec<(usize, (Change<'_>, u64))> = delayed.map(|((place, event), delay)| (place + delay, *event)).collect();
+            arriving.sort_by_key(|(at, _)| *at);
+            let mut shuffled = Document::new();
+            for (number, (_, (change, seq))) in arriving.iter().enumerate() {
+                apply(&mut shuffled, *change, *seq);
+                // Some old one comes again.
+                let (_, (again, of)) = arriving[number * 7 / 11];
+                apply(&mut shuffled, again, of);
+            }
+            let sorted = |d: &Document| serde_json::to_value(d).unwrap();
+            prop_assert_eq!(sorted(&straight), sorted(&shuffled));
+        }
+    }
+
+    proptest! {
         /// What clients see is what a person would say who hears the events in their order.
         #[test]
-        fn a_suspension_ends_only_if_its_time_is_still_the_one_that_was_set(told in prop::collection::vec(change(), 0..8)) {
+        fn a_suspension_ends_only_if_its_time_is_still_the_one_that_was_set(
+            told in prop_oneof![prop::collection::vec(change(), 0..8), many_changes()],
+        ) {
             let contact = contact();
             let mut document = entered(&contact, 1);
             let (mut suspended, mut until) = (contact.bot_suspended, contact.bot_suspend_until);

@@ -50,6 +50,8 @@ pub struct Conversation {
     base_unread: i64,
     tail: Vec<Entry>,
     marks: Vec<(i64, DateTime)>,
+    /// The newest mark at or under the floor. It is settled, and so is every message before it: those are there, and marked.
+    read_to: i64,
 }
 
 impl Conversation {
@@ -67,6 +69,11 @@ impl Conversation {
     /// The first mark above a message: when it was read.
     pub fn read_at(&self, seq: i64) -> Option<(i64, DateTime)> {
         self.marks.iter().find(|(mark, _)| *mark > seq).copied()
+    }
+
+    /// Below this sequence a mark has nothing to do: every message there is marked, and none is to come. 0 before that is known.
+    pub fn read_to(&self) -> i64 {
+        self.read_to
     }
 
     fn last_mark(&self) -> i64 {
@@ -133,6 +140,9 @@ impl Conversation {
         self.base_unread += under.iter().filter(|e| e.unread && e.of > mark).map(|e| e.sign).sum::<i64>();
         self.tail = above;
         self.floor = settled_to;
+        // Kept beside the marks: of those the oldest are dropped, also when all that are left stand above the floor.
+        let settled = self.marks.iter().rev().find(|(mark, _)| *mark <= settled_to);
+        self.read_to = settled.map_or(self.read_to, |(mark, _)| *mark);
     }
 
     /// The fields to set on the document.
@@ -144,7 +154,9 @@ impl Conversation {
             "total": self.total(),
             "unread": self.unread(),
             "revision": self.revision,
-            "fold": {"floor": self.floor, "total": self.base_total, "unread": self.base_unread, "tail": tail, "marks": marks},
+            "fold": {
+                "floor": self.floor, "total": self.base_total, "unread": self.base_unread, "tail": tail, "marks": marks, "read_to": self.read_to,
+            },
         }
     }
 
@@ -170,6 +182,7 @@ impl Conversation {
             base_unread: long_of(fold, "unread"),
             tail: fold.get_array("tail").map(|a| a.iter().filter_map(entry).collect()).unwrap_or_default(),
             marks: fold.get_array("marks").map(|a| a.iter().filter_map(mark).collect()).unwrap_or_default(),
+            read_to: long_of(fold, "read_to"),
         }
     }
 }
@@ -183,6 +196,7 @@ pub fn floor(settled_to: u64) -> i64 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::collections::{BTreeMap, BTreeSet, HashMap};
 
     /// A history in sequence order: what the counters must say, computed by hand.
     fn history() -> impl Strategy<Value = Vec<Effect>> {
@@ -251,5 +265,86 @@ mod tests {
             prop_assert_eq!((conversation.total(), conversation.unread()), counted);
             prop_assert!(conversation.tail.is_empty());
         }
+    }
+
+    /// A step of a replica with an event: when, its sequence, whether it is the second of the two.
+    type Turn = (i64, i64, bool);
+
+    /// Replicas at work on the events 1 to `count`, each event in two steps, and some with two replicas.
+    fn turns(count: i64, delays: &[(i64, i64, bool)]) -> Vec<Turn> {
+        let mut turns: Vec<Turn> = Vec::new();
+        for (i, (before, between, again)) in (0..2 * count).zip(delays.iter().cycle()) {
+            let (seq, is_second) = (i % count + 1, i >= count);
+            if !is_second || *again {
+                turns.push((seq + before, seq, false));
+                turns.push((seq + before + between, seq, true));
+            }
+        }
+        turns.sort_by_key(|(at, ..)| *at);
+        turns
+    }
+
+    proptest! {
+        /// Messages are inserted, then folded, and then marked if they were late; marks are folded, and then mark what is there.
+        #[test]
+        fn a_mark_that_begins_where_the_last_settled_one_ended_leaves_out_nothing(
+            kinds in prop::collection::vec(any::<bool>(), 1..60),
+            delays in prop::collection::vec((0i64..8, 0i64..8, any::<bool>()), 1..60),
+        ) {
+            let kind = |seq: i64| kinds[seq as usize - 1];
+            let mut conversation = Conversation::default();
+            // What is there: by sequence, the mark that read it.
+            let mut messages: BTreeMap<i64, Option<i64>> = BTreeMap::new();
+            let mut done: BTreeSet<i64> = BTreeSet::new();
+            let mut begun: HashMap<i64, i64> = HashMap::new();
+            for (_, seq, is_second) in turns(kinds.len() as i64, &delays) {
+                let settled = (1..).find(|seq| !done.contains(seq)).map_or(0, |next| next - 1);
+                let effect = match kind(seq) {
+                    true => Effect::Created { seq, id: ObjectId::from_bytes([7; 12]), unread: true },
+                    false => Effect::Read { seq, at: DateTime::from_millis(seq) },
+                };
+                // The fold is the second step of a message, and the first of a mark.
+                if kind(seq) == is_second && conversation.apply(effect) {
+                    conversation.compact(settled);
+                    conversation = Conversation::from_document(&conversation.to_document());
+                }
+                match (kind(seq), is_second) {
+                    (true, false) => drop(messages.entry(seq).or_default()),
+                    (true, true) => {
+                        if let (Some((mark, _)), Some(read)) = (conversation.read_at(seq), messages.get_mut(&seq)) {
+                            *read = Some(read.map_or(mark, |read| read.min(mark)));
+                        }
+                    }
+                    (false, false) => drop(begun.insert(seq, conversation.read_to())),
+                    (false, true) => {
+                        let is_open = |read: &Option<i64>| read.is_none_or(|read| read > seq);
+                        let all: Vec<i64> = messages.range(..seq).filter(|(_, read)| is_open(read)).map(|(of, _)| *of).collect();
+                        prop_assert!(all.iter().all(|of| *of >= begun[&seq]), "{} from {} on: {:?}", seq, begun[&seq], all);
+                        messages.extend(all.iter().map(|of| (*of, Some(seq))));
+                    }
+                }
+                if is_second {
+                    done.insert(seq);
+                }
+            }
+            let first_above = |of: i64| (of..=kinds.len() as i64).find(|seq| !kind(*seq));
+            prop_assert!(messages.iter().all(|(of, read)| *read == first_above(*of)), "{:?}", messages);
+        }
+    }
+
+    #[test]
+    fn the_last_settled_mark_is_known_also_when_more_have_come_than_are_kept() {
+        let read = |seq: i64| Effect::Read { seq, at: DateTime::from_millis(seq) };
+        let mut conversation = Conversation::default();
+        conversation.apply(read(5));
+        conversation.compact(4);
+        assert_eq!(conversation.read_to(), 0);
+        conversation.compact(6);
+        assert_eq!(conversation.read_to(), 5);
+        for seq in 10..10 + 2 * MAX_MARKS as i64 {
+            conversation.apply(read(seq));
+        }
+        conversation.compact(9);
+        assert_eq!(Conversation::from_document(&conversation.to_document()).read_to(), 5);
     }
 }

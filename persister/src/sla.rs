@@ -38,9 +38,21 @@ impl Targets {
         self.0.iter().rev().find(|change| change.at <= accepted_at).map(|change| change.targets).unwrap_or_default()
     }
 
-    /// Every target for deliveries that ever held, but the default.
-    pub fn delivery_seconds(&self) -> impl Iterator<Item = u32> + '_ {
-        self.0.iter().map(|change| change.targets.delivery_seconds)
+    /// Targets for deliveries, but the default, that something can have missed after `from` and not after `to`: those that held when it
+    /// must have been accepted for that.
+    pub fn delivery_seconds_passing(&self, from: i64, to: i64) -> Vec<u32> {
+        let mut passing = Vec::new();
+        let mut replaced_at = i64::MAX;
+        for change in self.0.iter().rev() {
+            let target = i64::from(change.targets.delivery_seconds) * 1_000;
+            let first_accepted = change.at.max(from - target + 1);
+            let last_accepted = (to - target).min(replaced_at - 1);
+            if first_accepted <= last_accepted {
+                passing.push(change.targets.delivery_seconds);
+            }
+            replaced_at = replaced_at.min(change.at);
+        }
+        passing
     }
 }
 

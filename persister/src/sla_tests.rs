@@ -121,12 +121,37 @@ proptest! {
     }
 
     #[test]
+    fn the_targets_that_pass_in_a_time_are_those_that_hold_for_something_accepted_so_long_before(
+        changes in prop::collection::vec((0i64..6_000, 1u32..5), 0..8),
+        (from, long) in (0i64..8_000, 0i64..200),
+    ) {
+        let change = |(seq, (at, delivery_seconds))| Change { seq, at, targets: SlaTargets { delivery_seconds, first_response_seconds: 1 } };
+        let targets = Targets::of((1..).zip(changes).map(change).collect());
+        let holds = |target: &u32| {
+            let moments = from + 1..=from + long;
+            moments.into_iter().any(|passes| targets.at(passes - i64::from(*target) * 1_000).delivery_seconds == *target)
+        };
+        let mut got = targets.delivery_seconds_passing(from, from + long);
+        got.sort_unstable();
+        got.dedup();
+        prop_assert_eq!(got, (1..5).filter(holds).collect::<Vec<u32>>());
+    }
+
+    #[test]
     fn the_order_of_reading_makes_no_difference(rows in rows(), seed in any::<prop::sample::Index>()) {
         let mut turned = rows.clone();
         turned.reverse();
         turned.rotate_left(if rows.is_empty() { 0 } else { seed.index(rows.len()) });
         prop_assert_eq!(tally(&mut turned, &targets(), NOW, END), tally(&mut rows.clone(), &targets(), NOW, END));
     }
+}
+
+#[test]
+fn a_sweep_asks_for_no_target_that_was_given_up_long_ago() {
+    let change =
+        |seq: i64| Change { seq, at: seq * 1_000, targets: SlaTargets { delivery_seconds: seq as u32, first_response_seconds: 1 } };
+    let targets = Targets::of((1..=32).map(change).collect());
+    assert_eq!(targets.delivery_seconds_passing(1_000_000, 1_003_000), [32]);
 }
 
 #[test]

@@ -9,8 +9,9 @@ pub const FIELD: &str = "suspension";
 /// What clients see.
 const SUSPENDED: &str = "botSuspended";
 const UNTIL: &str = "botSuspendUntil";
-/// The newest changes of `botSuspendUntil` that are remembered, by sequence. More than can be on their way at once.
-const KEPT: usize = 32;
+/// The newest changes that are remembered one by one, by sequence. More than can be on their way at once; what they led to that
+/// came before them is remembered as a whole.
+pub const KEPT: usize = 32;
 
 /// One thing that the document was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,21 +22,50 @@ pub enum Told {
     Resumed(DateTime),
 }
 
+/// What holds after some changes.
+#[derive(Clone, Copy, Default)]
+struct State {
+    until: Option<DateTime>,
+    /// The sequence that lifted a suspension last.
+    lifted: Option<i64>,
+}
+
+impl State {
+    /// The next change by sequence.
+    fn tell(&mut self, seq: i64, told: Told) {
+        match told {
+            Told::Until(until) => self.until = until,
+            Told::Resumed(of) if self.until == Some(of) => *self = State { until: None, lifted: Some(seq) },
+            Told::Resumed(_) => {}
+        }
+    }
+}
+
 /// What a contact's document remembers.
 struct Memory {
     /// `botSuspended` as it was entered or edited last.
     suspended: Option<bool>,
-    /// By sequence.
+    /// What all changes up to `folded_to` led to.
+    base: State,
+    /// The newest of them; 0 is before any.
+    folded_to: i64,
+    /// Those after it, by sequence.
     changes: Vec<(i64, Told)>,
 }
 
-/// Adds a change to what the document remembers; false if it is known.
+/// Adds a change to what the document remembers; false if it is known, or so late that newer ones have been folded.
 pub fn note(document: &mut Document, told: Told, seq: i64) -> bool {
     let mut memory = Memory::of(document);
+    if seq <= memory.folded_to {
+        return false;
+    }
     let Err(place) = memory.changes.binary_search_by_key(&seq, |(seq, _)| *seq) else { return false };
     memory.changes.insert(place, (seq, told));
     let surplus = memory.changes.len().saturating_sub(KEPT);
-    memory.changes.drain(..surplus);
+    for (seq, told) in memory.changes.drain(..surplus) {
+        memory.base.tell(seq, told);
+        memory.folded_to = seq;
+    }
     memory.write(document);
     true
 }
@@ -54,17 +84,13 @@ pub fn settle(document: &mut Document, edited: Option<i64>) {
         return;
     }
     let memory = Memory::of(document);
-    let (mut until, mut lifted) = (None, None);
+    let mut state = memory.base;
     for (seq, told) in &memory.changes {
-        match told {
-            Told::Until(set) => until = *set,
-            Told::Resumed(of) if until == Some(*of) => (until, lifted) = (None, Some(*seq)),
-            Told::Resumed(_) => {}
-        }
+        state.tell(*seq, *told);
     }
     // None is before any sequence: a shell that has no word of it is lifted too.
-    let suspended = if lifted > edited { Some(false) } else { memory.suspended };
-    put(document, UNTIL, until.map(Bson::DateTime));
+    let suspended = if state.lifted > edited { Some(false) } else { memory.suspended };
+    put(document, UNTIL, state.until.map(Bson::DateTime));
     put(document, SUSPENDED, suspended.map(Bson::Boolean));
 }
 
@@ -83,7 +109,7 @@ impl Memory {
             let seq = applied.or(document.get_i64("seq").ok()).unwrap_or_default();
             let until = document.get_datetime(UNTIL).ok().copied();
             let changes = until.map(|until| (seq, Told::Until(Some(until)))).into_iter().collect();
-            return Memory { suspended: document.get_bool(SUSPENDED).ok(), changes };
+            return Memory { suspended: document.get_bool(SUSPENDED).ok(), base: State::default(), folded_to: 0, changes };
         };
         let change = |entry: &Bson| {
             let entry = entry.as_document()?;
@@ -94,7 +120,12 @@ impl Memory {
             Some((entry.get_i64("seq").ok()?, told))
         };
         let changes = kept.get_array("changes").map(|all| all.iter().filter_map(change).collect()).unwrap_or_default();
-        Memory { suspended: kept.get_bool("suspended").ok(), changes }
+        // Documents from before there was a base have none.
+        let empty = Document::new();
+        let base = kept.get_document("base").unwrap_or(&empty);
+        let state = State { until: base.get_datetime("until").ok().copied(), lifted: base.get_i64("lifted").ok() };
+        let folded_to = base.get_i64("seq").unwrap_or_default();
+        Memory { suspended: kept.get_bool("suspended").ok(), base: state, folded_to, changes }
     }
 
     fn write(&self, document: &mut Document) {
@@ -103,7 +134,8 @@ impl Memory {
             Told::Resumed(of) => doc! {"seq": seq, "resumed": *of},
         };
         let changes: Vec<Document> = self.changes.iter().map(change).collect();
-        let suspended = self.suspended.map_or(Bson::Null, Bson::Boolean);
-        document.insert(FIELD, doc! {"suspended": suspended, "changes": changes});
+        let State { until, lifted } = self.base;
+        let base = doc! {"seq": self.folded_to, "until": until, "lifted": lifted};
+        document.insert(FIELD, doc! {"suspended": self.suspended, "base": base, "changes": changes});
     }
 }

@@ -162,7 +162,7 @@ pub struct ListOverdue {
     pub to: Timestamp,
     /// 1 to [`MAX_OVERDUE`].
     pub limit: u32,
-    /// Go on after this message.
+    /// Go on after this message, or this place between two.
     pub after: Option<OverdueAfter>,
 }
 

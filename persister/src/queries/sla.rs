@@ -1,6 +1,7 @@
 //! Reports on what companies promise, and what has missed its target. What is counted is `crate::sla`'s.
 
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use mongodb::bson::raw::{RawDocument, RawDocumentBuf};
@@ -13,6 +14,7 @@ use nats::query::{
 use nats::runtime::query::QueryError;
 use nats::runtime::worker;
 use nats::{Id, Timestamp};
+use tokio::time::Instant;
 
 use super::find::MAX_TIME;
 use super::{Queries, is_visible, raw, whole};
@@ -24,6 +26,8 @@ use crate::sla::{Kind, Row, Step, Targets, tally};
 
 /// Companies with targets of their own that a sweep can know of.
 const MAX_COMPANIES: i64 = 100_000;
+/// A question about what is overdue begins with no other target after this; the one who asked waits 5 s, and asks for the rest.
+const LOOK_FOR: Duration = Duration::from_secs(2);
 /// Documents of a report that come in one piece.
 const REPORT_BATCH: u32 = 10_000;
 
@@ -123,16 +127,23 @@ impl Queries {
     }
 
     /// For each target that holds anywhere, what was accepted so long before the time that is asked about. So a message is looked
-    /// at once, when its target passes, and none again and again.
+    /// at once, when its target passes, and none again and again. At least one target a page, and as many as there is time for.
     pub(super) async fn overdue(&self, q: ListOverdue) -> Result<OverduePage, QueryError> {
+        let begun = Instant::now();
         self.caught_up().await?;
         let histories = self.histories().await?;
         let default = SlaTargets::default().delivery_seconds;
-        let targets: BTreeSet<u32> = histories.values().flat_map(Targets::delivery_seconds).chain([default]).collect();
+        let passing = |history: &Targets| history.delivery_seconds_passing(q.from.millis(), q.to.millis());
+        let targets: BTreeSet<u32> = histories.values().flat_map(passing).chain([default]).collect();
         let limit = q.limit.clamp(1, MAX_OVERDUE) as usize;
         let mut page = OverduePage { overdue: Vec::new(), next: None };
         let mut room = limit;
-        for target in targets.into_iter().filter(|target| q.after.is_none_or(|after| after.target_seconds <= *target)) {
+        let left = targets.into_iter().filter(|target| q.after.is_none_or(|after| after.target_seconds <= *target));
+        for (looked_at, target) in left.enumerate() {
+            if looked_at > 0 && begun.elapsed() > LOOK_FOR {
+                page.next = Some(before(q, target));
+                break;
+            }
             let after = q.after.filter(|after| after.target_seconds == target);
             let find = self.view.collections.messages.find(late(q, target, after)).sort(doc! {"accepted_at": 1, "_id": 1});
             let fields = doc! {"company_id": 1, "contact_id": 1, "platform": 1, "accepted_at": 1};
@@ -182,6 +193,13 @@ fn late(q: ListOverdue, target: u32, after: Option<OverdueAfter>) -> Document {
     doc! {"role": Role::Operator.as_str(), "delivery.state": {"$exists": true}, "sla": {"$exists": false}, "$and": all}
 }
 
+/// Where a target's messages begin.
+fn before(q: ListOverdue, target: u32) -> OverdueAfter {
+    // None was accepted at this moment: those that are asked for were later.
+    let accepted_at = Timestamp::from_millis(q.from.millis() - i64::from(target) * 1_000);
+    OverdueAfter { target_seconds: target, accepted_at, message_id: Id::from_bytes([0; 12]) }
+}
+
 fn overdue(d: &Document, target_seconds: u32) -> Option<Overdue> {
     Some(Overdue {
         company_id: document::id(d.get_object_id("company_id").ok()?),
@@ -214,4 +232,23 @@ fn row(d: &RawDocumentBuf) -> Option<Row> {
         delivery: d.get_document("delivery").ok().and_then(step),
         breached: d.get_document("sla").is_ok(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mongodb::bson::Bson;
+
+    #[test]
+    fn a_page_that_had_no_time_for_a_target_is_followed_by_all_of_it() {
+        let (from, to) = (Timestamp::from_millis(1_760_000_000_000), Timestamp::from_millis(1_760_000_060_000));
+        let q = ListOverdue { from, to, limit: 1, after: None };
+        let after = before(q, 30);
+        assert_eq!(after.target_seconds, 30);
+        let filter = late(q, 30, Some(after));
+        let accepted =
+            |part: &Bson, bound: &str| *part.as_document().unwrap().get_document("accepted_at").unwrap().get_datetime(bound).unwrap();
+        let all = filter.get_array("$and").unwrap();
+        assert_eq!(accepted(&all[2], "$gte"), accepted(&all[0], "$gt"));
+    }
 }

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use futures_util::TryStreamExt;
 use mongodb::bson::{DateTime, Document, doc, oid::ObjectId};
+use nats::Id;
 use nats::domain::Platform;
+use nats::event::MessageRead;
 
 use super::messages::deleted_at;
 use super::{Sorted, View};
@@ -32,6 +34,13 @@ impl Key {
     /// The document's `_id`. The company is part of it: a contact id alone is only the caller's word.
     pub fn id(&self) -> String {
         format!("{}:{}:{}", self.company.to_hex(), self.contact.to_hex(), self.platform)
+    }
+
+    /// What a read event marks. One without a platform is a mark on every platform, also on those without a message so far: the
+    /// first may be late.
+    pub fn of_read(company: Id, read: &MessageRead) -> impl Iterator<Item = Key> {
+        let platforms = read.platform.as_ref().map_or(Platform::ALL, std::slice::from_ref);
+        platforms.iter().map(move |platform| Key::new(oid(company), oid(read.contact_id), *platform))
     }
 }
 
@@ -75,14 +84,11 @@ impl Effects {
         self.created.push(CreatedIn { key, seq, id, unread });
     }
 
-    /// The read events. One without a platform is a mark on every platform, also on those without a message so far: the
-    /// first may be late.
+    /// The read events.
     pub fn add_reads(&mut self, sorted: &Sorted) {
         for r in &sorted.read {
             let (company, read) = &r.event;
-            let platforms = read.platform.as_ref().map_or(Platform::ALL, std::slice::from_ref);
-            for platform in platforms {
-                let key = Key::new(oid(*company), oid(read.contact_id), *platform);
+            for key in Key::of_read(*company, read) {
                 self.add(key, Effect::Read { seq: long(r.seq), at: date(r.envelope_at) });
             }
         }
@@ -96,6 +102,11 @@ pub struct Folded {
 }
 
 impl Folded {
+    /// Below this sequence a mark on the conversation has nothing to do.
+    pub fn read_to(&self, key: &Key) -> i64 {
+        self.conversations.get(key).map_or(0, Conversation::read_to)
+    }
+
     /// Messages of this batch that a read event above them had covered before they came: id, that event's sequence and time.
     pub fn read_late(&self) -> impl Iterator<Item = (ObjectId, i64, DateTime)> + '_ {
         self.created.iter().filter(|c| c.unread).filter_map(|c| {

@@ -7,7 +7,7 @@ use mongodb::Collection;
 use mongodb::bson::{Bson, Document, doc, oid::ObjectId};
 use nats::dead::Reason;
 use nats::domain::{DeliveryState, Direction};
-use nats::event::MessageDelivery;
+use nats::event::{MessageDelivery, MessageRead};
 use nats::outcome::Outcome;
 
 use super::conversations::{Effects, Folded, Key};
@@ -173,10 +173,16 @@ impl View {
     pub(super) async fn mark_read(&self, sorted: &Sorted, folded: &Folded, verdicts: &mut [Verdict]) -> Result<(), DatabaseError> {
         let unread_at = |seq: i64| doc! {"$or": [{"applied.read": {"$exists": false}}, {"applied.read": {"$gt": seq}}]};
         let set = |seq: i64, at: mongodb::bson::DateTime| doc! {"$set": {"read": true, "read_at": at, "applied.read": seq}};
-        for r in &sorted.read {
-            let (company, read) = (oid(r.event.0), &r.event.1);
-            let seq = long(r.seq);
-            let mut filter = doc! {"company_id": company, "contact_id": oid(read.contact_id), "direction": "inbound", "seq": {"$lt": seq}};
+        let mut reads: Vec<&At<(nats::Id, MessageRead)>> = sorted.read.iter().collect();
+        reads.sort_unstable_by_key(|r| r.seq);
+        // Each begins where the one before it has ended, so that however many there are, a message is looked at once. What is inserted
+        // in between is late, for the mark is folded already: whoever inserts it marks it.
+        let mut marked: HashMap<Key, i64> = HashMap::new();
+        for r in reads {
+            let (seq, (company, read)) = (long(r.seq), &r.event);
+            let from = Key::of_read(*company, read).map(|key| marked.get(&key).copied().unwrap_or_else(|| folded.read_to(&key))).min();
+            let between = doc! {"$gte": from.unwrap_or_default(), "$lt": seq};
+            let mut filter = doc! {"company_id": oid(*company), "contact_id": oid(read.contact_id), "direction": "inbound", "seq": between};
             if let Some(platform) = read.platform {
                 filter.insert("platform", platform.as_str());
             }
@@ -184,6 +190,7 @@ impl View {
             let done = update_many(&self.collections.messages, vec![doc! {"q": filter, "u": set(seq, date(r.envelope_at)), "multi": true}])
                 .await?;
             verdicts[r.position] = Verdict::Applied(Outcome::Applied { matched: done.matched, modified: done.modified });
+            marked.extend(Key::of_read(*company, read).map(|key| (key, seq)));
         }
         let late = folded.read_late().map(|(id, seq, at)| {
             let mut filter = doc! {"_id": id};
