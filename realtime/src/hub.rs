@@ -283,7 +283,7 @@ pub mod tests {
         let config = Config::read(&mut Settings::of([nowhere]));
         let connection = Connection::open(&config.common.nats, "realtime", Id::generate(Timestamp::now())).await.unwrap();
         let tasks = TaskTracker::new();
-        let publisher = Publisher::start(connection.clone(), &tasks);
+        let publisher = Publisher::unsupervised(connection.clone(), &tasks);
         Hub::new(connection, publisher, config.limits, tasks, CancellationToken::new())
     }
 

@@ -30,7 +30,7 @@ async fn fifty_replays_at_once_over_two_gateways_and_the_command_line_are_one_de
     const BY_OPERATOR: usize = 10;
     let system = System::start(&["--replicas", "gateway=2,forwarder=2"]).await;
     let staff = system.new_company().await;
-    let (contact, id, letter) = refused(&staff).await;
+    let (_, id, letter) = refused(&staff).await;
     system.bot_mode(json!({})).await;
     let (before, _) = outbound(&system).await;
 
