@@ -15,12 +15,14 @@ pub(crate) use directory::integration_id;
 use std::collections::BTreeMap;
 
 use mongodb::Database;
+use mongodb::bson::oid::ObjectId;
 use nats::dead::Reason;
 use nats::event::{BadEvent, Envelope, Event};
 use nats::outcome::Outcome;
 use secrecy::SecretString;
 
 use crate::database::{self, Collections, DatabaseError};
+use crate::document::oid;
 use crate::latency::Latencies;
 
 /// A message of the log.
@@ -47,6 +49,11 @@ pub enum Verdict {
 }
 
 const APPLIED: Verdict = Verdict::Applied(Outcome::Applied { matched: 1, modified: 1 });
+
+/// Of an event about what another company has: an id is only the caller's word.
+fn foreign() -> Verdict {
+    Verdict::Rejected(Reason::Malformed, "its id is another company's".into())
+}
 
 /// MongoDB as a view of the log.
 #[derive(Clone)]
@@ -84,8 +91,14 @@ struct Sorted {
     refresh_failures: Vec<At<(nats::Id, nats::event::IntegrationRefreshFailed)>>,
     breaches: Vec<At<nats::event::MessageSlaBreached>>,
     targets: Vec<At<NewTargets>>,
-    /// The tenant of each event, for shells.
+    /// The tenant of each event.
     companies_of: BTreeMap<usize, nats::Id>,
+}
+
+impl Sorted {
+    fn company(&self, position: usize) -> ObjectId {
+        self.companies_of.get(&position).map(|company| oid(*company)).unwrap_or_default()
+    }
 }
 
 impl View {
@@ -128,7 +141,7 @@ impl View {
         // Whoever sees a message delivered finds the attempt that did it.
         self.keep_attempts(&sorted).await?;
         self.update_messages(&sorted, &mut effects, &mut verdicts).await?;
-        self.note_breaches(&sorted).await?;
+        self.note_breaches(&sorted, &mut verdicts).await?;
         effects.add_reads(&sorted);
         let folded = self.fold(effects, settled_to).await?;
         self.mark_read(&sorted, &folded, &mut verdicts).await?;

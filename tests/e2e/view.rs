@@ -320,3 +320,58 @@ async fn a_step_that_races_the_insert_of_its_message_is_not_lost() {
         assert_eq!(conversations[0].get_i64("total").unwrap(), left as i64, "round {round}");
     }
 }
+
+/// An id is only the caller's word. What another company says of it is rejected, and holds up nothing else of its batch.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_companies_that_speak_of_the_same_ids_in_one_batch_the_other_is_rejected() {
+    let system = System::shared().await;
+    let uri = system.url("mongodb").replace("/petbuddy", "/two_companies");
+    let view = View::open(&uri.into()).await.unwrap();
+    view.create_indexes().await.unwrap();
+    let now = Timestamp::from_millis(1_700_000_000_000);
+    let (own, other, contact) = (Id::generate(now), Id::generate(now), Id::generate(now));
+    let create = history(&[Step::Create { platform: Platform::Facebook, inbound: false }], own, contact);
+    let Event::MessageCreated(message) = Envelope::from_json(&create[0].payload).unwrap().event else { unreachable!() };
+    let phone = |text: &str| ContactPatch { phone: Some(Some(ShortText::new(text).unwrap())), ..ContactPatch::default() };
+    let edit = |text: &str| Event::ContactUpdated(Box::new(ContactUpdated { contact_id: contact, patch: phone(text) }));
+    let patch = MessagePatch { content: Some(Content::new("foreign").unwrap()), attachments: None };
+    let delivery = Delivery { state: DeliveryState::Failed, ..Delivery::queued() };
+    let (message_id, contact_id) = (message.id, contact);
+    let foreign = [
+        Event::MessageUpdated(MessageUpdated { message_id, contact_id, patch }),
+        Event::MessageDelivery(MessageDelivery { message_id, contact_id, delivery, status: None, duration_ms: None }),
+        Event::MessageSlaBreached(MessageSlaBreached {
+            message_id,
+            contact_id,
+            platform: Platform::Facebook,
+            target_seconds: 1,
+            accepted_at: now,
+        }),
+        Event::MessageDeleted(MessageDeleted { message_id, contact_id }),
+        Event::MessageCreated(Message { company_id: other, ..message.clone() }),
+        edit("2"),
+        Event::ContactBotResumed(ContactBotResumed { contact_id, until: now }),
+        Event::ContactCreated(Box::new(a_contact(other, contact, now))),
+    ];
+    let stored = |(seq, (company, event)): (u64, (Id, Event))| {
+        let envelope = Envelope::new(now, Actor::System, company, event);
+        Stored { seq, place: seq, subject: envelope.subject().to_string(), payload: envelope.to_json().unwrap().into() }
+    };
+    let entered = Event::ContactCreated(Box::new(a_contact(own, contact, now)));
+    let ours = [entered, edit("1"), Event::MessageCreated(message)];
+    let events = ours.into_iter().map(|event| (own, event)).chain(foreign.map(|event| (other, event)));
+    let batch: Vec<Stored> = (1..).zip(events).map(stored).collect();
+    // Once more too: the verdicts are the same.
+    for _ in 0..2 {
+        let verdicts = view.apply(&batch, 0).await.unwrap();
+        let rejected = |v: &persister::Verdict| matches!(v, persister::Verdict::Rejected(..));
+        assert!(!verdicts[..3].iter().any(rejected) && verdicts[3..].iter().all(rejected), "{verdicts:?}");
+    }
+    let [messages, _, contacts, ..] = seen(&view, own).await;
+    assert_eq!((messages.len(), contacts.len()), (1, 1));
+    assert_eq!((messages[0].get_str("content").unwrap(), contacts[0].get_str("phone").unwrap()), ("as written", "1"));
+    assert!(["deleted_at", "sla"].iter().all(|field| !messages[0].contains_key(field)), "{}", messages[0]);
+    assert_eq!(messages[0].get_document("delivery").unwrap().get_str("state").unwrap(), "queued");
+    let [messages, conversations, contacts, ..] = seen(&view, other).await;
+    assert!(messages.is_empty() && conversations.is_empty() && contacts.is_empty());
+}

@@ -6,7 +6,7 @@ use futures_util::TryStreamExt;
 use mongodb::bson::{Document, doc, oid::ObjectId};
 use nats::outcome::Outcome;
 
-use super::{Sorted, Verdict, View};
+use super::{Sorted, Verdict, View, foreign};
 use crate::contact::{self, Change};
 use crate::database::{DatabaseError, insert_new, limited, update_many};
 use crate::document::{self, oid};
@@ -14,76 +14,103 @@ use crate::document::{self, oid};
 /// Rounds of reading and writing until no other replica was in between.
 const MAX_ROUNDS: usize = 50;
 
-/// The changes of one contact, each with its sequence.
-type Changes<'a> = Vec<(Change<'a>, u64)>;
+/// A change of a contact, as the log has it.
+struct Told<'a> {
+    position: usize,
+    company: ObjectId,
+    change: Change<'a>,
+    seq: u64,
+}
+
+/// By contact. An id is one document, whichever companies speak of it.
+type Changes<'a> = HashMap<ObjectId, Vec<Told<'a>>>;
+
+/// What becomes of changes, given what is there.
+#[derive(Default)]
+struct Folded {
+    writes: Vec<Document>,
+    /// Contacts that have been entered.
+    whole: HashSet<ObjectId>,
+    /// Positions of changes by companies that do not have the contact.
+    foreign: Vec<usize>,
+}
 
 impl View {
     /// Enters contacts, edits them, and lifts suspensions of the bot.
     pub(super) async fn apply_contacts(&self, sorted: &Sorted, verdicts: &mut [Verdict]) -> Result<(), DatabaseError> {
         let documents: Vec<Document> = sorted.contacts.iter().map(|c| contact::entered(&c.event, c.seq)).collect();
         let refused = insert_new(&self.collections.contacts, &documents).await?;
+        let mut changes = Changes::new();
+        let mut tell = |id, position, seq, change| {
+            let told = Told { position, company: sorted.company(position), change, seq };
+            changes.entry(oid(id)).or_default().push(told);
+        };
         // A contact that is there came before, or has been edited before it came.
-        let mut open: HashMap<(ObjectId, ObjectId), Changes<'_>> = HashMap::new();
         for c in refused.iter().filter_map(|index| sorted.contacts.get(*index)) {
-            let key = (oid(c.event.id), oid(c.event.company_id));
-            open.entry(key).or_default().push((Change::Entered(&c.event), c.seq));
+            tell(c.event.id, c.position, c.seq, Change::Entered(&c.event));
         }
-        let company = |position: usize| sorted.companies_of.get(&position).map(|c| oid(*c)).unwrap_or_default();
         for edit in &sorted.contact_edits {
-            let key = (oid(edit.event.contact_id), company(edit.position));
-            open.entry(key).or_default().push((Change::Edited(&edit.event.patch), edit.seq));
+            tell(edit.event.contact_id, edit.position, edit.seq, Change::Edited(&edit.event.patch));
         }
         for resume in &sorted.resumes {
-            let key = (oid(resume.event.contact_id), company(resume.position));
-            open.entry(key).or_default().push((Change::Resumed(document::date(resume.event.until)), resume.seq));
+            tell(resume.event.contact_id, resume.position, resume.seq, Change::Resumed(document::date(resume.event.until)));
         }
-        let whole = self.fold_contacts(open).await?;
+        let folded = self.fold_contacts(&changes).await?;
         for edit in &sorted.contact_edits {
-            if !whole.contains(&oid(edit.event.contact_id)) {
+            if !folded.whole.contains(&oid(edit.event.contact_id)) {
                 // Not there yet: the edit stands in the shell.
                 verdicts[edit.position] = Verdict::Applied(Outcome::NotFound);
             }
         }
+        for position in folded.foreign {
+            verdicts[position] = foreign();
+        }
         Ok(())
     }
 
-    /// The ids of those that have been entered.
-    async fn fold_contacts(&self, open: HashMap<(ObjectId, ObjectId), Changes<'_>>) -> Result<HashSet<ObjectId>, DatabaseError> {
-        if open.is_empty() {
-            return Ok(HashSet::new());
+    async fn fold_contacts(&self, changes: &Changes<'_>) -> Result<Folded, DatabaseError> {
+        if changes.is_empty() {
+            return Ok(Folded::default());
         }
         for _ in 0..MAX_ROUNDS {
-            let ids: Vec<ObjectId> = open.keys().map(|(id, _)| *id).collect();
+            let ids: Vec<ObjectId> = changes.keys().copied().collect();
             let find =
                 async { Ok(self.collections.contacts.find(doc! {"_id": {"$in": ids}}).await?.try_collect::<Vec<Document>>().await?) };
             let found = limited(find).await?;
-            let mut known: HashMap<ObjectId, Document> =
-                found.into_iter().filter_map(|d| Some((d.get_object_id("_id").ok()?, d))).collect();
-            let (mut whole, mut writes) = (HashSet::new(), Vec::new());
-            for ((id, company), changes) in &open {
-                let found = known.remove(id);
-                let is_new = found.is_none();
-                let mut document = found.unwrap_or_else(|| doc! {"_id": id, "company_id": company});
-                if document.get_object_id("company_id").ok() != Some(*company) {
-                    continue; // another company's: its id is only the caller's word
-                }
-                let changed = changes.iter().filter(|(change, seq)| contact::apply(&mut document, *change, *seq)).count() > 0;
-                if document.contains_key("seq") {
-                    whole.insert(*id);
-                }
-                if changed {
-                    writes.push(write(*id, document, is_new));
-                }
-            }
+            let mut folded = fold(changes, found.into_iter().filter_map(|d| Some((d.get_object_id("_id").ok()?, d))).collect());
+            let writes = std::mem::take(&mut folded.writes);
             let expected = writes.len() as u64;
             let done = update_many(&self.collections.contacts, writes).await?;
             if done.matched == expected && done.duplicates.is_empty() {
-                return Ok(whole);
+                return Ok(folded);
             }
             // Else another replica wrote one of them in between; those that were written show no change now.
         }
         Err(DatabaseError::Unavailable(format!("contacts were changed by others {MAX_ROUNDS} times over")))
     }
+}
+
+/// Applies the changes to the documents that are there, and to shells where none is.
+fn fold(changes: &Changes<'_>, mut known: HashMap<ObjectId, Document>) -> Folded {
+    let mut folded = Folded::default();
+    for (id, told) in changes {
+        let found = known.remove(id);
+        let is_new = found.is_none();
+        // What nobody has yet is the first one's who speaks of it.
+        let first = told.iter().min_by_key(|told| told.seq).map(|told| told.company);
+        let mut document = found.unwrap_or_else(|| doc! {"_id": id, "company_id": first});
+        let company = document.get_object_id("company_id").ok();
+        let (own, others): (Vec<&Told<'_>>, Vec<&Told<'_>>) = told.iter().partition(|told| Some(told.company) == company);
+        folded.foreign.extend(others.iter().map(|told| told.position));
+        let changed = own.iter().filter(|told| contact::apply(&mut document, told.change, told.seq)).count() > 0;
+        if document.contains_key("seq") {
+            folded.whole.insert(*id);
+        }
+        if changed {
+            folded.writes.push(write(*id, document, is_new));
+        }
+    }
+    folded
 }
 
 fn write(id: ObjectId, mut document: Document, is_new: bool) -> Document {
@@ -98,5 +125,42 @@ fn write(id: ObjectId, mut document: Document, is_new: bool) -> Document {
             document.insert("revision", 1_i64);
             doc! {"q": {"_id": id, "revision": {"$exists": false}, "seq": {"$exists": !is_new}}, "u": document, "upsert": true}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nats::domain::{ContactPatch, ShortText};
+
+    const CONTACT: ObjectId = ObjectId::from_bytes([1; 12]);
+    const ONE: ObjectId = ObjectId::from_bytes([2; 12]);
+    const OTHER: ObjectId = ObjectId::from_bytes([3; 12]);
+
+    /// Edits of one contact in one batch, the latest first.
+    fn told(patches: &[ContactPatch], companies: &[ObjectId], known: Option<Document>) -> Folded {
+        let told = patches.iter().zip(companies).enumerate();
+        let told =
+            told.map(|(i, (patch, company))| Told { position: i, company: *company, change: Change::Edited(patch), seq: 9 - i as u64 });
+        let changes = Changes::from([(CONTACT, told.collect())]);
+        fold(&changes, known.into_iter().map(|d| (CONTACT, d)).collect())
+    }
+
+    #[test]
+    fn of_two_companies_that_speak_of_one_id_in_a_batch_one_is_written_and_the_other_rejected() {
+        let phone = |n: &str| ContactPatch { phone: Some(Some(ShortText::new(n).unwrap())), ..ContactPatch::default() };
+        let patches = [phone("1"), phone("2"), phone("3")];
+        let written = |folded: &Folded| {
+            let [write] = folded.writes.as_slice() else { panic!("two writes of one id never both succeed: {:?}", folded.writes) };
+            let document = write.get_document("u").unwrap();
+            (document.get_object_id("company_id").unwrap(), document.get_str("phone").unwrap().to_owned())
+        };
+        // Nobody has it: the first by sequence, which came last.
+        let folded = told(&patches, &[ONE, ONE, OTHER], None);
+        assert_eq!((written(&folded), folded.foreign), ((OTHER, "3".to_owned()), vec![0, 1]));
+        // One has it.
+        let entered = doc! {"_id": CONTACT, "company_id": ONE, "seq": 1_i64};
+        let folded = told(&patches, &[OTHER, ONE, OTHER], Some(entered));
+        assert_eq!((written(&folded), folded.foreign), ((ONE, "2".to_owned()), vec![0, 2]));
     }
 }

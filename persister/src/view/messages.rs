@@ -11,7 +11,7 @@ use nats::event::{MessageDelivery, MessageRead};
 use nats::outcome::Outcome;
 
 use super::conversations::{Effects, Folded, Key};
-use super::{At, Sorted, Verdict, View};
+use super::{At, Sorted, Verdict, View, foreign};
 use crate::conversation::Effect;
 use crate::database::{DatabaseError, EXTERNAL_INDEX, REQUEST_INDEX, insert_new, limited, update_many};
 use crate::document::{self, date, long, oid};
@@ -28,21 +28,22 @@ struct Guarded {
 }
 
 impl Guarded {
-    /// A later event's guard makes the filter fail; the upsert then meets the document's `_id` and does nothing.
+    /// A later event's guard makes the filter fail, and so does another company; the upsert then meets the document's `_id` and does
+    /// nothing.
     fn update(&self) -> Document {
         let guard = format!("applied.{}", self.guard);
         let mut set = self.fields.clone();
         set.insert(&guard, self.seq);
         doc! {
-            "q": {"_id": self.message, &guard: {"$not": {"$gte": self.seq}}},
-            "u": {"$set": set, "$max": {"updated_at": self.at}, "$setOnInsert": {"company_id": self.company, "contact_id": self.contact}},
+            "q": {"_id": self.message, "company_id": self.company, &guard: {"$not": {"$gte": self.seq}}},
+            "u": {"$set": set, "$max": {"updated_at": self.at}, "$setOnInsert": {"contact_id": self.contact}},
             "upsert": true,
         }
     }
 
     /// What even a stale change leaves: when the message was last touched.
     fn touch(&self) -> Document {
-        doc! {"q": {"_id": self.message}, "u": {"$max": {"updated_at": self.at}}}
+        doc! {"q": {"_id": self.message, "company_id": self.company}, "u": {"$max": {"updated_at": self.at}}}
     }
 }
 
@@ -65,10 +66,14 @@ impl View {
             let (seq, unread) = (long(created.seq), m.direction == Direction::Inbound);
             if refused.contains(&index) {
                 let Some(known) = known.get(&oid(m.id)) else {
-                    let why = format!("another message holds its key ({EXTERNAL_INDEX} or {REQUEST_INDEX})");
+                    let why = format!("another message holds its key ({EXTERNAL_INDEX} or {REQUEST_INDEX}), or another company its id");
                     verdicts[created.position] = Verdict::Rejected(Reason::DuplicateKey, why);
                     continue;
                 };
+                if !is_of(known, oid(m.company_id)) {
+                    verdicts[created.position] = foreign();
+                    continue;
+                }
                 if known.get_i64("seq").ok() != Some(seq) {
                     continue; // The same message, published once more; the first to come stays.
                 }
@@ -83,14 +88,14 @@ impl View {
     }
 
     /// Puts messages' own fields under what later events have already set. Returns the documents as they now are; one is
-    /// missing where another message holds its external id.
+    /// missing where another message holds its external id, or another company its id.
     async fn fill_shells(&self, created: impl Iterator<Item = &Document>) -> Result<HashMap<ObjectId, Document>, DatabaseError> {
         let documents: Vec<(ObjectId, &Document)> = created.filter_map(|d| Some((d.get_object_id("_id").ok()?, d))).collect();
         if documents.is_empty() {
             return Ok(HashMap::new());
         }
         let ids: Vec<ObjectId> = documents.iter().map(|(id, _)| *id).collect();
-        let fields = || doc! {"seq": 1, "applied.deleted": 1};
+        let fields = || doc! {"company_id": 1, "seq": 1, "applied.deleted": 1};
         let whole = || doc! {"_id": {"$in": &ids}, "seq": {"$exists": true}};
         // A batch that comes again is mostly whole already.
         let known = self.find_messages(whole(), fields()).await?;
@@ -98,7 +103,8 @@ impl View {
             let merged = doc! {"$mergeObjects": [
                 {"$literal": *document}, "$$ROOT", {"updated_at": {"$max": [{"$literal": document.get("updated_at")}, "$updated_at"]}},
             ]};
-            doc! {"q": {"_id": id, "seq": {"$exists": false}}, "u": [{"$replaceWith": merged}]}
+            let shell = doc! {"_id": id, "company_id": document.get("company_id"), "seq": {"$exists": false}};
+            doc! {"q": shell, "u": [{"$replaceWith": merged}]}
         };
         let fills: Vec<Document> = documents.iter().filter(|(id, _)| !known.contains_key(id)).map(fill).collect();
         if fills.is_empty() {
@@ -124,17 +130,30 @@ impl View {
         let guarded = guarded_changes(sorted);
         let unsettled = upsert(&self.collections.messages, guarded.iter().map(Guarded::update).collect()).await?;
         if !unsettled.is_empty() {
-            update_many(&self.collections.messages, unsettled.iter().map(|i| guarded[*i].touch()).collect()).await?;
+            let unsettled: Vec<&Guarded> = unsettled.iter().map(|i| &guarded[*i]).collect();
+            update_many(&self.collections.messages, unsettled.iter().map(|g| g.touch()).collect()).await?;
+            let others = self.not_of_these(unsettled.iter().map(|g| (g.message, g.company)).collect()).await?;
+            let edits = sorted.updated.iter().map(|u| (u.event.message_id, u.position));
+            let steps = sorted.delivery.iter().map(|d| (d.event.message_id, d.position));
+            for (_, position) in edits.chain(steps).filter(|(id, position)| others.contains(&(oid(*id), sorted.company(*position)))) {
+                verdicts[position] = foreign();
+            }
         }
         self.delete_messages(sorted, effects, verdicts).await
+    }
+
+    /// Those of these messages that are not of the company beside them.
+    pub(super) async fn not_of_these(&self, messages: Vec<(ObjectId, ObjectId)>) -> Result<HashSet<(ObjectId, ObjectId)>, DatabaseError> {
+        let ids: Vec<ObjectId> = messages.iter().map(|(id, _)| *id).collect();
+        let found = self.find_messages(doc! {"_id": {"$in": ids}}, doc! {"company_id": 1}).await?;
+        Ok(messages.into_iter().filter(|(id, company)| found.get(id).is_some_and(|d| !is_of(d, *company))).collect())
     }
 
     /// Keeps what each call to the bot led to. A step that only announces a call is none.
     pub(super) async fn keep_attempts(&self, sorted: &Sorted) -> Result<(), DatabaseError> {
         let of_call = |step: &&At<MessageDelivery>| !matches!(step.event.delivery.state, DeliveryState::Queued | DeliveryState::Sending);
-        let company = |position: &usize| sorted.companies_of.get(position).map(|c| oid(*c)).unwrap_or_default();
         let attempts =
-            sorted.delivery.iter().filter(of_call).map(|s| document::attempt(&s.event, company(&s.position), s.seq, s.envelope_at));
+            sorted.delivery.iter().filter(of_call).map(|s| document::attempt(&s.event, sorted.company(s.position), s.seq, s.envelope_at));
         // One that is there is the same: its `_id` is the sequence.
         insert_new(&self.collections.attempts, &attempts.collect::<Vec<_>>()).await.map(drop)
     }
@@ -146,10 +165,9 @@ impl View {
         }
         let updates = sorted.deleted.iter().map(|d| {
             let (id, seq, at) = (oid(d.event.message_id), long(d.seq), date(d.envelope_at));
-            let company = sorted.companies_of.get(&d.position).map(|c| oid(*c));
             doc! {
-                "q": {"_id": id, "applied.deleted": {"$not": {"$lte": seq}}},
-                "u": {"$set": {"deleted_at": at, "applied.deleted": seq}, "$setOnInsert": {"company_id": company, "contact_id": oid(d.event.contact_id)}},
+                "q": {"_id": id, "company_id": sorted.company(d.position), "applied.deleted": {"$not": {"$lte": seq}}},
+                "u": {"$set": {"deleted_at": at, "applied.deleted": seq}, "$setOnInsert": {"contact_id": oid(d.event.contact_id)}},
                 "upsert": true,
             }
         });
@@ -159,6 +177,10 @@ impl View {
         let found = self.find_messages(doc! {"_id": {"$in": ids}}, fields).await?;
         for d in &sorted.deleted {
             let id = oid(d.event.message_id);
+            if found.get(&id).is_some_and(|document| !is_of(document, sorted.company(d.position))) {
+                verdicts[d.position] = foreign();
+                continue;
+            }
             let Some((key, seq, unread)) = found.get(&id).and_then(deletable) else {
                 // Not there yet: the delete stands in the shell, and is counted when the message comes.
                 verdicts[d.position] = Verdict::Applied(Outcome::NotFound);
@@ -221,6 +243,10 @@ pub(super) async fn upsert(collection: &Collection<Document>, updates: Vec<Docum
     Ok(met)
 }
 
+fn is_of(document: &Document, company: ObjectId) -> bool {
+    document.get_object_id("company_id").is_ok_and(|of| of == company)
+}
+
 /// The sequence of the delete that removed a message, if one did.
 pub(super) fn deleted_at(document: &Document) -> Option<i64> {
     document.get_document("applied").ok()?.get_i64("deleted").ok()
@@ -243,13 +269,12 @@ fn rank(step: &MessageDelivery, seq: u64) -> i64 {
     if step.is_delivered() { DELIVERED - long(seq) } else { long(seq) }
 }
 
-/// The guarded changes of a batch. Of several delivery steps of one message only the one that stays is written.
+/// The guarded changes of a batch. Of several delivery steps of a company's message only the one that stays is written.
 fn guarded_changes(sorted: &Sorted) -> Vec<Guarded> {
-    let company = |position: &usize| sorted.companies_of.get(position).map(|c| oid(*c)).unwrap_or_default();
-    let mut last: HashMap<nats::Id, (usize, Bson)> = HashMap::new();
+    let mut last: HashMap<(nats::Id, ObjectId), (usize, Bson)> = HashMap::new();
     for (index, step) in sorted.delivery.iter().enumerate() {
         let at = date(step.envelope_at);
-        let entry = last.entry(step.event.message_id).or_insert((index, at.into()));
+        let entry = last.entry((step.event.message_id, sorted.company(step.position))).or_insert((index, at.into()));
         let other = &sorted.delivery[entry.0];
         if rank(&other.event, other.seq) <= rank(&step.event, step.seq) {
             entry.0 = index;
@@ -263,7 +288,7 @@ fn guarded_changes(sorted: &Sorted) -> Vec<Guarded> {
         Some(Guarded {
             message: oid(step.event.message_id),
             contact: oid(step.event.contact_id),
-            company: company(&step.position),
+            company: sorted.company(step.position),
             guard: "delivery",
             seq: rank(&step.event, step.seq),
             fields: delivery_fields(&step.event),
@@ -277,7 +302,7 @@ fn guarded_changes(sorted: &Sorted) -> Vec<Guarded> {
         content.into_iter().chain(attachments).map(|(guard, fields)| Guarded {
             message: oid(u.event.message_id),
             contact: oid(u.event.contact_id),
-            company: company(&u.position),
+            company: sorted.company(u.position),
             guard,
             seq: long(u.seq),
             fields,
@@ -323,6 +348,23 @@ mod tests {
                 }
             }
             prop_assert_eq!(document.map(|(_, step)| step), stays);
+        }
+    }
+
+    #[test]
+    fn a_step_of_another_company_is_in_no_place_of_the_own_one_and_meets_no_document_of_it() {
+        let at = |position: usize| At {
+            position,
+            seq: position as u64 + 1,
+            envelope_at: nats::Timestamp::from_millis(5),
+            event: step(DeliveryState::Delivered),
+        };
+        let (one, other) = (nats::Id::from_bytes([3; 12]), nats::Id::from_bytes([4; 12]));
+        let sorted = Sorted { delivery: vec![at(0), at(1)], companies_of: [(0, one), (1, other)].into(), ..Sorted::default() };
+        let updates: Vec<Document> = guarded_changes(&sorted).iter().map(Guarded::update).collect();
+        for company in [one, other] {
+            let of = |u: &&Document| is_of(u.get_document("q").unwrap(), oid(company));
+            assert_eq!(updates.iter().filter(of).count(), 1, "{updates:?}");
         }
     }
 }

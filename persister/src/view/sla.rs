@@ -2,9 +2,10 @@
 
 use mongodb::bson::{Document, doc};
 use nats::domain::Company;
+use nats::event::MessageSlaBreached;
 
 use super::messages::upsert;
-use super::{At, Sorted, View};
+use super::{At, Sorted, Verdict, View, foreign};
 use crate::database::DatabaseError;
 use crate::document::{self, date, long, oid};
 
@@ -13,22 +14,26 @@ const KEPT_CHANGES: i32 = 32;
 
 impl View {
     /// The first breach of a message counts, whichever comes first; so the guard is the other way round.
-    pub(super) async fn note_breaches(&self, sorted: &Sorted) -> Result<(), DatabaseError> {
+    pub(super) async fn note_breaches(&self, sorted: &Sorted, verdicts: &mut [Verdict]) -> Result<(), DatabaseError> {
         let updates = sorted.breaches.iter().map(|b| {
             let (seq, breach) = (long(b.seq), &b.event);
-            let company = sorted.companies_of.get(&b.position).map(|c| oid(*c));
             let sla = doc! {"breached_at": date(b.envelope_at), "target_seconds": i64::from(breach.target_seconds)};
             doc! {
-                "q": {"_id": oid(breach.message_id), "applied.sla": {"$not": {"$lte": seq}}},
-                "u": {"$set": {"sla": sla, "applied.sla": seq}, "$setOnInsert": {"company_id": company, "contact_id": oid(breach.contact_id)}},
+                "q": {"_id": oid(breach.message_id), "company_id": sorted.company(b.position), "applied.sla": {"$not": {"$lte": seq}}},
+                "u": {"$set": {"sla": sla, "applied.sla": seq}, "$setOnInsert": {"contact_id": oid(breach.contact_id)}},
                 "upsert": true,
             }
         });
-        let updates: Vec<Document> = updates.collect();
-        match updates.is_empty() {
-            true => Ok(()),
-            false => upsert(&self.collections.messages, updates).await.map(drop),
+        let unsettled = upsert(&self.collections.messages, updates.collect()).await?;
+        if unsettled.is_empty() {
+            return Ok(());
         }
+        let message = |b: &At<MessageSlaBreached>| (oid(b.event.message_id), sorted.company(b.position));
+        let others = self.not_of_these(unsettled.iter().map(|i| message(&sorted.breaches[*i])).collect()).await?;
+        for b in sorted.breaches.iter().filter(|b| others.contains(&message(b))) {
+            verdicts[b.position] = foreign();
+        }
+        Ok(())
     }
 
     /// A company as it registered, also if its targets were changed before it is here.
