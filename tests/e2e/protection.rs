@@ -156,11 +156,13 @@ async fn each_user_has_an_allowance_and_the_services_have_theirs() {
     assert!((1..=3_600 / MAX).contains(&seconds("retry-after")), "{headers:?}");
     assert_eq!(seconds("ratelimit-reset"), 3_600);
 
-    // Every route but those under `/auth` counts. A colleague at the same address is not concerned.
+    // Every route counts but those by which a login begins and ends. A colleague at the same address is not concerned.
     assert_eq!(answer(as_user('6')).await.0, StatusCode::OK);
     let elsewhere = async |path: &str| answer(at.ask(Method::GET, path).bearer_auth(token('b', '5'))).await.0;
     assert_eq!(elsewhere("/api/v1/contacts").await, StatusCode::TOO_MANY_REQUESTS);
-    assert_eq!(elsewhere("/api/v1/auth/me").await, StatusCode::NOT_FOUND);
+    assert_eq!(elsewhere("/api/v1/auth/me").await, StatusCode::TOO_MANY_REQUESTS);
+    let logout = at.ask(Method::POST, "/api/v1/auth/logout").bearer_auth(token('b', '5'));
+    assert_eq!(logout.send().await.unwrap().status(), StatusCode::NO_CONTENT);
     // Nor are internal services, which have one allowance together for all companies.
     let as_service = |company: &str| list(json!({"company_id": company.repeat(24)})).header("x-api-key", SERVICE_KEY);
     assert_eq!(repeated(SERVICE_MAX - 1, || as_service("a")).await, vec![200; SERVICE_MAX - 1]);

@@ -51,11 +51,11 @@ enum Party {
 pub struct RateLimits {
     /// `RATE_LIMIT_WINDOW`
     window: Duration,
-    /// `RATE_LIMIT_MAX`: of each user, and of each address without a valid token, where one is needed under `/api/v1`.
+    /// `RATE_LIMIT_MAX`: of each user, and of each address without a valid token, under `/api/v1` but for what `RATE_LIMIT_AUTH_MAX` counts.
     max: Option<NonZeroU32>,
     /// `RATE_LIMIT_SERVICE_MAX`: of the internal services together, there.
     service_max: Option<NonZeroU32>,
-    /// `RATE_LIMIT_AUTH_MAX`: of each address, where no token is needed under `/api/v1/auth`.
+    /// `RATE_LIMIT_AUTH_MAX`: of each address, to register, log in, refresh and log out.
     auth_max: Option<NonZeroU32>,
 }
 
@@ -106,7 +106,7 @@ impl RateLimiters {
     }
 }
 
-/// A layer for all routes that need a token: counts by caller, whom [`crate::auth::identify`] has found.
+/// A layer for all other routes: counts by caller, whom [`crate::auth::identify`] has found.
 pub async fn by_caller(State(limiters): State<RateLimiters>, request: Request, next: Next) -> Response {
     let (limit, party) = match request.extensions().get::<Result<Caller, Problem>>() {
         Some(Ok(Caller::Staff { user, .. })) => (&limiters.users, Party::User(*user)),
@@ -116,7 +116,7 @@ pub async fn by_caller(State(limiters): State<RateLimiters>, request: Request, n
     limited(limit.as_deref(), party, request, next).await
 }
 
-/// A layer for routes that need no token: counts by address.
+/// A layer for how a login begins, goes on and ends: counts by address.
 pub async fn by_address(State(limiters): State<RateLimiters>, request: Request, next: Next) -> Response {
     let party = address_of(&request);
     limited(limiters.auth.as_deref(), party, request, next).await

@@ -134,17 +134,15 @@ pub fn routes(tokens: &Tokens, limiters: RateLimiters) -> OpenApiRouter<App> {
     };
     let (contacts, integrations) = (directory(contacts), directory(integrations));
     let (sla, dead_letters) = (directory(sla), directory(dead_letters));
-    // Nobody has been asked who they are here.
+    // Nobody has been asked who they are here; and whoever has used up their requests can log out still.
     let open = OpenApiRouter::new()
         .routes(routes!(auth::register))
         .routes(routes!(auth::login))
         .routes(routes!(sessions::refresh))
-        .layer(from_fn_with_state(limiters.clone(), by_address));
-    let known = OpenApiRouter::new()
         .routes(routes!(sessions::logout))
-        .routes(routes!(auth::invite))
-        .routes(routes!(auth::me))
-        .layer(from_fn_with_state(limiters.clone(), by_caller));
+        .layer(from_fn_with_state(limiters.clone(), by_address));
+    let known =
+        OpenApiRouter::new().routes(routes!(auth::invite)).routes(routes!(auth::me)).layer(from_fn_with_state(limiters.clone(), by_caller));
     let auth = open.merge(known).layer(DefaultBodyLimit::max(AUTH_BODY_BYTES));
     let api = OpenApiRouter::new()
         .nest("/messages", messages)
