@@ -41,9 +41,11 @@ pub async fn create_or_list(
     JsonObject(body): JsonObject,
 ) -> Result<Response, Problem> {
     let is_list = body.contains_key("contact_id") && !["role", "direction", "content", "attachments"].iter().any(|f| body.contains_key(*f));
+    // A list has no use for it; a bad one is refused all the same.
+    let key = request_key(&headers)?;
     match is_list {
         true => messages::list_of(&call.log, &call.caller, call.trace, &body).await,
-        false => create(&waits, call, &headers, &body).await,
+        false => create(&waits, call, &headers, key, &body).await,
     }
 }
 
@@ -51,11 +53,12 @@ async fn create(
     waits: &Waits,
     Call { log, caller, trace }: Call,
     headers: &HeaderMap,
+    key: Option<&str>,
     body: &Map<String, Value>,
 ) -> Result<Response, Problem> {
     let now = Timestamp::now();
     let message = read(body, &caller, now)?;
-    let request = request_key(headers)?.map(|key| idempotency(&caller, key, body)).transpose()?;
+    let request = key.map(|key| idempotency(&caller, key, body)).transpose()?;
     let within = prefer::wait(headers).filter(|_| message.is_forwardable());
     let (id, company, contact) = (message.id, message.company_id, message.contact_id);
     let create = Create::new(&caller, message, request, now);

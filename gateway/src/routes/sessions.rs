@@ -25,7 +25,7 @@ use crate::validate::Fields;
     tag = "auth",
     summary = "Go on with a login",
     description = "The refresh token is good once; the answer has the next one. One that comes a second time ends the session.",
-    request_body = Option<RefreshBody>,
+    request_body = RefreshBody,
     responses((status = 200, body = LoggedIn), Refused, BadBody, BadLogin, Forbidden),
     security(()),
 )]
