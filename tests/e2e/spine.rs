@@ -154,9 +154,9 @@ async fn an_edit_is_answered_once_it_is_applied_and_refuses_what_cannot_change()
     // Nothing would be left of it, which no create allows either.
     let picture = json!([{"type": "image", "url": "https://a.example/b.png"}]);
     for (edit, wanted) in [
-        (json!({"content": ""}), StatusCode::BAD_REQUEST),
+        (json!({"content": ""}), StatusCode::CONFLICT),
         (json!({"content": "", "attachments": picture}), StatusCode::OK),
-        (json!({"attachments": []}), StatusCode::BAD_REQUEST),
+        (json!({"attachments": []}), StatusCode::CONFLICT),
         (json!({"attachments": [], "content": "again"}), StatusCode::OK),
     ] {
         let mut edit = edit;

@@ -22,8 +22,8 @@ use crate::http::{JsonObject, json, raw_json};
 use crate::log::Log;
 use crate::problem::Problem;
 use crate::schema::{
-    After, BadBody, Denied, Later, MessageEdit, MessageId, MessageList, Missing, OfCompany, OnPlatform, OneMessage, PageOf, ReadBody,
-    Refused,
+    After, BadBody, Denied, Emptied, Later, MessageEdit, MessageId, MessageList, Missing, OfCompany, OnPlatform, OneMessage, PageOf,
+    ReadBody, Refused,
 };
 use crate::validate::{Fields, QueryFields, path_id, platform_name};
 
@@ -141,7 +141,7 @@ pub async fn delivery(
     tag = "messages",
     summary = "Edit a message",
     request_body = MessageEdit,
-    responses((status = 200, body = Updated), Refused, Denied, BadBody, Later, Missing),
+    responses((status = 200, body = Updated), Refused, Denied, BadBody, Later, Missing, Emptied),
 )]
 pub async fn update(Call { log, caller, trace }: Call, JsonObject(body): JsonObject) -> Result<Response, Problem> {
     let mut f = Fields::of(&body);
@@ -159,7 +159,8 @@ pub async fn update(Call { log, caller, trace }: Call, JsonObject(body): JsonObj
     let patch = MessagePatch { content, attachments };
     let (content, attachments) = (patch.content.as_ref(), patch.attachments.as_ref());
     if content.unwrap_or(&before.message.content).as_str().is_empty() && attachments.unwrap_or(&before.message.attachments).is_empty() {
-        return Err(Problem::field("content", "is required where there are no attachments"));
+        // Of the message as it stands, so it is no wrong field.
+        return Err(Problem::Conflict("nothing would be left of the message: it has to keep content or attachments"));
     }
     let event = MessageUpdated { message_id: before.message.id, contact_id: before.message.contact_id, patch };
     let settled = command(&log, &caller, company_id, Event::MessageUpdated(event), trace).await?;

@@ -21,5 +21,6 @@ pub use message::{
 };
 pub use query::{After, InRange, OfCompany, OnPlatform, PageOf};
 pub use refused::{
-    Accepted, BadBody, BadLogin, Denied, FieldProblem, Forbidden, Later, Locked, Missing, ProblemDetails, Refused, Reused, Settled, Taken,
+    Accepted, BadBody, BadLogin, Denied, Emptied, FieldProblem, Forbidden, Later, Locked, Missing, ProblemDetails, Refused, Reused,
+    Settled, Taken,
 };

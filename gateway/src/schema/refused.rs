@@ -96,6 +96,14 @@ pub enum Taken {
     Duplicate(ProblemDetails),
 }
 
+/// What an edit of a message can meet.
+#[derive(IntoResponses)]
+pub enum Emptied {
+    /// `CONFLICT`: neither content nor attachments would be left.
+    #[response(status = 409, content_type = "application/problem+json")]
+    Conflict(ProblemDetails),
+}
+
 /// What a create with a key can meet.
 #[derive(IntoResponses)]
 pub enum Reused {
@@ -131,7 +139,7 @@ pub enum Locked {
 /// What a dead letter can meet of which something has become.
 #[derive(IntoResponses)]
 pub enum Settled {
-    /// `CONFLICT`: it was discarded and is to be replayed, or the other way round.
+    /// `CONFLICT`: it was discarded and is to be replayed, or the other way round; or no stream takes its message.
     #[response(status = 409, content_type = "application/problem+json")]
     Conflict(ProblemDetails),
 }
