@@ -153,6 +153,44 @@ async fn each_due_token_is_exchanged_once_and_what_cannot_be_renewed_is_told_to_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_renewed_after_a_replay_and_not_exchanged_in_vain_where_its_last_change_is_a_dead_letter() {
+    let graph = Graph::listen().await;
+    let system = start(&graph, &[("TOKEN_REFRESH_INTERVAL", "2s")]).await;
+    let log = system.operator().await;
+    let (replayed, unread) = (system.new_unconnected_company().await, system.new_unconnected_company().await);
+    for (staff, token) in [(&replayed, "busy-replayed"), (&unread, "down-unread")] {
+        connect(staff, "facebook", token, DAY).await;
+        eventually("it is tried", AFTER_FAULT, || async { (graph.calls(token) > 0).then_some(()) }).await;
+        let subject = format!("integration.updated.{}.facebook", staff.company);
+        let entered = log.get_stream("EVENTS").await.unwrap().get_last_raw_message_by_subject(&subject).await.unwrap();
+        let mut payload: Value = serde_json::from_slice(&entered.payload).unwrap();
+        let mut headers = async_nats::HeaderMap::new();
+        if token == "busy-replayed" {
+            headers.insert("Event-Seq", entered.sequence.to_string());
+        } else {
+            payload["version"] = json!(99);
+        }
+        log.publish_with_headers(subject, headers, payload.to_string().into()).await.unwrap().await.unwrap();
+    }
+    eventually("the one is renewed", AFTER_FAULT, || async {
+        (expires_at(&seen(&replayed, "facebook").await)? > Timestamp::now().plus(50 * DAY)).then_some(())
+    })
+    .await;
+    assert_eq!(graph.calls("busy-replayed"), 3, "twice in vain, and once");
+    let shown = eventually("staff see why the other is not", AFTER_FAULT, || async {
+        Some(seen(&unread, "facebook").await).filter(|shown| !shown["refresh_error"].is_null())
+    })
+    .await;
+    assert_eq!(shown["refresh_error"]["error"], "a later change of it could not be applied", "{shown}");
+    let letter = format!("dead.scheduler.jobs.work.token-refresh.{}.facebook", unread.company);
+    eventually("operators have it", SOON, || async {
+        (counts(&log, "DEAD", "dead.scheduler.>").await == [(letter.clone(), 1)].into()).then_some(())
+    })
+    .await;
+    eventually("nothing is in work", AFTER_FAULT, || settled(&log, "scheduler-work")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_is_replaced_or_removed_meanwhile_stays_so() {
     let graph = Graph::listen().await;
     let system = start(&graph, &[("TOKEN_REFRESH_INTERVAL", "1s"), ("TOKEN_REFRESH_FIRST_DELAY", "1s")]).await;
