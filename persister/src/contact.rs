@@ -211,6 +211,18 @@ mod tests {
         told.iter().map(change).zip(2..).collect()
     }
 
+    /// All that happens to a contact, and its document if it is told in order.
+    fn in_order<'a>(contact: &'a Contact, told: &'a [Result<ContactPatch, Timestamp>]) -> (Vec<(Change<'a>, u64)>, Document) {
+        let mut events = vec![(Change::Entered(contact), 1)];
+        events.extend(changes(told));
+        // As it is inserted where it comes first.
+        let mut straight = super::entered(contact, 1);
+        for (change, seq) in &events {
+            apply(&mut straight, *change, *seq);
+        }
+        (events, straight)
+    }
+
     #[test]
     fn an_edit_of_nothing_leaves_no_trace() {
         let mut shell = Document::new();
@@ -226,13 +238,7 @@ mod tests {
             order in prop::collection::vec(any::<prop::sample::Index>(), 0..16),
         ) {
             let contact = Contact { bot_suspended: entered.0, bot_suspend_until: entered.1, ..contact() };
-            let mut events = vec![(Change::Entered(&contact), 1)];
-            events.extend(changes(&told));
-            // As it is inserted where it comes first.
-            let mut straight = super::entered(&contact, 1);
-            for (change, seq) in &events {
-                apply(&mut straight, *change, *seq);
-            }
+            let (events, straight) = in_order(&contact, &told);
             let mut shuffled = Document::new();
             for index in &order {
                 let (change, seq) = index.get(&events);
@@ -256,12 +262,7 @@ mod tests {
             delays in prop::collection::vec(0..suspension::KEPT, 1..50),
         ) {
             let contact = Contact { bot_suspended: entered.0, bot_suspend_until: entered.1, ..contact() };
-            let mut events = vec![(Change::Entered(&contact), 1)];
-            events.extend(changes(&told));
-            let mut straight = super::entered(&contact, 1);
-            for (change, seq) in &events {
-                apply(&mut straight, *change, *seq);
-            }
+            let (events, straight) = in_order(&contact, &told);
             let delayed = events.iter().enumerate().zip(delays.iter().cycle());
             let mut arriving: Vec<(usize, (Change<'_>, u64))> = delayed.map(|((place, event), delay)| (place + delay, *event)).collect();
             arriving.sort_by_key(|(at, _)| *at);

@@ -92,7 +92,8 @@ enum Failure {
 }
 
 impl Refresher {
-    /// Renews it, or says what follows. Doing it twice does no harm: of two new tokens one is stored, and both are good.
+    /// Renews it, or says what follows. Doing it twice does no harm where both new tokens are good, of which one is stored. A platform
+    /// whose refresh tokens are good once would refuse the second time, and staff would have to connect again.
     pub async fn refresh(&self, which: Which, tried: Tried) -> Settle {
         let question = GetIntegration { company_id: which.company, provider: which.provider };
         let view = match ask(&self.connection, &question, TraceContext::generate()).await {

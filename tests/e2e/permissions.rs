@@ -87,6 +87,7 @@ async fn the_gateway_publishes_changes_and_asks_and_reads_no_stream() {
         &[
             "query.x",
             "$JS.API.STREAM.MSG.GET.KV_sessions",
+            "$JS.API.DIRECT.GET.KV_sessions",
             "$JS.API.STREAM.MSG.GET.KV_lockouts",
             "$JS.API.DIRECT.GET.DEAD",
             "$JS.API.DIRECT.GET.OUTBOUND",

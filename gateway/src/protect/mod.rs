@@ -51,7 +51,6 @@ impl Protection {
         api.fallback(|| async { Problem::NotFound("path") })
             .method_not_allowed_fallback(|| async { Problem::Method })
             .layer(DefaultBodyLimit::max(BODY_BYTES))
-            .layer(from_fn_with_state(Arc::new(Semaphore::new(LARGE_BODIES_BYTES / KIB)), bound_bodies))
             .layer(from_fn_with_state(self.trusted, address::resolve))
             .layer(from_fn(bound_time))
             .layer(from_fn_with_state(Arc::new(Semaphore::new(self.max_in_flight)), bound_in_flight))
@@ -77,8 +76,14 @@ async fn bound_in_flight(State(slots): State<Arc<Semaphore>>, request: Request, 
     }
 }
 
-/// The room is kept until the request is answered: what is made of a body lives as long.
-async fn bound_bodies(State(room): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
+/// Room for large bodies, for [`bound_bodies`].
+pub fn room_for_bodies() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(LARGE_BODIES_BYTES / KIB))
+}
+
+/// A layer for the routes whose bodies may be of the largest. The room is kept until the request is answered: what is made of a body
+/// lives as long.
+pub async fn bound_bodies(State(room): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
     // A longer one is refused before it is read.
     let bytes = request.body().size_hint().upper().map_or(BODY_BYTES, |bytes| BODY_BYTES.min(bytes.try_into().unwrap_or(usize::MAX)));
     let room = if bytes > SMALL_BODY_BYTES { room.try_acquire_many(bytes.div_ceil(KIB) as u32).map(Some) } else { Ok(None) };
@@ -120,6 +125,7 @@ mod tests {
         let trusted = TrustedProxies::read(&mut Settings::of([]));
         let slow = get(|| async { tokio::time::sleep(REQUEST_WITHIN * 2).await });
         let page = get(|| async { ([(header::CONTENT_SECURITY_POLICY, "default-src 'self'")], "page") });
+        let slow = slow.layer(from_fn_with_state(room_for_bodies(), bound_bodies));
         let routes = Router::new().route("/n/{n}", get(numbered)).route("/slow", slow).route("/docs", page);
         let ops = Router::new().route("/health", get(|| async { "well" }));
         with_security_headers(Protection { origins, trusted, max_in_flight }.around(routes), ops, true)

@@ -38,7 +38,7 @@ use crate::letters::Letters;
 use crate::log::Log;
 use crate::openapi;
 use crate::problem::Problem;
-use crate::protect::{RateLimiters, by_address, by_caller};
+use crate::protect::{RateLimiters, bound_bodies, by_address, by_caller, room_for_bodies};
 use crate::validate::Fields;
 
 /// Largest body of a request without a token.
@@ -113,6 +113,8 @@ pub fn routes(tokens: &Tokens, limiters: RateLimiters) -> OpenApiRouter<App> {
         .routes(routes!(messages::mark_read))
         .routes(routes!(batch::create))
         .routes(routes!(conversations::instagram))
+        // Behind the limit: a stranger, whose body is not read, keeps no room.
+        .layer(from_fn_with_state(room_for_bodies(), bound_bodies))
         .layer(from_fn_with_state(limiters.clone(), by_caller));
     // The twin of `POST /messages/instagram` counts like it.
     let conversations = OpenApiRouter::new().routes(routes!(conversations::list)).layer(from_fn_with_state(limiters.clone(), by_caller));

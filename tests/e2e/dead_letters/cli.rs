@@ -2,7 +2,7 @@
 
 use std::process::Output;
 
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::{only_letter, sent, taken};
@@ -140,4 +140,33 @@ async fn a_letter_that_no_stream_takes_delays_no_other_and_can_be_discarded() {
         let (code, said) = run(&["discard", seq, "--reason", "nobody takes it"]);
         assert_eq!((code, said.starts_with(&format!("dead letter {seq} is discarded"))), (Some(0), true), "{said}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_of_all_that_cannot_go_on_says_what_it_has_done_and_the_next_one_does_the_rest() {
+    let system = System::start(&[]).await;
+    let staff = system.new_company().await;
+    let contact = staff.new_contact().await;
+    system.bot_mode(json!({"status": 400})).await;
+    for text in ["first", "second"] {
+        let id = sent(&staff, &contact, text).await;
+        delivery(&staff, &id, "failed").await;
+    }
+    // What is replayed stays where it is, and there is no room for a second one.
+    let (status, _) = staff.send(Method::DELETE, "/integrations/facebook", json!({})).await;
+    assert_eq!(status, StatusCode::OK);
+    let jetstream = system.operator().await;
+    let mut outbound = jetstream.get_stream("OUTBOUND").await.unwrap().cached_info().config.clone();
+    outbound.max_messages = 1;
+    jetstream.update_stream(&outbound).await.unwrap();
+    let replay = || system.operators(&["dead-letters", "replay", "--all"]).output().unwrap();
+    let output = replay();
+    let said = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!((output.status.code(), said.0.as_ref()), (Some(6), "1 dead letters replayed: 1\n"), "{said:?}");
+    assert!(said.1.contains("maximum messages exceeded"), "{said:?}");
+
+    outbound.max_messages = -1;
+    jetstream.update_stream(&outbound).await.unwrap();
+    let output = replay();
+    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stdout).as_ref()), (Some(0), "1 dead letters replayed: 2\n"));
 }
