@@ -3,8 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
+use async_nats::jetstream;
+use async_nats::jetstream::consumer::{PriorityPolicy, pull};
 use futures_util::StreamExt;
 use mongodb::bson::doc;
+use nats::runtime::connection::Connection;
+use nats::runtime::pinned::{Arrival, Pinned};
+use nats::runtime::settings::NatsSettings;
+use nats::{Id, Timestamp};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -307,4 +313,48 @@ async fn a_refused_token_holds_the_company_until_it_is_replaced() {
     }
     assert_eq!(dead_letters(&system).await, 0);
     system.nothing_is_amiss();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_leaves_frees_the_partition_and_one_that_has_lost_it_leaves_it_alone() {
+    const GROUP: &str = "members";
+    let system = System::start(&[]).await;
+    let log = system.operator().await;
+    let stream = jetstream::stream::Config { name: "TEST".into(), subjects: vec!["test".into()], ..Default::default() };
+    let stream = log.create_stream(stream).await.unwrap();
+    let config = pull::Config {
+        durable_name: Some("partition".into()),
+        priority_policy: PriorityPolicy::PinnedClient,
+        priority_groups: vec![GROUP.into()],
+        // So that no pin runs out by itself here.
+        priority_timeout: Duration::from_secs(600),
+        ..Default::default()
+    };
+    stream.create_consumer(config).await.unwrap();
+    let password = system.run["operator"]["password"].as_str().unwrap().to_owned();
+    let settings = NatsSettings { url: system.url("nats"), user: "operator".into(), password: password.into() };
+    let connection = Connection::open(&settings, "operator", Id::generate(Timestamp::now())).await.unwrap();
+    eventually("connected", SOON, || async { connection.is_connected().then_some(()) }).await;
+    let owner = async || stream.consumer_info("partition").await.unwrap().priority_groups[0].pinned_client_id.clone();
+    let member = async || {
+        let mut member = Pinned::open(&connection, "TEST", "partition".into(), GROUP).await.unwrap();
+        log.publish("test", "".into()).await.unwrap().await.unwrap();
+        let arrival = tokio::time::timeout(SOON, member.next()).await.expect("a pin");
+        assert!(matches!(arrival, Ok(Arrival::Pin)));
+        member
+    };
+    let first = member().await;
+    // It asks no more, and so is not the next owner again.
+    eventually("its request has run out", SOON, || async {
+        (stream.consumer_info("partition").await.unwrap().num_waiting == 0).then_some(())
+    })
+    .await;
+    stream.unpin_consumer("partition", GROUP).await.unwrap();
+    let second = member().await;
+    let pinned = owner().await;
+    assert!(pinned.is_some());
+    first.release().await;
+    assert_eq!(owner().await, pinned, "the second is the owner still");
+    second.release().await;
+    assert_eq!(owner().await, None);
 }
