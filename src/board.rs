@@ -1,5 +1,6 @@
-//! What a run tells others: `run.json` (addresses, demo login, processes) for tests and scripts while everything is up, and
-//! `pids.json` from the first child on, by which a later run finds what a killed one left behind.
+//! What a run tells others: `run.json` (addresses, demo login, processes) for tests and scripts
+//! while everything is up, and `pids.json` from the first child on, by which a later run finds what
+//! a killed one left behind.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::folder::{Folder, write_private};
 
-/// `run.json`. There while the whole system is up, and only then; replaced whole at each restart of a part.
+/// `run.json`. There while the whole system is up, and only then; replaced whole at each restart of
+/// a part.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
     /// Base URL of the first gateway.
@@ -23,7 +25,8 @@ pub struct Run {
     pub mongodb: String,
     /// Base URL of the bot: the stub, or what `META_BOT_BASE_URL` says.
     pub bot: String,
-    /// The demo company's manager; `None` if there is no such login (an external database may have another password).
+    /// The demo company's manager; `None` if there is no such login (an external database may have
+    /// another password).
     pub demo: Option<Demo>,
     /// Process ids by name: `petbuddy`, `nats-server`, `mongod`, `bot`, `gateway`, `persister-2`, …
     pub pids: BTreeMap<String, u32>,
@@ -75,7 +78,11 @@ impl Board {
     /// # Errors
     /// The folder cannot be written.
     pub fn open(folder: &Folder) -> io::Result<Board> {
-        let board = Board { run_file: folder.file("run.json"), pids_file: folder.file("pids.json"), state: Mutex::default() };
+        let board = Board {
+            run_file: folder.file("run.json"),
+            pids_file: folder.file("pids.json"),
+            state: Mutex::default(),
+        };
         board.started("petbuddy", std::process::id())?;
         Ok(board)
     }
@@ -101,13 +108,23 @@ impl Board {
         })
     }
 
-    /// Writes `run.json`: everything is up. Processes and restarts are those noted so far, whatever `run` says.
+    /// Writes `run.json`: everything is up. Processes and restarts are those noted so far, whatever
+    /// `run` says.
     ///
     /// # Errors
     /// The folder cannot be written.
     pub fn publish(&self, run: Run) -> io::Result<()> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).published = true;
-        self.change(|old| *old = Run { pids: std::mem::take(&mut old.pids), restarts: std::mem::take(&mut old.restarts), ..run })
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .published = true;
+        self.change(|old| {
+            *old = Run {
+                pids: std::mem::take(&mut old.pids),
+                restarts: std::mem::take(&mut old.restarts),
+                ..run
+            }
+        })
     }
 
     /// Removes `run.json`: things are about to stop.
@@ -115,7 +132,10 @@ impl Board {
     /// # Errors
     /// The folder cannot be written.
     pub fn withdraw(&self) -> io::Result<()> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).published = false;
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .published = false;
         remove(&self.run_file)
     }
 
@@ -128,7 +148,8 @@ impl Board {
     }
 
     fn change(&self, change: impl FnOnce(&mut Run)) -> io::Result<()> {
-        // A poisoned lock still holds a whole state. Held over the writing, so that the newer state is the later file.
+        // A poisoned lock still holds a whole state. Held over the writing, so that the newer state
+        // is the later file.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut state.run);
         write_private(&self.pids_file, &serde_json::to_string(&state.run.pids)?)?;
@@ -141,7 +162,10 @@ impl Board {
 
 /// Process ids by name, from a `pids.json`; none if it is missing or unreadable.
 pub fn read_pids(pids_file: &Path) -> BTreeMap<String, u32> {
-    fs::read(pids_file).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+    fs::read(pids_file)
+        .ok()
+        .and_then(|text| serde_json::from_slice(&text).ok())
+        .unwrap_or_default()
 }
 
 /// Removes a file that may not be there.
@@ -169,8 +193,16 @@ mod tests {
         board.started("gateway", 7).unwrap();
         let path = folder.file("run.json");
         assert!(!path.exists());
-        let demo = Demo { email: "a@b".into(), password: "p".into(), company_id: "c".into() };
-        let run = Run { gateway: "http://127.0.0.1:4000".into(), demo: Some(demo), ..Run::default() };
+        let demo = Demo {
+            email: "a@b".into(),
+            password: "p".into(),
+            company_id: "c".into(),
+        };
+        let run = Run {
+            gateway: "http://127.0.0.1:4000".into(),
+            demo: Some(demo),
+            ..Run::default()
+        };
         board.publish(run.clone()).unwrap();
         board.restarting("gateway").unwrap();
         board.started("gateway", 8).unwrap();
@@ -183,8 +215,15 @@ mod tests {
             ..run
         };
         assert_eq!(read, expected);
-        assert!(fs::read_to_string(&path).unwrap().contains("\"companyId\": \"c\""));
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(
+            fs::read_to_string(&path)
+                .unwrap()
+                .contains("\"companyId\": \"c\"")
+        );
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         assert_eq!(read_pids(&folder.file("pids.json")), expected.pids);
 
         board.withdraw().unwrap();

@@ -1,5 +1,6 @@
-//! The console of a run. Lines pass through a bounded queue and a thread of their own, so that a terminal that is paused
-//! (Ctrl-S) or a pipe that nobody reads never holds up the system; lines that do not fit are counted and dropped.
+//! The console of a run. Lines pass through a bounded queue and a thread of their own, so that a
+//! terminal that is paused (Ctrl-S) or a pipe that nobody reads never holds up the system; lines
+//! that do not fit are counted and dropped.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -34,7 +35,9 @@ impl Console {
         let (queue, items) = sync_channel(QUEUE_LINES);
         let dropped = Arc::new(AtomicU64::new(0));
         let counter = dropped.clone();
-        thread::Builder::new().name("console".into()).spawn(move || write(&items, &counter))?;
+        thread::Builder::new()
+            .name("console".into())
+            .spawn(move || write(&items, &counter))?;
         Ok(Console { queue, dropped })
     }
 
@@ -66,7 +69,10 @@ fn write(items: &Receiver<Item>, dropped: &AtomicU64) {
         }
         let lost = dropped.swap(0, Ordering::Relaxed);
         if lost > 0 {
-            drop(writeln!(io::stdout(), "({lost} lines were not shown: the console was too slow. They are in the logs.)"));
+            drop(writeln!(
+                io::stdout(),
+                "({lost} lines were not shown: the console was too slow. They are in the logs.)"
+            ));
         }
     }
 }

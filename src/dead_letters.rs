@@ -1,5 +1,6 @@
-//! `petbuddy dead-letters`: what could not be processed, for operators: list, show, replay, discard. What is done with a letter
-//! is done by `nats::runtime::dead_letters`, as the gateway does it for a company's managers.
+//! `petbuddy dead-letters`: what could not be processed, for operators: list, show, replay,
+//! discard. What is done with a letter is done by `nats::runtime::dead_letters`, as the gateway
+//! does it for a company's managers.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -9,7 +10,8 @@ use clap::{Args, Subcommand};
 use nats::dead::{Place, Reason};
 use nats::domain::ShortText;
 use nats::runtime::dead_letters::{
-    DeadLetter, DeadLetterError, DeadLetters, Filter, LetterPage, MAX_LETTERS, Replayed, Scope, ServiceName, ShownLetter, StateFilter,
+    DeadLetter, DeadLetterError, DeadLetters, Filter, LetterPage, MAX_LETTERS, Replayed, Scope,
+    ServiceName, ShownLetter, StateFilter,
 };
 use nats::{Id, Timestamp};
 use serde_json::json;
@@ -100,7 +102,8 @@ struct Which {
     /// Of one conversation
     #[arg(long, value_name = "ID")]
     contact: Option<Id>,
-    /// malformed, unknown_version, duplicate_key, missing_data, unknown_platform, refused, expired or failed
+    /// malformed, unknown_version, duplicate_key, missing_data, unknown_platform, refused, expired
+    /// or failed
     #[arg(long)]
     reason: Option<Reason>,
     /// Given up by this service
@@ -116,8 +119,23 @@ struct Which {
 
 impl Which {
     fn filter(self, state: StateFilter) -> Filter {
-        let Which { company, contact, reason, service, from, to } = self;
-        Filter { state, reason, service, company, contact, from, to }
+        let Which {
+            company,
+            contact,
+            reason,
+            service,
+            from,
+            to,
+        } = self;
+        Filter {
+            state,
+            reason,
+            service,
+            company,
+            contact,
+            from,
+            to,
+        }
     }
 }
 
@@ -141,22 +159,46 @@ async fn run(Options { dir, json, command }: Options, said: &mut String) -> Resu
     let of = |seq: u64| move |e: DeadLetterError| failure(&format!("dead letter {seq}"), &e);
     let failed = |e: DeadLetterError| failure("the dead letters", &e);
     match command {
-        Command::List { which, state, limit, cursor } => {
-            let page = letters.list(Scope::All, &which.filter(state), cursor, limit.into()).await.map_err(failed)?;
+        Command::List {
+            which,
+            state,
+            limit,
+            cursor,
+        } => {
+            let page = letters
+                .list(Scope::All, &which.filter(state), cursor, limit.into())
+                .await
+                .map_err(failed)?;
             *said = match json {
-                true => line(&json!({"dead_letters": page.letters, "next_cursor": page.next_cursor}))?,
+                true => {
+                    line(&json!({"dead_letters": page.letters, "next_cursor": page.next_cursor}))?
+                }
                 false => table(&page),
             };
         }
         Command::Show { seq } => {
             let letter = letters.show(Scope::All, seq).await.map_err(of(seq))?;
-            *said = if json { line(&letter)? } else { whole(&letter)? };
+            *said = if json {
+                line(&letter)?
+            } else {
+                whole(&letter)?
+            };
         }
         // clap does not look: what one option needs, another has excluded.
-        Command::Replay { seq: Some(_), which, .. } if which != Which::default() => {
-            return Err(Failure::Settings("a filter goes with --all, not with the sequence of one".into()));
+        Command::Replay {
+            seq: Some(_),
+            which,
+            ..
+        } if which != Which::default() => {
+            return Err(Failure::Settings(
+                "a filter goes with --all, not with the sequence of one".into(),
+            ));
         }
-        Command::Replay { seq: Some(seq), dry_run, .. } => {
+        Command::Replay {
+            seq: Some(seq),
+            dry_run,
+            ..
+        } => {
             let replayed = match dry_run {
                 true => letters.try_replay(Scope::All, seq).await,
                 false => letters.replay(Scope::All, seq, BY, Timestamp::now).await,
@@ -164,18 +206,34 @@ async fn run(Options { dir, json, command }: Options, said: &mut String) -> Resu
             let letter = replayed.map_err(of(seq))?;
             *said = if json { line(&letter)? } else { fate(&letter) };
         }
-        Command::Replay { seq: None, which, dry_run, .. } => {
+        Command::Replay {
+            seq: None,
+            which,
+            dry_run,
+            ..
+        } => {
             let mut replayed = Replayed::default();
-            let done = replay_all(&letters, which.filter(StateFilter::Open), dry_run, &mut replayed).await;
+            let done = replay_all(
+                &letters,
+                which.filter(StateFilter::Open),
+                dry_run,
+                &mut replayed,
+            )
+            .await;
             *said = match json {
-                true => line(&json!({"dry_run": dry_run, "count": replayed.sequences.len(), "sequences": replayed.sequences,
-                    "skipped": replayed.skipped, "more": replayed.next_cursor.is_some()}))?,
+                true => line(
+                    &json!({"dry_run": dry_run, "count": replayed.sequences.len(), "sequences": replayed.sequences,
+                    "skipped": replayed.skipped, "more": replayed.next_cursor.is_some()}),
+                )?,
                 false => summary(&replayed, dry_run),
             };
             done.map_err(failed)?;
         }
         Command::Discard { seq, reason } => {
-            let letter = letters.discard(Scope::All, seq, BY, reason.as_str(), Timestamp::now()).await.map_err(of(seq))?;
+            let letter = letters
+                .discard(Scope::All, seq, BY, reason.as_str(), Timestamp::now())
+                .await
+                .map_err(of(seq))?;
             *said = if json { line(&letter)? } else { fate(&letter) };
         }
     }
@@ -184,12 +242,21 @@ async fn run(Options { dir, json, command }: Options, said: &mut String) -> Resu
 
 fn failure(of: &str, error: &DeadLetterError) -> Failure {
     let text = format!("{of}: {error}");
-    if matches!(error, DeadLetterError::Unavailable(_)) { Failure::NoAnswer(text) } else { Failure::Other(text) }
+    if matches!(error, DeadLetterError::Unavailable(_)) {
+        Failure::NoAnswer(text)
+    } else {
+        Failure::Other(text)
+    }
 }
 
-/// All pages of those that are there now, and only then, in the log's order, the replay: a message that fails again meanwhile has a new
-/// letter, and going on to those would have no end.
-async fn replay_all(letters: &DeadLetters, filter: Filter, dry_run: bool, replayed: &mut Replayed) -> Result<(), DeadLetterError> {
+/// All pages of those that are there now, and only then, in the log's order, the replay: a message
+/// that fails again meanwhile has a new letter, and going on to those would have no end.
+async fn replay_all(
+    letters: &DeadLetters,
+    filter: Filter,
+    dry_run: bool,
+    replayed: &mut Replayed,
+) -> Result<(), DeadLetterError> {
     let (mut all, mut cursor) = (Vec::new(), Some(0));
     while let Some(at) = cursor.filter(|_| all.len() < MAX_REPLAYED) {
         let page = letters.list(Scope::All, &filter, at, MAX_LETTERS).await?;
@@ -197,21 +264,52 @@ async fn replay_all(letters: &DeadLetters, filter: Filter, dry_run: bool, replay
         cursor = page.next_cursor;
     }
     replayed.next_cursor = cursor;
-    letters.replay_these(Scope::All, all, (!dry_run).then_some(BY), Timestamp::now, replayed).await
+    letters
+        .replay_these(
+            Scope::All,
+            all,
+            (!dry_run).then_some(BY),
+            Timestamp::now,
+            replayed,
+        )
+        .await
 }
 
 fn line(value: &impl serde::Serialize) -> Result<String, Failure> {
-    serde_json::to_string(value).map(|text| text + "\n").map_err(|e| Failure::Other(e.to_string()))
+    serde_json::to_string(value)
+        .map(|text| text + "\n")
+        .map_err(|e| Failure::Other(e.to_string()))
 }
 
 fn table(page: &LetterPage) -> String {
-    const HEAD: [&str; 8] = ["SEQ", "STATE", "STORED", "SERVICE", "REASON", "TRIES", "SUBJECT", "ERROR"];
+    const HEAD: [&str; 8] = [
+        "SEQ", "STATE", "STORED", "SERVICE", "REASON", "TRIES", "SUBJECT", "ERROR",
+    ];
     let mut rows = vec![HEAD.map(str::to_owned).to_vec()];
     rows.extend(page.letters.iter().map(|letter| {
-        let error: String = letter.error.as_deref().unwrap_or("-").chars().take(SHOWN_CHARACTERS).collect();
+        let error: String = letter
+            .error
+            .as_deref()
+            .unwrap_or("-")
+            .chars()
+            .take(SHOWN_CHARACTERS)
+            .collect();
         let (seq, attempts) = (letter.seq.to_string(), letter.attempts.to_string());
-        let (service, reason, subject) = (letter.service.clone(), letter.reason.clone(), letter.subject.clone());
-        vec![seq, letter.state.to_string(), letter.stored_at.to_string(), service, reason, attempts, subject, error]
+        let (service, reason, subject) = (
+            letter.service.clone(),
+            letter.reason.clone(),
+            letter.subject.clone(),
+        );
+        vec![
+            seq,
+            letter.state.to_string(),
+            letter.stored_at.to_string(),
+            service,
+            reason,
+            attempts,
+            subject,
+            error,
+        ]
     }));
     let mut text = columns(&rows);
     if let Some(cursor) = page.next_cursor {
@@ -223,7 +321,13 @@ fn table(page: &LetterPage) -> String {
 fn whole(letter: &ShownLetter) -> Result<String, Failure> {
     let mut text = String::new();
     let of = &letter.letter;
-    let _ = writeln!(text, "{} on {}\n{}", of.service, of.subject, fate(of).trim_end());
+    let _ = writeln!(
+        text,
+        "{} on {}\n{}",
+        of.service,
+        of.subject,
+        fate(of).trim_end()
+    );
     if let Some(replay_of) = of.replay_of {
         let _ = writeln!(text, "replayed from dead letter {replay_of}");
     }
@@ -233,8 +337,13 @@ fn whole(letter: &ShownLetter) -> Result<String, Failure> {
         }
     }
     let payload = match (&letter.payload, &letter.payload_base64) {
-        (Some(json), _) => serde_json::to_string_pretty(json).map_err(|e| Failure::Other(e.to_string()))?,
-        (None, base64) => format!("not JSON, in Base64: {}", base64.as_deref().unwrap_or_default()),
+        (Some(json), _) => {
+            serde_json::to_string_pretty(json).map_err(|e| Failure::Other(e.to_string()))?
+        }
+        (None, base64) => format!(
+            "not JSON, in Base64: {}",
+            base64.as_deref().unwrap_or_default()
+        ),
     };
     let _ = writeln!(text, "\n{payload}");
     Ok(text)
@@ -255,7 +364,11 @@ fn fate(letter: &DeadLetter) -> String {
 }
 
 fn summary(replayed: &Replayed, dry_run: bool) -> String {
-    let done = if dry_run { "would be replayed" } else { "replayed" };
+    let done = if dry_run {
+        "would be replayed"
+    } else {
+        "replayed"
+    };
     let mut text = format!("{} dead letters {done}", replayed.sequences.len());
     if !replayed.sequences.is_empty() {
         let sequences: Vec<String> = replayed.sequences.iter().map(u64::to_string).collect();
@@ -277,8 +390,14 @@ mod tests {
 
     #[test]
     fn a_table_has_a_row_a_letter_and_says_how_to_go_on() {
-        assert_eq!(table(&LetterPage::default()), "SEQ  STATE  STORED  SERVICE  REASON  TRIES  SUBJECT  ERROR\n");
-        let page = LetterPage { next_cursor: Some(12), ..LetterPage::default() };
+        assert_eq!(
+            table(&LetterPage::default()),
+            "SEQ  STATE  STORED  SERVICE  REASON  TRIES  SUBJECT  ERROR\n"
+        );
+        let page = LetterPage {
+            next_cursor: Some(12),
+            ..LetterPage::default()
+        };
         assert!(table(&page).ends_with("There are more: --cursor 12\n"));
     }
 }

@@ -1,4 +1,5 @@
-//! The demo company of a development run, registered over REST like any other. It touches neither NATS nor MongoDB.
+//! The demo company of a development run, registered over REST like any other. It touches neither
+//! NATS nor MongoDB.
 
 use std::time::Duration;
 
@@ -22,7 +23,10 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub async fn ensure(client: &Client, gateway: &str, password: &str) -> Result<Demo, String> {
     let registration = json!({"company_name": "Demo Veterinary Clinic", "fullName": "Demo Manager", "email": EMAIL, "password": password});
     let login = json!({"email": EMAIL, "password": password});
-    let (register, log_in) = (format!("{gateway}/api/v1/auth/register"), format!("{gateway}/api/v1/auth/login"));
+    let (register, log_in) = (
+        format!("{gateway}/api/v1/auth/register"),
+        format!("{gateway}/api/v1/auth/login"),
+    );
     let deadline = Instant::now() + LIMIT;
     let mut pause = interval(PAUSE);
     let mut why = String::new();
@@ -42,26 +46,46 @@ pub async fn ensure(client: &Client, gateway: &str, password: &str) -> Result<De
         if status.is_success()
             && let Some(company) = answer["user"]["company_id"].as_str()
         {
-            connect(client, gateway, answer["accessToken"].as_str().unwrap_or_default()).await?;
-            return Ok(Demo { email: EMAIL.to_owned(), password: password.to_owned(), company_id: company.to_owned() });
+            connect(
+                client,
+                gateway,
+                answer["accessToken"].as_str().unwrap_or_default(),
+            )
+            .await?;
+            return Ok(Demo {
+                email: EMAIL.to_owned(),
+                password: password.to_owned(),
+                company_id: company.to_owned(),
+            });
         }
         why = match status {
             StatusCode::UNAUTHORIZED => format!("{EMAIL} is there already with another password"),
-            _ => format!("{status}: {}", answer["detail"].as_str().unwrap_or("no reason given")),
+            _ => format!(
+                "{status}: {}",
+                answer["detail"].as_str().unwrap_or("no reason given")
+            ),
         };
         // Accepted, but not applied yet; or a service that is not quite up.
-        if !(status == StatusCode::ACCEPTED || status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error()) {
+        if !(status == StatusCode::ACCEPTED
+            || status == StatusCode::TOO_MANY_REQUESTS
+            || status.is_server_error())
+        {
             break;
         }
     }
     Err(why)
 }
 
-/// Gives the demo company an access to the platforms that the bot carries: without one its messages would be held.
+/// Gives the demo company an access to the platforms that the bot carries: without one its messages
+/// would be held.
 async fn connect(client: &Client, gateway: &str, token: &str) -> Result<(), String> {
     for platform in ["facebook", "instagram"] {
         let url = format!("{gateway}/api/v1/integrations/{platform}");
-        let put = client.put(url).bearer_auth(token).json(&json!({"access_token": format!("demo-{platform}-token")})).send();
+        let put = client
+            .put(url)
+            .bearer_auth(token)
+            .json(&json!({"access_token": format!("demo-{platform}-token")}))
+            .send();
         let status = put.await.map_err(|e| e.to_string())?.status();
         if !status.is_success() {
             return Err(format!("{platform} cannot be connected: {status}"));
@@ -71,7 +95,12 @@ async fn connect(client: &Client, gateway: &str, token: &str) -> Result<(), Stri
 }
 
 async fn post(client: &Client, url: &str, body: &Value) -> Result<(StatusCode, Value), String> {
-    let response = client.post(url).json(body).send().await.map_err(|e| e.to_string())?;
+    let response = client
+        .post(url)
+        .json(body)
+        .send()
+        .await
+        .map_err(|e| e.to_string())?;
     let status = response.status();
     Ok((status, response.json().await.unwrap_or_default()))
 }

@@ -1,4 +1,5 @@
-//! How `petbuddy` ends: the one table of exit codes, and the plain sentence of each failure. It decides nothing else.
+//! How `petbuddy` ends: the one table of exit codes, and the plain sentence of each failure. It
+//! decides nothing else.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -34,7 +35,9 @@ pub enum Failure {
     #[error("{}", .0.join("\n"))]
     PortsTaken(Vec<String>),
     /// A real part that is not there.
-    #[error("{name} {minimum} or newer is needed: {why}. Install it on PATH, or set {variable} to one that runs.")]
+    #[error(
+        "{name} {minimum} or newer is needed: {why}. Install it on PATH, or set {variable} to one that runs."
+    )]
     MissingPart {
         /// `nats-server` or `mongod`.
         name: &'static str,
@@ -79,7 +82,9 @@ pub enum Failure {
     #[error("{0}")]
     NoAnswer(String),
     /// nats-server takes no more than three quarters of the free disk.
-    #[error("the disk of NATS has no room for the streams ({0}): free some, or set EVENTS_MAX_BYTES to less than the default 4294967296")]
+    #[error(
+        "the disk of NATS has no room for the streams ({0}): free some, or set EVENTS_MAX_BYTES to less than the default 4294967296"
+    )]
     NoRoom(String),
     /// Anything else.
     #[error("{0}")]
@@ -110,7 +115,9 @@ fn storage_sentence(path: &Path, error: &io::Error) -> String {
     let path = path.display();
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            format!("no space is left for {path}: free some, or choose a folder on another disk with --dir")
+            format!(
+                "no space is left for {path}: free some, or choose a folder on another disk with --dir"
+            )
         }
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             format!("{path} cannot be written ({error}): choose another folder with --dir")

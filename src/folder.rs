@@ -1,5 +1,5 @@
-//! The folder that holds all state of a run (`.petbuddy`): its lock, its paths, and private files that are replaced whole.
-//! What the files mean is known elsewhere.
+//! The folder that holds all state of a run (`.petbuddy`): its lock, its paths, and private files
+//! that are replaced whole. What the files mean is known elsewhere.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -22,8 +22,13 @@ impl Folder {
     /// Another run holds it, or it cannot be written.
     pub fn open(path: &Path) -> Result<Folder, Failure> {
         let storage = || Failure::storage(path);
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(storage())?;
-        // Absolute, because it stands in the arguments of the children, by which a later run knows them.
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(storage())?;
+        // Absolute, because it stands in the arguments of the children, by which a later run knows
+        // them.
         let path = path.canonicalize().map_err(storage())?;
         let lock_path = path.join("lock");
         let lock = OpenOptions::new()
@@ -36,17 +41,28 @@ impl Folder {
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let pid = board::read_pids(&path.join("pids.json")).get("petbuddy").copied();
+                let pid = board::read_pids(&path.join("pids.json"))
+                    .get("petbuddy")
+                    .copied();
                 return Err(Failure::AlreadyRunning { folder: path, pid });
             }
-            Err(TryLockError::Error(error)) => return Err(Failure::Storage { path: lock_path, error }),
+            Err(TryLockError::Error(error)) => {
+                return Err(Failure::Storage {
+                    path: lock_path,
+                    error,
+                });
+            }
         }
         let folder = Folder { path, _lock: lock };
         // Of an earlier run that was killed: what it says is true no more.
         let run_file = folder.file("run.json");
         board::remove(&run_file).map_err(Failure::storage(&run_file))?;
         for made in [folder.logs(), folder.nats(), folder.mongodb()] {
-            DirBuilder::new().recursive(true).mode(0o700).create(&made).map_err(Failure::storage(&made))?;
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&made)
+                .map_err(Failure::storage(&made))?;
         }
         Ok(folder)
     }
@@ -77,7 +93,8 @@ impl Folder {
     }
 }
 
-/// Replaces a file whole, readable by its owner only: a reader sees the old text or the new, never a part.
+/// Replaces a file whole, readable by its owner only: a reader sees the old text or the new, never
+/// a part.
 ///
 /// # Errors
 /// What the system says.
@@ -88,7 +105,11 @@ pub fn write_private(path: &Path, text: &str) -> io::Result<()> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&temporary)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&temporary, path)
@@ -103,7 +124,8 @@ pub mod tests {
 
     impl Scratch {
         pub fn new(name: &str) -> Scratch {
-            let path = std::env::temp_dir().join(format!("petbuddy-test-{}-{name}", std::process::id()));
+            let path =
+                std::env::temp_dir().join(format!("petbuddy-test-{}-{name}", std::process::id()));
             fs::create_dir_all(&path).unwrap();
             Scratch(path)
         }

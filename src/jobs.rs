@@ -1,5 +1,6 @@
-//! `petbuddy jobs`: each job of the schedulers, for operators: when it ran last, what came of it, when it runs next. It reads the
-//! schedules in `JOBS` and the bucket `job-runs`, and changes nothing; a job is run by its schedule alone.
+//! `petbuddy jobs`: each job of the schedulers, for operators: when it ran last, what came of it,
+//! when it runs next. It reads the schedules in `JOBS` and the bucket `job-runs`, and changes
+//! nothing; a job is run by its schedule alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -90,32 +91,57 @@ pub async fn main(options: Options) -> ExitCode {
 async fn look(options: &Options) -> Result<Vec<Row>, Failure> {
     let connection = operator::connect(&options.dir).await?;
     let schedules = latest(&connection, stream::JOBS, subject::JOB_SCHEDULES).await?;
-    let runs = latest(&connection, &format!("KV_{}", stream::JOB_RUNS), &subject::entry(stream::JOB_RUNS, "*")).await?;
+    let runs = latest(
+        &connection,
+        &format!("KV_{}", stream::JOB_RUNS),
+        &subject::entry(stream::JOB_RUNS, "*"),
+    )
+    .await?;
     Ok(rows(&schedules, &runs, Timestamp::now()))
 }
 
-async fn latest(connection: &Connection, stream: &str, filter: &str) -> Result<Vec<Stored>, Failure> {
-    direct::latest(connection, stream, &[filter.to_owned()]).await.map_err(|reason| Failure::NotReady {
-        what: format!("the stream {stream}"),
-        limit: REQUEST_TIMEOUT,
-        reason,
-    })
+async fn latest(
+    connection: &Connection,
+    stream: &str,
+    filter: &str,
+) -> Result<Vec<Stored>, Failure> {
+    direct::latest(connection, stream, &[filter.to_owned()])
+        .await
+        .map_err(|reason| Failure::NotReady {
+            what: format!("the stream {stream}"),
+            limit: REQUEST_TIMEOUT,
+            reason,
+        })
 }
 
 /// By name: every job that has a schedule or a run.
 fn rows(schedules: &[Stored], runs: &[Stored], now: Timestamp) -> Vec<Row> {
     // A one-shot schedule that makes up for a missed tick is not a job of its own.
-    let standing = |s: &Stored| Some((subject::job_of_schedule(&s.subject)?.to_owned(), (every(s)?, s.stored_at)));
+    let standing = |s: &Stored| {
+        Some((
+            subject::job_of_schedule(&s.subject)?.to_owned(),
+            (every(s)?, s.stored_at),
+        ))
+    };
     let standing: BTreeMap<String, Schedule> = schedules.iter().filter_map(standing).collect();
-    let runs = runs.iter().filter_map(|run| serde_json::from_slice::<JobRun>(&run.payload).ok());
+    let runs = runs
+        .iter()
+        .filter_map(|run| serde_json::from_slice::<JobRun>(&run.payload).ok());
     let mut runs: BTreeMap<String, JobRun> = runs.map(|run| (run.job.clone(), run)).collect();
     let names: BTreeSet<String> = standing.keys().chain(runs.keys()).cloned().collect();
-    names.into_iter().map(|job| row(standing.get(&job).copied(), runs.remove(&job), job, now)).collect()
+    names
+        .into_iter()
+        .map(|job| row(standing.get(&job).copied(), runs.remove(&job), job, now))
+        .collect()
 }
 
 /// The interval of a recurring schedule.
 fn every(schedule: &Stored) -> Option<Duration> {
-    nats::runtime::settings::parse_duration(schedule.header(NATS_SCHEDULE.as_ref())?.strip_prefix("@every ")?)
+    nats::runtime::settings::parse_duration(
+        schedule
+            .header(NATS_SCHEDULE.as_ref())?
+            .strip_prefix("@every ")?,
+    )
 }
 
 fn row(schedule: Option<Schedule>, run: Option<JobRun>, job: String, now: Timestamp) -> Row {
@@ -133,24 +159,40 @@ fn row(schedule: Option<Schedule>, run: Option<JobRun>, job: String, now: Timest
         job,
         interval_seconds: schedule.map(|(every, _)| every.as_secs()),
         result,
-        overdue: schedule.is_some_and(|(every, since)| is_overdue(run.as_ref().map_or(since, |run| run.started_at), every, now)),
+        overdue: schedule.is_some_and(|(every, since)| {
+            is_overdue(run.as_ref().map_or(since, |run| run.started_at), every, now)
+        }),
         last_run_at: run.as_ref().map(|run| run.started_at),
-        took_ms: run.as_ref().and_then(|run| Some(run.finished_at?.since(run.started_at).as_millis() as u64)),
-        next_run_at: run.as_ref().map(|run| run.next_at).or(first).filter(|_| schedule.is_some()),
+        took_ms: run
+            .as_ref()
+            .and_then(|run| Some(run.finished_at?.since(run.started_at).as_millis() as u64)),
+        next_run_at: run
+            .as_ref()
+            .map(|run| run.next_at)
+            .or(first)
+            .filter(|_| schedule.is_some()),
         detail: run.as_ref().map_or(Value::Null, |run| run.detail.clone()),
         by: run.map(|run| run.instance),
     }
 }
 
 fn table(rows: &[Row]) -> String {
-    const HEAD: [&str; 7] = ["JOB", "EVERY", "LAST RUN", "RESULT", "TOOK", "NEXT RUN", "DETAIL"];
+    const HEAD: [&str; 7] = [
+        "JOB", "EVERY", "LAST RUN", "RESULT", "TOOK", "NEXT RUN", "DETAIL",
+    ];
     let at = |at: Option<Timestamp>| at.map_or("-".to_owned(), |at| at.to_string());
     let mut cells = vec![HEAD.map(str::to_owned).to_vec()];
     cells.extend(rows.iter().map(|row| {
-        let every = row.interval_seconds.map_or("-".to_owned(), |seconds| format!("{seconds}s"));
+        let every = row
+            .interval_seconds
+            .map_or("-".to_owned(), |seconds| format!("{seconds}s"));
         let took = row.took_ms.map_or("-".to_owned(), |ms| format!("{ms}ms"));
         let next = at(row.next_run_at) + if row.overdue { " overdue" } else { "" };
-        let detail = if row.detail.is_null() { "-".to_owned() } else { row.detail.to_string() };
+        let detail = if row.detail.is_null() {
+            "-".to_owned()
+        } else {
+            row.detail.to_string()
+        };
         vec![
             row.job.clone(),
             every,
@@ -176,7 +218,13 @@ mod tests {
     fn schedule(name: &str, text: &str) -> Stored {
         let mut headers = HeaderMap::new();
         headers.insert(NATS_SCHEDULE, text);
-        Stored { seq: 1, subject: subject::job_schedule(name), stored_at: at(0), headers, payload: "".into() }
+        Stored {
+            seq: 1,
+            subject: subject::job_schedule(name),
+            stored_at: at(0),
+            headers,
+            payload: "".into(),
+        }
     }
 
     fn run(job: &str, outcome: JobOutcome, begun: i64) -> Stored {
@@ -192,7 +240,13 @@ mod tests {
             next_at: at(begun + 60),
         };
         let payload = serde_json::to_vec(&run).unwrap().into();
-        Stored { seq: 1, subject: String::new(), stored_at: at(begun), headers: HeaderMap::new(), payload }
+        Stored {
+            seq: 1,
+            subject: String::new(),
+            stored_at: at(begun),
+            headers: HeaderMap::new(),
+            payload,
+        }
     }
 
     #[test]
@@ -212,7 +266,18 @@ mod tests {
             run("retired", JobOutcome::Ok, 1),
         ];
         let rows = rows(&schedules, &runs, at(120));
-        let seen: Vec<_> = rows.iter().map(|r| (r.job.as_str(), r.result, r.overdue, r.took_ms, r.next_run_at)).collect();
+        let seen: Vec<_> = rows
+            .iter()
+            .map(|r| {
+                (
+                    r.job.as_str(),
+                    r.result,
+                    r.overdue,
+                    r.took_ms,
+                    r.next_run_at,
+                )
+            })
+            .collect();
         assert_eq!(
             seen,
             [
@@ -226,6 +291,11 @@ mod tests {
         );
         let text = table(&rows);
         assert_eq!(text.lines().count(), 7);
-        assert!(text.lines().nth(4).is_some_and(|d| d.contains("running") && d.contains("overdue")), "{text}");
+        assert!(
+            text.lines()
+                .nth(4)
+                .is_some_and(|d| d.contains("running") && d.contains("overdue")),
+            "{text}"
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! `petbuddy`: runs the whole system on one machine, or one service of it, and is the operator's command line. Only the
-//! choice of a subcommand is made here.
+//! `petbuddy`: runs the whole system on one machine, or one service of it, and is the operator's
+//! command line. Only the choice of a subcommand is made here.
 
 mod audit;
 mod binaries;

@@ -1,5 +1,6 @@
-//! What a child prints: every line goes to a file of its own, whose size is bounded; the console gets those that matter;
-//! the last few are kept to explain an early end. It does not know why a child runs.
+//! What a child prints: every line goes to a file of its own, whose size is bounded; the console
+//! gets those that matter; the last few are kept to explain an early end. It does not know why a
+//! child runs.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -25,7 +26,8 @@ const SHOWN_CHARACTERS: usize = 400;
 pub enum Lines {
     /// Every one.
     All,
-    /// Of a service: warnings, errors, and what is no log line at all (a panic, a list of bad settings).
+    /// Of a service: warnings, errors, and what is no log line at all (a panic, a list of bad
+    /// settings).
     ServiceProblems,
     /// Of nats-server: warnings and errors.
     NatsProblems,
@@ -38,10 +40,17 @@ impl Lines {
         let has = |marks: &[&str]| marks.iter().any(|mark| line.contains(mark));
         match self {
             Lines::All => true,
-            Lines::ServiceProblems if line.starts_with('{') => has(&[r#""level":"WARN""#, r#""level":"ERROR""#]),
-            Lines::ServiceProblems => !line.split_whitespace().take(2).any(|word| matches!(word, "INFO" | "DEBUG" | "TRACE")),
+            Lines::ServiceProblems if line.starts_with('{') => {
+                has(&[r#""level":"WARN""#, r#""level":"ERROR""#])
+            }
+            Lines::ServiceProblems => !line
+                .split_whitespace()
+                .take(2)
+                .any(|word| matches!(word, "INFO" | "DEBUG" | "TRACE")),
             // The passwords are this run's own, and stand in no file but secrets.json.
-            Lines::NatsProblems => !has(&["[INF]", "[DBG]", "[TRC]", "Plaintext passwords detected"]),
+            Lines::NatsProblems => {
+                !has(&["[INF]", "[DBG]", "[TRC]", "Plaintext passwords detected"])
+            }
             Lines::MongodErrors => has(&[r#""s":"E""#, r#""s":"F""#]) || !line.starts_with('{'),
         }
     }
@@ -68,7 +77,11 @@ impl LastLines {
     /// One text, indented.
     pub fn text(&self) -> String {
         let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
+        lines
+            .iter()
+            .map(|line| format!("  {line}"))
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 }
 
@@ -124,7 +137,9 @@ impl Output {
                 }
             }
         };
-        thread::Builder::new().name(format!("{} output", self.name)).spawn(copy)?;
+        thread::Builder::new()
+            .name(format!("{} output", self.name))
+            .spawn(copy)?;
         Ok(())
     }
 }
@@ -134,7 +149,11 @@ fn open(path: &Path) -> io::Result<(File, u64)> {
     if std::fs::metadata(path).is_ok_and(|m| m.len() > FILE_BYTES) {
         std::fs::rename(path, path.with_extension("out.1"))?;
     }
-    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    let file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path)?;
     let size = file.metadata()?.len();
     Ok((file, size))
 }
@@ -154,7 +173,9 @@ mod tests {
         assert!(s.show("the settings have 2 problem(s):"));
         assert!(!Lines::NatsProblems.show("[123] 2026/11/22 19:00:00.1 [INF] Server is ready"));
         assert!(Lines::NatsProblems.show("[123] 2026/11/22 19:00:00.1 [ERR] no"));
-        assert!(!Lines::MongodErrors.show(r#"{"t":{},"s":"W","msg":"vm.max_map_count is too low"}"#));
+        assert!(
+            !Lines::MongodErrors.show(r#"{"t":{},"s":"W","msg":"vm.max_map_count is too low"}"#)
+        );
         assert!(Lines::MongodErrors.show(r#"{"t":{},"s":"F","msg":"x"}"#));
     }
 }

@@ -1,4 +1,5 @@
-//! The page that a run prints once everything is up: addresses, a login, lines to try. Under 40 lines, every one to paste.
+//! The page that a run prints once everything is up: addresses, a login, lines to try. Under 40
+//! lines, every one to paste.
 
 use std::path::Path;
 
@@ -6,7 +7,13 @@ use crate::board::{Demo, Run};
 
 /// The whole page.
 pub fn page(run: &Run, folder: &Path, stub_bot: bool) -> String {
-    let Run { gateway, realtime, bot, operator, .. } = run;
+    let Run {
+        gateway,
+        realtime,
+        bot,
+        operator,
+        ..
+    } = run;
     let (nats, mongodb) = (&run.nats, without_login(&run.mongodb));
     let folder = folder.display();
     let mut lines = vec![
@@ -17,12 +24,21 @@ pub fn page(run: &Run, folder: &Path, stub_bot: bool) -> String {
         format!("  sockets   {}/ws", realtime.replacen("http", "ws", 1)),
         format!("  NATS      {nats}"),
         format!("  MongoDB   {mongodb}"),
-        format!("  Meta bot  {bot}{}", if stub_bot { "      (a stub that accepts everything)" } else { "" }),
+        format!(
+            "  Meta bot  {bot}{}",
+            if stub_bot {
+                "      (a stub that accepts everything)"
+            } else {
+                ""
+            }
+        ),
         format!("  state     {folder}      addresses for scripts: run.json; logs: logs/"),
         String::new(),
     ];
     if let Some(demo) = &run.demo {
-        let Demo { email, password, .. } = demo;
+        let Demo {
+            email, password, ..
+        } = demo;
         lines.extend([
             format!("Demo login: {email} / {password}. Try, in one shell:"),
             String::new(),
@@ -41,11 +57,16 @@ pub fn page(run: &Run, folder: &Path, stub_bot: bool) -> String {
             r#"curl -s "$API/messages?contact_id=$CONTACT" -H "$AUTH""#.into(),
         ]);
         if stub_bot {
-            lines.push(format!("curl -s {bot}/stub/deliveries      # what has arrived at the bot"));
+            lines.push(format!(
+                "curl -s {bot}/stub/deliveries      # what has arrived at the bot"
+            ));
         }
         lines.push(String::new());
     }
-    let cli = format!("nats --server {nats} --user {} --password {}", operator.user, operator.password);
+    let cli = format!(
+        "nats --server {nats} --user {} --password {}",
+        operator.user, operator.password
+    );
     lines.extend([
         "Watch it with the nats CLI:".into(),
         String::new(),
@@ -75,7 +96,9 @@ fn field(name: &str) -> String {
 /// An address without the user and password that it may have.
 pub fn without_login(url: &str) -> String {
     match (url.find("://"), url.rfind('@')) {
-        (Some(scheme), Some(at)) if scheme < at => format!("{}{}", &url[..scheme + 3], &url[at + 1..]),
+        (Some(scheme), Some(at)) if scheme < at => {
+            format!("{}{}", &url[..scheme + 3], &url[at + 1..])
+        }
         _ => url.to_owned(),
     }
 }
@@ -93,8 +116,15 @@ mod tests {
             nats: "nats://127.0.0.1:4222".into(),
             mongodb: "mongodb://me:hidden@db:27017/petbuddy".into(),
             bot: "http://127.0.0.1:5001".into(),
-            demo: Some(Demo { email: "demo@petbuddy.test".into(), password: "Demo-1".into(), company_id: "c".into() }),
-            operator: Login { user: "operator".into(), password: "o".into() },
+            demo: Some(Demo {
+                email: "demo@petbuddy.test".into(),
+                password: "Demo-1".into(),
+                company_id: "c".into(),
+            }),
+            operator: Login {
+                user: "operator".into(),
+                password: "o".into(),
+            },
             ..Run::default()
         };
         let page = page(&run, Path::new("/x/.petbuddy"), true);

@@ -1,4 +1,5 @@
-//! Waiting until parts are up, bounded, with the reason at hand when they are not. Also `petbuddy health`, which asks once.
+//! Waiting until parts are up, bounded, with the reason at hand when they are not. Also `petbuddy
+//! health`, which asks once.
 
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
@@ -31,14 +32,22 @@ pub fn client() -> Result<Client, Failure> {
     // A second call finds it installed; that is fine.
     drop(rustls::crypto::ring::default_provider().install_default());
     // A proxy of the user's is for the outside world.
-    Client::builder().no_proxy().timeout(LOOK_LIMIT).build().map_err(|e| Failure::Other(format!("no HTTP client: {e}")))
+    Client::builder()
+        .no_proxy()
+        .timeout(LOOK_LIMIT)
+        .build()
+        .map_err(|e| Failure::Other(format!("no HTTP client: {e}")))
 }
 
 /// Looks again and again until `look` says yes.
 ///
 /// # Errors
 /// It does not within [`LIMIT`], or the child keeps ending.
-pub async fn wait<F>(what: &str, child: Option<&Watch>, mut look: impl FnMut() -> F) -> Result<(), Failure>
+pub async fn wait<F>(
+    what: &str,
+    child: Option<&Watch>,
+    mut look: impl FnMut() -> F,
+) -> Result<(), Failure>
 where
     F: Future<Output = Result<(), String>>,
 {
@@ -56,10 +65,19 @@ where
         if let Some(child) = child
             && child.ends.load(Ordering::Relaxed) >= ENDS
         {
-            return Err(Failure::KeepsEnding { what: what.to_owned(), ends: ENDS, log: child.log.clone(), words: child.last.text() });
+            return Err(Failure::KeepsEnding {
+                what: what.to_owned(),
+                ends: ENDS,
+                log: child.log.clone(),
+                words: child.last.text(),
+            });
         }
     }
-    Err(Failure::NotReady { what: what.to_owned(), limit: LIMIT, reason })
+    Err(Failure::NotReady {
+        what: what.to_owned(),
+        limit: LIMIT,
+        reason,
+    })
 }
 
 /// Whether something listens there.
@@ -67,7 +85,10 @@ where
 /// # Errors
 /// What the system says.
 pub async fn listens(port: u16) -> Result<(), String> {
-    TcpStream::connect(("127.0.0.1", port)).await.map(drop).map_err(|e| format!("port {port}: {e}"))
+    TcpStream::connect(("127.0.0.1", port))
+        .await
+        .map(drop)
+        .map_err(|e| format!("port {port}: {e}"))
 }
 
 /// Whether `<base>/ready` says 200.
@@ -75,26 +96,50 @@ pub async fn listens(port: u16) -> Result<(), String> {
 /// # Errors
 /// What it says instead: the checks that are not good.
 pub async fn answers_ready(client: &Client, base: &str) -> Result<(), String> {
-    let response = client.get(format!("{base}/ready")).send().await.map_err(|_| "it does not answer".to_owned())?;
+    let response = client
+        .get(format!("{base}/ready"))
+        .send()
+        .await
+        .map_err(|_| "it does not answer".to_owned())?;
     if response.status() == StatusCode::OK {
         return Ok(());
     }
     let (status, body) = (response.status(), response.text().await.unwrap_or_default());
     Err(match serde_json::from_str::<Value>(&body) {
         Ok(report) => bad_checks(&report),
-        Err(_) => format!("{status}: {}", body.chars().take(SHOWN_CHARACTERS).collect::<String>()),
+        Err(_) => format!(
+            "{status}: {}",
+            body.chars().take(SHOWN_CHARACTERS).collect::<String>()
+        ),
     })
 }
 
 fn bad_checks(report: &Value) -> String {
-    let checks = report["checks"].as_object().into_iter().flatten().filter(|(_, check)| check["status"] != "ok");
-    let lines: Vec<String> =
-        checks.map(|(name, check)| format!("{name} is {} ({})", text(&check["status"]), text(&check["detail"]))).collect();
-    if lines.is_empty() { text(report) } else { lines.join(", ") }
+    let checks = report["checks"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(_, check)| check["status"] != "ok");
+    let lines: Vec<String> = checks
+        .map(|(name, check)| {
+            format!(
+                "{name} is {} ({})",
+                text(&check["status"]),
+                text(&check["detail"])
+            )
+        })
+        .collect();
+    if lines.is_empty() {
+        text(report)
+    } else {
+        lines.join(", ")
+    }
 }
 
 fn text(value: &Value) -> String {
-    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let text = value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned);
     text.chars().take(SHOWN_CHARACTERS).collect()
 }
 
@@ -129,6 +174,9 @@ mod tests {
             "mongodb": {"status": "failing", "detail": "does not answer"},
         }});
         assert_eq!(bad_checks(&report), "mongodb is failing (does not answer)");
-        assert_eq!(bad_checks(&json!({"status": "stopping"})), r#"{"status":"stopping"}"#);
+        assert_eq!(
+            bad_checks(&json!({"status": "stopping"})),
+            r#"{"status":"stopping"}"#
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! The secrets of a development run: made once, kept in `secrets.json` for its owner only. A secret that the environment
-//! sets is used instead and never stored. Production sets all of them and does not come here.
+//! The secrets of a development run: made once, kept in `secrets.json` for its owner only. A secret
+//! that the environment sets is used instead and never stored. Production sets all of them and does
+//! not come here.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,7 +22,14 @@ const SECRET_BYTES: usize = 32;
 const NATS_PASSWORD_DIGITS: usize = 32;
 
 /// The NATS users, as in nats/server/users.conf.
-pub const NATS_USERS: [&str; 6] = ["gateway", "persister", "forwarder", "scheduler", "realtime", "operator"];
+pub const NATS_USERS: [&str; 6] = [
+    "gateway",
+    "persister",
+    "forwarder",
+    "scheduler",
+    "realtime",
+    "operator",
+];
 
 /// All of them. Not `Debug`: they are not to be printed by accident.
 #[derive(Serialize, Deserialize)]
@@ -49,7 +57,15 @@ impl Secrets {
             internal_api_key: random_hex(),
             encryption_keys: new_encryption_key(),
             // The config of nats-server would read a leading digit as a number.
-            nats: NATS_USERS.iter().map(|user| (user.to_string(), format!("nats{}", &random_hex()[..NATS_PASSWORD_DIGITS]))).collect(),
+            nats: NATS_USERS
+                .iter()
+                .map(|user| {
+                    (
+                        user.to_string(),
+                        format!("nats{}", &random_hex()[..NATS_PASSWORD_DIGITS]),
+                    )
+                })
+                .collect(),
             demo_password: format!("Demo-1{}", &random_hex()[..12]),
         }
     }
@@ -61,7 +77,11 @@ impl Secrets {
     pub fn load(path: &Path) -> Result<(Secrets, bool), Failure> {
         match fs::read(path) {
             Ok(text) => match serde_json::from_slice::<Secrets>(&text) {
-                Ok(mut secrets) if NATS_USERS.iter().all(|user| secrets.nats.contains_key(*user)) => {
+                Ok(mut secrets)
+                    if NATS_USERS
+                        .iter()
+                        .all(|user| secrets.nats.contains_key(*user)) =>
+                {
                     if secrets.encryption_keys.is_empty() {
                         secrets.encryption_keys = new_encryption_key();
                         secrets.write(path)?;
@@ -76,7 +96,10 @@ impl Secrets {
                 secrets.write(path)?;
                 Ok((secrets, true))
             }
-            Err(error) => Err(Failure::Storage { path: path.to_owned(), error }),
+            Err(error) => Err(Failure::Storage {
+                path: path.to_owned(),
+                error,
+            }),
         }
     }
 
@@ -102,7 +125,10 @@ impl Secrets {
 }
 
 fn unreadable(path: &Path, why: &str) -> Failure {
-    Failure::Settings(format!("{} is damaged ({why}): delete it, and the next start makes new secrets", path.display()))
+    Failure::Settings(format!(
+        "{} is damaged ({why}): delete it, and the next start makes new secrets",
+        path.display()
+    ))
 }
 
 fn random_bytes() -> [u8; SECRET_BYTES] {
@@ -132,15 +158,24 @@ mod tests {
         let path = scratch.0.join("secrets.json");
         let (first, new) = Secrets::load(&path).unwrap();
         assert!(new);
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         let (second, new) = Secrets::load(&path).unwrap();
         assert!(!new);
         assert_eq!(first.jwt_access, second.jwt_access);
         assert_ne!(first.jwt_access, first.jwt_refresh);
         assert!(first.jwt_access.len() >= 32);
-        assert!(first.nats.values().all(|p| p.starts_with(|c: char| c.is_ascii_alphabetic())));
+        assert!(
+            first
+                .nats
+                .values()
+                .all(|p| p.starts_with(|c: char| c.is_ascii_alphabetic()))
+        );
 
-        let set = second.or_environment(|name| (name == "JWT_ACCESS_SECRET").then(|| "mine".to_owned()));
+        let set =
+            second.or_environment(|name| (name == "JWT_ACCESS_SECRET").then(|| "mine".to_owned()));
         assert_eq!(set.jwt_access, "mine");
         assert_eq!(set.jwt_refresh, first.jwt_refresh);
     }
@@ -150,13 +185,20 @@ mod tests {
         let scratch = Scratch::new("earlier");
         let path = scratch.0.join("secrets.json");
         let (first, _) = Secrets::load(&path).unwrap();
-        let mut earlier: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let mut earlier: serde_json::Value =
+            serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         earlier.as_object_mut().unwrap().remove("encryption_keys");
         fs::write(&path, earlier.to_string()).unwrap();
         let (second, new) = Secrets::load(&path).unwrap();
         assert!(!new && second.encryption_keys.starts_with("k1:"));
-        assert_eq!((&second.jwt_access, &second.nats), (&first.jwt_access, &first.nats));
-        assert_eq!(Secrets::load(&path).unwrap().0.encryption_keys, second.encryption_keys);
+        assert_eq!(
+            (&second.jwt_access, &second.nats),
+            (&first.jwt_access, &first.nats)
+        );
+        assert_eq!(
+            Secrets::load(&path).unwrap().0.encryption_keys,
+            second.encryption_keys
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The five services as the runner sees them: names, ports, the environment that each may have. How they work is theirs.
+//! The five services as the runner sees them: names, ports, the environment that each may have. How
+//! they work is theirs.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -23,7 +24,13 @@ pub enum Service {
 
 impl Service {
     /// All of them.
-    pub const ALL: [Service; 5] = [Service::Gateway, Service::Persister, Service::Forwarder, Service::Scheduler, Service::Realtime];
+    pub const ALL: [Service; 5] = [
+        Service::Gateway,
+        Service::Persister,
+        Service::Forwarder,
+        Service::Scheduler,
+        Service::Realtime,
+    ];
 
     /// Its name: crate, NATS user, subcommand.
     pub fn name(self) -> &'static str {
@@ -90,13 +97,25 @@ impl Service {
         }
     }
 
-    /// The whole environment of a replica: what every process needs, what the user set for this service, and the secrets
-    /// that it needs, no others.
+    /// The whole environment of a replica: what every process needs, what the user set for this
+    /// service, and the secrets that it needs, no others.
     pub fn environment(self, port: u16, setting: &Setting) -> BTreeMap<String, String> {
         let mut environment = base(&setting.user);
-        let passed = |name: &str| EVERY_SERVICE.iter().chain(self.passed()).any(|pattern| matches(pattern, name));
-        environment.extend(setting.user.iter().filter(|(name, _)| passed(name)).map(|(n, v)| (n.clone(), v.clone())));
-        let mut set = |name: &str, value: &str| drop(environment.insert(name.to_owned(), value.to_owned()));
+        let passed = |name: &str| {
+            EVERY_SERVICE
+                .iter()
+                .chain(self.passed())
+                .any(|pattern| matches(pattern, name))
+        };
+        environment.extend(
+            setting
+                .user
+                .iter()
+                .filter(|(name, _)| passed(name))
+                .map(|(n, v)| (n.clone(), v.clone())),
+        );
+        let mut set =
+            |name: &str, value: &str| drop(environment.insert(name.to_owned(), value.to_owned()));
         set("LOG_DIR", &setting.log_dir);
         set("HOST", "127.0.0.1");
         set(self.port().0, &port.to_string());
@@ -148,13 +167,23 @@ pub struct Setting<'a> {
 }
 
 /// What any process may need. The last is for `cargo llvm-cov`: where a child writes its coverage.
-const EVERY_PROCESS: [&str; 6] = ["PATH", "HOME", "TZ", "RUST_LOG", "RUST_BACKTRACE", "LLVM_PROFILE_FILE"];
+const EVERY_PROCESS: [&str; 6] = [
+    "PATH",
+    "HOME",
+    "TZ",
+    "RUST_LOG",
+    "RUST_BACKTRACE",
+    "LLVM_PROFILE_FILE",
+];
 /// Settings of all services.
 const EVERY_SERVICE: [&str; 3] = ["NODE_ENV", "LOG_LEVEL", "PETBUDDY_CONFIG"];
 
 /// The environment of a process that is no service.
 pub fn base(user: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    user.iter().filter(|(name, _)| EVERY_PROCESS.contains(&name.as_str())).map(|(n, v)| (n.clone(), v.clone())).collect()
+    user.iter()
+        .filter(|(name, _)| EVERY_PROCESS.contains(&name.as_str()))
+        .map(|(n, v)| (n.clone(), v.clone()))
+        .collect()
 }
 
 fn matches(pattern: &str, name: &str) -> bool {
@@ -173,9 +202,18 @@ mod tests {
     fn a_service_gets_its_own_secrets_and_settings_only() {
         let scratch = Scratch::new("services");
         let (secrets, _) = Secrets::load(&scratch.0.join("secrets.json")).unwrap();
-        let user = [("PATH", "/bin"), ("RATE_LIMIT_MAX", "9"), ("FACEBOOK_APP_SECRET", "f"), ("AWS_SECRET", "a"), ("PERSISTER_PORT", "1")];
+        let user = [
+            ("PATH", "/bin"),
+            ("RATE_LIMIT_MAX", "9"),
+            ("FACEBOOK_APP_SECRET", "f"),
+            ("AWS_SECRET", "a"),
+            ("PERSISTER_PORT", "1"),
+        ];
         let setting = Setting {
-            user: user.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect(),
+            user: user
+                .iter()
+                .map(|(n, v)| (n.to_string(), v.to_string()))
+                .collect(),
             log_dir: "logs".into(),
             nats_url: "nats://127.0.0.1:4222".into(),
             nats_logins: crate::plan::own_logins(&secrets.nats),
@@ -184,12 +222,26 @@ mod tests {
             secrets: &secrets,
         };
         let of = |service: Service| service.environment(7, &setting);
-        let who_has = |name: &str| Service::ALL.into_iter().filter(|s| of(*s).contains_key(name)).collect::<Vec<_>>();
+        let who_has = |name: &str| {
+            Service::ALL
+                .into_iter()
+                .filter(|s| of(*s).contains_key(name))
+                .collect::<Vec<_>>()
+        };
         assert_eq!(who_has("MONGODB_URI"), [Service::Persister]);
         assert_eq!(who_has("JWT_REFRESH_SECRET"), [Service::Gateway]);
-        assert_eq!(who_has("JWT_ACCESS_SECRET"), [Service::Gateway, Service::Realtime]);
-        assert_eq!(who_has("INTERNAL_SERVICE_API_KEY"), [Service::Gateway, Service::Forwarder]);
-        assert_eq!(who_has("ENCRYPTION_KEYS"), [Service::Gateway, Service::Forwarder, Service::Scheduler]);
+        assert_eq!(
+            who_has("JWT_ACCESS_SECRET"),
+            [Service::Gateway, Service::Realtime]
+        );
+        assert_eq!(
+            who_has("INTERNAL_SERVICE_API_KEY"),
+            [Service::Gateway, Service::Forwarder]
+        );
+        assert_eq!(
+            who_has("ENCRYPTION_KEYS"),
+            [Service::Gateway, Service::Forwarder, Service::Scheduler]
+        );
         assert_eq!(who_has("FACEBOOK_APP_SECRET"), [Service::Scheduler]);
         assert_eq!(who_has("RATE_LIMIT_MAX"), [Service::Gateway]);
         assert_eq!(who_has("AWS_SECRET"), []);

@@ -1,5 +1,6 @@
-//! `petbuddy setup`: brings streams, consumers and buckets of a NATS server to the contract, as the user `operator`. What
-//! they are is in `nats::stream`; what could lose something is reported and left.
+//! `petbuddy setup`: brings streams, consumers and buckets of a NATS server to the contract, as the
+//! user `operator`. What they are is in `nats::stream`; what could lose something is reported and
+//! left.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -20,12 +21,18 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// The whole subcommand.
 pub fn main() -> ExitCode {
     let mut settings = Settings::load();
-    let (common, sizes) = (Common::read(&mut settings, "operator"), sizes(&mut settings));
+    let (common, sizes) = (
+        Common::read(&mut settings, "operator"),
+        sizes(&mut settings),
+    );
     if let Err(problems) = settings.finish() {
         eprintln!("{problems}");
         return Failure::Settings(String::new()).code();
     }
-    let report = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let report = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime.block_on(run(&common.nats, sizes)),
         Err(e) => Err(Failure::Other(e.to_string())),
     };
@@ -45,7 +52,11 @@ pub fn main() -> ExitCode {
 pub fn sizes(settings: &mut Settings) -> Sizes {
     Sizes {
         replicas: settings.number("NATS_REPLICAS", 1, 1..=5),
-        events_max_bytes: settings.number("EVENTS_MAX_BYTES", stream::EVENTS_MAX_BYTES, 1..=i64::MAX),
+        events_max_bytes: settings.number(
+            "EVENTS_MAX_BYTES",
+            stream::EVENTS_MAX_BYTES,
+            1..=i64::MAX,
+        ),
     }
 }
 
@@ -59,7 +70,8 @@ pub async fn run(nats: &NatsSettings, sizes: Sizes) -> Result<Report, Failure> {
         .map_err(|e| Failure::Settings(format!("NATS_URL cannot be used: {e}")))?;
     let deadline = Instant::now() + LIMIT;
     let mut pause = interval(PAUSE);
-    let mut reason = "no connection; is NATS_URL right, and NATS_PASSWORD that of the user?".to_owned();
+    let mut reason =
+        "no connection; is NATS_URL right, and NATS_PASSWORD that of the user?".to_owned();
     while Instant::now() < deadline {
         pause.tick().await;
         if !connection.is_connected() {
@@ -67,9 +79,15 @@ pub async fn run(nats: &NatsSettings, sizes: Sizes) -> Result<Report, Failure> {
         }
         match reconcile(&connection.jetstream, sizes).await {
             Ok(report) => return Ok(report),
-            Err(e) if e.to_string().contains("insufficient storage resources") => return Err(Failure::NoRoom(e.to_string())),
+            Err(e) if e.to_string().contains("insufficient storage resources") => {
+                return Err(Failure::NoRoom(e.to_string()));
+            }
             Err(e) => reason = e.to_string(),
         }
     }
-    Err(Failure::NotReady { what: "NATS".into(), limit: LIMIT, reason })
+    Err(Failure::NotReady {
+        what: "NATS".into(),
+        limit: LIMIT,
+        reason,
+    })
 }

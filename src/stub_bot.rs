@@ -1,8 +1,9 @@
-//! A stand-in for the Meta bot: accepts what the forwarder sends, remembers it for tests and newcomers, and fails on demand.
-//! It sends nothing to Facebook and checks no key.
+//! A stand-in for the Meta bot: accepts what the forwarder sends, remembers it for tests and
+//! newcomers, and fails on demand. It sends nothing to Facebook and checks no key.
 //!
-//! `POST /chat/manual-facebook`, `POST /chat/manual-instagram`, `GET /health`; and to control it, on the same port:
-//! `GET /stub/deliveries?after=N&limit=M`, `GET /stub/stats`, `POST /stub/mode`, `POST /stub/reset`.
+//! `POST /chat/manual-facebook`, `POST /chat/manual-instagram`, `GET /health`; and to control it,
+//! on the same port: `GET /stub/deliveries?after=N&limit=M`, `GET /stub/stats`, `POST /stub/mode`,
+//! `POST /stub/reset`.
 
 use std::collections::{HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -58,7 +59,8 @@ pub struct Received {
     pub idempotency_key: Option<String>,
     /// Whether there was a header `x-api-key`.
     pub api_key: bool,
-    /// What it was answered, or will be after the delay; `None` if it was left hanging. 200 means delivered.
+    /// What it was answered, or will be after the delay; `None` if it was left hanging. 200 means
+    /// delivered.
     pub status: Option<u16>,
     /// The body, as it came.
     pub body: Box<RawValue>,
@@ -78,7 +80,8 @@ pub struct Mode {
     pub hang_ratio: f64,
     /// Header `Retry-After` of failures, seconds.
     pub retry_after: Option<u64>,
-    /// Share of requests that are taken but answered only after `late_ms`, when the forwarder has given up; 0 to 1.
+    /// Share of requests that are taken but answered only after `late_ms`, when the forwarder has
+    /// given up; 0 to 1.
     pub late_ratio: f64,
     /// Milliseconds; 12,000 if absent.
     pub late_ms: Option<u64>,
@@ -101,17 +104,34 @@ struct Fate {
 impl Mode {
     /// Whether a request with this body is meant.
     fn concerns(&self, body: &str) -> bool {
-        let body: Value = if self.only.is_empty() { Value::Null } else { serde_json::from_str(body).unwrap_or_default() };
-        let named = |field: &str| body[field].as_str().is_some_and(|text| self.only.iter().any(|only| only == text));
-        self.only.is_empty() || ["company_id", "customer_id", "access_token"].into_iter().any(named)
+        let body: Value = if self.only.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_str(body).unwrap_or_default()
+        };
+        let named = |field: &str| {
+            body[field]
+                .as_str()
+                .is_some_and(|text| self.only.iter().any(|only| only == text))
+        };
+        self.only.is_empty()
+            || ["company_id", "customer_id", "access_token"]
+                .into_iter()
+                .any(named)
     }
 
     fn check(&self) -> Result<(), &'static str> {
         let ratio = |r: f64| (0.0..=1.0).contains(&r);
-        if !self.fail_ratio.is_none_or(ratio) || !ratio(self.hang_ratio) || !ratio(self.late_ratio) {
+        if !self.fail_ratio.is_none_or(ratio) || !ratio(self.hang_ratio) || !ratio(self.late_ratio)
+        {
             return Err("a ratio is from 0 to 1");
         }
-        if !self.status.into_iter().chain(self.health_status).all(|s| (300..=599).contains(&s)) {
+        if !self
+            .status
+            .into_iter()
+            .chain(self.health_status)
+            .all(|s| (300..=599).contains(&s))
+        {
             return Err("status and health_status are from 300 to 599");
         }
         if Duration::from_millis(self.delay_ms.max(self.late_ms.unwrap_or_default())) > HANG {
@@ -123,15 +143,29 @@ impl Mode {
     /// The answer to one request. `hang`, `late` and `fail` are random, from 0 to 1.
     fn fate(&self, [hang, late, fail]: [f64; 3]) -> Fate {
         if hang < self.hang_ratio {
-            return Fate { status: None, delay: HANG };
+            return Fate {
+                status: None,
+                delay: HANG,
+            };
         }
         let delay = Duration::from_millis(self.delay_ms);
         if late < self.late_ratio {
-            return Fate { status: Some(StatusCode::OK), delay: self.late_ms.map_or(LATE, Duration::from_millis) };
+            return Fate {
+                status: Some(StatusCode::OK),
+                delay: self.late_ms.map_or(LATE, Duration::from_millis),
+            };
         }
-        let ratio = self.fail_ratio.unwrap_or(if self.status.is_some() { 1.0 } else { 0.0 });
-        let status = self.status.and_then(|s| StatusCode::from_u16(s).ok()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Fate { status: Some(if fail < ratio { status } else { StatusCode::OK }), delay }
+        let ratio = self
+            .fail_ratio
+            .unwrap_or(if self.status.is_some() { 1.0 } else { 0.0 });
+        let status = self
+            .status
+            .and_then(|s| StatusCode::from_u16(s).ok())
+            .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Fate {
+            status: Some(if fail < ratio { status } else { StatusCode::OK }),
+            delay,
+        }
     }
 }
 
@@ -205,13 +239,21 @@ impl StubBot {
 }
 
 async fn health(State(bot): State<StubBot>) -> Response {
-    match bot.with(|memory| memory.mode.health_status).and_then(|status| StatusCode::from_u16(status).ok()) {
+    match bot
+        .with(|memory| memory.mode.health_status)
+        .and_then(|status| StatusCode::from_u16(status).ok())
+    {
         Some(status) => refuse(status, "the stub bot was told to be ill"),
         None => Json(json!({"status": "ok", "service": "stub-bot"})).into_response(),
     }
 }
 
-async fn receive(State(bot): State<StubBot>, Path(channel): Path<String>, headers: HeaderMap, body: Bytes) -> Response {
+async fn receive(
+    State(bot): State<StubBot>,
+    Path(channel): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     let platform = match channel.as_str() {
         "manual-facebook" => "facebook",
         "manual-instagram" => "instagram",
@@ -221,12 +263,22 @@ async fn receive(State(bot): State<StubBot>, Path(channel): Path<String>, header
         return refuse(StatusCode::BAD_REQUEST, "the body is not JSON");
     };
     let (n, mode, key, Fate { status, delay }) = bot.with(|memory| {
-        let mode = if memory.mode.concerns(body.get()) { memory.mode.clone() } else { Mode::default() };
+        let mode = if memory.mode.concerns(body.get()) {
+            memory.mode.clone()
+        } else {
+            Mode::default()
+        };
         let fate = mode.fate(rand::random());
-        let key = headers.get("idempotency-key").and_then(|key| key.to_str().ok()).map(str::to_owned);
+        let key = headers
+            .get("idempotency-key")
+            .and_then(|key| key.to_str().ok())
+            .map(str::to_owned);
         let request = Received {
             n: memory.received + 1,
-            at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64,
+            at: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_millis() as u64,
             platform,
             idempotency_key: key.clone(),
             api_key: headers.contains_key("x-api-key"),
@@ -242,16 +294,24 @@ async fn receive(State(bot): State<StubBot>, Path(channel): Path<String>, header
     // Nobody may be reading; that must not fail the answer.
     drop(writeln!(io::stdout(), "#{n} {platform} {id} -> {word}"));
     if !delay.is_zero() {
-        bot.stop.run_until_cancelled(tokio::time::sleep(delay)).await;
+        bot.stop
+            .run_until_cancelled(tokio::time::sleep(delay))
+            .await;
     }
     match status {
         // The same message has the same id, however often it comes: as with Meta's own idempotency.
-        Some(StatusCode::OK) => Json(json!({"success": true, "message_id": format!("stub.{id}")})).into_response(),
+        Some(StatusCode::OK) => {
+            Json(json!({"success": true, "message_id": format!("stub.{id}")})).into_response()
+        }
         Some(failure) => {
-            let error = json!({"message": "the stub bot was told to fail", "code": mode.graph_code});
-            let mut response = (failure, Json(json!({"success": false, "error": error}))).into_response();
+            let error =
+                json!({"message": "the stub bot was told to fail", "code": mode.graph_code});
+            let mut response =
+                (failure, Json(json!({"success": false, "error": error}))).into_response();
             if let Some(seconds) = mode.retry_after {
-                response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+                response
+                    .headers_mut()
+                    .insert(header::RETRY_AFTER, seconds.into());
             }
             response
         }
@@ -260,7 +320,11 @@ async fn receive(State(bot): State<StubBot>, Path(channel): Path<String>, header
 }
 
 fn refuse(status: StatusCode, message: &str) -> Response {
-    (status, Json(json!({"success": false, "error": {"message": message}}))).into_response()
+    (
+        status,
+        Json(json!({"success": false, "error": {"message": message}})),
+    )
+        .into_response()
 }
 
 #[derive(Deserialize)]
@@ -272,10 +336,20 @@ struct After {
 }
 
 /// What was received after number `after`, oldest first.
-async fn deliveries(State(bot): State<StubBot>, Query(After { after, limit }): Query<After>) -> Json<Vec<Received>> {
+async fn deliveries(
+    State(bot): State<StubBot>,
+    Query(After { after, limit }): Query<After>,
+) -> Json<Vec<Received>> {
     Json(bot.with(|memory| {
-        let begin = memory.requests.partition_point(|request| request.n <= after);
-        memory.requests.range(begin..).take(limit.unwrap_or(PAGE)).cloned().collect()
+        let begin = memory
+            .requests
+            .partition_point(|request| request.n <= after);
+        memory
+            .requests
+            .range(begin..)
+            .take(limit.unwrap_or(PAGE))
+            .cloned()
+            .collect()
     }))
 }
 
@@ -314,7 +388,11 @@ async fn reset(State(bot): State<StubBot>) -> StatusCode {
 /// `petbuddy stub-bot`: serves on `BOT_PORT` of the loopback address until SIGTERM or Ctrl-C.
 pub async fn main() -> ExitCode {
     let text = std::env::var("BOT_PORT").unwrap_or_default();
-    let port = if text.is_empty() { Ok(DEFAULT_PORT) } else { text.parse() };
+    let port = if text.is_empty() {
+        Ok(DEFAULT_PORT)
+    } else {
+        text.parse()
+    };
     let Ok(port) = port else {
         let failure = Failure::Settings(format!("BOT_PORT must be a port, not `{text}`"));
         eprintln!("{failure}");
@@ -331,10 +409,15 @@ pub async fn main() -> ExitCode {
 
 async fn serve(port: u16) -> io::Result<()> {
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let (mut interrupt, mut terminate) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    );
     let bot = StubBot::default();
     let stop = bot.stop.clone();
-    let serve = axum::serve(listener, bot.router()).with_graceful_shutdown(stop.clone().cancelled_owned()).into_future();
+    let serve = axum::serve(listener, bot.router())
+        .with_graceful_shutdown(stop.clone().cancelled_owned())
+        .into_future();
     tokio::pin!(serve);
     tokio::select! {
         ended = &mut serve => return ended,
@@ -343,7 +426,9 @@ async fn serve(port: u16) -> io::Result<()> {
     }
     stop.cancel();
     // Connections that stay open are not worth waiting for.
-    tokio::time::timeout(STOP_LIMIT, serve).await.unwrap_or(Ok(()))
+    tokio::time::timeout(STOP_LIMIT, serve)
+        .await
+        .unwrap_or(Ok(()))
 }
 
 #[cfg(test)]
@@ -356,35 +441,69 @@ mod tests {
 
     fn request(n: u64, key: &str, status: Option<u16>) -> Received {
         let body = RawValue::from_string("{}".into()).unwrap();
-        Received { n, at: 0, platform: "facebook", idempotency_key: Some(key.into()), api_key: true, status, body }
+        Received {
+            n,
+            at: 0,
+            platform: "facebook",
+            idempotency_key: Some(key.into()),
+            api_key: true,
+            status,
+            body,
+        }
     }
 
     #[test]
     fn what_a_mode_leaves_out_is_as_in_a_healthy_bot() {
-        let fate = |text: &str, hang, fail| mode(text).fate([hang, 0.5, fail]).status.map(|s| s.as_u16());
+        let fate = |text: &str, hang, fail| {
+            mode(text)
+                .fate([hang, 0.5, fail])
+                .status
+                .map(|s| s.as_u16())
+        };
         assert_eq!(fate("{}", 0.0, 0.0), Some(200));
         assert_eq!(fate(r#"{"status":429}"#, 0.0, 0.99), Some(429));
         assert_eq!(fate(r#"{"fail_ratio":0.3}"#, 0.0, 0.29), Some(500));
         assert_eq!(fate(r#"{"fail_ratio":0.3}"#, 0.0, 0.3), Some(200));
         assert_eq!(fate(r#"{"hang_ratio":0.5,"status":500}"#, 0.4, 0.0), None);
-        assert_eq!(fate(r#"{"hang_ratio":0.5,"status":500}"#, 0.5, 0.0), Some(500));
-        assert_eq!(fate(r#"{"late_ratio":0.6,"status":500}"#, 0.0, 0.0), Some(200));
+        assert_eq!(
+            fate(r#"{"hang_ratio":0.5,"status":500}"#, 0.5, 0.0),
+            Some(500)
+        );
+        assert_eq!(
+            fate(r#"{"late_ratio":0.6,"status":500}"#, 0.0, 0.0),
+            Some(200)
+        );
     }
 
     #[test]
     fn a_mode_may_concern_some_only() {
         let some = mode(r#"{"status":500,"only":["a","t"]}"#);
-        assert!(some.concerns(r#"{"company_id":"a"}"#) && some.concerns(r#"{"company_id":"b","access_token":"t"}"#));
+        assert!(
+            some.concerns(r#"{"company_id":"a"}"#)
+                && some.concerns(r#"{"company_id":"b","access_token":"t"}"#)
+        );
         assert!(!some.concerns(r#"{"company_id":"b","content":"a"}"#) && mode("{}").concerns("{}"));
     }
 
     #[test]
     fn a_mode_that_cannot_be_is_refused() {
-        for text in [r#"{"fail_ratio":1.5}"#, r#"{"hang_ratio":-1}"#, r#"{"status":200}"#, r#"{"status":700}"#, r#"{"delay_ms":120001}"#] {
+        for text in [
+            r#"{"fail_ratio":1.5}"#,
+            r#"{"hang_ratio":-1}"#,
+            r#"{"status":200}"#,
+            r#"{"status":700}"#,
+            r#"{"delay_ms":120001}"#,
+        ] {
             assert!(mode(text).check().is_err(), "{text}");
         }
         assert!(serde_json::from_str::<Mode>(r#"{"stattus":500}"#).is_err());
-        assert!(mode(r#"{"status":503,"fail_ratio":0.5,"delay_ms":10,"hang_ratio":0.1,"retry_after":2}"#).check().is_ok());
+        assert!(
+            mode(
+                r#"{"status":503,"fail_ratio":0.5,"delay_ms":10,"hang_ratio":0.1,"retry_after":2}"#
+            )
+            .check()
+            .is_ok()
+        );
     }
 
     #[test]
@@ -397,7 +516,14 @@ mod tests {
         memory.keep(request(0, "other", None));
         assert_eq!(memory.requests.len(), KEPT_REQUESTS);
         assert_eq!(memory.bytes, 2 * KEPT_REQUESTS);
-        assert_eq!((memory.delivered, memory.failed, memory.hung), (KEPT_REQUESTS as u64 + 5, 1, 1));
-        assert_eq!(memory.keys.len(), 1, "only what was delivered counts as unique");
+        assert_eq!(
+            (memory.delivered, memory.failed, memory.hung),
+            (KEPT_REQUESTS as u64 + 5, 1, 1)
+        );
+        assert_eq!(
+            memory.keys.len(),
+            1,
+            "only what was delivered counts as unique"
+        );
     }
 }

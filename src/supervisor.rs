@@ -1,5 +1,6 @@
-//! Keeps child processes alive: starts them in process groups of their own (so that the terminal's Ctrl-C reaches only us),
-//! starts one that ended again after a growing pause, and stops them in order. What the children are is known elsewhere.
+//! Keeps child processes alive: starts them in process groups of their own (so that the terminal's
+//! Ctrl-C reaches only us), starts one that ended again after a growing pause, and stops them in
+//! order. What the children are is known elsewhere.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -82,9 +83,23 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// No children yet. Their output goes into `logs`; cancelling `kill` ends the patience of [`Supervisor::stop`].
-    pub fn new(board: Arc<Board>, console: Console, logs: PathBuf, verbose: bool, kill: CancellationToken) -> Supervisor {
-        Supervisor { board, console, logs, verbose, kill, kept: Vec::new() }
+    /// No children yet. Their output goes into `logs`; cancelling `kill` ends the patience of
+    /// [`Supervisor::stop`].
+    pub fn new(
+        board: Arc<Board>,
+        console: Console,
+        logs: PathBuf,
+        verbose: bool,
+        kill: CancellationToken,
+    ) -> Supervisor {
+        Supervisor {
+            board,
+            console,
+            logs,
+            verbose,
+            kill,
+            kept: Vec::new(),
+        }
     }
 
     /// Whether there is something to stop.
@@ -96,8 +111,18 @@ impl Supervisor {
     pub fn start(&mut self, spec: Spec) -> Watch {
         let log = self.logs.join(format!("{}.out", spec.name));
         let lines = if self.verbose { Lines::All } else { spec.lines };
-        let watch = Watch { ends: Arc::default(), last: LastLines::default(), log: log.clone() };
-        let output = Output { name: spec.name.clone(), file: log, lines, console: self.console.clone(), last: watch.last.clone() };
+        let watch = Watch {
+            ends: Arc::default(),
+            last: LastLines::default(),
+            log: log.clone(),
+        };
+        let output = Output {
+            name: spec.name.clone(),
+            file: log,
+            lines,
+            console: self.console.clone(),
+            last: watch.last.clone(),
+        };
         let (tier, stop) = (spec.tier, CancellationToken::new());
         let keeper = Keeper {
             spec,
@@ -108,14 +133,20 @@ impl Supervisor {
             stop: stop.clone(),
             kill: self.kill.clone(),
         };
-        self.kept.push(Kept { tier, stop, task: tokio::spawn(keeper.run()) });
+        self.kept.push(Kept {
+            tier,
+            stop,
+            task: tokio::spawn(keeper.run()),
+        });
         watch
     }
 
     /// Stops all children, tier by tier, each within [`STOP_LIMIT`].
     pub async fn stop(&mut self) {
         for tier in [Tier::Service, Tier::Bot, Tier::Part] {
-            let (now, later) = std::mem::take(&mut self.kept).into_iter().partition::<Vec<_>, _>(|k| k.tier == tier);
+            let (now, later) = std::mem::take(&mut self.kept)
+                .into_iter()
+                .partition::<Vec<_>, _>(|k| k.tier == tier);
             self.kept = later;
             now.iter().for_each(|kept| kept.stop.cancel());
             for kept in now {
@@ -155,8 +186,16 @@ impl Keeper {
             if begun.elapsed() >= HEALTHY_AFTER {
                 pause = FIRST_PAUSE;
             }
-            self.console.say(format!("{name} ended ({end}); it is started again in {} ms", pause.as_millis()));
-            if self.stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            self.console.say(format!(
+                "{name} ended ({end}); it is started again in {} ms",
+                pause.as_millis()
+            ));
+            if self
+                .stop
+                .run_until_cancelled(tokio::time::sleep(pause))
+                .await
+                .is_none()
+            {
                 return;
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -194,14 +233,16 @@ impl Keeper {
             () = self.kill.cancelled() => {}
         }
         if matches!(child.try_wait(), Ok(None)) {
-            self.console.say(format!("{name} is killed: it did not stop by itself"));
+            self.console
+                .say(format!("{name} is killed: it did not stop by itself"));
             drop(child.kill().await);
         }
     }
 
     fn note(&self, written: io::Result<()>) {
         if let Err(e) = written {
-            self.console.say(format!("run.json and pids.json cannot be written: {e}"));
+            self.console
+                .say(format!("run.json and pids.json cannot be written: {e}"));
         }
     }
 }
@@ -211,7 +252,10 @@ impl Keeper {
 /// # Errors
 /// There is no such process, or it is another user's.
 pub fn signal(pid: u32, signal: Signal) -> io::Result<()> {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or(io::ErrorKind::InvalidInput)?;
     Ok(kill_process(pid, signal)?)
 }
 
@@ -228,7 +272,13 @@ mod tests {
         let folder = Folder::open(&scratch.0).unwrap();
         let board = Arc::new(Board::open(&folder).unwrap());
         let console = Console::open().unwrap();
-        let mut supervisor = Supervisor::new(board, console, folder.logs(), false, CancellationToken::new());
+        let mut supervisor = Supervisor::new(
+            board,
+            console,
+            folder.logs(),
+            false,
+            CancellationToken::new(),
+        );
         let child = |name: &str, script: &str| Spec {
             name: name.into(),
             tier: Tier::Service,
@@ -239,11 +289,17 @@ mod tests {
         };
         let stays = supervisor.start(child("stays", "exec tail -f /dev/null"));
         let ends = supervisor.start(child("ends", "echo [INF] $WORDS; exit 3"));
-        let failure = ready::wait("ends", Some(&ends), || async { Err("not yet".to_owned()) }).await.unwrap_err();
+        let failure = ready::wait("ends", Some(&ends), || async { Err("not yet".to_owned()) })
+            .await
+            .unwrap_err();
         assert!(failure.to_string().contains("out of order"), "{failure}");
         assert_eq!(stays.ends.load(Ordering::Relaxed), 0);
         supervisor.stop().await;
         assert!(!supervisor.has_children());
-        assert!(std::fs::read_to_string(ends.log).unwrap().contains("out of order"));
+        assert!(
+            std::fs::read_to_string(ends.log)
+                .unwrap()
+                .contains("out of order")
+        );
     }
 }

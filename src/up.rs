@@ -1,5 +1,6 @@
-//! `petbuddy up`: the whole system on this machine, for newcomers and for the tests alike. It says in which order things
-//! start and stop; each step is a module of its own. No service runs in this process.
+//! `petbuddy up`: the whole system on this machine, for newcomers and for the tests alike. It says
+//! in which order things start and stop; each step is a module of its own. No service runs in this
+//! process.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -23,8 +24,10 @@ use crate::supervisor::{Spec, Supervisor, Tier, Watch};
 use crate::{demo, leftover, page, ready, setup, stop};
 
 /// The configuration of nats-server, as it is deployed.
-const NATS_CONFIG: [(&str, &str); 2] =
-    [("single.conf", include_str!("../nats/server/single.conf")), ("users.conf", include_str!("../nats/server/users.conf"))];
+const NATS_CONFIG: [(&str, &str); 2] = [
+    ("single.conf", include_str!("../nats/server/single.conf")),
+    ("users.conf", include_str!("../nats/server/users.conf")),
+];
 /// Memory for MongoDB's cache, GB: a laptop does other things too.
 const MONGODB_CACHE_GB: &str = "1";
 /// Disk for MongoDB's replication log, MB. Nobody replicates here.
@@ -43,27 +46,44 @@ pub async fn main(options: Options) -> ExitCode {
 
 async fn run(options: Options) -> Result<(), Failure> {
     let folder = Folder::open(&options.dir)?;
-    let console = Console::open().map_err(|e| Failure::Other(format!("no thread for the console: {e}")))?;
-    let stop = stop::listen(&console, options.until_stdin_closes).map_err(|e| Failure::Other(format!("signals: {e}")))?;
+    let console =
+        Console::open().map_err(|e| Failure::Other(format!("no thread for the console: {e}")))?;
+    let stop = stop::listen(&console, options.until_stdin_closes)
+        .map_err(|e| Failure::Other(format!("signals: {e}")))?;
     let result = hold(&options, &folder, &console, &stop).await;
     console.flush();
     result
 }
 
 /// Starts everything, holds it until the stop, and stops everything, also after a failure.
-async fn hold(options: &Options, folder: &Folder, console: &Console, stop: &stop::Stop) -> Result<(), Failure> {
+async fn hold(
+    options: &Options,
+    folder: &Folder,
+    console: &Console,
+    stop: &stop::Stop,
+) -> Result<(), Failure> {
     leftover::end(folder, console).await?;
-    let environment: BTreeMap<String, String> =
-        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
+    let environment: BTreeMap<String, String> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
     let secrets_file = folder.file("secrets.json");
     let (secrets, new) = Secrets::load(&secrets_file)?;
     if new {
-        console.say(format!("Made secrets for development, kept in {}", secrets_file.display()));
+        console.say(format!(
+            "Made secrets for development, kept in {}",
+            secrets_file.display()
+        ));
     }
-    let secrets = secrets.or_environment(|name| environment.get(name).filter(|value| !value.is_empty()).cloned());
+    let secrets = secrets.or_environment(|name| {
+        environment
+            .get(name)
+            .filter(|value| !value.is_empty())
+            .cloned()
+    });
     let plan = Plan::make(options, &environment, &secrets, folder)?;
     let board = Arc::new(Board::open(folder).map_err(Failure::storage(folder.path()))?);
-    let program = std::env::current_exe().map_err(|e| Failure::Other(format!("this program cannot find itself: {e}")))?;
+    let program = std::env::current_exe()
+        .map_err(|e| Failure::Other(format!("this program cannot find itself: {e}")))?;
     let mut start = Start {
         folder,
         console,
@@ -71,12 +91,20 @@ async fn hold(options: &Options, folder: &Folder, console: &Console, stop: &stop
         secrets: &secrets,
         environment,
         program,
-        supervisor: Supervisor::new(board.clone(), console.clone(), folder.logs(), options.verbose, stop.at_once.clone()),
+        supervisor: Supervisor::new(
+            board.clone(),
+            console.clone(),
+            folder.logs(),
+            options.verbose,
+            stop.at_once.clone(),
+        ),
     };
     let result = until(&stop.gently, async {
         let mut run = plan.describe();
         run.demo = start.everything().await?;
-        board.publish(run.clone()).map_err(Failure::storage(folder.path()))?;
+        board
+            .publish(run.clone())
+            .map_err(Failure::storage(folder.path()))?;
         console.say(page::page(&run, folder.path(), plan.bot_port.is_some()));
         stop.gently.cancelled().await;
         Ok(())
@@ -95,7 +123,10 @@ async fn hold(options: &Options, folder: &Folder, console: &Console, stop: &stop
 }
 
 /// The work, broken off by the stop, which is no failure.
-async fn until(stop: &CancellationToken, work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+async fn until(
+    stop: &CancellationToken,
+    work: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
     stop.run_until_cancelled(work).await.unwrap_or(Ok(()))
 }
 
@@ -123,13 +154,17 @@ impl Start<'_> {
             Some(port) => Some((port, provide(&MONGOD, &logs, self.console).await?)),
             None => None,
         };
-        self.console.say("Starting nats-server and mongod (or using those of NATS_URL and MONGODB_URI).");
+        self.console
+            .say("Starting nats-server and mongod (or using those of NATS_URL and MONGODB_URI).");
         let nats_server = match nats_server {
             Some((port, program)) => Some((port, self.nats_server(port, program)?)),
             None => None,
         };
         let mongod = mongod.map(|(port, program)| (port, self.mongod(port, program)));
-        tokio::try_join!(self.prepare_nats(nats_server.as_ref()), prepare_mongod(mongod.as_ref()))?;
+        tokio::try_join!(
+            self.prepare_nats(nats_server.as_ref()),
+            prepare_mongod(mongod.as_ref())
+        )?;
         self.console.say("Starting the services.");
         if let Some(port) = self.plan.bot_port {
             let watch = self.stub_bot(port);
@@ -138,9 +173,18 @@ impl Start<'_> {
         let watches = self.services();
         for (replica, watch) in self.plan.replicas.iter().zip(&watches) {
             let base = format!("http://127.0.0.1:{}", replica.port);
-            ready::wait(&replica.name, Some(watch), || ready::answers_ready(&client, &base)).await?;
+            ready::wait(&replica.name, Some(watch), || {
+                ready::answers_ready(&client, &base)
+            })
+            .await?;
         }
-        match demo::ensure(&client, &self.plan.url(Service::Gateway), &self.secrets.demo_password).await {
+        match demo::ensure(
+            &client,
+            &self.plan.url(Service::Gateway),
+            &self.secrets.demo_password,
+        )
+        .await
+        {
             Ok(demo) => Ok(Some(demo)),
             Err(why) => {
                 self.console.say(format!("There is no demo login: {why}"));
@@ -158,9 +202,15 @@ impl Start<'_> {
         let mut environment = services::base(&self.environment);
         environment.insert("NATS_PORT".into(), port.to_string());
         // Quoted: the config would take a path with spaces or signs apart.
-        environment.insert("NATS_STORE_DIR".into(), format!("\"{}\"", text(&home.join("data"))));
+        environment.insert(
+            "NATS_STORE_DIR".into(),
+            format!("\"{}\"", text(&home.join("data"))),
+        );
         for (user, password) in &self.secrets.nats {
-            environment.insert(format!("NATS_{}_PASSWORD", user.to_uppercase()), password.clone());
+            environment.insert(
+                format!("NATS_{}_PASSWORD", user.to_uppercase()),
+                password.clone(),
+            );
         }
         Ok(self.supervisor.start(Spec {
             name: NATS_SERVER.name.into(),
@@ -199,8 +249,15 @@ impl Start<'_> {
         })
     }
 
-    /// A child that is this program, with a subcommand. It names the folder, by which a later run knows it.
-    fn own(&mut self, name: &str, tier: Tier, subcommand: &str, environment: BTreeMap<String, String>) -> Watch {
+    /// A child that is this program, with a subcommand. It names the folder, by which a later run
+    /// knows it.
+    fn own(
+        &mut self,
+        name: &str,
+        tier: Tier,
+        subcommand: &str,
+        environment: BTreeMap<String, String>,
+    ) -> Watch {
         self.supervisor.start(Spec {
             name: name.to_owned(),
             tier,
@@ -228,7 +285,17 @@ impl Start<'_> {
             secrets: self.secrets,
         };
         let plan = self.plan;
-        plan.replicas.iter().map(|r| self.own(&r.name, Tier::Service, r.service.name(), r.service.environment(r.port, &setting))).collect()
+        plan.replicas
+            .iter()
+            .map(|r| {
+                self.own(
+                    &r.name,
+                    Tier::Service,
+                    r.service.name(),
+                    r.service.environment(r.port, &setting),
+                )
+            })
+            .collect()
     }
 
     async fn prepare_nats(&self, child: Option<&(u16, Watch)>) -> Result<(), Failure> {
@@ -237,9 +304,15 @@ impl Start<'_> {
         }
         let mut settings = Settings::load();
         let sizes = setup::sizes(&mut settings);
-        settings.finish().map_err(|e| Failure::Settings(e.to_string()))?;
+        settings
+            .finish()
+            .map_err(|e| Failure::Settings(e.to_string()))?;
         let login = self.plan.operator();
-        let nats = NatsSettings { url: self.plan.nats_url.clone(), user: login.user, password: login.password.into() };
+        let nats = NatsSettings {
+            url: self.plan.nats_url.clone(),
+            user: login.user,
+            password: login.password.into(),
+        };
         let report = setup::run(&nats, sizes).await?;
         if report.has_drift() {
             self.console.say(report.to_string().trim_end());
@@ -249,10 +322,14 @@ impl Start<'_> {
 }
 
 async fn prepare_mongod(child: Option<&(u16, Watch)>) -> Result<(), Failure> {
-    let Some((port, watch)) = child else { return Ok(()) };
+    let Some((port, watch)) = child else {
+        return Ok(());
+    };
     ready::wait("mongod", Some(watch), || ready::listens(*port)).await?;
     let host = format!("127.0.0.1:{port}");
-    persister::initiate_replica_set(&host).await.map_err(|e| Failure::Other(format!("mongod cannot be made a replica set: {e}")))
+    persister::initiate_replica_set(&host)
+        .await
+        .map_err(|e| Failure::Other(format!("mongod cannot be made a replica set: {e}")))
 }
 
 fn text(path: &Path) -> String {

@@ -15,11 +15,16 @@ impl fmt::Display for Version {
 impl Version {
     /// The first `1.2` or `1.2.3` in a text such as `nats-server: v2.15.1` or `db version v6.0.5`.
     pub fn find(text: &str) -> Option<Version> {
-        text.split(|c: char| !c.is_ascii_digit() && c != '.').find_map(|word| {
-            let mut numbers = word.split('.').map(str::parse::<u32>);
-            let (major, minor) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
-            Some(Version(major, minor, numbers.next().and_then(Result::ok).unwrap_or(0)))
-        })
+        text.split(|c: char| !c.is_ascii_digit() && c != '.')
+            .find_map(|word| {
+                let mut numbers = word.split('.').map(str::parse::<u32>);
+                let (major, minor) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+                Some(Version(
+                    major,
+                    minor,
+                    numbers.next().and_then(Result::ok).unwrap_or(0),
+                ))
+            })
     }
 }
 
@@ -32,7 +37,10 @@ mod tests {
         for (text, expected) in [
             ("nats-server: v2.15.1", Some(Version(2, 15, 1))),
             ("nats-server: v2.16.0-RC.2", Some(Version(2, 16, 0))),
-            ("db version v6.0.5\nBuild Info: {\n \"version\": \"9.9.9\"", Some(Version(6, 0, 5))),
+            (
+                "db version v6.0.5\nBuild Info: {\n \"version\": \"9.9.9\"",
+                Some(Version(6, 0, 5)),
+            ),
             ("mongod 8.0", Some(Version(8, 0, 0))),
             ("99999999999.1.1", None),
             ("", None),

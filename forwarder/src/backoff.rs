@@ -1,4 +1,5 @@
-//! When a failed call is repeated: exponential with full jitter until the message is too old. Knows no clock and no randomness.
+//! When a failed call is repeated: exponential with full jitter until the message is too old. Knows
+//! no clock and no randomness.
 
 use std::time::Duration;
 
@@ -18,9 +19,14 @@ pub fn is_expired(accepted_at: Timestamp, now: Timestamp, deadline: Duration) ->
     now.since(accepted_at) >= deadline
 }
 
-/// The pause after the call number `attempt` (from 1) has failed. `jitter` is uniform in 0..1. What the bot asked for
-/// (`retry_after`) is the least pause; `longest` bounds what is drawn.
-pub fn pause(attempt: u64, retry_after: Option<Duration>, longest: Duration, jitter: f64) -> Duration {
+/// The pause after the call number `attempt` (from 1) has failed. `jitter` is uniform in 0..1. What
+/// the bot asked for (`retry_after`) is the least pause; `longest` bounds what is drawn.
+pub fn pause(
+    attempt: u64,
+    retry_after: Option<Duration>,
+    longest: Duration,
+    jitter: f64,
+) -> Duration {
     let doublings = attempt.saturating_sub(1).min(31) as u32;
     let most = FIRST.saturating_mul(1 << doublings).min(longest);
     let drawn = most.mul_f64(jitter.clamp(0.0, 1.0)).max(SHORTEST);
@@ -35,13 +41,30 @@ mod tests {
     const START: Timestamp = Timestamp::from_millis(1_760_000_000_000);
 
     fn at(attempt: u64, retry_after: Option<u64>, jitter: f64) -> Duration {
-        pause(attempt, retry_after.map(Duration::from_secs), LONGEST, jitter)
+        pause(
+            attempt,
+            retry_after.map(Duration::from_secs),
+            LONGEST,
+            jitter,
+        )
     }
 
     #[test]
     fn the_upper_bound_doubles_from_one_second_to_five_minutes() {
-        for (attempt, seconds) in [(1, 1), (2, 2), (3, 4), (9, 256), (10, 300), (64, 300), (u64::MAX, 300)] {
-            assert_eq!(at(attempt, None, 1.0), Duration::from_secs(seconds), "attempt {attempt}");
+        for (attempt, seconds) in [
+            (1, 1),
+            (2, 2),
+            (3, 4),
+            (9, 256),
+            (10, 300),
+            (64, 300),
+            (u64::MAX, 300),
+        ] {
+            assert_eq!(
+                at(attempt, None, 1.0),
+                Duration::from_secs(seconds),
+                "attempt {attempt}"
+            );
         }
     }
 
@@ -61,6 +84,9 @@ mod tests {
     #[test]
     fn a_message_ends_with_its_day() {
         let day = Duration::from_secs(86_400);
-        assert!(!is_expired(START, START.plus(day - FIRST), day) && is_expired(START, START.plus(day), day));
+        assert!(
+            !is_expired(START, START.plus(day - FIRST), day)
+                && is_expired(START, START.plus(day), day)
+        );
     }
 }

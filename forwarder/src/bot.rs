@@ -16,15 +16,18 @@ use crate::verdict::{Ending, graph_error, retry_after};
 
 /// A whole call: connecting, sending, the answer's head and body. Unless it is set otherwise.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// What can be set. A stop, which takes 30 s at most, waits for calls under way and the storing of their results.
+/// What can be set. A stop, which takes 30 s at most, waits for calls under way and the storing of
+/// their results.
 pub const CALL_TIMEOUTS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 /// Its part for connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Connections kept open between calls; as many as there are calls at once.
 const MAX_IDLE_CONNECTIONS: usize = crate::CALLS_AT_ONCE;
-/// And for how long. Shorter than the idle limits that servers usually have, so that none is closed under a call.
+/// And for how long. Shorter than the idle limits that servers usually have, so that none is closed
+/// under a call.
 const MAX_IDLE: Duration = Duration::from_secs(4);
-/// Of an answer's body so much is read, so that the connection can be used again; past it the connection is closed.
+/// Of an answer's body so much is read, so that the connection can be used again; past it the
+/// connection is closed.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
 /// The bot cannot be called at all.
@@ -73,11 +76,19 @@ impl Bot {
     ///
     /// # Errors
     /// See [`BotError`].
-    pub fn new(base_url: String, api_key: &SecretString, timeout: Duration) -> Result<Bot, BotError> {
-        let mut key = HeaderValue::from_str(api_key.expose_secret()).map_err(|_| BotError::ApiKey)?;
+    pub fn new(
+        base_url: String,
+        api_key: &SecretString,
+        timeout: Duration,
+    ) -> Result<Bot, BotError> {
+        let mut key =
+            HeaderValue::from_str(api_key.expose_secret()).map_err(|_| BotError::ApiKey)?;
         key.set_sensitive(true);
         let mut client = Client::builder()
-            .default_headers(HeaderMap::from_iter([(reqwest::header::HeaderName::from_static("x-api-key"), key)]))
+            .default_headers(HeaderMap::from_iter([(
+                reqwest::header::HeaderName::from_static("x-api-key"),
+                key,
+            )]))
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
             .pool_idle_timeout(MAX_IDLE)
@@ -91,14 +102,27 @@ impl Bot {
             client = client.tls_certs_only([]);
         }
         // reqwest's own text is just "builder error".
-        let why = |e: reqwest::Error| e.source().map_or_else(|| e.to_string(), ToString::to_string);
+        let why = |e: reqwest::Error| {
+            e.source()
+                .map_or_else(|| e.to_string(), ToString::to_string)
+        };
         let client = client.build().map_err(|e| BotError::Client(why(e)))?;
-        Ok(Bot { client, base_url, timeout })
+        Ok(Bot {
+            client,
+            base_url,
+            timeout,
+        })
     }
 
-    /// Hands a message over; ends within the timeout. The message's id is the idempotency key. `customer` is the contact's id on
-    /// the platform, `token` the company's access to it.
-    pub async fn deliver(&self, message: &Message, customer: Option<&ShortText>, token: &SecretString, trace: TraceContext) -> Called {
+    /// Hands a message over; ends within the timeout. The message's id is the idempotency key.
+    /// `customer` is the contact's id on the platform, `token` the company's access to it.
+    pub async fn deliver(
+        &self,
+        message: &Message,
+        customer: Option<&ShortText>,
+        token: &SecretString,
+        trace: TraceContext,
+    ) -> Called {
         let body = ManualMessage {
             company_id: message.company_id,
             customer_id: message.contact_id,
@@ -111,7 +135,10 @@ impl Bot {
         };
         let request = self
             .client
-            .post(format!("{}/chat/manual-{}", self.base_url, message.platform))
+            .post(format!(
+                "{}/chat/manual-{}",
+                self.base_url, message.platform
+            ))
             .timeout(self.timeout)
             .header("Idempotency-Key", message.id.to_string())
             .header(header::TRACEPARENT, trace.child().to_string())
@@ -132,10 +159,17 @@ impl Bot {
 /// The status decides; a body that breaks off changes nothing about it.
 async fn answered(response: Response) -> Ending {
     let status = response.status().as_u16();
-    let asked = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok());
+    let asked = response
+        .headers()
+        .get(RETRY_AFTER)
+        .and_then(|v| v.to_str().ok());
     let retry_after = asked.and_then(|text| retry_after(text, Timestamp::now()));
     let body = body(response).await;
-    Ending::Answered { status, retry_after, graph: graph_error(&body) }
+    Ending::Answered {
+        status,
+        retry_after,
+        graph: graph_error(&body),
+    }
 }
 
 /// The body as far as it is read.

@@ -1,5 +1,6 @@
-//! A circuit breaker for the bot: after a streak of failures no call is made; then one call tries, and if it goes well the
-//! backlog flows again at a rate that grows. Pure: it is told the time and makes no call.
+//! A circuit breaker for the bot: after a streak of failures no call is made; then one call tries,
+//! and if it goes well the backlog flows again at a rate that grows. Pure: it is told the time and
+//! makes no call.
 
 use std::time::Duration;
 
@@ -12,13 +13,16 @@ const STREAK: u32 = 10;
 const CONVERSATIONS: usize = 3;
 /// A shorter streak is enough where the probe says so too, …
 const STREAK_WHILE_DOWN: u32 = 3;
-/// … and a longer one is needed where it says that the bot is up: it may be a company's messages that the bot cannot take.
+/// … and a longer one is needed where it says that the bot is up: it may be a company's messages
+/// that the bot cannot take.
 const STREAK_WHILE_UP: u32 = 50;
 /// From opening to the trial; doubles with each trial that fails …
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// … up to this. Also the longest that a failing probe puts a trial off: it may be the probe that is broken.
+/// … up to this. Also the longest that a failing probe puts a trial off: it may be the probe that
+/// is broken.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// The same where the probe says that the bot is up: it may be one company's messages that it cannot take.
+/// The same where the probe says that the bot is up: it may be one company's messages that it
+/// cannot take.
 const LONGEST_PAUSE_WHILE_UP: Duration = Duration::from_secs(2);
 /// What the probe saw counts for so long.
 const PROBE_COUNTS: Duration = Duration::from_secs(15);
@@ -48,8 +52,9 @@ pub enum Sign {
     Well,
     /// No answer, or a 5xx.
     Ill,
-    /// The same for a message that has failed several times before: most likely it is what the bot cannot take. Counts only
-    /// while the probe fails too, so that a few such conversations keep nobody else's waiting.
+    /// The same for a message that has failed several times before: most likely it is what the bot
+    /// cannot take. Counts only while the probe fails too, so that a few such conversations keep
+    /// nobody else's waiting.
     IllAgain,
 }
 
@@ -136,7 +141,8 @@ impl Breaker {
             }
             State::Closed if now < self.next_call => Admit::NotBefore(self.next_call),
             State::Closed => {
-                self.next_call = self.next_call.max(now.checked_sub(BURST).unwrap_or(now)) + Duration::from_secs_f64(1.0 / self.rate(now));
+                self.next_call = self.next_call.max(now.checked_sub(BURST).unwrap_or(now))
+                    + Duration::from_secs_f64(1.0 / self.rate(now));
                 Admit::Now { trial: false }
             }
         }
@@ -144,11 +150,16 @@ impl Breaker {
 
     /// Whether the bot is up, as the probe saw it lately.
     fn seen(&self, now: Instant) -> Option<bool> {
-        self.probe.filter(|(_, at)| now.duration_since(*at) < PROBE_COUNTS).map(|(up, _)| up)
+        self.probe
+            .filter(|(_, at)| now.duration_since(*at) < PROBE_COUNTS)
+            .map(|(up, _)| up)
     }
 
     fn rate(&self, now: Instant) -> f64 {
-        self.closed_at.map_or(self.most, |at| (RATE_AFTER_CLOSING * now.duration_since(at).as_secs_f64().min(30.0).exp2()).min(self.most))
+        self.closed_at.map_or(self.most, |at| {
+            (RATE_AFTER_CLOSING * now.duration_since(at).as_secs_f64().min(30.0).exp2())
+                .min(self.most)
+        })
     }
 
     /// A call for a conversation has ended.
@@ -167,13 +178,19 @@ impl Breaker {
             }
             (Sign::Ill, State::Closed) => {
                 self.streak = self.streak.saturating_add(1);
-                if self.conversations.len() < CONVERSATIONS && !self.conversations.contains(&conversation) {
+                if self.conversations.len() < CONVERSATIONS
+                    && !self.conversations.contains(&conversation)
+                {
                     self.conversations.push(conversation);
                 }
                 let dead = match self.seen(now) {
                     Some(false) => self.streak >= STREAK_WHILE_DOWN,
                     up => {
-                        let streak = if up.is_some() { STREAK_WHILE_UP } else { STREAK };
+                        let streak = if up.is_some() {
+                            STREAK_WHILE_UP
+                        } else {
+                            STREAK
+                        };
                         self.streak >= streak && self.conversations.len() >= CONVERSATIONS
                     }
                 };
@@ -237,12 +254,16 @@ mod tests {
     impl Case {
         fn new() -> Case {
             let now = Instant::now();
-            Case { breaker: Breaker::new(1_000.0, now), now }
+            Case {
+                breaker: Breaker::new(1_000.0, now),
+                now,
+            }
         }
 
         fn ill(&mut self, calls: u32, conversations: u8) {
             for n in 0..calls {
-                self.breaker.record(Sign::Ill, id(n as u8 % conversations), false, self.now);
+                self.breaker
+                    .record(Sign::Ill, id(n as u8 % conversations), false, self.now);
             }
         }
 
@@ -286,7 +307,9 @@ mod tests {
     #[test]
     fn what_has_failed_before_opens_it_only_if_the_probe_fails_too() {
         let mut case = Case::new();
-        let again = |case: &mut Case| (0..100).for_each(|n| case.breaker.record(Sign::IllAgain, id(n), false, case.now));
+        let again = |case: &mut Case| {
+            (0..100).for_each(|n| case.breaker.record(Sign::IllAgain, id(n), false, case.now))
+        };
         again(&mut case);
         case.breaker.probe(true, case.now);
         again(&mut case);
@@ -390,7 +413,10 @@ mod tests {
         case.ill(STREAK, 3);
         case.now += SECOND;
         let rates: Vec<u32> = (0..12).map(|_| case.admitted(1, Sign::Well)).collect();
-        assert!(rates[0] < 30 && rates.windows(2).all(|w| w[0] <= w[1] + 2), "{rates:?}");
+        assert!(
+            rates[0] < 30 && rates.windows(2).all(|w| w[0] <= w[1] + 2),
+            "{rates:?}"
+        );
         assert!((950..=1_050).contains(&rates[11]), "{rates:?}");
     }
 }

@@ -1,5 +1,6 @@
-//! The bucket `lanes`: why a conversation waits, since when, how often it was tried and when it is tried again. For operators,
-//! and for the forwarder that takes a partition over. What awaits delivery stands in the stream, not here.
+//! The bucket `lanes`: why a conversation waits, since when, how often it was tried and when it is
+//! tried again. For operators, and for the forwarder that takes a partition over. What awaits
+//! delivery stands in the stream, not here.
 
 use std::collections::HashMap;
 
@@ -22,7 +23,10 @@ pub struct Entries {
 impl Entries {
     /// Asks nothing yet.
     pub fn new(connection: Connection) -> Entries {
-        Entries { bucket: Bucket::new(connection.clone(), stream::LANES), connection }
+        Entries {
+            bucket: Bucket::new(connection.clone(), stream::LANES),
+            connection,
+        }
     }
 
     /// The entries of a partition.
@@ -30,18 +34,27 @@ impl Entries {
     /// # Errors
     /// The bucket does not answer.
     pub async fn load(&self, partition: u32) -> Result<HashMap<LaneId, LaneEntry>, String> {
-        let (stream, filter) = (format!("KV_{}", stream::LANES), subject::entry(stream::LANES, &format!("{partition}.>")));
+        let (stream, filter) = (
+            format!("KV_{}", stream::LANES),
+            subject::entry(stream::LANES, &format!("{partition}.>")),
+        );
         let (mut entries, mut from) = (HashMap::new(), 1);
         loop {
-            let page = direct::page(&self.connection, &stream, &filter, from, direct::MAX_PAGE).await?;
-            let Some(last) = page.last() else { return Ok(entries) };
+            let page =
+                direct::page(&self.connection, &stream, &filter, from, direct::MAX_PAGE).await?;
+            let Some(last) = page.last() else {
+                return Ok(entries);
+            };
             from = last.seq + 1;
             for stored in &page {
                 // The marker of what was removed or has expired.
                 if stored.payload.is_empty() {
                     continue;
                 }
-                match (lane_of(&stored.subject), serde_json::from_slice(&stored.payload)) {
+                match (
+                    lane_of(&stored.subject),
+                    serde_json::from_slice(&stored.payload),
+                ) {
                     (Some(lane), Ok(entry)) => drop(entries.insert(lane, entry)),
                     _ => warn!(subject = stored.subject, "an entry that is none"),
                 }
@@ -49,9 +62,13 @@ impl Entries {
         }
     }
 
-    /// Writes a lane's entry. Without it a new owner would count from nothing, so a failure is no reason to stop.
+    /// Writes a lane's entry. Without it a new owner would count from nothing, so a failure is no
+    /// reason to stop.
     pub async fn put(&self, partition: u32, lane: LaneId, entry: &LaneEntry) -> bool {
-        self.bucket.put(&key(partition, lane), entry, stream::LANE_TTL).await.is_ok()
+        self.bucket
+            .put(&key(partition, lane), entry, stream::LANE_TTL)
+            .await
+            .is_ok()
     }
 
     /// Removes it. If that fails, it names a message that is gone, which nobody heeds, and expires.
@@ -70,10 +87,24 @@ fn lane_of(subject: &str) -> Option<LaneId> {
     Some((company, contact))
 }
 
-/// The place in its conversation of a message of `OUTBOUND`: the sequence in `EVENTS` that it was sourced from, or that its
-/// first delivery was, if it is replayed.
+/// The place in its conversation of a message of `OUTBOUND`: the sequence in `EVENTS` that it was
+/// sourced from, or that its first delivery was, if it is replayed.
 pub fn order_of(message: &async_nats::Message) -> Option<u64> {
-    let header = |name: &str| message.headers.as_ref()?.get(name).map(|v| v.as_str().to_owned());
-    let sourced = || header(nats::header::STREAM_SOURCE)?.split(' ').nth(1)?.parse().ok();
-    header(nats::header::EVENT_SEQ).and_then(|seq| seq.parse().ok()).or_else(sourced)
+    let header = |name: &str| {
+        message
+            .headers
+            .as_ref()?
+            .get(name)
+            .map(|v| v.as_str().to_owned())
+    };
+    let sourced = || {
+        header(nats::header::STREAM_SOURCE)?
+            .split(' ')
+            .nth(1)?
+            .parse()
+            .ok()
+    };
+    header(nats::header::EVENT_SEQ)
+        .and_then(|seq| seq.parse().ok())
+        .or_else(sourced)
 }

@@ -1,5 +1,6 @@
-//! The gate to the bot: what every call passes. Bounds calls at once and calls a second, and stays shut while the breaker is
-//! open. Tells in the bucket `bot-health` and in `/health` how it stands. It makes no call, not even the probe: the scheduler does.
+//! The gate to the bot: what every call passes. Bounds calls at once and calls a second, and stays
+//! shut while the breaker is open. Tells in the bucket `bot-health` and in `/health` how it stands.
+//! It makes no call, not even the probe: the scheduler does.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -59,7 +60,8 @@ impl Gate {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for leave, as long as it takes: with the breaker open there is none. First come, first served.
+    /// Waits for leave, as long as it takes: with the breaker open there is none. First come, first
+    /// served.
     pub async fn pass(self: Arc<Gate>) -> Option<Pass> {
         let slot = self.slots.clone().acquire_owned().await.ok()?;
         let turn = self.turn.lock().await;
@@ -75,22 +77,41 @@ impl Gate {
             }
         };
         drop(turn);
-        Some(Pass { gate: self, trial, told: false, _slot: slot })
+        Some(Pass {
+            gate: self,
+            trial,
+            told: false,
+            _slot: slot,
+        })
     }
 
     /// Watches the probe and tells how the breaker stands, until stopped.
-    pub async fn watch(self: Arc<Gate>, connection: Connection, health: Health, stop: CancellationToken) {
+    pub async fn watch(
+        self: Arc<Gate>,
+        connection: Connection,
+        health: Health,
+        stop: CancellationToken,
+    ) {
         let bucket = Bucket::new(connection.clone(), stream::BOT_HEALTH);
         let key = format!("breaker.{}", connection.instance);
         let mut tick = tokio::time::interval(LOOK_EVERY);
-        let (mut view, mut told_at, mut seen): (Option<BreakerView>, Option<Instant>, Option<Timestamp>) = (None, None, None);
+        let (mut view, mut told_at, mut seen): (
+            Option<BreakerView>,
+            Option<Instant>,
+            Option<Timestamp>,
+        ) = (None, None, None);
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
-            let probe = bucket.read::<BotHealth>(stream::META_BOT).await.ok().and_then(|entry| entry.value);
+            let probe = bucket
+                .read::<BotHealth>(stream::META_BOT)
+                .await
+                .ok()
+                .and_then(|entry| entry.value);
             if let Some(probe) = &probe
                 && seen.replace(probe.checked_at) != Some(probe.checked_at)
                 && Timestamp::now().since(probe.checked_at) < PROBE_TOO_OLD
             {
-                self.breaker().probe(probe.status == BotStatus::Up, Instant::now());
+                self.breaker()
+                    .probe(probe.status == BotStatus::Up, Instant::now());
                 self.changed.notify_waiters();
             }
             let (state, opened) = {
@@ -103,13 +124,21 @@ impl Gate {
                 State::HalfOpen { .. } => BreakerState::HalfOpen,
             };
             let changed = view.as_ref().map(|v| v.state) != Some(state);
-            let since = view.filter(|_| !changed).map_or_else(Timestamp::now, |v| v.since);
-            let now = BreakerView { state, since, opened };
+            let since = view
+                .filter(|_| !changed)
+                .map_or_else(Timestamp::now, |v| v.since);
+            let now = BreakerView {
+                state,
+                since,
+                opened,
+            };
             if changed {
                 note(&now);
             }
             health.good("meta_bot", json!({"breaker": now, "probe": probe}));
-            if (changed || told_at.is_none_or(|at| at.elapsed() >= TELL_EVERY)) && bucket.put(&key, &now, TOLD_FOR).await.is_ok() {
+            if (changed || told_at.is_none_or(|at| at.elapsed() >= TELL_EVERY))
+                && bucket.put(&key, &now, TOLD_FOR).await.is_ok()
+            {
                 told_at = Some(Instant::now());
             }
             view = Some(now);
@@ -135,7 +164,9 @@ impl Pass {
     /// What the call says about the bot.
     pub fn tell(mut self, sign: Sign, conversation: Id) {
         self.told = true;
-        self.gate.breaker().record(sign, conversation, self.trial, Instant::now());
+        self.gate
+            .breaker()
+            .record(sign, conversation, self.trial, Instant::now());
         self.gate.changed.notify_waiters();
     }
 }

@@ -1,5 +1,6 @@
-//! Companies whose access to a platform is refused or missing. Their messages wait until a manager has replaced the token;
-//! here is remembered which token was refused, and asked whether there is another. Which messages wait is the lanes' matter.
+//! Companies whose access to a platform is refused or missing. Their messages wait until a manager
+//! has replaced the token; here is remembered which token was refused, and asked whether there is
+//! another. Which messages wait is the lanes' matter.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,7 +23,8 @@ use crate::lane::Scope;
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Questions at one look; with more holds than these each is looked at less often.
 const QUESTIONS: usize = 200;
-/// So long after a refusal one message is let through with the same token: the refusal may have been the bot's own mistake.
+/// So long after a refusal one message is let through with the same token: the refusal may have
+/// been the bot's own mistake.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(15 * 60);
 
 /// Which token: when it was entered; `None` if there is none.
@@ -60,7 +62,10 @@ pub struct Holds {
 
 impl Default for Holds {
     fn default() -> Holds {
-        Holds { held: Arc::default(), released: Arc::new(watch::Sender::new(0)) }
+        Holds {
+            held: Arc::default(),
+            released: Arc::new(watch::Sender::new(0)),
+        }
     }
 }
 
@@ -75,7 +80,16 @@ impl Holds {
         if held.get(&scope).is_none_or(|h| h.version != version) {
             warn!(company = %scope.0, platform = %scope.1, why, "messages are held until the token is replaced");
             counter!("holds_total").increment(1);
-            held.insert(scope, Hold { version, why: why.to_owned(), since: Instant::now(), wake: false, trial: false });
+            held.insert(
+                scope,
+                Hold {
+                    version,
+                    why: why.to_owned(),
+                    since: Instant::now(),
+                    wake: false,
+                    trial: false,
+                },
+            );
         }
         gauge!("holds").set(held.len() as f64);
     }
@@ -83,8 +97,14 @@ impl Holds {
     /// Whether a message may be called for with this token.
     pub fn ask(&self, scope: Scope, version: Version) -> Leave {
         let mut held = self.held();
-        let Some(hold) = held.get_mut(&scope).filter(|h| h.version == version) else { return Leave::Free };
-        if std::mem::take(&mut hold.trial) { Leave::Trial } else { Leave::Held(hold.why.clone()) }
+        let Some(hold) = held.get_mut(&scope).filter(|h| h.version == version) else {
+            return Leave::Free;
+        };
+        if std::mem::take(&mut hold.trial) {
+            Leave::Trial
+        } else {
+            Leave::Held(hold.why.clone())
+        }
     }
 
     /// Whether [`Holds::may_go`] lets some lane of the scope go.
@@ -92,14 +112,21 @@ impl Holds {
         self.held().get(&scope).is_none_or(|hold| hold.wake)
     }
 
-    /// Whether a lane that was held may go on: all may once the scope is free, one of them for a trial.
+    /// Whether a lane that was held may go on: all may once the scope is free, one of them for a
+    /// trial.
     pub fn may_go(&self, scope: Scope) -> bool {
-        self.held().get_mut(&scope).is_none_or(|hold| std::mem::take(&mut hold.wake))
+        self.held()
+            .get_mut(&scope)
+            .is_none_or(|hold| std::mem::take(&mut hold.wake))
     }
 
     /// The refused token has been taken.
     pub fn works(&self, scope: Scope, version: Version) {
-        if self.held().get(&scope).is_some_and(|h| h.version == version) {
+        if self
+            .held()
+            .get(&scope)
+            .is_some_and(|h| h.version == version)
+        {
             self.release(scope, "the same token works again");
         }
     }
@@ -107,7 +134,12 @@ impl Holds {
     /// Begins a trial if it is time for one.
     fn try_again(&self, scope: Scope) -> bool {
         let mut held = self.held();
-        let Some(hold) = held.get_mut(&scope).filter(|h| h.since.elapsed() >= TRY_AGAIN_AFTER) else { return false };
+        let Some(hold) = held
+            .get_mut(&scope)
+            .filter(|h| h.since.elapsed() >= TRY_AGAIN_AFTER)
+        else {
+            return false;
+        };
         (hold.since, hold.wake, hold.trial) = (Instant::now(), true, true);
         drop(held);
         info!(company = %scope.0, platform = %scope.1, "one held message tries the same token again");
@@ -145,8 +177,18 @@ impl Holds {
                 if hold.version.is_some() && self.try_again(scope) {
                     continue;
                 }
-                let question = GetIntegration { company_id: scope.0, provider: scope.1 };
-                let Some(answer) = stop.run_until_cancelled(query::ask(&connection, &question, TraceContext::generate())).await else {
+                let question = GetIntegration {
+                    company_id: scope.0,
+                    provider: scope.1,
+                };
+                let Some(answer) = stop
+                    .run_until_cancelled(query::ask(
+                        &connection,
+                        &question,
+                        TraceContext::generate(),
+                    ))
+                    .await
+                else {
                     return;
                 };
                 let version = match answer {
@@ -165,9 +207,18 @@ impl Holds {
     /// The next ones in order, from the first again after the last.
     fn next_batch(&self, after: &mut Option<Scope>) -> Vec<(Scope, Hold)> {
         let held = self.held();
-        let rest = held.iter().filter(|(scope, _)| after.is_none_or(|last| **scope > last));
-        let batch: Vec<_> = rest.take(QUESTIONS).map(|(scope, hold)| (*scope, hold.clone())).collect();
-        *after = if batch.len() < QUESTIONS { None } else { batch.last().map(|(scope, _)| *scope) };
+        let rest = held
+            .iter()
+            .filter(|(scope, _)| after.is_none_or(|last| **scope > last));
+        let batch: Vec<_> = rest
+            .take(QUESTIONS)
+            .map(|(scope, hold)| (*scope, hold.clone()))
+            .collect();
+        *after = if batch.len() < QUESTIONS {
+            None
+        } else {
+            batch.last().map(|(scope, _)| *scope)
+        };
         batch
     }
 }
@@ -183,19 +234,31 @@ mod tests {
     const OTHER: Version = Some(Timestamp::from_millis(8));
 
     #[tokio::test(start_paused = true)]
-    async fn after_a_while_one_message_tries_the_same_token_and_the_others_wait_for_what_comes_of_it() {
+    async fn after_a_while_one_message_tries_the_same_token_and_the_others_wait_for_what_comes_of_it()
+     {
         let (holds, held) = (Holds::default(), || Leave::Held("HTTP 403".into()));
         assert!(holds.ask(SCOPE, TOKEN) == Leave::Free && holds.may_go(SCOPE));
         holds.hold(SCOPE, TOKEN, "HTTP 403");
-        assert_eq!((holds.ask(SCOPE, TOKEN), holds.ask(SCOPE, OTHER)), (held(), Leave::Free));
+        assert_eq!(
+            (holds.ask(SCOPE, TOKEN), holds.ask(SCOPE, OTHER)),
+            (held(), Leave::Free)
+        );
         tokio::time::advance(TRY_AGAIN_AFTER - Duration::from_secs(1)).await;
         assert!(!holds.try_again(SCOPE) && !holds.lets_some_go(SCOPE) && !holds.may_go(SCOPE));
         for _ in 0..2 {
             tokio::time::advance(TRY_AGAIN_AFTER).await;
             assert!(holds.try_again(SCOPE) && !holds.try_again(SCOPE));
             assert!(holds.lets_some_go(SCOPE));
-            assert_eq!([holds.may_go(SCOPE), holds.may_go(SCOPE)], [true, false], "one lane");
-            assert_eq!([holds.ask(SCOPE, TOKEN), holds.ask(SCOPE, TOKEN)], [Leave::Trial, held()], "one message");
+            assert_eq!(
+                [holds.may_go(SCOPE), holds.may_go(SCOPE)],
+                [true, false],
+                "one lane"
+            );
+            assert_eq!(
+                [holds.ask(SCOPE, TOKEN), holds.ask(SCOPE, TOKEN)],
+                [Leave::Trial, held()],
+                "one message"
+            );
             // It is refused again.
             holds.hold(SCOPE, TOKEN, "HTTP 403");
             assert_eq!((holds.ask(SCOPE, TOKEN), holds.len()), (held(), 1));
@@ -203,6 +266,10 @@ mod tests {
         holds.works(SCOPE, OTHER);
         assert_eq!(holds.len(), 1);
         holds.works(SCOPE, TOKEN);
-        assert!(holds.ask(SCOPE, TOKEN) == Leave::Free && holds.may_go(SCOPE) && holds.lets_some_go(SCOPE));
+        assert!(
+            holds.ask(SCOPE, TOKEN) == Leave::Free
+                && holds.may_go(SCOPE)
+                && holds.lets_some_go(SCOPE)
+        );
     }
 }

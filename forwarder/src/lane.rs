@@ -1,5 +1,6 @@
-//! The conversations of one partition that have something to deliver. A lane is one conversation: its messages in the log's
-//! order, of which only the first is ever in work. Holds numbers, not messages: what waits, waits in the stream. No I/O, no clock.
+//! The conversations of one partition that have something to deliver. A lane is one conversation:
+//! its messages in the log's order, of which only the first is ever in work. Holds numbers, not
+//! messages: what waits, waits in the stream. No I/O, no clock.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -12,7 +13,8 @@ use tokio::time::Instant;
 
 use crate::report::Ended;
 
-/// Payloads that one partition keeps at hand, in bytes, so that a message that need not wait is not read twice.
+/// Payloads that one partition keeps at hand, in bytes, so that a message that need not wait is not
+/// read twice.
 const KEPT_BYTES: usize = 2 * 1024 * 1024;
 
 /// A conversation: company and contact.
@@ -38,8 +40,8 @@ pub struct Content {
 pub struct Item {
     /// Its sequence in `OUTBOUND`.
     pub seq: u64,
-    /// Its place in the conversation: the sequence in `EVENTS`. A replayed message goes before what is newer than it; one
-    /// whose place is not known goes to the end.
+    /// Its place in the conversation: the sequence in `EVENTS`. A replayed message goes before what
+    /// is newer than it; one whose place is not known goes to the end.
     pub order: Option<u64>,
     /// Where it is settled.
     pub ack: Subject,
@@ -125,8 +127,13 @@ impl Lanes {
     /// Adds a message at its place.
     pub fn add(&mut self, id: LaneId, mut item: Item) {
         let working = self.working.get(&id).copied();
-        let lane = self.lanes.entry(id).or_insert_with(|| Lane { items: VecDeque::new(), state: State::Ready });
-        let newer = |other: &&Item| item.order.is_some() && other.order > item.order && working != Some(other.seq);
+        let lane = self.lanes.entry(id).or_insert_with(|| Lane {
+            items: VecDeque::new(),
+            state: State::Ready,
+        });
+        let newer = |other: &&Item| {
+            item.order.is_some() && other.order > item.order && working != Some(other.seq)
+        };
         let place = lane.items.len() - lane.items.iter().rev().take_while(newer).count();
         if place == 0 && working.is_none() {
             match item.content.as_ref().map(|c| c.payload.len()) {
@@ -143,7 +150,9 @@ impl Lanes {
 
     /// The lane is ready, or waits for its first message's time.
     fn line_up(&mut self, id: LaneId) {
-        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        let Some(lane) = self.lanes.get_mut(&id) else {
+            return;
+        };
         match lane.items.front().and_then(|first| first.not_before) {
             None => {
                 lane.state = State::Ready;
@@ -159,15 +168,25 @@ impl Lanes {
     /// The first message of the lane whose turn it is. It is in work until [`Lanes::finish`].
     pub fn start(&mut self) -> Option<(LaneId, Item)> {
         while let Some(id) = self.ready.pop_front() {
-            let Some(lane) = self.lanes.get_mut(&id) else { continue };
+            let Some(lane) = self.lanes.get_mut(&id) else {
+                continue;
+            };
             if lane.state != State::Ready || self.working.contains_key(&id) {
                 continue;
             }
-            let Some(first) = lane.items.front_mut() else { continue };
+            let Some(first) = lane.items.front_mut() else {
+                continue;
+            };
             let content = first.content.take();
             self.kept -= content.as_ref().map_or(0, |c| c.payload.len());
             self.working.insert(id, first.seq);
-            return Some((id, Item { content, ..first.clone() }));
+            return Some((
+                id,
+                Item {
+                    content,
+                    ..first.clone()
+                },
+            ));
         }
         None
     }
@@ -175,7 +194,9 @@ impl Lanes {
     /// Ends the work on a message.
     pub fn finish(&mut self, id: LaneId, seq: u64, after: After) {
         self.working.remove(&id);
-        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        let Some(lane) = self.lanes.get_mut(&id) else {
+            return;
+        };
         // Else the server has sent everything again since: the lane begins with something else.
         if let Some(first) = lane.items.front_mut().filter(|first| first.seq == seq) {
             let (until, scope) = match after {
@@ -184,7 +205,11 @@ impl Lanes {
                     first.calls = calls;
                     (Some(until), None)
                 }
-                After::Hold { scope, until, calls } => {
+                After::Hold {
+                    scope,
+                    until,
+                    calls,
+                } => {
                     first.calls = calls;
                     (Some(until), Some(scope))
                 }
@@ -245,14 +270,19 @@ impl Lanes {
         !self.ready.is_empty()
     }
 
-    /// Forgets everything but what is in work: the server sends it again, or another forwarder has it now.
+    /// Forgets everything but what is in work: the server sends it again, or another forwarder has
+    /// it now.
     pub fn forget(&mut self) {
-        (self.lanes, self.ready, self.due, self.kept) = (HashMap::new(), VecDeque::new(), BinaryHeap::new(), 0);
+        (self.lanes, self.ready, self.due, self.kept) =
+            (HashMap::new(), VecDeque::new(), BinaryHeap::new(), 0);
     }
 
     /// How many there are.
     pub fn counts(&self) -> Counts {
-        let mut counts = Counts { lanes: self.lanes.len(), ..Counts::default() };
+        let mut counts = Counts {
+            lanes: self.lanes.len(),
+            ..Counts::default()
+        };
         for lane in self.lanes.values() {
             counts.messages += lane.items.len();
             match lane.state {

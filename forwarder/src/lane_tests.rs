@@ -1,5 +1,5 @@
-//! Random histories of a partition: whatever comes, waits, is held, fails or is sent again, each lane is worked off in order,
-//! one message at a time, and nothing is left.
+//! Random histories of a partition: whatever comes, waits, is held, fails or is sent again, each
+//! lane is worked off in order, one message at a time, and nothing is left.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -20,11 +20,23 @@ fn item(seq: u64, order: Option<u64>) -> Item {
         payload: Bytes::from_static(b"{}"),
         stored_at: Timestamp::from_millis(0),
     };
-    Item { seq, order, ack: "ack".into(), calls: 0, repeated: false, not_before: None, ended: None, content: Some(content) }
+    Item {
+        seq,
+        order,
+        ack: "ack".into(),
+        calls: 0,
+        repeated: false,
+        not_before: None,
+        ended: None,
+        content: Some(content),
+    }
 }
 
 fn ended() -> Ended {
-    Ended { step: Step::to(DeliveryState::Failed, 1), letter: None }
+    Ended {
+        step: Step::to(DeliveryState::Failed, 1),
+        letter: None,
+    }
 }
 
 fn scope(n: u8) -> Scope {
@@ -79,17 +91,32 @@ impl World {
     }
 
     fn start(&mut self) -> bool {
-        let Some((id, item)) = self.lanes.start() else { return false };
-        assert!(!self.working.iter().any(|(other, _)| *other == id), "two messages of one lane at once");
-        let oldest = self.open.iter().find(|(_, lane)| **lane == id).map(|(seq, _)| *seq);
+        let Some((id, item)) = self.lanes.start() else {
+            return false;
+        };
+        assert!(
+            !self.working.iter().any(|(other, _)| *other == id),
+            "two messages of one lane at once"
+        );
+        let oldest = self
+            .open
+            .iter()
+            .find(|(_, lane)| **lane == id)
+            .map(|(seq, _)| *seq);
         assert_eq!(oldest, Some(item.seq), "not the oldest of its lane");
-        assert_eq!(item.ended.is_some(), self.ended.contains(&item.seq), "what has ended is not called for again");
+        assert_eq!(
+            item.ended.is_some(),
+            self.ended.contains(&item.seq),
+            "what has ended is not called for again"
+        );
         self.working.push((id, item.seq));
         true
     }
 
     fn end(&mut self, newest: bool, how: u8, now: Instant) {
-        let Some(last) = self.working.len().checked_sub(1) else { return };
+        let Some(last) = self.working.len().checked_sub(1) else {
+            return;
+        };
         let (id, seq) = self.working.remove(if newest { last } else { 0 });
         let until = now + Duration::from_secs(u64::from(how));
         let after = match how {
@@ -101,9 +128,16 @@ impl World {
             2 => After::Wait { until, calls: 1 },
             3 => {
                 self.ended.insert(seq);
-                After::Conclude { until, ended: Box::new(ended()) }
+                After::Conclude {
+                    until,
+                    ended: Box::new(ended()),
+                }
             }
-            _ => After::Hold { scope: scope(1), until: now + Duration::from_secs(1_000), calls: 1 },
+            _ => After::Hold {
+                scope: scope(1),
+                until: now + Duration::from_secs(1_000),
+                calls: 1,
+            },
         };
         self.lanes.finish(id, seq, after);
     }
@@ -182,7 +216,15 @@ fn a_lane_that_waits_or_is_held_delays_no_other() {
     let mut started = [lanes.start(), lanes.start(), lanes.start()].map(|s| s.unwrap().0);
     let until = now + Duration::from_secs(60);
     lanes.finish(started[0], 1, After::Wait { until, calls: 1 });
-    lanes.finish(started[1], 2, After::Hold { scope: scope(1), until, calls: 1 });
+    lanes.finish(
+        started[1],
+        2,
+        After::Hold {
+            scope: scope(1),
+            until,
+            calls: 1,
+        },
+    );
     lanes.finish(started[2], 3, After::Next);
     lanes.add(lane(3), item(4, Some(4)));
     started[2] = lanes.start().unwrap().0;
@@ -207,7 +249,9 @@ fn what_must_wait_is_not_kept_in_memory() {
         lanes.add(lane(n), big(n.into()));
         lanes.add(lane(n), big(u64::from(n) + 10));
     }
-    let kept: Vec<bool> = std::iter::from_fn(|| lanes.start()).map(|(_, item)| item.content.is_some()).collect();
+    let kept: Vec<bool> = std::iter::from_fn(|| lanes.start())
+        .map(|(_, item)| item.content.is_some())
+        .collect();
     assert_eq!(kept, [true, true, false]);
     assert_eq!(lanes.kept, 0);
 }
@@ -216,7 +260,13 @@ fn what_must_wait_is_not_kept_in_memory() {
 fn a_message_whose_time_has_not_come_waits_after_a_takeover() {
     let (mut lanes, now) = (Lanes::default(), Instant::now());
     let later = now + Duration::from_secs(5);
-    lanes.add(lane(1), Item { not_before: Some(later), ..item(1, Some(1)) });
+    lanes.add(
+        lane(1),
+        Item {
+            not_before: Some(later),
+            ..item(1, Some(1))
+        },
+    );
     assert_eq!(lanes.start(), None);
     lanes.wake(later);
     assert_eq!(lanes.start().unwrap().1.seq, 1);

@@ -1,8 +1,10 @@
-//! The forwarder: takes operator messages from `OUTBOUND` to the Meta bot, each conversation in order, and tells the log how
-//! far each has come. It calls nothing but the bot and keeps no message: what waits, waits in the stream.
+//! The forwarder: takes operator messages from `OUTBOUND` to the Meta bot, each conversation in
+//! order, and tells the log how far each has come. It calls nothing but the bot and keeps no
+//! message: what waits, waits in the stream.
 //!
-//! `members` shares out the partitions; `partition` works one off by its `lane`s; `gate` with its `breaker` lets calls through;
-//! `forward` is the way of one message, with the tables in `verdict` and `backoff`; `holds` waits for tokens, `entries` tells why.
+//! `members` shares out the partitions; `partition` works one off by its `lane`s; `gate` with its
+//! `breaker` lets calls through; `forward` is the way of one message, with the tables in `verdict`
+//! and `backoff`; `holds` waits for tokens, `entries` tells why.
 
 mod backoff;
 mod bot;
@@ -44,7 +46,8 @@ use crate::partition::{Partition, Standings};
 const CALLS_AT_ONCE: usize = 64;
 /// Meta lets a company answer for 24 hours; a message older than that is not sent any more.
 const DEADLINE: Duration = Duration::from_secs(24 * 3_600);
-/// The shortest and longest deadline that can be set. Lanes' entries and the ack wait outlive the longest.
+/// The shortest and longest deadline that can be set. Lanes' entries and the ack wait outlive the
+/// longest.
 const DEADLINES: (Duration, Duration) = (Duration::from_secs(1), DEADLINE);
 /// Calls a second in one replica, unless set otherwise.
 const CALLS_A_SECOND: u32 = 500;
@@ -64,7 +67,8 @@ pub struct Config {
     pub keyring: Keyring,
     /// `FORWARDER_DEADLINE`: how old a message may get, 1 s to 24 h.
     pub deadline: Duration,
-    /// `FORWARDER_MAX_RETRY_PAUSE`: between two calls for a message, 1 s to 1 h, unless the bot asks for more.
+    /// `FORWARDER_MAX_RETRY_PAUSE`: between two calls for a message, 1 s to 1 h, unless the bot
+    /// asks for more.
     pub longest_pause: Duration,
     /// `FORWARDER_CALL_TIMEOUT`: how long the bot may take to answer, 1 s to 15 s.
     pub call_timeout: Duration,
@@ -82,9 +86,21 @@ impl Config {
             api_key: settings.secret("INTERNAL_SERVICE_API_KEY"),
             keyring: Keyring::read(settings),
             deadline: settings.duration("FORWARDER_DEADLINE", DEADLINE, DEADLINES.0..=DEADLINES.1),
-            longest_pause: settings.duration("FORWARDER_MAX_RETRY_PAUSE", backoff::LONGEST, backoff::FIRST..=backoff::LONGEST_RETRY_AFTER),
-            call_timeout: settings.duration("FORWARDER_CALL_TIMEOUT", bot::CALL_TIMEOUT, bot::CALL_TIMEOUTS.0..=bot::CALL_TIMEOUTS.1),
-            calls_a_second: settings.number("FORWARDER_MAX_CALLS_PER_SECOND", CALLS_A_SECOND, 1..=10_000),
+            longest_pause: settings.duration(
+                "FORWARDER_MAX_RETRY_PAUSE",
+                backoff::LONGEST,
+                backoff::FIRST..=backoff::LONGEST_RETRY_AFTER,
+            ),
+            call_timeout: settings.duration(
+                "FORWARDER_CALL_TIMEOUT",
+                bot::CALL_TIMEOUT,
+                bot::CALL_TIMEOUTS.0..=bot::CALL_TIMEOUTS.1,
+            ),
+            calls_a_second: settings.number(
+                "FORWARDER_MAX_CALLS_PER_SECOND",
+                CALLS_A_SECOND,
+                1..=10_000,
+            ),
         }
     }
 }
@@ -92,22 +108,34 @@ impl Config {
 /// Runs until `shutdown`.
 ///
 /// # Errors
-/// The settings cannot work, or a worker ended. A bot or NATS that is away is none: it waits for them.
+/// The settings cannot work, or a worker ended. A bot or NATS that is away is none: it waits for
+/// them.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), ServiceError> {
     // An error means that the process has chosen its provider already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut service = Service::start("forwarder", &config.common, shutdown).await?;
     service.health.expect(&["meta_bot", "lag"]);
-    let bot = Bot::new(config.bot_base_url, &config.api_key, config.call_timeout).map_err(|e| ServiceError::Start(e.to_string()))?;
-    service.serve_ops(SocketAddr::new(config.common.host, config.port)).await?;
+    let bot = Bot::new(config.bot_base_url, &config.api_key, config.call_timeout)
+        .map_err(|e| ServiceError::Start(e.to_string()))?;
+    service
+        .serve_ops(SocketAddr::new(config.common.host, config.port))
+        .await?;
     let (connection, stop) = (service.connection.clone(), service.stop.clone());
     let gate = Gate::new(CALLS_AT_ONCE, config.calls_a_second);
-    service.spawn("bot watch", gate.clone().watch(connection.clone(), service.health.clone(), stop.clone()));
+    service.spawn(
+        "bot watch",
+        gate.clone()
+            .watch(connection.clone(), service.health.clone(), stop.clone()),
+    );
     let holds = Holds::default();
-    service.spawn("holds", holds.clone().watch(connection.clone(), stop.clone()));
+    service.spawn(
+        "holds",
+        holds.clone().watch(connection.clone(), stop.clone()),
+    );
     let forwarder = Forwarder {
         connection: connection.clone(),
-        // It outlives the stop for as long as `forwarder` does: the results of calls under way must still reach the log.
+        // It outlives the stop for as long as `forwarder` does: the results of calls under way must
+        // still reach the log.
         publisher: Publisher::start(&mut service),
         bot,
         keyring: config.keyring,
@@ -122,9 +150,25 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     let (sender, mine) = watch::channel(BTreeSet::new());
     service.spawn("members", members::watch(connection, sender, stop.clone()));
     let standings = Standings::default();
-    service.spawn("standings", partition::show(standings.clone(), mine.clone(), holds, service.health.clone(), stop.clone()));
+    service.spawn(
+        "standings",
+        partition::show(
+            standings.clone(),
+            mine.clone(),
+            holds,
+            service.health.clone(),
+            stop.clone(),
+        ),
+    );
     for number in 0..PARTITIONS {
-        let partition = Partition::new(number, forwarder.clone(), gate.clone(), mine.clone(), standings.clone(), stop.clone());
+        let partition = Partition::new(
+            number,
+            forwarder.clone(),
+            gate.clone(),
+            mine.clone(),
+            standings.clone(),
+            stop.clone(),
+        );
         service.spawn("partition", partition.run());
     }
     drop(forwarder);

@@ -1,5 +1,6 @@
-//! Which forwarders there are, and which partitions each of them takes. Everybody says that it is there and computes the same
-//! answer; where two disagree for a moment, the server's pin decides. It moves no partition by itself.
+//! Which forwarders there are, and which partitions each of them takes. Everybody says that it is
+//! there and computes the same answer; where two disagree for a moment, the server's pin decides.
+//! It moves no partition by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -31,8 +32,8 @@ struct Beat {
     leaving: bool,
 }
 
-/// The partitions of `me` among `members`. Each partition is one member's; no member has more than its share, rounded up; and
-/// few partitions move when a member comes or goes.
+/// The partitions of `me` among `members`. Each partition is one member's; no member has more than
+/// its share, rounded up; and few partitions move when a member comes or goes.
 pub fn assignment(members: &BTreeSet<String>, me: &str) -> BTreeSet<u32> {
     if members.is_empty() {
         return BTreeSet::new();
@@ -41,9 +42,13 @@ pub fn assignment(members: &BTreeSet<String>, me: &str) -> BTreeSet<u32> {
     let mut taken: BTreeMap<&str, usize> = BTreeMap::new();
     let mut mine = BTreeSet::new();
     for partition in 0..PARTITIONS {
-        let free = members.iter().filter(|m| taken.get(m.as_str()).is_none_or(|n| *n < share));
+        let free = members
+            .iter()
+            .filter(|m| taken.get(m.as_str()).is_none_or(|n| *n < share));
         // There is always one: the shares add up to the partitions at least.
-        let Some(owner) = free.max_by_key(|m| (weight(m, partition), m.as_str())) else { continue };
+        let Some(owner) = free.max_by_key(|m| (weight(m, partition), m.as_str())) else {
+            continue;
+        };
         *taken.entry(owner).or_default() += 1;
         if owner == me {
             mine.insert(partition);
@@ -55,7 +60,9 @@ pub fn assignment(members: &BTreeSet<String>, me: &str) -> BTreeSet<u32> {
 /// Rendezvous hashing. FNV-1a and a finaliser, because every build must compute the same.
 fn weight(member: &str, partition: u32) -> u64 {
     let bytes = member.bytes().chain(partition.to_be_bytes());
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
     let mixed = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     mixed ^ (mixed >> 33)
 }
@@ -73,13 +80,18 @@ impl Heard {
     }
 
     fn members(&mut self, now: Instant) -> BTreeSet<String> {
-        self.0.retain(|_, heard| now.duration_since(*heard) < GONE_AFTER);
+        self.0
+            .retain(|_, heard| now.duration_since(*heard) < GONE_AFTER);
         self.0.keys().cloned().collect()
     }
 }
 
 /// Keeps `mine` up until stopped; then says that it leaves.
-pub async fn watch(connection: Connection, mine: watch::Sender<BTreeSet<u32>>, stop: CancellationToken) {
+pub async fn watch(
+    connection: Connection,
+    mine: watch::Sender<BTreeSet<u32>>,
+    stop: CancellationToken,
+) {
     let me = connection.instance.to_string();
     let subject = subject::members(connection.service);
     let mut beats = loop {
@@ -87,7 +99,11 @@ pub async fn watch(connection: Connection, mine: watch::Sender<BTreeSet<u32>>, s
             Ok(beats) => break beats,
             Err(error) => {
                 warn!(%error, "the other forwarders cannot be heard yet");
-                if stop.run_until_cancelled(tokio::time::sleep(BEAT)).await.is_none() {
+                if stop
+                    .run_until_cancelled(tokio::time::sleep(BEAT))
+                    .await
+                    .is_none()
+                {
                     return;
                 }
             }
@@ -132,9 +148,18 @@ async fn say(connection: &Connection, subject: &str, me: &str, leaving: bool) {
     if !connection.is_connected() {
         return;
     }
-    let beat = Beat { instance: me.to_owned(), leaving };
-    let Ok(beat) = serde_json::to_vec(&beat) else { return };
-    if let Err(error) = connection.client.publish(subject.to_owned(), beat.into()).await {
+    let beat = Beat {
+        instance: me.to_owned(),
+        leaving,
+    };
+    let Ok(beat) = serde_json::to_vec(&beat) else {
+        return;
+    };
+    if let Err(error) = connection
+        .client
+        .publish(subject.to_owned(), beat.into())
+        .await
+    {
         debug!(%error, "no beat");
     }
 }
@@ -145,7 +170,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn members(names: &[u16]) -> BTreeSet<String> {
-        names.iter().map(|n| format!("forwarder-{n:024x}")).collect()
+        names
+            .iter()
+            .map(|n| format!("forwarder-{n:024x}"))
+            .collect()
     }
 
     proptest! {
@@ -174,11 +202,17 @@ mod tests {
     #[test]
     fn who_falls_silent_or_leaves_is_gone() {
         let (start, mut heard) = (Instant::now(), Heard(BTreeMap::new()));
-        let beat = |instance: &str, leaving| Beat { instance: instance.into(), leaving };
+        let beat = |instance: &str, leaving| Beat {
+            instance: instance.into(),
+            leaving,
+        };
         heard.hear(beat("a", false), start);
         heard.hear(beat("b", false), start + BEAT);
         assert_eq!(heard.members(start + BEAT).len(), 2);
-        assert_eq!(heard.members(start + GONE_AFTER), BTreeSet::from(["b".to_owned()]));
+        assert_eq!(
+            heard.members(start + GONE_AFTER),
+            BTreeSet::from(["b".to_owned()])
+        );
         heard.hear(beat("b", true), start + GONE_AFTER);
         assert!(heard.members(start + GONE_AFTER).is_empty());
     }

@@ -32,30 +32,55 @@ pub struct NotOutbound {
 /// # Errors
 /// The payload is no `message.created` of this build, or contradicts its subject.
 pub fn read(subject: &str, payload: &[u8]) -> Result<Awaiting, NotOutbound> {
-    let malformed = |why: String| NotOutbound { reason: Reason::Malformed, why };
-    let unknown =
-        |platform: &str| NotOutbound { reason: Reason::UnknownPlatform, why: format!("no forwarder carries messages of `{platform}`") };
+    let malformed = |why: String| NotOutbound {
+        reason: Reason::Malformed,
+        why,
+    };
+    let unknown = |platform: &str| NotOutbound {
+        reason: Reason::UnknownPlatform,
+        why: format!("no forwarder carries messages of `{platform}`"),
+    };
     if let Some(platform) = unknown_platform(subject) {
         return Err(unknown(platform));
     }
-    let place: Outbound = subject.parse().map_err(|e: nats::subject::BadSubject| malformed(e.to_string()))?;
+    let place: Outbound = subject
+        .parse()
+        .map_err(|e: nats::subject::BadSubject| malformed(e.to_string()))?;
     let envelope = Envelope::from_json(payload).map_err(|e| match e {
-        BadEvent::Unknown { .. } => NotOutbound { reason: Reason::UnknownVersion, why: e.to_string() },
+        BadEvent::Unknown { .. } => NotOutbound {
+            reason: Reason::UnknownVersion,
+            why: e.to_string(),
+        },
         BadEvent::Malformed(_) => malformed(e.to_string()),
     })?;
     let Event::MessageCreated(message) = envelope.event else {
-        return Err(malformed(format!("{} is nothing to forward", envelope.event.kind())));
+        return Err(malformed(format!(
+            "{} is nothing to forward",
+            envelope.event.kind()
+        )));
     };
     let says = |company: Id| (company, message.contact_id, message.platform);
     let subject_says = (place.company, place.contact, place.platform);
     if says(envelope.company_id) != subject_says || says(message.company_id) != subject_says {
-        return Err(malformed(format!("the payload does not belong to the subject {subject}")));
+        return Err(malformed(format!(
+            "the payload does not belong to the subject {subject}"
+        )));
     }
     if !message.is_forwardable() {
-        return Err(malformed(format!("a {} {} message of {} is nothing to forward", message.direction, message.role, message.platform)));
+        return Err(malformed(format!(
+            "a {} {} message of {} is nothing to forward",
+            message.direction, message.role, message.platform
+        )));
     }
-    let provider = message.platform.provider().ok_or_else(|| unknown(message.platform.as_str()))?;
-    Ok(Awaiting { message, provider, accepted_at: envelope.occurred_at })
+    let provider = message
+        .platform
+        .provider()
+        .ok_or_else(|| unknown(message.platform.as_str()))?;
+    Ok(Awaiting {
+        message,
+        provider,
+        accepted_at: envelope.occurred_at,
+    })
 }
 
 /// The platform that the subject names, if none of ours goes there.
@@ -92,34 +117,56 @@ mod tests {
             SUBJECT.replace(".3.", ".99."),
             "message.created.x".to_owned(),
         ] {
-            assert_eq!(reason(&subject, GOLDEN), Some(Reason::Malformed), "{subject}");
+            assert_eq!(
+                reason(&subject, GOLDEN),
+                Some(Reason::Malformed),
+                "{subject}"
+            );
         }
     }
 
     #[test]
     fn another_tenant_inside_the_envelope_is_refused() {
         let (envelope, data) = GOLDEN.split_once("\"data\"").unwrap();
-        let smuggled = format!("{envelope}\"data\"{}", data.replace("aaaaaaaaaaaaaaaaaaaaaaaa", "ffffffffffffffffffffffff"));
+        let smuggled = format!(
+            "{envelope}\"data\"{}",
+            data.replace("aaaaaaaaaaaaaaaaaaaaaaaa", "ffffffffffffffffffffffff")
+        );
         assert_eq!(reason(SUBJECT, &smuggled), Some(Reason::Malformed));
     }
 
     #[test]
     fn a_platform_that_nobody_carries_is_named_as_the_reason() {
         for platform in ["telegram", "myspace"] {
-            assert_eq!(reason(&SUBJECT.replace("facebook", platform), GOLDEN), Some(Reason::UnknownPlatform), "{platform}");
+            assert_eq!(
+                reason(&SUBJECT.replace("facebook", platform), GOLDEN),
+                Some(Reason::UnknownPlatform),
+                "{platform}"
+            );
         }
     }
 
     #[test]
     fn what_is_nothing_to_forward_is_refused() {
-        for (from, to) in [("\"operator\"", "\"assistant\""), ("\"outbound\"", "\"inbound\""), ("message.created", "message.read")] {
-            assert_eq!(reason(SUBJECT, &GOLDEN.replace(from, to)), Some(Reason::Malformed), "{to}");
+        for (from, to) in [
+            ("\"operator\"", "\"assistant\""),
+            ("\"outbound\"", "\"inbound\""),
+            ("message.created", "message.read"),
+        ] {
+            assert_eq!(
+                reason(SUBJECT, &GOLDEN.replace(from, to)),
+                Some(Reason::Malformed),
+                "{to}"
+            );
         }
         assert_eq!(reason(SUBJECT, "{"), Some(Reason::Malformed));
     }
 
     #[test]
     fn another_builds_event_is_told_apart() {
-        assert_eq!(reason(SUBJECT, &GOLDEN.replace("\"version\":1", "\"version\":2")), Some(Reason::UnknownVersion));
+        assert_eq!(
+            reason(SUBJECT, &GOLDEN.replace("\"version\":1", "\"version\":2")),
+            Some(Reason::UnknownVersion)
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! One partition of `OUTBOUND`: while it is this replica's, its conversations are worked off, each in order, many at a time.
-//! Waiting is done here, by number; the messages stay in the stream. Knows nothing of how a message is delivered.
+//! One partition of `OUTBOUND`: while it is this replica's, its conversations are worked off, each
+//! in order, many at a time. Waiting is done here, by number; the messages stay in the stream.
+//! Knows nothing of how a message is delivered.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,11 +33,14 @@ const REOPEN_PAUSE: Duration = Duration::from_millis(500);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// … and, as a multiple of it, one that has been.
 const OWNED_LOOKS: u32 = 5;
-/// Calls under way have so long to end before a partition is left to another: the longest call, storing its result, and a little.
+/// Calls under way have so long to end before a partition is left to another: the longest call,
+/// storing its result, and a little.
 const LEAVE_WITHIN: Duration = Duration::from_secs(25);
-/// Conversation of a message whose subject names none: all such share a lane, and become dead letters in turn.
+/// Conversation of a message whose subject names none: all such share a lane, and become dead
+/// letters in turn.
 const NO_LANE: LaneId = (Id::from_bytes([0; 12]), Id::from_bytes([0; 12]));
-/// So many messages that no forwarder has seen, and this one is not ready. Generous: a bot that was down leaves a backlog.
+/// So many messages that no forwarder has seen, and this one is not ready. Generous: a bot that was
+/// down leaves a backlog.
 const READY_PENDING: u64 = 1_000_000;
 
 /// How the partitions of this replica stand, by number.
@@ -52,7 +56,8 @@ pub struct Partition {
     standings: Standings,
     stop: CancellationToken,
     lanes: Lanes,
-    /// What the bucket says of lanes, from when the partition was taken over; later only which have an entry.
+    /// What the bucket says of lanes, from when the partition was taken over; later only which have
+    /// an entry.
     entries: HashMap<LaneId, Option<LaneEntry>>,
     /// Messages that are done with although the server has not confirmed it.
     unsettled: HashSet<u64>,
@@ -92,7 +97,11 @@ impl Partition {
     pub async fn run(mut self) {
         loop {
             if !self.is_mine() {
-                let stopped = self.stop.run_until_cancelled(self.mine.changed()).await.is_none_or(|r| r.is_err());
+                let stopped = self
+                    .stop
+                    .run_until_cancelled(self.mine.changed())
+                    .await
+                    .is_none_or(|r| r.is_err());
                 if stopped {
                     return;
                 }
@@ -100,15 +109,28 @@ impl Partition {
             }
             let connection = &self.forwarder.connection;
             let consumer = stream::forwarder(self.number);
-            let why = match Pinned::open(connection, stream::OUTBOUND, consumer, stream::FORWARDER_GROUP).await {
+            let why = match Pinned::open(
+                connection,
+                stream::OUTBOUND,
+                consumer,
+                stream::FORWARDER_GROUP,
+            )
+            .await
+            {
                 Ok(pinned) => self.own(pinned).await,
                 Err(why) => Some(why),
             };
             self.forget();
             if let Some(why) = why {
                 counter!("partitions_lost_total").increment(1);
-                warn!(partition = self.number, why, "the partition is asked for again");
-                let _ = self.stop.run_until_cancelled(tokio::time::sleep(REOPEN_PAUSE)).await;
+                warn!(
+                    partition = self.number,
+                    why, "the partition is asked for again"
+                );
+                let _ = self
+                    .stop
+                    .run_until_cancelled(tokio::time::sleep(REOPEN_PAUSE))
+                    .await;
             }
         }
     }
@@ -131,7 +153,12 @@ impl Partition {
                 pass.spawn(self.gate.clone().pass());
             }
             let due = OptionFuture::from(self.lanes.next_due().map(tokio::time::sleep_until));
-            let waits = (!pass.is_empty(), self.lanes.next_due().is_some(), !self.work.is_empty(), !looking.is_empty());
+            let waits = (
+                !pass.is_empty(),
+                self.lanes.next_due().is_some(),
+                !self.work.is_empty(),
+                !looking.is_empty(),
+            );
             tokio::select! {
                 // A sender that is gone has stopped.
                 _ = self.mine.changed() => {}
@@ -150,7 +177,8 @@ impl Partition {
                 _ = due, if waits.1 => self.lanes.wake(Instant::now()),
                 Some(ended) = self.work.join_next(), if waits.2 => match ended {
                     Ok((lane, seq, outcome)) => self.finish(lane, seq, outcome),
-                    // Its lane would never go on: the process ends, and another one takes the partition over.
+                    // Its lane would never go on: the process ends, and another one takes the
+                    // partition over.
                     Err(error) => if let Ok(panic) = error.try_into_panic() { std::panic::resume_unwind(panic) },
                 },
                 _ = self.released.changed() => self.release(),
@@ -161,7 +189,8 @@ impl Partition {
                     }
                 }
                 Some(looked) = looking.join_next(), if waits.3 => {
-                    // Without an answer there is nothing to see; a server that is gone ends the pull.
+                    // Without an answer there is nothing to see; a server that is gone ends the
+                    // pull.
                     if let Ok(Some(standing)) = looked
                         && let Err(why) = self.judge(standing, &mut pinned, &mut behind_at).await
                     {
@@ -180,24 +209,44 @@ impl Partition {
         let Takeover { delivered_to } = pinned.take_over().await?;
         self.lanes.forget();
         self.repeated_to = delivered_to;
-        self.entries = entries.into_iter().map(|(lane, entry)| (lane, Some(entry))).collect();
-        info!(partition = self.number, delivered_to, entries = self.entries.len(), "partition taken over");
+        self.entries = entries
+            .into_iter()
+            .map(|(lane, entry)| (lane, Some(entry)))
+            .collect();
+        info!(
+            partition = self.number,
+            delivered_to,
+            entries = self.entries.len(),
+            "partition taken over"
+        );
         Ok(())
     }
 
     fn add(&mut self, message: &Message) -> Result<(), String> {
         let info = message.info().map_err(|e| e.to_string())?;
         let (seq, stored_at) = (info.stream_sequence, Timestamp::from(info.published));
-        let ack = message.reply.clone().ok_or("a message without a reply subject")?;
-        let lane = message.subject.parse().map_or(NO_LANE, |o: Outbound| (o.company, o.contact));
-        let entry = self.entries.get_mut(&lane).and_then(|entry| entry.take_if(|e| e.seq == seq));
+        let ack = message
+            .reply
+            .clone()
+            .ok_or("a message without a reply subject")?;
+        let lane = message
+            .subject
+            .parse()
+            .map_or(NO_LANE, |o: Outbound| (o.company, o.contact));
+        let entry = self
+            .entries
+            .get_mut(&lane)
+            .and_then(|entry| entry.take_if(|e| e.seq == seq));
         let content = Content {
             subject: message.subject.clone(),
             headers: message.headers.clone().unwrap_or_default(),
             payload: message.payload.clone(),
             stored_at,
         };
-        let retry_at = entry.as_ref().filter(|e| e.state == DeliveryState::Retrying).and_then(|e| e.next_attempt_at);
+        let retry_at = entry
+            .as_ref()
+            .filter(|e| e.state == DeliveryState::Retrying)
+            .and_then(|e| e.next_attempt_at);
         let item = Item {
             seq,
             order: order_of(message),
@@ -214,9 +263,19 @@ impl Partition {
 
     /// Begins work on the message whose turn it is.
     fn start(&mut self, pass: Pass) {
-        let Some((lane, item)) = self.lanes.start() else { return };
-        let work = Work { partition: self.number, lane, has_entry: self.entries.contains_key(&lane), item };
-        let (forwarder, done) = (self.forwarder.clone(), self.unsettled.contains(&work.item.seq));
+        let Some((lane, item)) = self.lanes.start() else {
+            return;
+        };
+        let work = Work {
+            partition: self.number,
+            lane,
+            has_entry: self.entries.contains_key(&lane),
+            item,
+        };
+        let (forwarder, done) = (
+            self.forwarder.clone(),
+            self.unsettled.contains(&work.item.seq),
+        );
         self.work.spawn(async move {
             let outcome = match done {
                 true => forwarder.settle(&work).await,
@@ -237,7 +296,11 @@ impl Partition {
         } else {
             self.unsettled.remove(&seq);
         }
-        let held = if let After::Hold { scope, .. } = outcome.after { Some(scope) } else { None };
+        let held = if let After::Hold { scope, .. } = outcome.after {
+            Some(scope)
+        } else {
+            None
+        };
         self.lanes.finish(lane, seq, outcome.after);
         // Its scope may have been released while the message was on its way to be held.
         if held.is_some_and(|scope| self.forwarder.holds.lets_some_go(scope)) {
@@ -250,15 +313,31 @@ impl Partition {
         self.lanes.release(|scope| holds.may_go(scope));
     }
 
-    /// How the partition stands at the server. A message that it has sent and that has not come within a look is lost.
-    async fn judge(&mut self, standing: Standing, pinned: &mut Pinned, behind_at: &mut Option<u64>) -> Result<(), String> {
+    /// How the partition stands at the server. A message that it has sent and that has not come
+    /// within a look is lost.
+    async fn judge(
+        &mut self,
+        standing: Standing,
+        pinned: &mut Pinned,
+        behind_at: &mut Option<u64>,
+    ) -> Result<(), String> {
         let Some(seen) = pinned.seen() else {
-            return if is_orphaned(standing) { pinned.nudge().await } else { Ok(()) };
+            return if is_orphaned(standing) {
+                pinned.nudge().await
+            } else {
+                Ok(())
+            };
         };
-        self.standings.lock().unwrap_or_else(PoisonError::into_inner).insert(self.number, (standing, self.lanes.counts()));
+        self.standings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(self.number, (standing, self.lanes.counts()));
         let behind = standing.delivered > seen;
         if behind && *behind_at == Some(seen) {
-            return Err(format!("the server has sent {} messages that have not come", standing.delivered - seen));
+            return Err(format!(
+                "the server has sent {} messages that have not come",
+                standing.delivered - seen
+            ));
         }
         *behind_at = behind.then_some(seen);
         Ok(())
@@ -285,17 +364,24 @@ impl Partition {
     fn forget(&mut self) {
         self.lanes.forget();
         self.entries.clear();
-        self.standings.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
+        self.standings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.number);
     }
 }
 
 async fn look_at(connection: Connection, partition: u32) -> Option<Standing> {
-    Pinned::standing(&connection, stream::OUTBOUND, &stream::forwarder(partition)).await.ok()
+    Pinned::standing(&connection, stream::OUTBOUND, &stream::forwarder(partition))
+        .await
+        .ok()
 }
 
-/// Whether the server has nothing that it could send to pin somebody: all is with an owner who is gone, or as much as may be.
+/// Whether the server has nothing that it could send to pin somebody: all is with an owner who is
+/// gone, or as much as may be.
 fn is_orphaned(standing: Standing) -> bool {
-    let sends_nothing = standing.pending == 0 || standing.in_work >= stream::PARTITION_MAX_ACK_PENDING as u64;
+    let sends_nothing =
+        standing.pending == 0 || standing.in_work >= stream::PARTITION_MAX_ACK_PENDING as u64;
     !standing.pinned && standing.in_work > 0 && sends_nothing
 }
 
@@ -310,7 +396,11 @@ pub async fn show(
     let mut tick = tokio::time::interval(Duration::from_secs(2));
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
         let (mut pending, mut in_work, mut all) = (0, 0, Counts::default());
-        for (standing, counts) in standings.lock().unwrap_or_else(PoisonError::into_inner).values() {
+        for (standing, counts) in standings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+        {
             pending += standing.pending;
             in_work += standing.in_work;
             all.lanes += counts.lanes;
@@ -329,7 +419,11 @@ pub async fn show(
             "pending": pending, "in_work": in_work, "limit": READY_PENDING, "partitions": partitions,
             "lanes": all.lanes, "waiting": all.waiting, "held": all.held, "holds": holds.len(),
         });
-        if pending <= READY_PENDING { health.good("lag", detail) } else { health.bad("lag", detail) }
+        if pending <= READY_PENDING {
+            health.good("lag", detail)
+        } else {
+            health.bad("lag", detail)
+        }
     }
 }
 
@@ -340,9 +434,18 @@ mod tests {
     #[test]
     fn what_a_dead_owner_has_left_is_asked_for_also_when_no_more_may_be_sent() {
         const MOST: u64 = stream::PARTITION_MAX_ACK_PENDING as u64;
-        let of = |pending, in_work, pinned| is_orphaned(Standing { pending, in_work, delivered: 0, pinned });
+        let of = |pending, in_work, pinned| {
+            is_orphaned(Standing {
+                pending,
+                in_work,
+                delivered: 0,
+                pinned,
+            })
+        };
         assert!(of(0, 1, false) && of(7, MOST, false));
         // The next message pins somebody; or there is an owner; or there is nothing.
-        assert!(!of(7, MOST - 1, false) && !of(7, MOST, true) && !of(0, 1, true) && !of(0, 0, false));
+        assert!(
+            !of(7, MOST - 1, false) && !of(7, MOST, true) && !of(0, 1, true) && !of(0, 0, false)
+        );
     }
 }

@@ -45,7 +45,15 @@ impl Step {
     /// A step that no call ends.
     pub fn to(state: DeliveryState, calls: u64) -> Step {
         let attempts = u32::try_from(calls).unwrap_or(u32::MAX);
-        Step { delivery: Delivery { state, attempts, ..Delivery::queued() }, status: None, took: None }
+        Step {
+            delivery: Delivery {
+                state,
+                attempts,
+                ..Delivery::queued()
+            },
+            status: None,
+            took: None,
+        }
     }
 }
 
@@ -62,7 +70,12 @@ pub struct Ended {
 ///
 /// # Errors
 /// It is not known to be in the log.
-pub async fn publish(publisher: &Publisher, of: Subject<'_>, step: &Step, now: Timestamp) -> Result<(), PublishError> {
+pub async fn publish(
+    publisher: &Publisher,
+    of: Subject<'_>,
+    step: &Step,
+    now: Timestamp,
+) -> Result<(), PublishError> {
     publisher.publish(outgoing(of, step, now)?).await.map(drop)
 }
 
@@ -70,7 +83,12 @@ pub async fn publish(publisher: &Publisher, of: Subject<'_>, step: &Step, now: T
 ///
 /// # Errors
 /// It is not known to be in the log.
-pub async fn publish_result(publisher: &Publisher, of: Subject<'_>, step: &Step, now: Timestamp) -> Result<(), PublishError> {
+pub async fn publish_result(
+    publisher: &Publisher,
+    of: Subject<'_>,
+    step: &Step,
+    now: Timestamp,
+) -> Result<(), PublishError> {
     let event = outgoing(of, step, now)?;
     let deadline = Instant::now() + RESULT_DEADLINE;
     loop {
@@ -87,16 +105,24 @@ pub async fn publish_result(publisher: &Publisher, of: Subject<'_>, step: &Step,
     }
 }
 
-/// A step that is told again after a redelivery carries the same `Nats-Msg-Id`, so the log has it once.
+/// A step that is told again after a redelivery carries the same `Nats-Msg-Id`, so the log has it
+/// once.
 fn outgoing(of: Subject<'_>, step: &Step, now: Timestamp) -> Result<Outgoing, PublishError> {
-    let Subject { message, stream_seq, attempt, trace } = of;
+    let Subject {
+        message,
+        stream_seq,
+        attempt,
+        trace,
+    } = of;
     let msg_id = MessageDelivery::msg_id(message.id, stream_seq, attempt, step.delivery.state);
     let event = Event::MessageDelivery(MessageDelivery {
         message_id: message.id,
         contact_id: message.contact_id,
         delivery: step.delivery.clone(),
         status: step.status,
-        duration_ms: step.took.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
+        duration_ms: step
+            .took
+            .map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
     });
     let envelope = Envelope::new(now, Actor::System, message.company_id, event);
     Outgoing::event(&envelope, msg_id, trace.child())

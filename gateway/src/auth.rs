@@ -1,5 +1,6 @@
-//! Who calls: access tokens (JWT, HS256) and the internal services' key. How one comes by a token is in the modules below it,
-//! which keep no state of their own: passwords, sessions, lockout, and the tokens that are no access tokens.
+//! Who calls: access tokens (JWT, HS256) and the internal services' key. How one comes by a token
+//! is in the modules below it, which keep no state of their own: passwords, sessions, lockout, and
+//! the tokens that are no access tokens.
 
 mod cookies;
 mod grants;
@@ -34,7 +35,8 @@ pub use sessions::{Open, Sessions};
 
 use crate::problem::Problem;
 
-/// The claims of an access token, by the names that the old backend's clients know. Any token so signed is valid.
+/// The claims of an access token, by the names that the old backend's clients know. Any token so
+/// signed is valid.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Claims {
@@ -78,7 +80,9 @@ impl Caller {
     /// The company that a request concerns, given the `company_id` it names, if it names one.
     pub fn company(&self, named: Option<Id>) -> Result<Id, Problem> {
         match (self, named) {
-            (Caller::Staff { company, .. }, Some(named)) if named != *company => Err(Problem::Forbidden("company_id is not yours")),
+            (Caller::Staff { company, .. }, Some(named)) if named != *company => {
+                Err(Problem::Forbidden("company_id is not yours"))
+            }
             (Caller::Staff { company, .. }, _) => Ok(*company),
             (Caller::Service, Some(named)) => Ok(named),
             (Caller::Service, None) => Err(Problem::field("company_id", "is required")),
@@ -96,7 +100,11 @@ impl Caller {
     /// The company of a manager. Everyone else is refused.
     pub fn manager(&self) -> Result<Id, Problem> {
         match self {
-            Caller::Staff { company, role: StaffRole::Manager, .. } => Ok(*company),
+            Caller::Staff {
+                company,
+                role: StaffRole::Manager,
+                ..
+            } => Ok(*company),
             _ => Err(Problem::Forbidden("only for managers")),
         }
     }
@@ -131,31 +139,59 @@ impl Tokens {
     }
 
     /// An access token of a login, and the seconds that it lives.
-    pub fn issue(&self, user: &User, session: Id, now: Timestamp) -> Result<(String, u64), Problem> {
+    pub fn issue(
+        &self,
+        user: &User,
+        session: Id,
+        now: Timestamp,
+    ) -> Result<(String, u64), Problem> {
         let iat = now.millis() / 1_000;
         let ttl = self.0.ttl.as_secs();
-        let claims =
-            Claims { user_id: user.id, company_id: user.company_id, role: user.role, sid: Some(session), iat, exp: iat + ttl as i64 };
-        let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.0.sign).map_err(|e| {
-            tracing::error!(error = %e, "a token cannot be signed");
-            Problem::Internal
-        })?;
+        let claims = Claims {
+            user_id: user.id,
+            company_id: user.company_id,
+            role: user.role,
+            sid: Some(session),
+            iat,
+            exp: iat + ttl as i64,
+        };
+        let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.0.sign)
+            .map_err(|e| {
+                tracing::error!(error = %e, "a token cannot be signed");
+                Problem::Internal
+            })?;
         Ok((token, ttl))
     }
 
     fn verify(&self, token: &str) -> Result<Caller, Problem> {
-        let decoded = jsonwebtoken::decode::<Claims>(token, &self.0.verify, &self.0.rules).map_err(|e| match e.kind() {
-            ErrorKind::ExpiredSignature => Problem::TokenExpired,
-            _ => Problem::InvalidToken,
-        })?;
-        let Claims { user_id: user, company_id: company, role, sid: session, .. } = decoded.claims;
-        Ok(Caller::Staff { user, company, role, session })
+        let decoded = jsonwebtoken::decode::<Claims>(token, &self.0.verify, &self.0.rules)
+            .map_err(|e| match e.kind() {
+                ErrorKind::ExpiredSignature => Problem::TokenExpired,
+                _ => Problem::InvalidToken,
+            })?;
+        let Claims {
+            user_id: user,
+            company_id: company,
+            role,
+            sid: session,
+            ..
+        } = decoded.claims;
+        Ok(Caller::Staff {
+            user,
+            company,
+            role,
+            session,
+        })
     }
 
     /// Who sends these headers. Where there is a bearer token it alone decides.
     fn caller(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
         if let Some(bearer) = headers.get(header::AUTHORIZATION) {
-            let token = bearer.to_str().ok().and_then(|b| b.strip_prefix("Bearer ")).ok_or(Problem::InvalidToken)?;
+            let token = bearer
+                .to_str()
+                .ok()
+                .and_then(|b| b.strip_prefix("Bearer "))
+                .ok_or(Problem::InvalidToken)?;
             return self.verify(token.trim());
         }
         match headers.get("x-api-key") {
@@ -165,7 +201,9 @@ impl Tokens {
     }
 
     fn is_internal_key(&self, given: &[u8]) -> bool {
-        given.ct_eq(self.0.internal_key.expose_secret().as_bytes()).into()
+        given
+            .ct_eq(self.0.internal_key.expose_secret().as_bytes())
+            .into()
     }
 }
 
@@ -198,7 +236,11 @@ mod tests {
     use super::*;
 
     fn tokens(secret: &str) -> Tokens {
-        Tokens::new(&secret.into(), Duration::from_secs(900), &"k".repeat(32).into())
+        Tokens::new(
+            &secret.into(),
+            Duration::from_secs(900),
+            &"k".repeat(32).into(),
+        )
     }
 
     fn user() -> User {
@@ -216,10 +258,20 @@ mod tests {
         let (token, _) = good.issue(&user(), session, Timestamp::now()).unwrap();
         assert_eq!(
             good.verify(&token),
-            Ok(Caller::Staff { user: user().id, company: user().company_id, role: StaffRole::Manager, session: Some(session) })
+            Ok(Caller::Staff {
+                user: user().id,
+                company: user().company_id,
+                role: StaffRole::Manager,
+                session: Some(session)
+            })
         );
-        assert_eq!(tokens(&"t".repeat(32)).verify(&token), Err(Problem::InvalidToken));
-        let (old, _) = good.issue(&user(), session, Timestamp::from_millis(0)).unwrap();
+        assert_eq!(
+            tokens(&"t".repeat(32)).verify(&token),
+            Err(Problem::InvalidToken)
+        );
+        let (old, _) = good
+            .issue(&user(), session, Timestamp::from_millis(0))
+            .unwrap();
         assert_eq!(good.verify(&old), Err(Problem::TokenExpired));
         for bad in ["", "a.b.c", "eyJhbGciOiJub25lIn0.e30."] {
             assert_eq!(good.verify(bad), Err(Problem::InvalidToken), "{bad}");
@@ -229,13 +281,30 @@ mod tests {
     #[test]
     fn a_bearer_token_decides_and_a_key_must_be_exact() {
         let tokens = tokens(&"s".repeat(32));
-        let (token, _) = tokens.issue(&user(), Id::from_bytes([7; 12]), Timestamp::now()).unwrap();
+        let (token, _) = tokens
+            .issue(&user(), Id::from_bytes([7; 12]), Timestamp::now())
+            .unwrap();
         let with = |headers: &[(&'static str, &str)]| {
-            tokens.caller(&headers.iter().map(|(n, v)| (HeaderName::from_static(n), v.parse().unwrap())).collect())
+            tokens.caller(
+                &headers
+                    .iter()
+                    .map(|(n, v)| (HeaderName::from_static(n), v.parse().unwrap()))
+                    .collect(),
+            )
         };
-        let (bearer, key, near) = (format!("Bearer {token}"), "k".repeat(32), "k".repeat(31) + "j");
-        assert!(matches!(with(&[("authorization", &bearer), ("x-api-key", "wrong")]), Ok(Caller::Staff { .. })));
-        assert_eq!(with(&[("authorization", "Bearer x"), ("x-api-key", &key)]), Err(Problem::InvalidToken));
+        let (bearer, key, near) = (
+            format!("Bearer {token}"),
+            "k".repeat(32),
+            "k".repeat(31) + "j",
+        );
+        assert!(matches!(
+            with(&[("authorization", &bearer), ("x-api-key", "wrong")]),
+            Ok(Caller::Staff { .. })
+        ));
+        assert_eq!(
+            with(&[("authorization", "Bearer x"), ("x-api-key", &key)]),
+            Err(Problem::InvalidToken)
+        );
         assert_eq!(with(&[("x-api-key", &key)]), Ok(Caller::Service));
         assert_eq!(with(&[("x-api-key", &near)]), Err(Problem::InvalidToken));
         assert_eq!(with(&[]), Err(Problem::InvalidToken));

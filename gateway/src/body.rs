@@ -1,6 +1,7 @@
-//! Request bodies: JSON read within bounds that are checked while it is read, so that no body can cost more than its size
-//! suggests. A name that an object gives twice is refused, because two readers may disagree about which one counts. What a
-//! field means is not known here; names such as `$gt` are names like others, and no query is ever made of them.
+//! Request bodies: JSON read within bounds that are checked while it is read, so that no body can
+//! cost more than its size suggests. A name that an object gives twice is refused, because two
+//! readers may disagree about which one counts. What a field means is not known here; names such as
+//! `$gt` are names like others, and no query is ever made of them.
 
 use std::cell::Cell;
 use std::fmt;
@@ -19,7 +20,12 @@ pub const VALUES: usize = 100_000;
 pub fn parse_object(body: &[u8]) -> Result<Map<String, Value>, String> {
     let mut reader = serde_json::Deserializer::from_slice(body);
     let left = Cell::new(VALUES);
-    let value = Bounded { levels: DEPTH, left: &left }.deserialize(&mut reader).map_err(|e| e.to_string())?;
+    let value = Bounded {
+        levels: DEPTH,
+        left: &left,
+    }
+    .deserialize(&mut reader)
+    .map_err(|e| e.to_string())?;
     reader.end().map_err(|e| e.to_string())?;
     match value {
         Value::Object(object) => Ok(object),
@@ -38,7 +44,9 @@ impl Bounded<'_> {
     fn inside<E: Error>(self) -> Result<Self, E> {
         match self.levels.checked_sub(1) {
             Some(levels) => Ok(Bounded { levels, ..self }),
-            None => Err(E::custom(format_args!("it is nested deeper than {DEPTH} levels"))),
+            None => Err(E::custom(format_args!(
+                "it is nested deeper than {DEPTH} levels"
+            ))),
         }
     }
 }
@@ -48,7 +56,9 @@ impl<'de> DeserializeSeed<'de> for Bounded<'_> {
 
     fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Value, D::Error> {
         let Some(left) = self.left.get().checked_sub(1) else {
-            return Err(D::Error::custom(format_args!("it has more than {VALUES} values")));
+            return Err(D::Error::custom(format_args!(
+                "it has more than {VALUES} values"
+            )));
         };
         self.left.set(left);
         reader.deserialize_any(self)
@@ -95,7 +105,9 @@ impl<'de> Visitor<'de> for Bounded<'_> {
         let mut values = Vec::new();
         while let Some(value) = list.next_element_seed(inside)? {
             if values.len() == ENTRIES {
-                return Err(A::Error::custom(format_args!("a list has more than {ENTRIES} elements")));
+                return Err(A::Error::custom(format_args!(
+                    "a list has more than {ENTRIES} elements"
+                )));
             }
             values.push(value);
         }
@@ -107,9 +119,14 @@ impl<'de> Visitor<'de> for Bounded<'_> {
         let mut values = Map::new();
         while let Some(name) = object.next_key::<String>()? {
             if values.len() == ENTRIES {
-                return Err(A::Error::custom(format_args!("an object has more than {ENTRIES} names")));
+                return Err(A::Error::custom(format_args!(
+                    "an object has more than {ENTRIES} names"
+                )));
             }
-            if values.insert(name, object.next_value_seed(inside)?).is_some() {
+            if values
+                .insert(name, object.next_value_seed(inside)?)
+                .is_some()
+            {
                 return Err(A::Error::custom("an object gives a name twice"));
             }
         }
@@ -129,8 +146,12 @@ mod tests {
 
     #[test]
     fn what_is_within_the_bounds_is_read_as_it_stands() {
-        let body = r#"{"a":[1,-2,3.5,true,null,"é\u0000"],"$gt":{"b":{}},"big":18446744073709551615}"#;
-        assert_eq!(Value::Object(parse_object(body.as_bytes()).unwrap()), serde_json::from_str::<Value>(body).unwrap());
+        let body =
+            r#"{"a":[1,-2,3.5,true,null,"é\u0000"],"$gt":{"b":{}},"big":18446744073709551615}"#;
+        assert_eq!(
+            Value::Object(parse_object(body.as_bytes()).unwrap()),
+            serde_json::from_str::<Value>(body).unwrap()
+        );
         let deepest = format!("{}1{}", r#"{"a":"#.repeat(DEPTH), "}".repeat(DEPTH));
         assert!(parse_object(deepest.as_bytes()).is_ok());
         let longest = format!(r#"{{"a":[{}1]}}"#, "1,".repeat(ENTRIES - 1));
@@ -143,7 +164,10 @@ mod tests {
             let deep = format!(r#"{{"a":{}"#, open.repeat(DEPTH));
             assert!(refusal(deep).contains("deeper than 32 levels"));
         }
-        assert!(refusal(format!(r#"{{"a":[{}1]}}"#, "1,".repeat(ENTRIES))).contains("more than 1000 elements"));
+        assert!(
+            refusal(format!(r#"{{"a":[{}1]}}"#, "1,".repeat(ENTRIES)))
+                .contains("more than 1000 elements")
+        );
         let names: Vec<String> = (0..=ENTRIES).map(|i| format!(r#""{i}":1"#)).collect();
         assert!(refusal(format!("{{{}}}", names.join(","))).contains("more than 1000 names"));
         let full = format!("[{}1]", "1,".repeat(ENTRIES - 1));
@@ -155,11 +179,29 @@ mod tests {
     fn what_is_no_object_of_json_is_refused() {
         assert!(refusal(r#"{"a":1,"a":1}"#).contains("twice"));
         assert!(refusal(r#"{"a":1,"\u0061":2}"#).contains("twice"));
-        for body in [&b"{\"a\":\"\xff\"}"[..], b"{\"\xc3\x28\":1}", b"\xef\xbb\xbf{}", br#"{"a":"\ud800"}"#, b"{\"a\":\"\0\"}"] {
+        for body in [
+            &b"{\"a\":\"\xff\"}"[..],
+            b"{\"\xc3\x28\":1}",
+            b"\xef\xbb\xbf{}",
+            br#"{"a":"\ud800"}"#,
+            b"{\"a\":\"\0\"}",
+        ] {
             refusal(body);
         }
-        for body in ["", "1", "[]", "null", "{", "{}{}", "{} x", r#"{"a":1e999}"#, r#"{"a":NaN}"#, "{'a':1}", r#"{"a":1,}"#, r#"{"a":01}"#]
-        {
+        for body in [
+            "",
+            "1",
+            "[]",
+            "null",
+            "{",
+            "{}{}",
+            "{} x",
+            r#"{"a":1e999}"#,
+            r#"{"a":NaN}"#,
+            "{'a':1}",
+            r#"{"a":1,}"#,
+            r#"{"a":01}"#,
+        ] {
             refusal(body);
         }
     }

@@ -1,5 +1,5 @@
-//! HTTP around the routes: request ids, spans and metrics, bodies in, answers out. Bounds are in `protect`, the port is in
-//! `server`.
+//! HTTP around the routes: request ids, spans and metrics, bodies in, answers out. Bounds are in
+//! `protect`, the port is in `server`.
 
 use std::time::{Duration, Instant};
 
@@ -27,29 +27,72 @@ const REQUEST_ID_CHARS: usize = 64;
 
 const REQUEST_ID_HEADER: &str = "x-request-id";
 
-/// A layer: gives the request an id, a trace and a span, counts it, and makes every error a problem document.
+/// A layer: gives the request an id, a trace and a span, counts it, and makes every error a problem
+/// document.
 pub async fn observe(mut request: Request, next: Next) -> Response {
     let started = Instant::now();
-    let given = request.headers().get(REQUEST_ID_HEADER).and_then(|v| v.to_str().ok());
-    let good =
-        |id: &&str| !id.is_empty() && id.len() <= REQUEST_ID_CHARS && id.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c));
-    let request_id = given.filter(good).map_or_else(|| Id::generate(Timestamp::now()).to_string(), str::to_owned);
-    let parent = request.headers().get("traceparent").and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<TraceContext>().ok());
+    let given = request
+        .headers()
+        .get(REQUEST_ID_HEADER)
+        .and_then(|v| v.to_str().ok());
+    let good = |id: &&str| {
+        !id.is_empty()
+            && id.len() <= REQUEST_ID_CHARS
+            && id
+                .bytes()
+                .all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c))
+    };
+    let request_id = given
+        .filter(good)
+        .map_or_else(|| Id::generate(Timestamp::now()).to_string(), str::to_owned);
+    let parent = request
+        .headers()
+        .get("traceparent")
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.parse::<TraceContext>().ok());
     let trace = parent.map_or_else(TraceContext::generate, TraceContext::child);
     request.extensions_mut().insert(trace);
-    let route = request.extensions().get::<MatchedPath>().map_or("unmatched", |p| p.as_str()).to_owned();
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("unmatched", |p| p.as_str())
+        .to_owned();
     let method = request.method().clone();
     // A label with a caller's own word would make a series of each.
-    let known = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::HEAD, Method::OPTIONS].contains(&method);
-    let label = if known { method.to_string() } else { "other".to_owned() };
-    let span = info_span!("request", request_id, trace_id = trace.trace_id(), company = field::Empty);
+    let known = [
+        Method::GET,
+        Method::POST,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+        Method::HEAD,
+        Method::OPTIONS,
+    ]
+    .contains(&method);
+    let label = if known {
+        method.to_string()
+    } else {
+        "other".to_owned()
+    };
+    let span = info_span!(
+        "request",
+        request_id,
+        trace_id = trace.trace_id(),
+        company = field::Empty
+    );
     let answer = async { as_problem(next.run(request).await) };
-    let mut response = REQUEST_ID.scope(request_id.clone(), answer).instrument(span.clone()).await;
+    let mut response = REQUEST_ID
+        .scope(request_id.clone(), answer)
+        .instrument(span.clone())
+        .await;
     let status = response.status();
     counter!("http_requests_total", "method" => label, "route" => route.clone(), "status" => status.as_u16().to_string()).increment(1);
-    histogram!("http_request_seconds", "route" => route.clone()).record(started.elapsed().as_secs_f64());
+    histogram!("http_request_seconds", "route" => route.clone())
+        .record(started.elapsed().as_secs_f64());
     span.in_scope(|| match status.is_server_error() {
-        true if status != StatusCode::SERVICE_UNAVAILABLE => error!(%method, route, status = status.as_u16(), "request"),
+        true if status != StatusCode::SERVICE_UNAVAILABLE => {
+            error!(%method, route, status = status.as_u16(), "request")
+        }
         _ => debug!(%method, route, status = status.as_u16(), "request"),
     });
     if let Ok(id) = HeaderValue::from_str(&request_id) {
@@ -58,11 +101,17 @@ pub async fn observe(mut request: Request, next: Next) -> Response {
     response
 }
 
-/// An error that is not ours has the text of a library, which says nothing to a client. Its headers, such as `Allow`, do.
+/// An error that is not ours has the text of a library, which says nothing to a client. Its
+/// headers, such as `Allow`, do.
 fn as_problem(response: Response) -> Response {
     let status = response.status();
     let is_error = status.is_client_error() || status.is_server_error();
-    if !is_error || response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == problem::CONTENT_TYPE) {
+    if !is_error
+        || response
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|kind| kind == problem::CONTENT_TYPE)
+    {
         return response;
     }
     let mut problem = Problem::of_status(status).into_response();
@@ -82,7 +131,13 @@ impl<S: Sync> FromRequestParts<S> for Trace {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Trace, Problem> {
-        Ok(Trace(parts.extensions.get().copied().unwrap_or_else(TraceContext::generate)))
+        Ok(Trace(
+            parts
+                .extensions
+                .get()
+                .copied()
+                .unwrap_or_else(TraceContext::generate),
+        ))
     }
 }
 
@@ -93,19 +148,34 @@ impl<S: Send + Sync> FromRequest<S> for JsonObject {
     type Rejection = Problem;
 
     async fn from_request(request: Request<Body>, state: &S) -> Result<JsonObject, Problem> {
-        let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        if essence != "application/json" && !(essence.starts_with("application/") && essence.ends_with("+json")) {
+        let content_type = request
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default();
+        let essence = content_type
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_ascii_lowercase();
+        if essence != "application/json"
+            && !(essence.starts_with("application/") && essence.ends_with("+json"))
+        {
             return Err(Problem::MediaType);
         }
         let read = tokio::time::timeout(BODY_WITHIN, Bytes::from_request(request, state)).await;
         let body = match read {
             Ok(Ok(body)) => body,
-            Ok(Err(rejected)) if rejected.status() == StatusCode::PAYLOAD_TOO_LARGE => return Err(Problem::TooLarge),
+            Ok(Err(rejected)) if rejected.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+                return Err(Problem::TooLarge);
+            }
             Ok(Err(_)) => return Err(Problem::BadRequest("the body did not arrive whole")),
             Err(_) => return Err(Problem::Timeout),
         };
-        body::parse_object(&body).map(JsonObject).map_err(Problem::BadJson)
+        body::parse_object(&body)
+            .map(JsonObject)
+            .map_err(Problem::BadJson)
     }
 }
 
@@ -119,7 +189,9 @@ impl<S: Send + Sync> FromRequest<S> for MaybeJson {
         if request.body().is_end_stream() {
             return Ok(MaybeJson(Map::new()));
         }
-        JsonObject::from_request(request, state).await.map(|JsonObject(body)| MaybeJson(body))
+        JsonObject::from_request(request, state)
+            .await
+            .map(|JsonObject(body)| MaybeJson(body))
     }
 }
 

@@ -1,4 +1,5 @@
-//! The dead letters as the handlers use them: few requests at a time, for each letter that is looked at comes with its payload, up to 512 KiB.
+//! The dead letters as the handlers use them: few requests at a time, for each letter that is
+//! looked at comes with its payload, up to 512 KiB.
 
 use nats::runtime::connection::Connection;
 use nats::runtime::dead_letters::DeadLetters;
@@ -18,7 +19,10 @@ pub struct Letters {
 impl Letters {
     /// Over this connection.
     pub fn new(connection: Connection) -> Letters {
-        Letters { letters: DeadLetters::new(connection), turns: Semaphore::new(MAX_AT_A_TIME) }
+        Letters {
+            letters: DeadLetters::new(connection),
+            turns: Semaphore::new(MAX_AT_A_TIME),
+        }
     }
 
     /// The letters, for as long as the turn is kept.

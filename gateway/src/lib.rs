@@ -1,5 +1,6 @@
-//! The gateway: the REST API. A change becomes an event that is answered once it is on disk in the log; a read becomes a
-//! query to the persister. It holds no state that a second gateway would need, and no database credential.
+//! The gateway: the REST API. A change becomes an event that is answered once it is on disk in the
+//! log; a read becomes a query to the persister. It holds no state that a second gateway would
+//! need, and no database credential.
 
 mod auth;
 mod body;
@@ -63,7 +64,8 @@ pub struct Config {
     pub max_in_flight: usize,
     /// `MAX_CONNECTIONS`: open at a time; a further one is closed at once.
     pub max_connections: usize,
-    /// `MAX_CONNECTIONS_PER_ADDRESS`: of these from one address that is no trusted proxy; 0 switches it off.
+    /// `MAX_CONNECTIONS_PER_ADDRESS`: of these from one address that is no trusted proxy; 0
+    /// switches it off.
     pub max_connections_per_address: usize,
     /// `TRUSTED_PROXIES`: whose word on where a request comes from is taken.
     pub trusted_proxies: TrustedProxies,
@@ -80,11 +82,21 @@ impl Config {
         let common = Common::read(settings, "gateway");
         let access_secret = settings.secret("JWT_ACCESS_SECRET");
         let refresh_secret = settings.secret("JWT_REFRESH_SECRET");
-        if access_secret.expose_secret() == refresh_secret.expose_secret() && !access_secret.expose_secret().is_empty() {
+        if access_secret.expose_secret() == refresh_secret.expose_secret()
+            && !access_secret.expose_secret().is_empty()
+        {
             settings.problem("JWT_REFRESH_SECRET must differ from JWT_ACCESS_SECRET");
         }
-        let access_ttl = settings.duration("ACCESS_TOKEN_TTL", Duration::from_secs(900), Duration::from_secs(1)..=DAY);
-        let refresh_ttl = settings.duration("REFRESH_TOKEN_TTL", 7 * DAY, Duration::from_secs(1)..=90 * DAY);
+        let access_ttl = settings.duration(
+            "ACCESS_TOKEN_TTL",
+            Duration::from_secs(900),
+            Duration::from_secs(1)..=DAY,
+        );
+        let refresh_ttl = settings.duration(
+            "REFRESH_TOKEN_TTL",
+            7 * DAY,
+            Duration::from_secs(1)..=90 * DAY,
+        );
         if refresh_ttl < access_ttl {
             settings.problem("REFRESH_TOKEN_TTL must not be less than ACCESS_TOKEN_TTL");
         }
@@ -96,14 +108,21 @@ impl Config {
             access_ttl,
             refresh_ttl,
             refresh_cookie: settings.flag("REFRESH_TOKEN_COOKIE", false),
-            frontend_url: settings.optional("FRONTEND_URL").map(|_| settings.http_url("FRONTEND_URL", "")),
+            frontend_url: settings
+                .optional("FRONTEND_URL")
+                .map(|_| settings.http_url("FRONTEND_URL", "")),
             // Fewer than 10 is too few to protect anybody, more than 15 takes seconds.
             bcrypt_rounds: settings.number("BCRYPT_SALT_ROUNDS", 12, 10..=15),
             keyring: Keyring::read(settings),
             max_in_flight: settings.number("MAX_IN_FLIGHT", 2_048, 1..=100_000),
             max_connections: settings.number("MAX_CONNECTIONS", 10_000, 1..=1_000_000),
-            // No single address can take them all, and the browsers of a large office behind one address fit.
-            max_connections_per_address: settings.number("MAX_CONNECTIONS_PER_ADDRESS", 1_000, 0..=1_000_000),
+            // No single address can take them all, and the browsers of a large office behind one
+            // address fit.
+            max_connections_per_address: settings.number(
+                "MAX_CONNECTIONS_PER_ADDRESS",
+                1_000,
+                0..=1_000_000,
+            ),
             trusted_proxies: TrustedProxies::read(settings),
             origins: Origins::read(settings, common.environment),
             rate_limits: RateLimits::read(settings),
@@ -120,40 +139,82 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     let mut service = Service::start("gateway", &config.common, shutdown).await?;
     service.health.expect(&["log"]);
     let publisher = Publisher::start(&mut service);
-    // Reads that wait for a database that is away must leave room for creates, which do not need it.
+    // Reads that wait for a database that is away must leave room for creates, which do not need
+    // it.
     let a_quarter = (config.max_in_flight / 4).max(1);
     let log = Log::new(service.connection.clone(), publisher, a_quarter);
-    let watch = log::watch(service.connection.clone(), service.health.clone(), service.stop.clone());
+    let watch = log::watch(
+        service.connection.clone(),
+        service.health.clone(),
+        service.stop.clone(),
+    );
     service.spawn("log watch", watch);
-    let watch = bot_watch::watch(service.connection.clone(), service.health.clone(), service.stop.clone());
+    let watch = bot_watch::watch(
+        service.connection.clone(),
+        service.health.clone(),
+        service.stop.clone(),
+    );
     service.spawn("bot watch", watch);
-    let tokens = Tokens::new(&config.access_secret, config.access_ttl, &config.internal_key);
+    let tokens = Tokens::new(
+        &config.access_secret,
+        config.access_ttl,
+        &config.internal_key,
+    );
     let secure = config.common.environment != Environment::Development;
     let logins = Arc::new(Logins {
         tokens: tokens.clone(),
         grants: Grants::new(&config.refresh_secret),
-        passwords: Passwords::new(config.bcrypt_rounds).map_err(|e| ServiceError::Start(e.to_string()))?,
+        passwords: Passwords::new(config.bcrypt_rounds)
+            .map_err(|e| ServiceError::Start(e.to_string()))?,
         sessions: Sessions::new(service.connection.clone(), config.refresh_ttl),
         lockout: Lockout::new(service.connection.clone()),
-        cookies: config.refresh_cookie.then_some(Cookies { secure, ttl: config.refresh_ttl }),
+        cookies: config.refresh_cookie.then_some(Cookies {
+            secure,
+            ttl: config.refresh_ttl,
+        }),
         refresh_ttl: config.refresh_ttl,
         frontend_url: config.frontend_url,
     });
-    let waits = Arc::new(Waits::new(service.connection.clone(), a_quarter, service.stop.clone()));
+    let waits = Arc::new(Waits::new(
+        service.connection.clone(),
+        a_quarter,
+        service.stop.clone(),
+    ));
     let letters = Arc::new(Letters::new(service.connection.clone()));
-    let app = routes::App { log, tokens, logins, keyring: config.keyring, waits, letters };
+    let app = routes::App {
+        log,
+        tokens,
+        logins,
+        keyring: config.keyring,
+        waits,
+        letters,
+    };
     let limiters = RateLimiters::new(&config.rate_limits);
     let forget = limiters.clone().forget_the_quiet(service.stop.clone());
     service.spawn("rate limits", forget);
     let (origins, trusted) = (config.origins, config.trusted_proxies);
-    let protection = Protection { origins, trusted: trusted.clone(), max_in_flight: config.max_in_flight };
+    let protection = Protection {
+        origins,
+        trusted: trusted.clone(),
+        max_in_flight: config.max_in_flight,
+    };
     let (api, document) = routes::router(app, limiters);
     let document = openapi::complete(&document).map_err(|e| ServiceError::Start(e.to_string()))?;
     let api = protection.around(api.merge(openapi::routes(document)));
     let production = config.common.environment == Environment::Production;
     let router = protect::with_security_headers(api, service.ops_routes(), production);
-    let limits = server::Limits { max_connections: config.max_connections, max_per_address: config.max_connections_per_address, trusted };
-    server::serve(&mut service, SocketAddr::new(config.common.host, config.port), router, limits).await?;
+    let limits = server::Limits {
+        max_connections: config.max_connections,
+        max_per_address: config.max_connections_per_address,
+        trusted,
+    };
+    server::serve(
+        &mut service,
+        SocketAddr::new(config.common.host, config.port),
+        router,
+        limits,
+    )
+    .await?;
     service.finish().await
 }
 
@@ -167,23 +228,44 @@ mod tests {
     use super::*;
 
     fn problems(more: &[(&str, &str)]) -> String {
-        let secrets = [("JWT_ACCESS_SECRET", "a"), ("JWT_REFRESH_SECRET", "r"), ("INTERNAL_SERVICE_API_KEY", "i"), ("NATS_PASSWORD", "n")];
+        let secrets = [
+            ("JWT_ACCESS_SECRET", "a"),
+            ("JWT_REFRESH_SECRET", "r"),
+            ("INTERNAL_SERVICE_API_KEY", "i"),
+            ("NATS_PASSWORD", "n"),
+        ];
         let secrets = secrets.map(|(name, letter)| (name.to_owned(), letter.repeat(32)));
-        let mut settings = Settings::of(secrets.into_iter().chain(more.iter().map(|(k, v)| (k.to_string(), v.to_string()))));
+        let mut settings = Settings::of(
+            secrets
+                .into_iter()
+                .chain(more.iter().map(|(k, v)| (k.to_string(), v.to_string()))),
+        );
         Config::read(&mut settings);
-        settings.finish().map_or_else(|e| e.to_string(), |()| String::new())
+        settings
+            .finish()
+            .map_or_else(|e| e.to_string(), |()| String::new())
     }
 
     #[test]
     fn settings_that_contradict_each_other_are_named() {
         let same = "a".repeat(32);
         for (wrong, more) in [
-            ("JWT_REFRESH_SECRET must differ", [("JWT_REFRESH_SECRET", same.as_str())].as_slice()),
-            ("REFRESH_TOKEN_TTL must not be less", &[("ACCESS_TOKEN_TTL", "2h"), ("REFRESH_TOKEN_TTL", "1h")]),
+            (
+                "JWT_REFRESH_SECRET must differ",
+                [("JWT_REFRESH_SECRET", same.as_str())].as_slice(),
+            ),
+            (
+                "REFRESH_TOKEN_TTL must not be less",
+                &[("ACCESS_TOKEN_TTL", "2h"), ("REFRESH_TOKEN_TTL", "1h")],
+            ),
             ("REFRESH_TOKEN_COOKIE", &[("REFRESH_TOKEN_COOKIE", "yes")]),
             ("FRONTEND_URL", &[("FRONTEND_URL", "app.example.com")]),
         ] {
-            assert!(problems(more).contains(wrong), "{wrong}: {}", problems(more));
+            assert!(
+                problems(more).contains(wrong),
+                "{wrong}: {}",
+                problems(more)
+            );
             assert!(!problems(&[]).contains(wrong), "{wrong}");
         }
     }

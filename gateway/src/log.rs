@@ -1,4 +1,5 @@
-//! The log as the handlers see it: publish an event, ask a query, wait for an outcome. Knows no HTTP.
+//! The log as the handlers see it: publish an event, ask a query, wait for an outcome. Knows no
+//! HTTP.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,11 +23,13 @@ use tokio::time::timeout;
 
 use crate::auth::Caller;
 
-/// Batches of events that are published at a time: they leave room in the publisher's queue for single ones.
+/// Batches of events that are published at a time: they leave room in the publisher's queue for
+/// single ones.
 const MAX_BATCHES: usize = 4;
 /// How long a batch waits for its turn.
 const BATCH_WAIT: Duration = Duration::from_secs(2);
-/// An event that is not found is looked for so often: a replica that answers may be a little behind.
+/// An event that is not found is looked for so often: a replica that answers may be a little
+/// behind.
 const LOOKS: u32 = 5;
 /// Pause between the looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -56,7 +59,12 @@ impl Log {
     /// Over this connection, with so many questions to the persister open at a time.
     pub fn new(connection: Connection, publisher: Publisher, max_questions: usize) -> Log {
         let (questions, batches) = (Semaphore::new(max_questions), Semaphore::new(MAX_BATCHES));
-        Log(Arc::new(Parts { connection, publisher, questions, batches }))
+        Log(Arc::new(Parts {
+            connection,
+            publisher,
+            questions,
+            batches,
+        }))
     }
 
     /// An envelope of this moment.
@@ -72,54 +80,108 @@ impl Log {
     /// Stores events together. The results stand in the order of the events.
     pub async fn publish_all(&self, events: Vec<Outgoing>) -> Vec<Result<Receipt, PublishError>> {
         let Ok(Ok(_turn)) = timeout(BATCH_WAIT, self.0.batches.acquire()).await else {
-            return events.iter().map(|_| Err(PublishError::Overloaded)).collect();
+            return events
+                .iter()
+                .map(|_| Err(PublishError::Overloaded))
+                .collect();
         };
-        let queued: Vec<_> = events.into_iter().map(|event| self.0.publisher.queue(event)).collect();
-        join_all(queued.into_iter().map(|queued| async { queued?.receipt().await })).await
+        let queued: Vec<_> = events
+            .into_iter()
+            .map(|event| self.0.publisher.queue(event))
+            .collect();
+        join_all(
+            queued
+                .into_iter()
+                .map(|queued| async { queued?.receipt().await }),
+        )
+        .await
     }
 
     /// Stores an event and waits, bounded, until it is applied.
-    pub async fn command(&self, envelope: &Envelope, msg_id: String, trace: TraceContext) -> Result<(Settled, Receipt), PublishError> {
-        let inbox = Inbox::open(&self.0.connection).await.map_err(PublishError::Unavailable)?;
+    pub async fn command(
+        &self,
+        envelope: &Envelope,
+        msg_id: String,
+        trace: TraceContext,
+    ) -> Result<(Settled, Receipt), PublishError> {
+        let inbox = Inbox::open(&self.0.connection)
+            .await
+            .map_err(PublishError::Unavailable)?;
         let mut event = Outgoing::event(envelope, msg_id, trace)?;
-        event.headers.insert(header::OUTCOME_INBOX, inbox.subject.as_str());
+        event
+            .headers
+            .insert(header::OUTCOME_INBOX, inbox.subject.as_str());
         let mut receipt = self.0.publisher.publish(event).await?;
-        // A duplicate may be our own event: an acknowledgement was lost, and the repetition found it.
+        // A duplicate may be our own event: an acknowledgement was lost, and the repetition found
+        // it.
         receipt.duplicate = receipt.duplicate && self.stored(receipt.seq).await?.id != envelope.id;
         // Another's was answered to the one who sent it.
-        let outcome = if receipt.duplicate { None } else { inbox.wait().await };
-        Ok((Settled { seq: receipt.seq, outcome }, receipt))
+        let outcome = if receipt.duplicate {
+            None
+        } else {
+            inbox.wait().await
+        };
+        Ok((
+            Settled {
+                seq: receipt.seq,
+                outcome,
+            },
+            receipt,
+        ))
     }
 
-    /// The event stored at a sequence: the first one, of a duplicate. Refused where the log keeps it no longer.
+    /// The event stored at a sequence: the first one, of a duplicate. Refused where the log keeps
+    /// it no longer.
     pub async fn stored(&self, seq: u64) -> Result<Envelope, PublishError> {
         let unavailable = |e: &dyn std::fmt::Display| PublishError::Unavailable(e.to_string());
-        let stream = self.0.connection.jetstream.get_stream_no_info(stream::EVENTS).await.map_err(|e| unavailable(&e))?;
+        let stream = self
+            .0
+            .connection
+            .jetstream
+            .get_stream_no_info(stream::EVENTS)
+            .await
+            .map_err(|e| unavailable(&e))?;
         for look in 1..=LOOKS {
             match stream.direct_get(seq).await {
-                Ok(message) => return Envelope::from_json(&message.payload).map_err(|e| PublishError::Refused(e.to_string())),
+                Ok(message) => {
+                    return Envelope::from_json(&message.payload)
+                        .map_err(|e| PublishError::Refused(e.to_string()));
+                }
                 Err(e) if e.kind() != DirectGetErrorKind::NotFound => return Err(unavailable(&e)),
                 Err(_) if look < LOOKS => tokio::time::sleep(LOOK_AGAIN).await,
                 Err(_) => {}
             }
         }
-        Err(PublishError::Refused(format!("the log does not keep {seq} any more")))
+        Err(PublishError::Refused(format!(
+            "the log does not keep {seq} any more"
+        )))
     }
 
     /// Asks the persister.
-    pub async fn ask<Q: Query>(&self, question: &Q, trace: TraceContext) -> Result<Q::Answer, QueryError> {
+    pub async fn ask<Q: Query>(
+        &self,
+        question: &Q,
+        trace: TraceContext,
+    ) -> Result<Q::Answer, QueryError> {
         let _slot = self.question()?;
         query::ask(&self.0.connection, question, trace).await
     }
 
     /// Asks the persister for JSON that is passed on as it is.
-    pub async fn ask_raw<Q: Query>(&self, question: &Q, trace: TraceContext) -> Result<bytes::Bytes, QueryError> {
+    pub async fn ask_raw<Q: Query>(
+        &self,
+        question: &Q,
+        trace: TraceContext,
+    ) -> Result<bytes::Bytes, QueryError> {
         let _slot = self.question()?;
         query::ask_raw(&self.0.connection, question, trace).await
     }
 
     fn question(&self) -> Result<SemaphorePermit<'_>, QueryError> {
-        self.0.questions.try_acquire().map_err(|_| QueryError::Unavailable("too many questions are open".into()))
+        self.0
+            .questions
+            .try_acquire()
+            .map_err(|_| QueryError::Unavailable("too many questions are open".into()))
     }
 }
 

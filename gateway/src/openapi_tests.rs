@@ -1,4 +1,5 @@
-//! The document changes only on purpose: it stands in `openapi.json`, which `UPDATE_GOLDEN=1 cargo test -p gateway` writes anew.
+//! The document changes only on purpose: it stands in `openapi.json`, which `UPDATE_GOLDEN=1 cargo
+//! test -p gateway` writes anew.
 
 use std::time::Duration;
 
@@ -10,7 +11,11 @@ use crate::auth::Tokens;
 use crate::protect::{RateLimiters, RateLimits};
 
 fn document() -> Value {
-    let tokens = Tokens::new(&"s".repeat(32).into(), Duration::from_secs(900), &"k".repeat(32).into());
+    let tokens = Tokens::new(
+        &"s".repeat(32).into(),
+        Duration::from_secs(900),
+        &"k".repeat(32).into(),
+    );
     let limiters = RateLimiters::new(&RateLimits::read(&mut Settings::of([])));
     complete(&crate::routes::routes(&tokens, limiters).into_openapi()).unwrap()
 }
@@ -23,7 +28,10 @@ fn it_is_as_its_golden_file_says() {
         std::fs::write(&file, serde_json::to_string_pretty(&now).unwrap() + "\n").unwrap();
     }
     let golden: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
-    assert_eq!(now, golden, "if that is on purpose, run with UPDATE_GOLDEN=1");
+    assert_eq!(
+        now, golden,
+        "if that is on purpose, run with UPDATE_GOLDEN=1"
+    );
 }
 
 #[test]
@@ -33,14 +41,28 @@ fn every_operation_says_what_it_does_how_it_fails_and_shows_an_example_of_its_bo
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
             operations += 1;
-            assert!(operation["summary"].is_string() && operation["tags"].is_array(), "{method} {path}");
+            assert!(
+                operation["summary"].is_string() && operation["tags"].is_array(),
+                "{method} {path}"
+            );
             for status in ["400", "429", "503"] {
                 let content = &operation["responses"][status]["content"];
-                assert!(content["application/problem+json"]["schema"].is_object(), "{method} {path}: {status}");
+                assert!(
+                    content["application/problem+json"]["schema"].is_object(),
+                    "{method} {path}: {status}"
+                );
             }
             if let Some(body) = operation.get("requestBody") {
-                let name = body["content"]["application/json"]["schema"]["$ref"].as_str().unwrap().rsplit('/').next().unwrap();
-                assert!(has_example(&document["components"]["schemas"], name), "{method} {path}: {name} has no example");
+                let name = body["content"]["application/json"]["schema"]["$ref"]
+                    .as_str()
+                    .unwrap()
+                    .rsplit('/')
+                    .next()
+                    .unwrap();
+                assert!(
+                    has_example(&document["components"]["schemas"], name),
+                    "{method} {path}: {name} has no example"
+                );
             }
         }
     }
@@ -49,5 +71,8 @@ fn every_operation_says_what_it_does_how_it_fails_and_shows_an_example_of_its_bo
 
 fn has_example(schemas: &Value, name: &str) -> bool {
     let text = schemas[name].to_string();
-    text.contains("\"example") || schemas[name]["anyOf"].as_array().is_some_and(|any| any.iter().any(|s| s.to_string().contains("$ref")))
+    text.contains("\"example")
+        || schemas[name]["anyOf"]
+            .as_array()
+            .is_some_and(|any| any.iter().any(|s| s.to_string().contains("$ref")))
 }

@@ -1,4 +1,5 @@
-//! The request header `Prefer` (RFC 7240), of which `wait` is known. What is unknown or wrong is ignored, as the RFC says.
+//! The request header `Prefer` (RFC 7240), of which `wait` is known. What is unknown or wrong is
+//! ignored, as the RFC says.
 
 use std::time::Duration;
 
@@ -9,13 +10,20 @@ const WAIT_SECONDS: (u64, u64) = (1, 30);
 
 /// How long the client would wait for the work to be done, where it says so.
 pub fn wait(headers: &HeaderMap) -> Option<Duration> {
-    let fields = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
-    let mut preferences = fields.flat_map(|field| outside_quotes(field, ',')).filter_map(preference);
+    let fields = headers
+        .get_all("prefer")
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let mut preferences = fields
+        .flat_map(|field| outside_quotes(field, ','))
+        .filter_map(preference);
     // Of several of one name the first counts, even if it is wrong.
     let (_, seconds) = preferences.find(|(name, _)| name.eq_ignore_ascii_case("wait"))?;
     let is_number = !seconds.is_empty() && seconds.bytes().all(|c| c.is_ascii_digit());
     let seconds = is_number.then(|| seconds.parse().unwrap_or(u64::MAX))?;
-    Some(Duration::from_secs(seconds.clamp(WAIT_SECONDS.0, WAIT_SECONDS.1)))
+    Some(Duration::from_secs(
+        seconds.clamp(WAIT_SECONDS.0, WAIT_SECONDS.1),
+    ))
 }
 
 /// Name and value of a preference, without its parameters.
@@ -23,11 +31,14 @@ fn preference(text: &str) -> Option<(&str, &str)> {
     let preference = outside_quotes(text, ';').next()?;
     let (name, value) = preference.split_once('=').unwrap_or((preference, ""));
     let value = value.trim();
-    let quoted = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    let quoted = value
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'));
     Some((name.trim(), quoted.unwrap_or(value)))
 }
 
-/// Splits where a separator stands outside `"…"`, in which a backslash takes the next character's meaning.
+/// Splits where a separator stands outside `"…"`, in which a backslash takes the next character's
+/// meaning.
 fn outside_quotes(text: &str, separator: char) -> impl Iterator<Item = &str> {
     let (mut quoted, mut escaped) = (false, false);
     text.split(move |c| {

@@ -1,5 +1,5 @@
-//! Errors as clients see them: RFC 9457 problem documents. The one place where a domain error becomes an HTTP status; no
-//! internal text passes it.
+//! Errors as clients see them: RFC 9457 problem documents. The one place where a domain error
+//! becomes an HTTP status; no internal text passes it.
 
 use std::time::Duration;
 
@@ -115,7 +115,10 @@ struct Body<'a> {
 impl Problem {
     /// One field that is wrong.
     pub fn field(field: impl Into<String>, message: impl Into<String>) -> Problem {
-        Problem::Validation(vec![FieldError { field: field.into(), message: message.into() }])
+        Problem::Validation(vec![FieldError {
+            field: field.into(),
+            message: message.into(),
+        }])
     }
 
     /// For an error that a library answered by itself, whose text is not for clients.
@@ -127,7 +130,9 @@ impl Problem {
             StatusCode::PAYLOAD_TOO_LARGE => Problem::TooLarge,
             StatusCode::URI_TOO_LONG => Problem::UriTooLong,
             StatusCode::UNSUPPORTED_MEDIA_TYPE => Problem::MediaType,
-            status if status.is_client_error() => Problem::BadRequest("the request cannot be understood"),
+            status if status.is_client_error() => {
+                Problem::BadRequest("the request cannot be understood")
+            }
             _ => Problem::Internal,
         }
     }
@@ -143,11 +148,29 @@ impl Problem {
     /// The document, and its status.
     pub fn document(&self) -> (StatusCode, Value) {
         let (status, title, code, detail) = self.parts();
-        let errors: &[FieldError] = if let Problem::Validation(errors) = self { errors } else { &[] };
-        let existing_id = if let Problem::Duplicate { holder, .. } = self { *holder } else { None };
+        let errors: &[FieldError] = if let Problem::Validation(errors) = self {
+            errors
+        } else {
+            &[]
+        };
+        let existing_id = if let Problem::Duplicate { holder, .. } = self {
+            *holder
+        } else {
+            None
+        };
         let request_id = REQUEST_ID.try_with(Clone::clone).ok();
         let (r#type, status_code) = ("about:blank", status.as_u16());
-        let body = Body { r#type, title, status: status_code, detail: &detail, code, message: &detail, errors, existing_id, request_id };
+        let body = Body {
+            r#type,
+            title,
+            status: status_code,
+            detail: &detail,
+            code,
+            message: &detail,
+            errors,
+            existing_id,
+            request_id,
+        };
         (status, serde_json::to_value(body).unwrap_or_default())
     }
 
@@ -228,11 +251,19 @@ impl IntoResponse for Problem {
         let mut response = (status, [(header::CONTENT_TYPE, CONTENT_TYPE)], json).into_response();
         let headers = response.headers_mut();
         match (status, self) {
-            (_, Problem::RateLimited { after }) => drop(headers.insert(header::RETRY_AFTER, after.into())),
+            (_, Problem::RateLimited { after }) => {
+                drop(headers.insert(header::RETRY_AFTER, after.into()))
+            }
             // Rounded up: a moment too early would be refused again.
-            (_, Problem::Locked { left }) => drop(headers.insert(header::RETRY_AFTER, (left.as_secs() + 1).into())),
-            (StatusCode::SERVICE_UNAVAILABLE, _) => drop(headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS.into())),
-            (StatusCode::UNAUTHORIZED, _) => drop(headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
+            (_, Problem::Locked { left }) => {
+                drop(headers.insert(header::RETRY_AFTER, (left.as_secs() + 1).into()))
+            }
+            (StatusCode::SERVICE_UNAVAILABLE, _) => {
+                drop(headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS.into()))
+            }
+            (StatusCode::UNAUTHORIZED, _) => {
+                drop(headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")))
+            }
             _ => {}
         }
         response
@@ -251,7 +282,10 @@ impl From<PublishError> for Problem {
     fn from(error: PublishError) -> Problem {
         match error {
             PublishError::Overloaded => Problem::Overloaded,
-            PublishError::Taken(holder) => Problem::Duplicate { key: key_name(&holder.key.key), holder: Some(holder.message_id) },
+            PublishError::Taken(holder) => Problem::Duplicate {
+                key: key_name(&holder.key.key),
+                holder: Some(holder.message_id),
+            },
             PublishError::Full => Problem::Unavailable("the log is full"),
             PublishError::Unavailable(_) => Problem::Unavailable("the log does not answer"),
             PublishError::Refused(why) => {
@@ -279,7 +313,9 @@ impl From<BucketError> for Problem {
     fn from(error: BucketError) -> Problem {
         match error {
             BucketError::Overtaken => Problem::Overloaded,
-            BucketError::Unavailable(_) => Problem::Unavailable("the record of logins does not answer"),
+            BucketError::Unavailable(_) => {
+                Problem::Unavailable("the record of logins does not answer")
+            }
         }
     }
 }
@@ -288,13 +324,19 @@ impl From<DeadLetterError> for Problem {
     fn from(error: DeadLetterError) -> Problem {
         match error {
             DeadLetterError::NotFound => Problem::NotFound("dead letter"),
-            DeadLetterError::Settled(State::Discarded) => Problem::Conflict("the dead letter is discarded"),
-            DeadLetterError::Settled(State::Replaying) => {
-                Problem::Conflict("a replay of the dead letter was begun: ask for it again to complete it")
+            DeadLetterError::Settled(State::Discarded) => {
+                Problem::Conflict("the dead letter is discarded")
             }
+            DeadLetterError::Settled(State::Replaying) => Problem::Conflict(
+                "a replay of the dead letter was begun: ask for it again to complete it",
+            ),
             DeadLetterError::Settled(_) => Problem::Conflict("the dead letter is replayed"),
-            DeadLetterError::Refused(_) => Problem::Conflict("the dead letter cannot be replayed: no stream takes its message"),
-            DeadLetterError::ForOperators => Problem::Forbidden("this kind of message can only be replayed by an operator"),
+            DeadLetterError::Refused(_) => {
+                Problem::Conflict("the dead letter cannot be replayed: no stream takes its message")
+            }
+            DeadLetterError::ForOperators => {
+                Problem::Forbidden("this kind of message can only be replayed by an operator")
+            }
             DeadLetterError::Unavailable(why) => {
                 warn!(why, "the dead letters do not answer");
                 Problem::Unavailable("the dead letters do not answer")

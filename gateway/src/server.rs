@@ -1,6 +1,7 @@
-//! The port: accepts connections, so many and no more, and speaks HTTP/1.1 on each within limits of time and size. What
-//! hyper refuses before there is a request (a head that is no HTTP, too large or too long) gets its bare status and a
-//! close. Speaks no TLS and no HTTP/2: both end at the balancer.
+//! The port: accepts connections, so many and no more, and speaks HTTP/1.1 on each within limits of
+//! time and size. What hyper refuses before there is a request (a head that is no HTTP, too large
+//! or too long) gets its bare status and a close. Speaks no TLS and no HTTP/2: both end at the
+//! balancer.
 
 mod crowd;
 mod stream;
@@ -29,7 +30,8 @@ use crate::protect::{Peer, TrustedProxies, network};
 use crowd::{Crowd, Seat};
 use stream::{TimedStream, Turns};
 
-/// A connection that waits for its next request is closed after this; longer than the balancer keeps one for reuse.
+/// A connection that waits for its next request is closed after this; longer than the balancer
+/// keeps one for reuse.
 const IDLE_WITHIN: Duration = Duration::from_secs(75);
 /// Largest head of a request, in bytes. Its lines are at most 100, which is hyper's own bound.
 const HEAD_BYTES: usize = 16 * 1024;
@@ -37,7 +39,8 @@ const HEAD_BYTES: usize = 16 * 1024;
 const BUFFER_BYTES: usize = 64 * 1024;
 /// After a failed accept, such as for want of file descriptors; some will be free by then.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
-/// Requests that are open at the stop are answered within this; less than the service has to stop (30 s).
+/// Requests that are open at the stop are answered within this; less than the service has to stop
+/// (30 s).
 const DRAIN_WITHIN: Duration = Duration::from_secs(20);
 
 /// How many connections.
@@ -54,12 +57,26 @@ pub struct Limits {
 ///
 /// # Errors
 /// The port cannot be had.
-pub async fn serve(service: &mut Service, address: SocketAddr, router: Router, limits: Limits) -> Result<(), ServiceError> {
-    let listener = TcpListener::bind(address).await.map_err(|error| ServiceError::Listen { address, error })?;
+pub async fn serve(
+    service: &mut Service,
+    address: SocketAddr,
+    router: Router,
+    limits: Limits,
+) -> Result<(), ServiceError> {
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|error| ServiceError::Listen { address, error })?;
     info!(%address, "listening");
     let room = Arc::new(Semaphore::new(limits.max_connections));
     let (tasks, stop) = (service.tasks.clone(), service.stop.clone());
-    let port = Port { router, limits, room, crowd: Crowd::default(), tasks, stop };
+    let port = Port {
+        router,
+        limits,
+        room,
+        crowd: Crowd::default(),
+        tasks,
+        stop,
+    };
     service.spawn("http", port.run(listener));
     Ok(())
 }
@@ -81,7 +98,10 @@ impl Port {
                 Err(e) if was_the_clients(&e) => debug!(error = %e, "accept"),
                 Err(e) => {
                     error!(error = %e, "no connection can be accepted");
-                    let _ = self.stop.run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE)).await;
+                    let _ = self
+                        .stop
+                        .run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE))
+                        .await;
                 }
             }
         }
@@ -107,12 +127,19 @@ impl Port {
     fn place(&self, peer: IpAddr) -> Result<(OwnedSemaphorePermit, Option<Seat>), &'static str> {
         let permit = self.room.clone().try_acquire_owned().map_err(|_| "total")?;
         let is_counted = self.limits.max_per_address > 0 && !self.limits.trusted.contains(peer);
-        let seat = is_counted.then(|| self.crowd.enter(network(peer), self.limits.max_per_address).ok_or("address")).transpose()?;
+        let seat = is_counted
+            .then(|| {
+                self.crowd
+                    .enter(network(peer), self.limits.max_per_address)
+                    .ok_or("address")
+            })
+            .transpose()?;
         Ok((permit, seat))
     }
 }
 
-/// One connection, until it ends, or the stop has come and the request that was open then is answered.
+/// One connection, until it ends, or the stop has come and the request that was open then is
+/// answered.
 async fn converse(tcp: TcpStream, peer: IpAddr, router: Router, stop: CancellationToken) {
     // Answers are small; without it they would wait for the client's acknowledgement.
     if let Err(e) = tcp.set_nodelay(true) {
@@ -155,7 +182,12 @@ async fn converse(tcp: TcpStream, peer: IpAddr, router: Router, stop: Cancellati
 
 /// Errors of one connection, which say nothing about the next.
 fn was_the_clients(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+    )
 }
 
 #[cfg(test)]
@@ -190,17 +222,29 @@ mod tests {
         let trusted = TrustedProxies::read(&mut nats::runtime::settings::Settings::of([]));
         let port = Port {
             router: Router::new().route("/", get(answer)),
-            limits: Limits { max_connections, max_per_address: 0, trusted },
+            limits: Limits {
+                max_connections,
+                max_per_address: 0,
+                trusted,
+            },
             room: Arc::new(Semaphore::new(max_connections)),
             crowd: Crowd::default(),
             tasks: tasks.clone(),
             stop: stop.clone(),
         };
-        let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))
+            .await
+            .unwrap();
         let address = listener.local_addr().unwrap();
         tasks.spawn(port.run(listener));
         tasks.close();
-        Running { address, begun, leave, tasks, stop }
+        Running {
+            address,
+            begun,
+            leave,
+            tasks,
+            stop,
+        }
     }
 
     async fn until_closed(mut connection: TcpStream) -> String {
@@ -216,13 +260,18 @@ mod tests {
         let mut first = TcpStream::connect(port.address).await.unwrap();
         first.write_all(REQUEST).await.unwrap();
         port.begun.notified().await;
-        assert_eq!(until_closed(TcpStream::connect(port.address).await.unwrap()).await, "");
+        assert_eq!(
+            until_closed(TcpStream::connect(port.address).await.unwrap()).await,
+            ""
+        );
         port.leave.notify_one();
         let mut answer = vec![0; 15];
         first.read_exact(&mut answer).await.unwrap();
         assert_eq!(answer, b"HTTP/1.1 200 OK");
         port.stop.cancel();
-        tokio::time::timeout(BOUND, port.tasks.wait()).await.expect("nothing is left");
+        tokio::time::timeout(BOUND, port.tasks.wait())
+            .await
+            .expect("nothing is left");
     }
 
     #[tokio::test]
@@ -235,12 +284,22 @@ mod tests {
         open.write_all(REQUEST).await.unwrap();
         port.begun.notified().await;
         port.stop.cancel();
-        assert_eq!((until_closed(idle).await, until_closed(half).await), (String::new(), String::new()));
+        assert_eq!(
+            (until_closed(idle).await, until_closed(half).await),
+            (String::new(), String::new())
+        );
         assert!(!port.tasks.is_empty(), "a request is open");
         port.leave.notify_one();
         let answer = until_closed(open).await;
-        assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("connection: close") && answer.ends_with("answered"), "{answer}");
-        tokio::time::timeout(BOUND, port.tasks.wait()).await.expect("nothing is left");
+        assert!(
+            answer.starts_with("HTTP/1.1 200 OK")
+                && answer.contains("connection: close")
+                && answer.ends_with("answered"),
+            "{answer}"
+        );
+        tokio::time::timeout(BOUND, port.tasks.wait())
+            .await
+            .expect("nothing is left");
         assert!(TcpStream::connect(port.address).await.is_err());
     }
 }

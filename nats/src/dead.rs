@@ -1,5 +1,5 @@
-//! Dead letters: why a message cannot be processed, what can be told from its subject, and what became of it since. Storing,
-//! reading and replaying are the runtime's.
+//! Dead letters: why a message cannot be processed, what can be told from its subject, and what
+//! became of it since. Storing, reading and replaying are the runtime's.
 
 use std::fmt;
 use std::str::FromStr;
@@ -68,7 +68,11 @@ impl FromStr for Reason {
     type Err = UnknownReason;
 
     fn from_str(text: &str) -> Result<Reason, UnknownReason> {
-        Reason::ALL.iter().copied().find(|reason| reason.as_str() == text).ok_or(UnknownReason)
+        Reason::ALL
+            .iter()
+            .copied()
+            .find(|reason| reason.as_str() == text)
+            .ok_or(UnknownReason)
     }
 }
 
@@ -138,18 +142,19 @@ pub struct Place {
     pub seq: u64,
 }
 
-/// Whom a message is about, as far as its original subject says it, and what a company may do with it. Says nothing about who
-/// asks: that is the caller's to know.
+/// Whom a message is about, as far as its original subject says it, and what a company may do with
+/// it. Says nothing about who asks: that is the caller's to know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct About {
     /// The tenant. A letter without one is for operators only.
     pub company: Option<Id>,
     /// The conversation.
     pub contact: Option<Id>,
-    /// Its payload is the company's own words. Of all else a manager sees none: it can hold password hashes and sealed tokens.
+    /// Its payload is the company's own words. Of all else a manager sees none: it can hold
+    /// password hashes and sealed tokens.
     pub is_plain: bool,
-    /// A manager may have it replayed: a gateway stores events of this kind anyway, or it awaits delivery. What only other
-    /// services store, operators replay.
+    /// A manager may have it replayed: a gateway stores events of this kind anyway, or it awaits
+    /// delivery. What only other services store, operators replay.
     pub is_replayable: bool,
 }
 
@@ -159,10 +164,16 @@ impl About {
         let tokens: Vec<&str> = subject.split('.').collect();
         let id = |text: &str| text.parse::<Id>().ok();
         match tokens.as_slice() {
-            ["outbound", _, company, contact, _] => {
-                About { company: id(company), contact: id(contact), is_plain: true, is_replayable: true }
-            }
-            ["jobs", "work", _, company, _] => About { company: id(company), ..About::default() },
+            ["outbound", _, company, contact, _] => About {
+                company: id(company),
+                contact: id(contact),
+                is_plain: true,
+                is_replayable: true,
+            },
+            ["jobs", "work", _, company, _] => About {
+                company: id(company),
+                ..About::default()
+            },
             [entity, event, company, aggregate, rest @ ..] => {
                 let is_plain = matches!(*entity, "message" | "contact");
                 let is_replayable = matches!(
@@ -174,7 +185,12 @@ impl About {
                         | ("integration", "updated" | "deleted", 0)
                 );
                 let contact = if is_plain { id(aggregate) } else { None };
-                About { company: id(company), contact, is_plain, is_replayable }
+                About {
+                    company: id(company),
+                    contact,
+                    is_plain,
+                    is_replayable,
+                }
             }
             _ => About::default(),
         }
@@ -200,24 +216,104 @@ mod tests {
     fn the_subject_tells_the_company_and_what_its_managers_may_do() {
         // Subject, knows the company, knows the contact, shows its payload, may be replayed.
         for (subject, company, contact, is_plain, is_replayable) in [
-            (format!("outbound.3.{COMPANY}.{CONTACT}.facebook"), true, true, true, true),
-            (format!("outbound.3.{COMPANY}.{CONTACT}.myspace"), true, true, true, true),
-            (format!("message.created.{COMPANY}.{CONTACT}.web.inbound.user"), true, true, true, true),
-            (format!("message.created.{COMPANY}.{CONTACT}"), true, true, true, false),
-            (format!("message.delivery.{COMPANY}.{CONTACT}"), true, true, true, false),
-            (format!("contact.updated.{COMPANY}.{CONTACT}"), true, true, true, true),
-            (format!("user.created.{COMPANY}.{CONTACT}"), true, false, false, true),
-            (format!("company.created.{COMPANY}.{COMPANY}"), true, false, false, true),
-            (format!("integration.updated.{COMPANY}.facebook"), true, false, false, true),
-            (format!("integration.refresh_failed.{COMPANY}.facebook"), true, false, false, false),
-            (format!("jobs.work.token-refresh.{COMPANY}.facebook"), true, false, false, false),
+            (
+                format!("outbound.3.{COMPANY}.{CONTACT}.facebook"),
+                true,
+                true,
+                true,
+                true,
+            ),
+            (
+                format!("outbound.3.{COMPANY}.{CONTACT}.myspace"),
+                true,
+                true,
+                true,
+                true,
+            ),
+            (
+                format!("message.created.{COMPANY}.{CONTACT}.web.inbound.user"),
+                true,
+                true,
+                true,
+                true,
+            ),
+            (
+                format!("message.created.{COMPANY}.{CONTACT}"),
+                true,
+                true,
+                true,
+                false,
+            ),
+            (
+                format!("message.delivery.{COMPANY}.{CONTACT}"),
+                true,
+                true,
+                true,
+                false,
+            ),
+            (
+                format!("contact.updated.{COMPANY}.{CONTACT}"),
+                true,
+                true,
+                true,
+                true,
+            ),
+            (
+                format!("user.created.{COMPANY}.{CONTACT}"),
+                true,
+                false,
+                false,
+                true,
+            ),
+            (
+                format!("company.created.{COMPANY}.{COMPANY}"),
+                true,
+                false,
+                false,
+                true,
+            ),
+            (
+                format!("integration.updated.{COMPANY}.facebook"),
+                true,
+                false,
+                false,
+                true,
+            ),
+            (
+                format!("integration.refresh_failed.{COMPANY}.facebook"),
+                true,
+                false,
+                false,
+                false,
+            ),
+            (
+                format!("jobs.work.token-refresh.{COMPANY}.facebook"),
+                true,
+                false,
+                false,
+                false,
+            ),
             ("jobs.tick.sla".to_owned(), false, false, false, false),
-            ("message.created.x.y.web.inbound.user".to_owned(), false, false, true, true),
+            (
+                "message.created.x.y.web.inbound.user".to_owned(),
+                false,
+                false,
+                true,
+                true,
+            ),
             (String::new(), false, false, false, false),
         ] {
             let about = About::subject(&subject);
-            assert_eq!((about.company.is_some(), about.contact.is_some()), (company, contact), "{subject}");
-            assert_eq!((about.is_plain, about.is_replayable), (is_plain, is_replayable), "{subject}");
+            assert_eq!(
+                (about.company.is_some(), about.contact.is_some()),
+                (company, contact),
+                "{subject}"
+            );
+            assert_eq!(
+                (about.is_plain, about.is_replayable),
+                (is_plain, is_replayable),
+                "{subject}"
+            );
         }
     }
 }

@@ -1,11 +1,13 @@
-//! Events: the changes that the log holds, in one versioned envelope. Pure data; publishing is the runtime's.
+//! Events: the changes that the log holds, in one versioned envelope. Pure data; publishing is the
+//! runtime's.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::domain::{
-    Company, Contact, ContactPatch, Delivery, DeliveryState, Integration, Message, MessagePatch, Platform, Provider, SlaTargets, User,
+    Company, Contact, ContactPatch, Delivery, DeliveryState, Integration, Message, MessagePatch,
+    Platform, Provider, SlaTargets, User,
 };
 use crate::subject::{EventSubject, Facets};
 use crate::{Id, Timestamp};
@@ -82,18 +84,26 @@ impl MessageDelivery {
         self.delivery.state == DeliveryState::Delivered
     }
 
-    /// `Nats-Msg-Id` of a step: told again, it is stored once. It says which delivery of the message the step belongs to.
+    /// `Nats-Msg-Id` of a step: told again, it is stored once. It says which delivery of the
+    /// message the step belongs to.
     pub fn msg_id(message: Id, outbound_seq: u64, call: u64, state: DeliveryState) -> String {
         format!("delivery-{message}-{outbound_seq}-{call}-{state}")
     }
 
-    /// The sequence in `OUTBOUND` of the delivery that a step of this message and `Nats-Msg-Id` belongs to.
+    /// The sequence in `OUTBOUND` of the delivery that a step of this message and `Nats-Msg-Id`
+    /// belongs to.
     pub fn outbound_seq(message: Id, msg_id: &str) -> Option<u64> {
-        msg_id.strip_prefix(&format!("delivery-{message}-"))?.split('-').next()?.parse().ok()
+        msg_id
+            .strip_prefix(&format!("delivery-{message}-"))?
+            .split('-')
+            .next()?
+            .parse()
+            .ok()
     }
 }
 
-/// `message.sla_breached`: the bot had not taken the message when its company's target passed. Once a message.
+/// `message.sla_breached`: the bot had not taken the message when its company's target passed. Once
+/// a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MessageSlaBreached {
     /// The message.
@@ -108,7 +118,8 @@ pub struct MessageSlaBreached {
     pub accepted_at: Timestamp,
 }
 
-/// `contact.bot_resumed`: the time for which the bot was to be silent is over. Says nothing if staff have set another since.
+/// `contact.bot_resumed`: the time for which the bot was to be silent is over. Says nothing if
+/// staff have set another since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContactBotResumed {
     /// The contact.
@@ -125,7 +136,8 @@ pub struct CompanyUpdated {
     pub sla: Option<SlaTargets>,
 }
 
-/// `integration.refresh_failed`: a token that is about to expire could not be renewed. Staff have to connect again.
+/// `integration.refresh_failed`: a token that is about to expire could not be renewed. Staff have
+/// to connect again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IntegrationRefreshFailed {
     /// Whose token.
@@ -138,7 +150,8 @@ pub struct IntegrationRefreshFailed {
     pub token_expires_at: Option<Timestamp>,
 }
 
-/// `company.created`: a company comes with its first manager, so that neither exists without the other.
+/// `company.created`: a company comes with its first manager, so that neither exists without the
+/// other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CompanyCreated {
     /// The tenant.
@@ -164,7 +177,8 @@ pub struct IntegrationDeleted {
     pub provider: Provider,
 }
 
-/// Which request of a caller caused an event, so that its repetition is known for as long as the database keeps the message.
+/// Which request of a caller caused an event, so that its repetition is known for as long as the
+/// database keeps the message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Idempotency {
     /// The caller and the `Idempotency-Key` that they chose.
@@ -299,7 +313,14 @@ struct Read<'a> {
 impl Envelope {
     /// An event of this moment, with an id of its own.
     pub fn new(now: Timestamp, actor: Actor, company_id: Id, event: Event) -> Envelope {
-        Envelope { id: Id::generate(now), occurred_at: now, actor, company_id, idempotency: None, event }
+        Envelope {
+            id: Id::generate(now),
+            occurred_at: now,
+            actor,
+            company_id,
+            idempotency: None,
+            event,
+        }
     }
 
     /// The JSON payload.
@@ -327,9 +348,24 @@ impl Envelope {
     }
 
     fn write<D: Serialize>(&self, data: &D) -> Result<Vec<u8>, serde_json::Error> {
-        let Envelope { id, occurred_at, actor, company_id, .. } = *self;
+        let Envelope {
+            id,
+            occurred_at,
+            actor,
+            company_id,
+            ..
+        } = *self;
         let (r#type, idempotency) = (self.event.kind(), self.idempotency.as_ref());
-        serde_json::to_vec(&Written { id, r#type, version: VERSION, occurred_at, actor, company_id, idempotency, data })
+        serde_json::to_vec(&Written {
+            id,
+            r#type,
+            version: VERSION,
+            occurred_at,
+            actor,
+            company_id,
+            idempotency,
+            data,
+        })
     }
 
     /// Reads a payload of the log.
@@ -339,7 +375,10 @@ impl Envelope {
     pub fn from_json(payload: &[u8]) -> Result<Envelope, BadEvent> {
         let malformed = |e: serde_json::Error| BadEvent::Malformed(e.to_string());
         let head: Head<'_> = serde_json::from_slice(payload).map_err(malformed)?;
-        let unknown = || BadEvent::Unknown { kind: head.r#type.to_string(), version: head.version };
+        let unknown = || BadEvent::Unknown {
+            kind: head.r#type.to_string(),
+            version: head.version,
+        };
         if head.version != VERSION {
             return Err(unknown());
         }
@@ -363,8 +402,22 @@ impl Envelope {
             "integration.refresh_failed" => Event::IntegrationRefreshFailed(parse(data)?),
             _ => return Err(unknown()),
         };
-        let Read { id, occurred_at, actor, company_id, idempotency, .. } = read;
-        Ok(Envelope { id, occurred_at, actor, company_id, idempotency, event })
+        let Read {
+            id,
+            occurred_at,
+            actor,
+            company_id,
+            idempotency,
+            ..
+        } = read;
+        Ok(Envelope {
+            id,
+            occurred_at,
+            actor,
+            company_id,
+            idempotency,
+            event,
+        })
     }
 
     /// Where it belongs in the log.
@@ -374,26 +427,67 @@ impl Envelope {
             Event::MessageCreated(m) => EventSubject::MessageCreated {
                 company,
                 contact: m.contact_id,
-                facets: Facets { platform: m.platform, direction: m.direction, role: m.role },
+                facets: Facets {
+                    platform: m.platform,
+                    direction: m.direction,
+                    role: m.role,
+                },
             },
-            Event::MessageUpdated(e) => EventSubject::MessageUpdated { company, contact: e.contact_id },
-            Event::MessageDeleted(e) => EventSubject::MessageDeleted { company, contact: e.contact_id },
-            Event::MessageRead(e) => EventSubject::MessageRead { company, contact: e.contact_id },
-            Event::MessageDelivery(e) => EventSubject::MessageDelivery { company, contact: e.contact_id },
-            Event::MessageSlaBreached(e) => EventSubject::MessageSlaBreached { company, contact: e.contact_id },
-            Event::ContactCreated(c) => EventSubject::ContactCreated { company, contact: c.id },
-            Event::ContactUpdated(e) => EventSubject::ContactUpdated { company, contact: e.contact_id },
-            Event::ContactBotResumed(e) => EventSubject::ContactBotResumed { company, contact: e.contact_id },
+            Event::MessageUpdated(e) => EventSubject::MessageUpdated {
+                company,
+                contact: e.contact_id,
+            },
+            Event::MessageDeleted(e) => EventSubject::MessageDeleted {
+                company,
+                contact: e.contact_id,
+            },
+            Event::MessageRead(e) => EventSubject::MessageRead {
+                company,
+                contact: e.contact_id,
+            },
+            Event::MessageDelivery(e) => EventSubject::MessageDelivery {
+                company,
+                contact: e.contact_id,
+            },
+            Event::MessageSlaBreached(e) => EventSubject::MessageSlaBreached {
+                company,
+                contact: e.contact_id,
+            },
+            Event::ContactCreated(c) => EventSubject::ContactCreated {
+                company,
+                contact: c.id,
+            },
+            Event::ContactUpdated(e) => EventSubject::ContactUpdated {
+                company,
+                contact: e.contact_id,
+            },
+            Event::ContactBotResumed(e) => EventSubject::ContactBotResumed {
+                company,
+                contact: e.contact_id,
+            },
             Event::CompanyCreated(_) => EventSubject::CompanyCreated { company },
             Event::CompanyUpdated(_) => EventSubject::CompanyUpdated { company },
-            Event::UserCreated(u) => EventSubject::UserCreated { company, user: u.id },
-            Event::IntegrationUpdated(i) => EventSubject::IntegrationUpdated { company, provider: i.provider },
-            Event::IntegrationDeleted(e) => EventSubject::IntegrationDeleted { company, provider: e.provider },
-            Event::IntegrationRefreshFailed(e) => EventSubject::IntegrationRefreshFailed { company, provider: e.provider },
+            Event::UserCreated(u) => EventSubject::UserCreated {
+                company,
+                user: u.id,
+            },
+            Event::IntegrationUpdated(i) => EventSubject::IntegrationUpdated {
+                company,
+                provider: i.provider,
+            },
+            Event::IntegrationDeleted(e) => EventSubject::IntegrationDeleted {
+                company,
+                provider: e.provider,
+            },
+            Event::IntegrationRefreshFailed(e) => EventSubject::IntegrationRefreshFailed {
+                company,
+                provider: e.provider,
+            },
         }
     }
 
-    /// Reads a message of the log and checks it against the subject it came on, which is what isolates tenants.
+    /// Reads a message of the log and checks it against the subject it came on, which is what
+    /// isolates tenants.
     ///
     /// # Errors
     /// As [`Envelope::from_json`], and [`BadEvent::Malformed`] where payload and subject differ.
@@ -405,11 +499,17 @@ impl Envelope {
             Event::UserCreated(u) => u.company_id,
             Event::IntegrationUpdated(i) => i.company_id,
             Event::CompanyCreated(c) if c.company.id == c.manager.company_id => c.company.id,
-            Event::CompanyCreated(_) => return Err(BadEvent::Malformed("the manager is of another company".into())),
+            Event::CompanyCreated(_) => {
+                return Err(BadEvent::Malformed(
+                    "the manager is of another company".into(),
+                ));
+            }
             _ => envelope.company_id,
         };
         if inner != envelope.company_id || envelope.subject().to_string() != subject {
-            return Err(BadEvent::Malformed(format!("the payload does not belong to the subject {subject}")));
+            return Err(BadEvent::Malformed(format!(
+                "the payload does not belong to the subject {subject}"
+            )));
         }
         Ok(envelope)
     }

@@ -4,7 +4,8 @@
 pub const MSG_ID: &str = "Nats-Msg-Id";
 /// The stream sequence, on a republished (live) message.
 pub const SEQUENCE: &str = "Nats-Sequence";
-/// On a republished message: the sequence of the one before it on the same subject, 0 if it is the first.
+/// On a republished message: the sequence of the one before it on the same subject, 0 if it is the
+/// first.
 pub const LAST_SEQUENCE: &str = "Nats-Last-Sequence";
 /// When the server stored it, on a republished message and on one that is read from the stream.
 pub const TIME_STAMP: &str = "Nats-Time-Stamp";
@@ -17,7 +18,8 @@ pub const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
 /// `1` on the last message of a batch.
 pub const BATCH_COMMIT: &str = "Nats-Batch-Commit";
 
-/// With `Nats-Expected-Last-Subject-Sequence`: the filter whose last message is meant, in place of the message's own subject.
+/// With `Nats-Expected-Last-Subject-Sequence`: the filter whose last message is meant, in place of
+/// the message's own subject.
 pub const EXPECTED_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
 
 /// Trace context, W3C form.
@@ -43,10 +45,11 @@ pub const DEAD_STREAM: &str = "Dead-Stream";
 pub const DEAD_FIRST_AT: &str = "Dead-First-At";
 /// The `Nats-Msg-Id` that it carried.
 pub const DEAD_MSG_ID: &str = "Dead-Msg-Id";
-/// On a replayed message, and on the dead letter that it becomes if it fails again: the sequence in `DEAD` that it was replayed from.
+/// On a replayed message, and on the dead letter that it becomes if it fails again: the sequence in
+/// `DEAD` that it was replayed from.
 pub const REPLAY_OF: &str = "Replay-Of";
-/// On a dead letter, and on the message that is replayed from it: the sequence in `EVENTS` that its event had first. That is its place in the
-/// conversation, and in what the view makes of the log.
+/// On a dead letter, and on the message that is replayed from it: the sequence in `EVENTS` that its
+/// event had first. That is its place in the conversation, and in what the view makes of the log.
 pub const EVENT_SEQ: &str = "Event-Seq";
 /// Where the server sourced a message from: `<stream> <sequence> …`.
 pub const STREAM_SOURCE: &str = "Nats-Stream-Source";

@@ -1,4 +1,5 @@
-//! Ids of documents and events: 12 bytes, printed as 24 hex digits, the form of a MongoDB ObjectId. Knows nothing of MongoDB.
+//! Ids of documents and events: 12 bytes, printed as 24 hex digits, the form of a MongoDB ObjectId.
+//! Knows nothing of MongoDB.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +10,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::Timestamp;
 
-/// Twelve bytes: seconds since 1970 (4), random of the process (5), counter (3); so ids made by one process sort by time.
+/// Twelve bytes: seconds since 1970 (4), random of the process (5), counter (3); so ids made by one
+/// process sort by time.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id([u8; 12]);
 
@@ -22,7 +24,8 @@ static PROCESS: LazyLock<[u8; 5]> = LazyLock::new(rand::random);
 static COUNTER: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new(rand::random()));
 
 impl Id {
-    /// A new id, unique over machines by the process's random part. `now` gives its leading seconds.
+    /// A new id, unique over machines by the process's random part. `now` gives its leading
+    /// seconds.
     pub fn generate(now: Timestamp) -> Id {
         let seconds = (now.millis() / 1_000) as u32;
         let count = COUNTER.fetch_add(1, Ordering::Relaxed).to_be_bytes();
@@ -116,7 +119,12 @@ mod tests {
         assert_ne!(a, b);
         assert_eq!(a.to_string().parse(), Ok(a));
         assert_eq!(a.to_string()[..8], format!("{:08x}", 1_700_000_000));
-        assert_eq!("AAAAAAAAAAAAAAAAAAAAAAAA".parse::<Id>().map(|i| i.to_string()), Ok("a".repeat(24)));
+        assert_eq!(
+            "AAAAAAAAAAAAAAAAAAAAAAAA"
+                .parse::<Id>()
+                .map(|i| i.to_string()),
+            Ok("a".repeat(24))
+        );
     }
 
     #[test]

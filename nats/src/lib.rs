@@ -1,8 +1,9 @@
 //! The contract of PetBuddy messaging: the only code that the services share.
 //!
-//! Without features it is plain data: ids, domain types, events, subjects, queries, and the inventory of streams. It does
-//! no I/O then and depends on neither tokio nor axum. With the feature `runtime` it also holds how a service speaks the
-//! contract: connection, publish, worker loop, dead letters, queries, settings, telemetry and life cycle.
+//! Without features it is plain data: ids, domain types, events, subjects, queries, and the
+//! inventory of streams. It does no I/O then and depends on neither tokio nor axum. With the
+//! feature `runtime` it also holds how a service speaks the contract: connection, publish, worker
+//! loop, dead letters, queries, settings, telemetry and life cycle.
 
 pub mod dead;
 pub mod domain;

@@ -1,4 +1,5 @@
-//! Questions that the persister answers from MongoDB over NATS request/reply. Types only; see `runtime::query` for asking.
+//! Questions that the persister answers from MongoDB over NATS request/reply. Types only; see
+//! `runtime::query` for asking.
 
 mod audit;
 mod integration;
@@ -18,13 +19,13 @@ use crate::{Id, Timestamp};
 
 pub use audit::{AuditLine, AuditMessages, AuditPage, MAX_AUDIT, WalkMessages};
 pub use integration::{
-    ExpiringPage, GetIntegration, IntegrationKey, IntegrationView, ListExpiring, ListIntegrations, ListRefreshable, MAX_EXPIRING,
-    RefreshError,
+    ExpiringPage, GetIntegration, IntegrationKey, IntegrationView, ListExpiring, ListIntegrations,
+    ListRefreshable, MAX_EXPIRING, RefreshError,
 };
 pub use resumable::{ListResumable, MAX_RESUMABLE, Resumable, ResumablePage};
 pub use sla::{
-    Backlog, DeliveryCounts, FirstResponse, GetCompany, ListOverdue, MAX_OVERDUE, MAX_REPORT_DAYS, MAX_REPORT_MESSAGES, Overdue,
-    OverdueAfter, OverduePage, Percentiles, ReportSla, SlaReport,
+    Backlog, DeliveryCounts, FirstResponse, GetCompany, ListOverdue, MAX_OVERDUE, MAX_REPORT_DAYS,
+    MAX_REPORT_MESSAGES, Overdue, OverdueAfter, OverduePage, Percentiles, ReportSla, SlaReport,
 };
 
 /// Most documents in one page.
@@ -74,7 +75,11 @@ pub struct BadCursor;
 impl utoipa::PartialSchema for Cursor {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
         use utoipa::openapi::schema::*;
-        ObjectBuilder::new().schema_type(Type::String).description(Some("opaque")).pattern(Some("^[0-9a-f]{40}$")).into()
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some("opaque"))
+            .pattern(Some("^[0-9a-f]{40}$"))
+            .into()
     }
 }
 
@@ -96,7 +101,10 @@ impl FromStr for Cursor {
             return Err(BadCursor);
         }
         let key = u64::from_str_radix(key, 16).map_err(|_| BadCursor)?;
-        Ok(Cursor { key: key.cast_signed(), id: id.parse().map_err(|_| BadCursor)? })
+        Ok(Cursor {
+            key: key.cast_signed(),
+            id: id.parse().map_err(|_| BadCursor)?,
+        })
     }
 }
 
@@ -118,7 +126,8 @@ impl<'de> Deserialize<'de> for Cursor {
 pub struct Page {
     /// 1 to [`MAX_PAGE`].
     pub limit: u32,
-    /// Entries to pass over. An entry that comes or goes meanwhile shifts the page; a cursor does not.
+    /// Entries to pass over. An entry that comes or goes meanwhile shifts the page; a cursor does
+    /// not.
     #[serde(default)]
     pub skip: u64,
     /// Begin after this entry.
@@ -126,7 +135,8 @@ pub struct Page {
     pub after: Option<Cursor>,
 }
 
-/// A conversation's messages, newest first. Not found where there is neither a message nor the contact.
+/// A conversation's messages, newest first. Not found where there is neither a message nor the
+/// contact.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct ListMessages {
     /// The tenant.
@@ -151,7 +161,8 @@ pub struct MessagePage {
     pub total_messages: u64,
     /// Where the next page begins; `None` on the last.
     pub next_cursor: Option<Cursor>,
-    /// Every event of the log up to this sequence is in it; perhaps later ones too. A socket's `last_seq`.
+    /// Every event of the log up to this sequence is in it; perhaps later ones too. A socket's
+    /// `last_seq`.
     pub as_of_seq: u64,
 }
 
@@ -246,9 +257,11 @@ pub struct Conversation {
 pub struct ConversationPage {
     /// Latest first.
     pub contacts: Vec<Conversation>,
-    /// Where the next page begins; `None` on the last. A conversation that gets a message meanwhile moves to the first page.
+    /// Where the next page begins; `None` on the last. A conversation that gets a message meanwhile
+    /// moves to the first page.
     pub next_cursor: Option<Cursor>,
-    /// Every event of the log up to this sequence is in it; perhaps later ones too. A socket's `last_seq`.
+    /// Every event of the log up to this sequence is in it; perhaps later ones too. A socket's
+    /// `last_seq`.
     pub as_of_seq: u64,
 }
 
@@ -328,7 +341,8 @@ impl Query for GetContact {
 pub struct ListContacts {
     /// The tenant.
     pub company_id: Id,
-    /// Every word of it must begin a word of the contact's names, email, phone or ids on the networks.
+    /// Every word of it must begin a word of the contact's names, email, phone or ids on the
+    /// networks.
     pub search: Option<String>,
     /// Which part.
     #[serde(flatten)]

@@ -1,5 +1,6 @@
-//! Subjects as types. The only place where a subject is spelt; everything else prints and parses through here.
-//! `<entity>.<event>.<company>.<aggregate>[.<facets>]`: the company is a token, so a tenant is a subscription filter.
+//! Subjects as types. The only place where a subject is spelt; everything else prints and parses
+//! through here. `<entity>.<event>.<company>.<aggregate>[.<facets>]`: the company is a token, so a
+//! tenant is a subscription filter.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +9,13 @@ use crate::Id;
 use crate::domain::{Direction, Platform, Provider, Role};
 
 /// What `EVENTS` stores.
-pub const EVENTS: &[&str] = &["message.>", "contact.>", "company.>", "user.>", "integration.>"];
+pub const EVENTS: &[&str] = &[
+    "message.>",
+    "contact.>",
+    "company.>",
+    "user.>",
+    "integration.>",
+];
 /// What the server republishes, …
 pub const LIVE_SOURCE: &str = ">";
 /// … and where to. Which of it a service may hear is a matter of its NATS user.
@@ -24,7 +31,8 @@ pub const JOB_TICKS: &str = "jobs.tick.*";
 /// The single pieces of work that a job has handed out, which a scheduler consumes too.
 pub const JOB_WORK: &str = "jobs.work.>";
 
-/// What `message.created` says in its subject beyond the conversation, so that the server can filter by it.
+/// What `message.created` says in its subject beyond the conversation, so that the server can
+/// filter by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Facets {
     /// Channel.
@@ -40,7 +48,11 @@ pub struct Facets {
 #[allow(missing_docs)] // the fields are named after the tokens
 pub enum EventSubject {
     /// `message.created.<company>.<contact>.<platform>.<direction>.<role>`
-    MessageCreated { company: Id, contact: Id, facets: Facets },
+    MessageCreated {
+        company: Id,
+        contact: Id,
+        facets: Facets,
+    },
     /// `message.updated.<company>.<contact>`
     MessageUpdated { company: Id, contact: Id },
     /// `message.deleted.<company>.<contact>`
@@ -74,23 +86,63 @@ pub enum EventSubject {
 impl fmt::Display for EventSubject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            EventSubject::MessageCreated { company, contact, facets: Facets { platform, direction, role } } => {
-                write!(f, "message.created.{company}.{contact}.{platform}.{direction}.{role}")
+            EventSubject::MessageCreated {
+                company,
+                contact,
+                facets:
+                    Facets {
+                        platform,
+                        direction,
+                        role,
+                    },
+            } => {
+                write!(
+                    f,
+                    "message.created.{company}.{contact}.{platform}.{direction}.{role}"
+                )
             }
-            EventSubject::MessageUpdated { company, contact } => write!(f, "message.updated.{company}.{contact}"),
-            EventSubject::MessageDeleted { company, contact } => write!(f, "message.deleted.{company}.{contact}"),
-            EventSubject::MessageRead { company, contact } => write!(f, "message.read.{company}.{contact}"),
-            EventSubject::MessageDelivery { company, contact } => write!(f, "message.delivery.{company}.{contact}"),
-            EventSubject::MessageSlaBreached { company, contact } => write!(f, "message.sla_breached.{company}.{contact}"),
-            EventSubject::ContactCreated { company, contact } => write!(f, "contact.created.{company}.{contact}"),
-            EventSubject::ContactUpdated { company, contact } => write!(f, "contact.updated.{company}.{contact}"),
-            EventSubject::ContactBotResumed { company, contact } => write!(f, "contact.bot_resumed.{company}.{contact}"),
-            EventSubject::CompanyUpdated { company } => write!(f, "company.updated.{company}.{company}"),
-            EventSubject::CompanyCreated { company } => write!(f, "company.created.{company}.{company}"),
-            EventSubject::UserCreated { company, user } => write!(f, "user.created.{company}.{user}"),
-            EventSubject::IntegrationUpdated { company, provider } => write!(f, "integration.updated.{company}.{provider}"),
-            EventSubject::IntegrationDeleted { company, provider } => write!(f, "integration.deleted.{company}.{provider}"),
-            EventSubject::IntegrationRefreshFailed { company, provider } => write!(f, "integration.refresh_failed.{company}.{provider}"),
+            EventSubject::MessageUpdated { company, contact } => {
+                write!(f, "message.updated.{company}.{contact}")
+            }
+            EventSubject::MessageDeleted { company, contact } => {
+                write!(f, "message.deleted.{company}.{contact}")
+            }
+            EventSubject::MessageRead { company, contact } => {
+                write!(f, "message.read.{company}.{contact}")
+            }
+            EventSubject::MessageDelivery { company, contact } => {
+                write!(f, "message.delivery.{company}.{contact}")
+            }
+            EventSubject::MessageSlaBreached { company, contact } => {
+                write!(f, "message.sla_breached.{company}.{contact}")
+            }
+            EventSubject::ContactCreated { company, contact } => {
+                write!(f, "contact.created.{company}.{contact}")
+            }
+            EventSubject::ContactUpdated { company, contact } => {
+                write!(f, "contact.updated.{company}.{contact}")
+            }
+            EventSubject::ContactBotResumed { company, contact } => {
+                write!(f, "contact.bot_resumed.{company}.{contact}")
+            }
+            EventSubject::CompanyUpdated { company } => {
+                write!(f, "company.updated.{company}.{company}")
+            }
+            EventSubject::CompanyCreated { company } => {
+                write!(f, "company.created.{company}.{company}")
+            }
+            EventSubject::UserCreated { company, user } => {
+                write!(f, "user.created.{company}.{user}")
+            }
+            EventSubject::IntegrationUpdated { company, provider } => {
+                write!(f, "integration.updated.{company}.{provider}")
+            }
+            EventSubject::IntegrationDeleted { company, provider } => {
+                write!(f, "integration.deleted.{company}.{provider}")
+            }
+            EventSubject::IntegrationRefreshFailed { company, provider } => {
+                write!(f, "integration.refresh_failed.{company}.{provider}")
+            }
         }
     }
 }
@@ -106,14 +158,18 @@ impl FromStr for EventSubject {
     fn from_str(text: &str) -> Result<EventSubject, BadSubject> {
         let bad = || BadSubject(text.to_owned());
         let tokens: Vec<&str> = text.split('.').collect();
-        let [entity, event, company, aggregate, facets @ ..] = tokens.as_slice() else { return Err(bad()) };
+        let [entity, event, company, aggregate, facets @ ..] = tokens.as_slice() else {
+            return Err(bad());
+        };
         let company: Id = company.parse().map_err(|_| bad())?;
         if *entity == "integration" {
             let provider = aggregate.parse().map_err(|_| bad())?;
             return match (*event, facets) {
                 ("updated", []) => Ok(EventSubject::IntegrationUpdated { company, provider }),
                 ("deleted", []) => Ok(EventSubject::IntegrationDeleted { company, provider }),
-                ("refresh_failed", []) => Ok(EventSubject::IntegrationRefreshFailed { company, provider }),
+                ("refresh_failed", []) => {
+                    Ok(EventSubject::IntegrationRefreshFailed { company, provider })
+                }
                 _ => Err(bad()),
             };
         }
@@ -125,19 +181,32 @@ impl FromStr for EventSubject {
                     direction: direction.parse().map_err(|_| bad())?,
                     role: role.parse().map_err(|_| bad())?,
                 };
-                EventSubject::MessageCreated { company, contact, facets }
+                EventSubject::MessageCreated {
+                    company,
+                    contact,
+                    facets,
+                }
             }
             ("message", "updated", []) => EventSubject::MessageUpdated { company, contact },
             ("message", "deleted", []) => EventSubject::MessageDeleted { company, contact },
             ("message", "read", []) => EventSubject::MessageRead { company, contact },
             ("message", "delivery", []) => EventSubject::MessageDelivery { company, contact },
-            ("message", "sla_breached", []) => EventSubject::MessageSlaBreached { company, contact },
+            ("message", "sla_breached", []) => {
+                EventSubject::MessageSlaBreached { company, contact }
+            }
             ("contact", "bot_resumed", []) => EventSubject::ContactBotResumed { company, contact },
             ("contact", "created", []) => EventSubject::ContactCreated { company, contact },
             ("contact", "updated", []) => EventSubject::ContactUpdated { company, contact },
-            ("company", "updated", []) if company == contact => EventSubject::CompanyUpdated { company },
-            ("company", "created", []) if company == contact => EventSubject::CompanyCreated { company },
-            ("user", "created", []) => EventSubject::UserCreated { company, user: contact },
+            ("company", "updated", []) if company == contact => {
+                EventSubject::CompanyUpdated { company }
+            }
+            ("company", "created", []) if company == contact => {
+                EventSubject::CompanyCreated { company }
+            }
+            ("user", "created", []) => EventSubject::UserCreated {
+                company,
+                user: contact,
+            },
             _ => return Err(bad()),
         };
         Ok(subject)
@@ -196,7 +265,8 @@ pub struct Outbound {
 pub const PARTITIONS: u32 = 16;
 
 impl Outbound {
-    /// The server's subject transforms from `EVENTS`, one a forwardable platform: `(source, destination)`.
+    /// The server's subject transforms from `EVENTS`, one a forwardable platform: `(source,
+    /// destination)`.
     pub fn transforms() -> Vec<(String, String)> {
         let forwardable = Platform::ALL.iter().filter(|p| p.is_forwardable());
         forwardable
@@ -210,7 +280,12 @@ impl Outbound {
 
 impl fmt::Display for Outbound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Outbound { partition, company, contact, platform } = self;
+        let Outbound {
+            partition,
+            company,
+            contact,
+            platform,
+        } = self;
         write!(f, "outbound.{partition}.{company}.{contact}.{platform}")
     }
 }
@@ -221,8 +296,14 @@ impl FromStr for Outbound {
     fn from_str(text: &str) -> Result<Outbound, BadSubject> {
         let bad = || BadSubject(text.to_owned());
         let tokens: Vec<&str> = text.split('.').collect();
-        let ["outbound", partition, company, contact, platform] = tokens.as_slice() else { return Err(bad()) };
-        let partition = partition.parse().ok().filter(|p: &u32| *p < PARTITIONS && p.to_string() == *partition).ok_or_else(bad)?;
+        let ["outbound", partition, company, contact, platform] = tokens.as_slice() else {
+            return Err(bad());
+        };
+        let partition = partition
+            .parse()
+            .ok()
+            .filter(|p: &u32| *p < PARTITIONS && p.to_string() == *partition)
+            .ok_or_else(bad)?;
         Ok(Outbound {
             partition,
             company: company.parse().map_err(|_| bad())?,
@@ -234,12 +315,16 @@ impl FromStr for Outbound {
 
 /// `message.created` of a company, or of all.
 pub fn created_of(company: Option<Id>) -> String {
-    company.map_or("message.created.>".to_owned(), |company| format!("message.created.{company}.>"))
+    company.map_or("message.created.>".to_owned(), |company| {
+        format!("message.created.{company}.>")
+    })
 }
 
 /// What of a company awaits the forwarder, or of all.
 pub fn outbound_of(company: Option<Id>) -> String {
-    company.map_or(OUTBOUND.to_owned(), |company| format!("outbound.*.{company}.>"))
+    company.map_or(OUTBOUND.to_owned(), |company| {
+        format!("outbound.*.{company}.>")
+    })
 }
 
 /// The messages of one partition of `OUTBOUND`, which one forwarder takes.
@@ -257,14 +342,18 @@ pub fn from_dead(subject: &str) -> Option<(&str, &str)> {
     subject.strip_prefix("dead.")?.split_once('.')
 }
 
-/// Filters of dead letters: of one service or of all, of one company or of all. No letter matches two of them. What concerns
-/// one company stands in `OUTBOUND` and in `EVENTS` at the same place of the subject; the work of jobs has it one further. One whose
-/// subject names no company is for operators only.
+/// Filters of dead letters: of one service or of all, of one company or of all. No letter matches
+/// two of them. What concerns one company stands in `OUTBOUND` and in `EVENTS` at the same place of
+/// the subject; the work of jobs has it one further. One whose subject names no company is for
+/// operators only.
 pub fn dead_letters(service: Option<&str>, company: Option<Id>) -> Vec<String> {
     let service = service.unwrap_or("*");
     match company {
         None => vec![format!("dead.{service}.>")],
-        Some(company) => vec![format!("dead.{service}.*.*.{company}.>"), format!("dead.{service}.jobs.work.*.{company}.*")],
+        Some(company) => vec![
+            format!("dead.{service}.*.*.{company}.>"),
+            format!("dead.{service}.jobs.work.*.{company}.*"),
+        ],
     }
 }
 

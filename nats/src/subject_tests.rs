@@ -7,31 +7,45 @@ fn id() -> impl Strategy<Value = Id> {
 }
 
 fn facets() -> impl Strategy<Value = Facets> {
-    (select(Platform::ALL), select(Direction::ALL), select(Role::ALL)).prop_map(|(platform, direction, role)| Facets {
-        platform,
-        direction,
-        role,
-    })
+    (
+        select(Platform::ALL),
+        select(Direction::ALL),
+        select(Role::ALL),
+    )
+        .prop_map(|(platform, direction, role)| Facets {
+            platform,
+            direction,
+            role,
+        })
 }
 
 fn event_subject() -> impl Strategy<Value = EventSubject> {
-    (id(), id(), facets(), select(Provider::ALL), 0..15).prop_map(|(company, contact, facets, provider, kind)| match kind {
-        0 => EventSubject::MessageCreated { company, contact, facets },
-        1 => EventSubject::MessageUpdated { company, contact },
-        2 => EventSubject::MessageDeleted { company, contact },
-        3 => EventSubject::MessageRead { company, contact },
-        4 => EventSubject::MessageDelivery { company, contact },
-        5 => EventSubject::ContactCreated { company, contact },
-        6 => EventSubject::ContactUpdated { company, contact },
-        7 => EventSubject::UserCreated { company, user: contact },
-        8 => EventSubject::IntegrationUpdated { company, provider },
-        9 => EventSubject::IntegrationDeleted { company, provider },
-        10 => EventSubject::MessageSlaBreached { company, contact },
-        11 => EventSubject::ContactBotResumed { company, contact },
-        12 => EventSubject::CompanyUpdated { company },
-        13 => EventSubject::IntegrationRefreshFailed { company, provider },
-        _ => EventSubject::CompanyCreated { company },
-    })
+    (id(), id(), facets(), select(Provider::ALL), 0..15).prop_map(
+        |(company, contact, facets, provider, kind)| match kind {
+            0 => EventSubject::MessageCreated {
+                company,
+                contact,
+                facets,
+            },
+            1 => EventSubject::MessageUpdated { company, contact },
+            2 => EventSubject::MessageDeleted { company, contact },
+            3 => EventSubject::MessageRead { company, contact },
+            4 => EventSubject::MessageDelivery { company, contact },
+            5 => EventSubject::ContactCreated { company, contact },
+            6 => EventSubject::ContactUpdated { company, contact },
+            7 => EventSubject::UserCreated {
+                company,
+                user: contact,
+            },
+            8 => EventSubject::IntegrationUpdated { company, provider },
+            9 => EventSubject::IntegrationDeleted { company, provider },
+            10 => EventSubject::MessageSlaBreached { company, contact },
+            11 => EventSubject::ContactBotResumed { company, contact },
+            12 => EventSubject::CompanyUpdated { company },
+            13 => EventSubject::IntegrationRefreshFailed { company, provider },
+            _ => EventSubject::CompanyCreated { company },
+        },
+    )
 }
 
 /// How nats-server matches a subject against a filter.

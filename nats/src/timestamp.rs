@@ -1,4 +1,5 @@
-//! Points in time as the contract writes them: UTC, milliseconds, RFC 3339 (`2026-11-22T18:35:17.123Z`). Not a calendar.
+//! Points in time as the contract writes them: UTC, milliseconds, RFC 3339
+//! (`2026-11-22T18:35:17.123Z`). Not a calendar.
 
 use std::fmt;
 use std::str::FromStr;
@@ -23,7 +24,9 @@ const RANGE: (i64, i64) = (-62_135_596_800_000, 253_402_300_799_999);
 impl Timestamp {
     /// The machine's clock. Call it at the edge and pass the value on.
     pub fn now() -> Timestamp {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         Timestamp::from_millis(since.as_millis() as i64)
     }
 
@@ -43,7 +46,10 @@ impl Timestamp {
 
     /// This moment and so much more.
     pub fn plus(self, duration: Duration) -> Timestamp {
-        Timestamp::from_millis(self.0.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
+        Timestamp::from_millis(
+            self.0
+                .saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)),
+        )
     }
 
     /// How long ago `earlier` was; zero if it was not.
@@ -76,9 +82,16 @@ impl utoipa::ToSchema for Timestamp {}
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000).map_err(|_| fmt::Error)?;
+        let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000)
+            .map_err(|_| fmt::Error)?;
         let (h, m, s, ms) = at.time().as_hms_milli();
-        write!(f, "{:04}-{:02}-{:02}T{h:02}:{m:02}:{s:02}.{ms:03}Z", at.year(), u8::from(at.month()), at.day())
+        write!(
+            f,
+            "{:04}-{:02}-{:02}T{h:02}:{m:02}:{s:02}.{ms:03}Z",
+            at.year(),
+            u8::from(at.month()),
+            at.day()
+        )
     }
 }
 

@@ -1,4 +1,5 @@
-//! W3C trace context: parsed from a request, carried in headers of the log, printed in log lines. Samples and exports nothing.
+//! W3C trace context: parsed from a request, carried in headers of the log, printed in log lines.
+//! Samples and exports nothing.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,12 +16,19 @@ impl TraceContext {
     /// A new trace, for a request that brings none.
     pub fn generate() -> TraceContext {
         // All-zero ids are invalid by the standard.
-        TraceContext { trace: rand::random::<u128>().max(1), span: rand::random::<u64>().max(1), flags: 1 }
+        TraceContext {
+            trace: rand::random::<u128>().max(1),
+            span: rand::random::<u64>().max(1),
+            flags: 1,
+        }
     }
 
     /// The same trace, one step further.
     pub fn child(self) -> TraceContext {
-        TraceContext { span: rand::random::<u64>().max(1), ..self }
+        TraceContext {
+            span: rand::random::<u64>().max(1),
+            ..self
+        }
     }
 
     /// 32 hex digits.
@@ -31,7 +39,11 @@ impl TraceContext {
 
 impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "00-{:032x}-{:016x}-{:02x}", self.trace, self.span, self.flags)
+        write!(
+            f,
+            "00-{:032x}-{:016x}-{:02x}",
+            self.trace, self.span, self.flags
+        )
     }
 }
 
@@ -44,11 +56,17 @@ impl FromStr for TraceContext {
     type Err = BadTraceparent;
 
     fn from_str(text: &str) -> Result<TraceContext, BadTraceparent> {
-        let lower_hex = |part: &str, len: usize| part.len() == len && part.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'));
+        let lower_hex = |part: &str, len: usize| {
+            part.len() == len && part.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
+        };
         let mut parts = text.split('-');
-        let (Some("00"), Some(trace), Some(span), Some(flags), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
-        else {
+        let (Some("00"), Some(trace), Some(span), Some(flags), None) = (
+            parts.next(),
+            parts.next(),
+            parts.next(),
+            parts.next(),
+            parts.next(),
+        ) else {
             return Err(BadTraceparent);
         };
         if !(lower_hex(trace, 32) && lower_hex(span, 16) && lower_hex(flags, 2)) {
@@ -59,7 +77,11 @@ impl FromStr for TraceContext {
             span: u64::from_str_radix(span, 16).map_err(|_| BadTraceparent)?,
             flags: u8::from_str_radix(flags, 16).map_err(|_| BadTraceparent)?,
         };
-        if context.trace == 0 || context.span == 0 { Err(BadTraceparent) } else { Ok(context) }
+        if context.trace == 0 || context.span == 0 {
+            Err(BadTraceparent)
+        } else {
+            Ok(context)
+        }
     }
 }
 
@@ -72,7 +94,10 @@ mod tests {
         let text = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         let context: TraceContext = text.parse().unwrap();
         assert_eq!(context.to_string(), text);
-        assert_eq!(context.child().trace_id(), "0af7651916cd43dd8448eb211c80319c");
+        assert_eq!(
+            context.child().trace_id(),
+            "0af7651916cd43dd8448eb211c80319c"
+        );
     }
 
     #[test]

@@ -18,22 +18,33 @@ use crate::view::{Stored, Verdict, View};
 
 /// Events written in one go.
 const MAX_BATCH: usize = 2_000;
-/// Under load, how long a batch is gathered: many messages of a conversation then share one write of it.
+/// Under load, how long a batch is gathered: many messages of a conversation then share one write
+/// of it.
 const GATHER: Duration = Duration::from_millis(250);
 /// Where it reads.
-pub const SOURCE: Source = Source { stream: stream::EVENTS, consumer: stream::PERSISTER, prefetch: 2 * MAX_BATCH };
-/// Below the consumer's ack wait: so long a batch is kept and tried again here before it is given back.
+pub const SOURCE: Source = Source {
+    stream: stream::EVENTS,
+    consumer: stream::PERSISTER,
+    prefetch: 2 * MAX_BATCH,
+};
+/// Below the consumer's ack wait: so long a batch is kept and tried again here before it is given
+/// back.
 const KEEP: Duration = Duration::from_secs(12);
 /// Pause between tries while MongoDB is away.
 const PAUSE: Duration = Duration::from_millis(500);
 /// What was given back comes again after this.
 const GIVE_BACK: Duration = Duration::from_secs(1);
 
-/// Consumes until stopped. Begins once the unique indexes are there: without them a repeated key would be stored twice.
+/// Consumes until stopped. Begins once the unique indexes are there: without them a repeated key
+/// would be stored twice.
 pub async fn run(connection: Connection, health: Health, view: View, stop: CancellationToken) {
     while let Err(e) = limited(view.create_indexes()).await {
         warn!(error = %e, "nothing is consumed before the indexes are made");
-        if stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
+        if stop
+            .run_until_cancelled(tokio::time::sleep(PAUSE))
+            .await
+            .is_none()
+        {
             return;
         }
     }
@@ -46,16 +57,27 @@ pub async fn run(connection: Connection, health: Health, view: View, stop: Cance
         .await;
 }
 
-async fn write(connection: &Connection, view: &View, batch: &Arc<Vec<Delivery>>, stop: &CancellationToken) -> Vec<Settle> {
+async fn write(
+    connection: &Connection,
+    view: &View,
+    batch: &Arc<Vec<Delivery>>,
+    stop: &CancellationToken,
+) -> Vec<Settle> {
     let stored: Vec<Stored> = batch.iter().map(stored).collect();
     // Not knowing it only keeps the folds of conversations longer.
-    let settled_to = worker::lag(connection, SOURCE).await.map_or(0, |lag| lag.settled_to);
+    let settled_to = worker::lag(connection, SOURCE)
+        .await
+        .map_or(0, |lag| lag.settled_to);
     let started = Instant::now();
     let verdicts = loop {
         let applied = match view.apply(&stored, settled_to).await {
             Err(DatabaseError::Refused(_)) => {
-                // Why goes into the dead letter's header: it may quote the document, which is not for logs.
-                warn!(events = stored.len(), "MongoDB will never take something in this batch; each event by itself");
+                // Why goes into the dead letter's header: it may quote the document, which is not
+                // for logs.
+                warn!(
+                    events = stored.len(),
+                    "MongoDB will never take something in this batch; each event by itself"
+                );
                 view.apply_one_by_one(&stored, settled_to).await
             }
             other => other,
@@ -65,7 +87,12 @@ async fn write(connection: &Connection, view: &View, batch: &Arc<Vec<Delivery>>,
             Err(e) => {
                 counter!("persister_retries_total").increment(1);
                 warn!(error = %e, events = stored.len(), "a batch could not be written");
-                if started.elapsed() > KEEP || stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
+                if started.elapsed() > KEEP
+                    || stop
+                        .run_until_cancelled(tokio::time::sleep(PAUSE))
+                        .await
+                        .is_none()
+                {
                     return vec![Settle::Retry(GIVE_BACK); batch.len()];
                 }
             }
@@ -90,6 +117,14 @@ async fn write(connection: &Connection, view: &View, batch: &Arc<Vec<Delivery>>,
 }
 
 fn stored(d: &Delivery) -> Stored {
-    let place = d.header(header::EVENT_SEQ).and_then(|seq| seq.parse().ok()).filter(|first| *first < d.stream_seq);
-    Stored { seq: d.stream_seq, place: place.unwrap_or(d.stream_seq), subject: d.subject.to_string(), payload: d.payload.clone() }
+    let place = d
+        .header(header::EVENT_SEQ)
+        .and_then(|seq| seq.parse().ok())
+        .filter(|first| *first < d.stream_seq);
+    Stored {
+        seq: d.stream_seq,
+        place: place.unwrap_or(d.stream_seq),
+        subject: d.subject.to_string(),
+        payload: d.payload.clone(),
+    }
 }

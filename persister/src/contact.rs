@@ -1,5 +1,6 @@
-//! What a contact's document becomes by entering and editing it. A pure fold that gives the same document in any order and
-//! however often an event comes: each field remembers the sequence that set it. No I/O.
+//! What a contact's document becomes by entering and editing it. A pure fold that gives the same
+//! document in any order and however often an event comes: each field remembers the sequence that
+//! set it. No I/O.
 
 use std::collections::BTreeSet;
 
@@ -55,9 +56,14 @@ pub fn apply(document: &mut Document, change: Change<'_>, seq: u64) -> bool {
             let applied = edited.get_document(APPLIED).cloned().unwrap_or_default();
             for path in applied.keys() {
                 let path = path.replace(':', ".");
-                set(document, &path, get(&edited, &path).cloned().unwrap_or(Bson::Null));
+                set(
+                    document,
+                    &path,
+                    get(&edited, &path).cloned().unwrap_or(Bson::Null),
+                );
             }
-            // What it is written onto is not the contact's own; nor is what the shell was told of suspensions.
+            // What it is written onto is not the contact's own; nor is what the shell was told of
+            // suspensions.
             for kept in ["revision", suspension::FIELD] {
                 if let Some(value) = edited.get(kept) {
                     document.insert(kept, value);
@@ -68,7 +74,11 @@ pub fn apply(document: &mut Document, change: Change<'_>, seq: u64) -> bool {
                     suspension::note_suspended(document, Some(contact.bot_suspended));
                 }
                 if let Some(until) = contact.bot_suspend_until {
-                    suspension::note(document, Told::Until(Some(document::date(until))), long(seq));
+                    suspension::note(
+                        document,
+                        Told::Until(Some(document::date(until))),
+                        long(seq),
+                    );
                 }
             }
             if !applied.is_empty() {
@@ -81,7 +91,11 @@ pub fn apply(document: &mut Document, change: Change<'_>, seq: u64) -> bool {
             let mut changed = false;
             for (path, value) in document::contact_edit(patch) {
                 if path == "botSuspendUntil" {
-                    changed |= suspension::note(document, Told::Until(value.as_datetime().copied()), long(seq));
+                    changed |= suspension::note(
+                        document,
+                        Told::Until(value.as_datetime().copied()),
+                        long(seq),
+                    );
                 }
                 // A dot in a name would read as a path.
                 let name = path.replace('.', ":");
@@ -111,7 +125,9 @@ pub fn apply(document: &mut Document, change: Change<'_>, seq: u64) -> bool {
 
 /// The sequence that set `botSuspended`; `None` in a shell that does not know it.
 fn suspended_by(document: &Document) -> Option<i64> {
-    let edited = document.get_document(APPLIED).and_then(|applied| applied.get_i64("botSuspended"));
+    let edited = document
+        .get_document(APPLIED)
+        .and_then(|applied| applied.get_i64("botSuspended"));
     edited.or_else(|_| document.get_i64("seq")).ok()
 }
 
@@ -135,17 +151,28 @@ fn set(document: &mut Document, path: &str, value: Bson) {
 }
 
 fn index_words(document: &mut Document) {
-    let texts = SEARCHED.iter().filter_map(|path| get(document, path)?.as_str());
+    let texts = SEARCHED
+        .iter()
+        .filter_map(|path| get(document, path)?.as_str());
     let found: BTreeSet<String> = texts.flat_map(words).collect();
     let found: Vec<String> = found.into_iter().take(MAX_WORDS).collect();
     document.insert("search", found);
 }
 
-/// The words of a text as they are searched: lower case, letters and digits only. A text of several words without a letter,
-/// such as a phone number, is one more word.
+/// The words of a text as they are searched: lower case, letters and digits only. A text of several
+/// words without a letter, such as a phone number, is one more word.
 pub fn words(text: &str) -> Vec<String> {
-    let cut = |word: &str| word.to_lowercase().chars().take(MAX_WORD_CHARS).collect::<String>();
-    let mut words: Vec<String> = text.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty()).map(cut).collect();
+    let cut = |word: &str| {
+        word.to_lowercase()
+            .chars()
+            .take(MAX_WORD_CHARS)
+            .collect::<String>()
+    };
+    let mut words: Vec<String> = text
+        .split(|c: char| !c.is_alphanumeric())
+        .filter(|w| !w.is_empty())
+        .map(cut)
+        .collect();
     if words.len() > 1 && !text.contains(char::is_alphabetic) {
         words.push(cut(&words.concat()));
     }
@@ -161,13 +188,25 @@ mod tests {
     use proptest::prelude::*;
 
     fn contact() -> Contact {
-        let file = format!("{}/../nats/golden/contact.created.v1.json", env!("CARGO_MANIFEST_DIR"));
-        let Event::ContactCreated(contact) = Envelope::from_json(&std::fs::read(file).unwrap()).unwrap().event else { panic!() };
+        let file = format!(
+            "{}/../nats/golden/contact.created.v1.json",
+            env!("CARGO_MANIFEST_DIR")
+        );
+        let Event::ContactCreated(contact) = Envelope::from_json(&std::fs::read(file).unwrap())
+            .unwrap()
+            .event
+        else {
+            panic!()
+        };
         *contact
     }
 
     fn maybe() -> impl Strategy<Value = Option<Option<ShortText>>> {
-        prop_oneof![Just(None), Just(Some(None)), "[a-c]{1,3}".prop_map(|t| Some(Some(ShortText::new(&t).unwrap())))]
+        prop_oneof![
+            Just(None),
+            Just(Some(None)),
+            "[a-c]{1,3}".prop_map(|t| Some(Some(ShortText::new(&t).unwrap())))
+        ]
     }
 
     fn time() -> impl Strategy<Value = Timestamp> {
@@ -176,15 +215,26 @@ mod tests {
 
     fn patch() -> impl Strategy<Value = ContactPatch> {
         let until = prop::option::of(prop::option::of(time()));
-        let all = (maybe(), maybe(), maybe(), prop::option::of(any::<bool>()), until);
-        all.prop_map(|(phone, lead_stage, facebook_id, bot_suspended, bot_suspend_until)| ContactPatch {
-            phone,
-            lead_stage,
-            bot_suspended,
-            bot_suspend_until,
-            social: SocialPatch { facebook_id, ..SocialPatch::default() },
-            ..ContactPatch::default()
-        })
+        let all = (
+            maybe(),
+            maybe(),
+            maybe(),
+            prop::option::of(any::<bool>()),
+            until,
+        );
+        all.prop_map(
+            |(phone, lead_stage, facebook_id, bot_suspended, bot_suspend_until)| ContactPatch {
+                phone,
+                lead_stage,
+                bot_suspended,
+                bot_suspend_until,
+                social: SocialPatch {
+                    facebook_id,
+                    ..SocialPatch::default()
+                },
+                ..ContactPatch::default()
+            },
+        )
     }
 
     /// An edit, or the end of a suspension.
@@ -192,11 +242,22 @@ mod tests {
         prop_oneof![3 => patch().prop_map(Ok), 1 => time().prop_map(Err)]
     }
 
-    /// More changes than a contact remembers one by one. `botSuspended` is edited seldom, so that what was lifted long ago still holds.
+    /// More changes than a contact remembers one by one. `botSuspended` is edited seldom, so that
+    /// what was lifted long ago still holds.
     fn many_changes() -> impl Strategy<Value = Vec<Result<ContactPatch, Timestamp>>> {
-        let suspend = any::<bool>().prop_map(|is| Ok(ContactPatch { bot_suspended: Some(is), ..ContactPatch::default() }));
+        let suspend = any::<bool>().prop_map(|is| {
+            Ok(ContactPatch {
+                bot_suspended: Some(is),
+                ..ContactPatch::default()
+            })
+        });
         let until = prop::option::of(time());
-        let until = until.prop_map(|until| Ok(ContactPatch { bot_suspend_until: Some(until), ..ContactPatch::default() }));
+        let until = until.prop_map(|until| {
+            Ok(ContactPatch {
+                bot_suspend_until: Some(until),
+                ..ContactPatch::default()
+            })
+        });
         let change = prop_oneof![1 => suspend, 15 => until, 15 => time().prop_map(Err)];
         prop::collection::vec(change, suspension::KEPT..4 * suspension::KEPT)
     }
@@ -212,7 +273,10 @@ mod tests {
     }
 
     /// All that happens to a contact, and its document if it is told in order.
-    fn in_order<'a>(contact: &'a Contact, told: &'a [Result<ContactPatch, Timestamp>]) -> (Vec<(Change<'a>, u64)>, Document) {
+    fn in_order<'a>(
+        contact: &'a Contact,
+        told: &'a [Result<ContactPatch, Timestamp>],
+    ) -> (Vec<(Change<'a>, u64)>, Document) {
         let mut events = vec![(Change::Entered(contact), 1)];
         events.extend(changes(told));
         // As it is inserted where it comes first.
@@ -226,7 +290,11 @@ mod tests {
     #[test]
     fn an_edit_of_nothing_leaves_no_trace() {
         let mut shell = Document::new();
-        assert!(!apply(&mut shell, Change::Edited(&ContactPatch::default()), 2));
+        assert!(!apply(
+            &mut shell,
+            Change::Edited(&ContactPatch::default()),
+            2
+        ));
         assert!(shell.is_empty(), "{shell}");
     }
 
@@ -254,7 +322,8 @@ mod tests {
     }
 
     proptest! {
-        /// As above, when a contact is told more than it remembers one by one. Fewer than that are on their way at once.
+        /// As above, when a contact is told more than it remembers one by one. Fewer than that are
+        /// on their way at once.
         #[test]
         fn a_long_history_gives_the_same_document_however_it_arrives(
             entered in (any::<bool>(), prop::option::of(time())),
@@ -306,7 +375,10 @@ mod tests {
     #[test]
     fn words_are_lower_case_and_a_phone_number_is_found_as_a_whole() {
         assert_eq!(words("Éva  O'Neil"), ["éva", "o", "neil"]);
-        assert_eq!(words("+49 (170) 12-3"), ["49", "170", "12", "3", "49170123"]);
+        assert_eq!(
+            words("+49 (170) 12-3"),
+            ["49", "170", "12", "3", "49170123"]
+        );
         assert_eq!(words(" $gt: "), ["gt"]);
     }
 }

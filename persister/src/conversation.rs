@@ -1,24 +1,32 @@
-//! What a conversation's document says beyond its messages: counters, the newest message, read marks. A pure fold over
-//! events that gives the same result in any order and however often an event comes. No I/O.
+//! What a conversation's document says beyond its messages: counters, the newest message, read
+//! marks. A pure fold over events that gives the same result in any order and however often an
+//! event comes. No I/O.
 //!
-//! Counting is not idempotent by nature, so the fold remembers what it has counted: every effect above `floor` stands in
-//! `tail` with its sequence. `floor` follows the consumer's ack floor, below which no event is outstanding; what lies under
-//! it is folded into the base and can come again only as a repetition, which is ignored.
+//! Counting is not idempotent by nature, so the fold remembers what it has counted: every effect
+//! above `floor` stands in `tail` with its sequence. `floor` follows the consumer's ack floor,
+//! below which no event is outstanding; what lies under it is folded into the base and can come
+//! again only as a repetition, which is ignored.
 
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Bson, DateTime, Document, doc};
 
 use crate::document::long;
 
-/// Read marks that are kept. Only a message that is applied late needs an old one, and it is late by far fewer reads.
+/// Read marks that are kept. Only a message that is applied late needs an old one, and it is late
+/// by far fewer reads.
 const MAX_MARKS: usize = 64;
 
 /// What one event does to a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// A message was created at `seq`.
-    Created { seq: i64, id: ObjectId, unread: bool },
-    /// The message created at `of` was deleted at `seq`: the first delete that the view knows of, whichever came.
+    Created {
+        seq: i64,
+        id: ObjectId,
+        unread: bool,
+    },
+    /// The message created at `of` was deleted at `seq`: the first delete that the view knows of,
+    /// whichever came.
     Deleted { seq: i64, of: i64, unread: bool },
     /// Everything before `seq` was read.
     Read { seq: i64, at: DateTime },
@@ -41,7 +49,8 @@ struct Entry {
 pub struct Conversation {
     /// Written with each change; a write on an older one is refused.
     pub revision: i64,
-    /// The newest message's sequence and id; `None` when there is none, or it was deleted and must be looked for.
+    /// The newest message's sequence and id; `None` when there is none, or it was deleted and must
+    /// be looked for.
     pub latest: Option<(i64, ObjectId)>,
     /// The newest message was deleted: look for the newest that is left.
     pub latest_is_stale: bool,
@@ -50,7 +59,8 @@ pub struct Conversation {
     base_unread: i64,
     tail: Vec<Entry>,
     marks: Vec<(i64, DateTime)>,
-    /// The newest mark at or under the floor. It is settled, and so is every message before it: those are there, and marked.
+    /// The newest mark at or under the floor. It is settled, and so is every message before it:
+    /// those are there, and marked.
     read_to: i64,
 }
 
@@ -63,7 +73,13 @@ impl Conversation {
     /// Inbound ones of them that nobody has read.
     pub fn unread(&self) -> i64 {
         let mark = self.last_mark();
-        self.base_unread + self.tail.iter().filter(|e| e.unread && e.of > mark).map(|e| e.sign).sum::<i64>()
+        self.base_unread
+            + self
+                .tail
+                .iter()
+                .filter(|e| e.unread && e.of > mark)
+                .map(|e| e.sign)
+                .sum::<i64>()
     }
 
     /// The first mark above a message: when it was read.
@@ -71,7 +87,8 @@ impl Conversation {
         self.marks.iter().find(|(mark, _)| *mark > seq).copied()
     }
 
-    /// Below this sequence a mark has nothing to do: every message there is marked, and none is to come. 0 before that is known.
+    /// Below this sequence a mark has nothing to do: every message there is marked, and none is to
+    /// come. 0 before that is known.
     pub fn read_to(&self) -> i64 {
         self.read_to
     }
@@ -84,7 +101,12 @@ impl Conversation {
     pub fn apply(&mut self, effect: Effect) -> bool {
         match effect {
             Effect::Created { seq, id, unread } => {
-                let new = self.count(Entry { seq, of: seq, sign: 1, unread });
+                let new = self.count(Entry {
+                    seq,
+                    of: seq,
+                    sign: 1,
+                    unread,
+                });
                 let deleted = self.tail.iter().any(|e| e.of == seq && e.sign < 0);
                 if new && !deleted && self.latest.is_none_or(|(latest, _)| latest < seq) {
                     self.latest = Some((seq, id));
@@ -94,11 +116,20 @@ impl Conversation {
             }
             Effect::Deleted { seq, of, unread } => {
                 // A message is deleted once, by the first of several deletes.
-                if self.tail.iter().any(|e| e.of == of && e.sign < 0 && e.seq <= seq) {
+                if self
+                    .tail
+                    .iter()
+                    .any(|e| e.of == of && e.sign < 0 && e.seq <= seq)
+                {
                     return false;
                 }
                 self.tail.retain(|e| e.of != of || e.sign > 0);
-                let new = self.count(Entry { seq, of, sign: -1, unread });
+                let new = self.count(Entry {
+                    seq,
+                    of,
+                    sign: -1,
+                    unread,
+                });
                 if new && self.latest.is_some_and(|(latest, _)| latest == of) {
                     self.latest = None;
                     self.latest_is_stale = true;
@@ -129,26 +160,45 @@ impl Conversation {
         true
     }
 
-    /// Folds what lies at or under `settled_to` into the base: no event there is outstanding any more.
+    /// Folds what lies at or under `settled_to` into the base: no event there is outstanding any
+    /// more.
     pub fn compact(&mut self, settled_to: i64) {
         if settled_to <= self.floor {
             return;
         }
         let mark = self.last_mark();
-        let (under, above): (Vec<Entry>, Vec<Entry>) = self.tail.iter().partition(|e| e.seq <= settled_to);
+        let (under, above): (Vec<Entry>, Vec<Entry>) =
+            self.tail.iter().partition(|e| e.seq <= settled_to);
         self.base_total += under.iter().map(|e| e.sign).sum::<i64>();
-        self.base_unread += under.iter().filter(|e| e.unread && e.of > mark).map(|e| e.sign).sum::<i64>();
+        self.base_unread += under
+            .iter()
+            .filter(|e| e.unread && e.of > mark)
+            .map(|e| e.sign)
+            .sum::<i64>();
         self.tail = above;
         self.floor = settled_to;
-        // Kept beside the marks: of those the oldest are dropped, also when all that are left stand above the floor.
-        let settled = self.marks.iter().rev().find(|(mark, _)| *mark <= settled_to);
+        // Kept beside the marks: of those the oldest are dropped, also when all that are left stand
+        // above the floor.
+        let settled = self
+            .marks
+            .iter()
+            .rev()
+            .find(|(mark, _)| *mark <= settled_to);
         self.read_to = settled.map_or(self.read_to, |(mark, _)| *mark);
     }
 
     /// The fields to set on the document.
     pub fn to_document(&self) -> Document {
-        let tail = self.tail.iter().map(|e| Bson::from(vec![e.seq, e.of, e.sign, i64::from(e.unread)])).collect::<Vec<_>>();
-        let marks = self.marks.iter().map(|(seq, at)| Bson::from(doc! {"seq": seq, "at": at})).collect::<Vec<_>>();
+        let tail = self
+            .tail
+            .iter()
+            .map(|e| Bson::from(vec![e.seq, e.of, e.sign, i64::from(e.unread)]))
+            .collect::<Vec<_>>();
+        let marks = self
+            .marks
+            .iter()
+            .map(|(seq, at)| Bson::from(doc! {"seq": seq, "at": at}))
+            .collect::<Vec<_>>();
         doc! {
             "latest": self.latest.map_or(Bson::Null, |(seq, id)| doc! {"seq": seq, "id": id}.into()),
             "total": self.total(),
@@ -166,8 +216,15 @@ impl Conversation {
         let fold = document.get_document("fold").unwrap_or(&empty);
         let long_of = |d: &Document, name: &str| d.get_i64(name).unwrap_or_default();
         let entry = |b: &Bson| {
-            let [seq, of, sign, unread] = b.as_array()?.as_slice() else { return None };
-            Some(Entry { seq: seq.as_i64()?, of: of.as_i64()?, sign: sign.as_i64()?, unread: unread.as_i64()? != 0 })
+            let [seq, of, sign, unread] = b.as_array()?.as_slice() else {
+                return None;
+            };
+            Some(Entry {
+                seq: seq.as_i64()?,
+                of: of.as_i64()?,
+                sign: sign.as_i64()?,
+                unread: unread.as_i64()? != 0,
+            })
         };
         let mark = |b: &Bson| {
             let d = b.as_document()?;
@@ -175,13 +232,22 @@ impl Conversation {
         };
         Conversation {
             revision: long_of(document, "revision"),
-            latest: document.get_document("latest").ok().and_then(|l| Some((l.get_i64("seq").ok()?, l.get_object_id("id").ok()?))),
+            latest: document
+                .get_document("latest")
+                .ok()
+                .and_then(|l| Some((l.get_i64("seq").ok()?, l.get_object_id("id").ok()?))),
             latest_is_stale: false,
             floor: long_of(fold, "floor"),
             base_total: long_of(fold, "total"),
             base_unread: long_of(fold, "unread"),
-            tail: fold.get_array("tail").map(|a| a.iter().filter_map(entry).collect()).unwrap_or_default(),
-            marks: fold.get_array("marks").map(|a| a.iter().filter_map(mark).collect()).unwrap_or_default(),
+            tail: fold
+                .get_array("tail")
+                .map(|a| a.iter().filter_map(entry).collect())
+                .unwrap_or_default(),
+            marks: fold
+                .get_array("marks")
+                .map(|a| a.iter().filter_map(mark).collect())
+                .unwrap_or_default(),
             read_to: long_of(fold, "read_to"),
         }
     }
@@ -200,24 +266,32 @@ mod tests {
 
     /// A history in sequence order: what the counters must say, computed by hand.
     fn history() -> impl Strategy<Value = Vec<Effect>> {
-        prop::collection::vec((0..5u8, any::<prop::sample::Index>(), any::<bool>()), 1..30).prop_map(|steps| {
-            let mut left: Vec<(i64, bool)> = Vec::new();
-            let mut effects = Vec::new();
-            for (seq, (kind, which, unread)) in (1..).zip(steps) {
-                match kind {
-                    0 if !left.is_empty() => {
-                        let (of, unread) = left.remove(which.index(left.len()));
-                        effects.push(Effect::Deleted { seq, of, unread });
-                    }
-                    1 => effects.push(Effect::Read { seq, at: DateTime::from_millis(seq) }),
-                    _ => {
-                        left.push((seq, unread));
-                        effects.push(Effect::Created { seq, id: ObjectId::from_bytes([7; 12]), unread });
+        prop::collection::vec((0..5u8, any::<prop::sample::Index>(), any::<bool>()), 1..30)
+            .prop_map(|steps| {
+                let mut left: Vec<(i64, bool)> = Vec::new();
+                let mut effects = Vec::new();
+                for (seq, (kind, which, unread)) in (1..).zip(steps) {
+                    match kind {
+                        0 if !left.is_empty() => {
+                            let (of, unread) = left.remove(which.index(left.len()));
+                            effects.push(Effect::Deleted { seq, of, unread });
+                        }
+                        1 => effects.push(Effect::Read {
+                            seq,
+                            at: DateTime::from_millis(seq),
+                        }),
+                        _ => {
+                            left.push((seq, unread));
+                            effects.push(Effect::Created {
+                                seq,
+                                id: ObjectId::from_bytes([7; 12]),
+                                unread,
+                            });
+                        }
                     }
                 }
-            }
-            effects
-        })
+                effects
+            })
     }
 
     fn by_hand(history: &[Effect]) -> (i64, i64) {
@@ -229,7 +303,10 @@ mod tests {
                 Effect::Read { .. } => left.iter_mut().for_each(|(_, unread)| *unread = false),
             }
         }
-        (left.len() as i64, left.iter().filter(|(_, unread)| *unread).count() as i64)
+        (
+            left.len() as i64,
+            left.iter().filter(|(_, unread)| *unread).count() as i64,
+        )
     }
 
     proptest! {
@@ -270,7 +347,8 @@ mod tests {
     /// A step of a replica with an event: when, its sequence, whether it is the second of the two.
     type Turn = (i64, i64, bool);
 
-    /// Replicas at work on the events 1 to `count`, each event in two steps, and some with two replicas.
+    /// Replicas at work on the events 1 to `count`, each event in two steps, and some with two
+    /// replicas.
     fn turns(count: i64, delays: &[(i64, i64, bool)]) -> Vec<Turn> {
         let mut turns: Vec<Turn> = Vec::new();
         for (i, (before, between, again)) in (0..2 * count).zip(delays.iter().cycle()) {
@@ -285,7 +363,8 @@ mod tests {
     }
 
     proptest! {
-        /// Messages are inserted, then folded, and then marked if they were late; marks are folded, and then mark what is there.
+        /// Messages are inserted, then folded, and then marked if they were late; marks are folded,
+        /// and then mark what is there.
         #[test]
         fn a_mark_that_begins_where_the_last_settled_one_ended_leaves_out_nothing(
             kinds in prop::collection::vec(any::<bool>(), 1..60),
@@ -334,7 +413,10 @@ mod tests {
 
     #[test]
     fn the_last_settled_mark_is_known_also_when_more_have_come_than_are_kept() {
-        let read = |seq: i64| Effect::Read { seq, at: DateTime::from_millis(seq) };
+        let read = |seq: i64| Effect::Read {
+            seq,
+            at: DateTime::from_millis(seq),
+        };
         let mut conversation = Conversation::default();
         conversation.apply(read(5));
         conversation.compact(4);
@@ -345,6 +427,9 @@ mod tests {
             conversation.apply(read(seq));
         }
         conversation.compact(9);
-        assert_eq!(Conversation::from_document(&conversation.to_document()).read_to(), 5);
+        assert_eq!(
+            Conversation::from_document(&conversation.to_document()).read_to(),
+            5
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! MongoDB itself: the connection and its time limits, collections, indexes, and bulk updates for servers before 8.0.
-//! Knows no event.
+//! MongoDB itself: the connection and its time limits, collections, indexes, and bulk updates for
+//! servers before 8.0. Knows no event.
 
 use std::time::Duration;
 
@@ -18,7 +18,8 @@ use crate::latency;
 
 /// How long the driver looks for a primary before an operation fails.
 const SERVER_SELECTION: Duration = Duration::from_secs(2);
-/// Any one operation. Below the consumer's ack wait, so that a hung database gives messages back in time.
+/// Any one operation. Below the consumer's ack wait, so that a hung database gives messages back in
+/// time.
 pub const OPERATION: Duration = Duration::from_secs(8);
 /// A write is majority-committed, and so on disk, within this or fails.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -52,9 +53,19 @@ impl From<Error> for DatabaseError {
         let text = error.to_string();
         match *error.kind {
             // What depends on the data alone, and not on the state of the server.
-            ErrorKind::BsonSerialization(_) | ErrorKind::InvalidArgument { .. } | ErrorKind::Bson(_) => DatabaseError::Refused(text),
-            ErrorKind::Command(ref e) if PERMANENT.contains(&e.code) => DatabaseError::Refused(text),
-            ErrorKind::InsertMany(ref many) if many.write_errors.iter().flatten().any(|e| PERMANENT.contains(&e.code)) => {
+            ErrorKind::BsonSerialization(_)
+            | ErrorKind::InvalidArgument { .. }
+            | ErrorKind::Bson(_) => DatabaseError::Refused(text),
+            ErrorKind::Command(ref e) if PERMANENT.contains(&e.code) => {
+                DatabaseError::Refused(text)
+            }
+            ErrorKind::InsertMany(ref many)
+                if many
+                    .write_errors
+                    .iter()
+                    .flatten()
+                    .any(|e| PERMANENT.contains(&e.code)) =>
+            {
                 DatabaseError::Refused(text)
             }
             _ => DatabaseError::Unavailable(text),
@@ -62,11 +73,15 @@ impl From<Error> for DatabaseError {
     }
 }
 
-/// Codes of errors that the same data will always meet: bad value, failed to parse, type mismatch, dollar-prefixed or empty
-/// field name, immutable field, object or key too large, document validation.
-const PERMANENT: &[i32] = &[2, 9, 14, 22, 52, 56, 66, 121, 10_334, 17_280, 17_419, 17_420];
+/// Codes of errors that the same data will always meet: bad value, failed to parse, type mismatch,
+/// dollar-prefixed or empty field name, immutable field, object or key too large, document
+/// validation.
+const PERMANENT: &[i32] = &[
+    2, 9, 14, 22, 52, 56, 66, 121, 10_334, 17_280, 17_419, 17_420,
+];
 
-/// The name of the unique index on a platform's own message ids, as it stands in a duplicate key error.
+/// The name of the unique index on a platform's own message ids, as it stands in a duplicate key
+/// error.
 pub const EXTERNAL_INDEX: &str = "company_platform_external";
 /// The name of the unique index on callers' requests, as it stands in a duplicate key error.
 pub const REQUEST_INDEX: &str = "company_request";
@@ -85,18 +100,27 @@ pub async fn open(uri: &SecretString) -> Result<Database, DatabaseError> {
     options.server_selection_timeout = Some(SERVER_SELECTION);
     options.connect_timeout = Some(SERVER_SELECTION);
     options.max_pool_size = Some(POOL);
-    options.write_concern = Some(WriteConcern::builder().w(Acknowledgment::Majority).journal(true).w_timeout(WRITE_TIMEOUT).build());
+    options.write_concern = Some(
+        WriteConcern::builder()
+            .w(Acknowledgment::Majority)
+            .journal(true)
+            .w_timeout(WRITE_TIMEOUT)
+            .build(),
+    );
     options.read_concern = Some(ReadConcern::local());
-    let name = options
-        .default_database
-        .clone()
-        .ok_or_else(|| DatabaseError::Refused("MONGODB_URI must name the database, as in mongodb://host:27017/petbuddy".into()))?;
+    let name = options.default_database.clone().ok_or_else(|| {
+        DatabaseError::Refused(
+            "MONGODB_URI must name the database, as in mongodb://host:27017/petbuddy".into(),
+        )
+    })?;
     Ok(Client::with_options(options)?.database(&name))
 }
 
 /// Messages that await delivery.
 pub fn undelivered() -> Document {
-    let open = DeliveryState::ALL.iter().filter(|state| !matches!(state, DeliveryState::Delivered | DeliveryState::Failed));
+    let open = DeliveryState::ALL
+        .iter()
+        .filter(|state| !matches!(state, DeliveryState::Delivered | DeliveryState::Failed));
     doc! {"delivery.state": {"$in": open.map(|state| state.as_str()).collect::<Vec<_>>()}}
 }
 
@@ -147,11 +171,18 @@ impl Collections {
     pub async fn create_indexes(&self) -> Result<(), DatabaseError> {
         let index = |keys: Document| IndexModel::builder().keys(keys).build();
         let unique = |keys: Document, name: &str, partial: Option<Document>| {
-            let options = IndexOptions::builder().name(name.to_owned()).unique(true).partial_filter_expression(partial).build();
+            let options = IndexOptions::builder()
+                .name(name.to_owned())
+                .unique(true)
+                .partial_filter_expression(partial)
+                .build();
             IndexModel::builder().keys(keys).options(options).build()
         };
         let partial = |keys: Document, name: &str, filter: Document| {
-            let options = IndexOptions::builder().name(name.to_owned()).partial_filter_expression(filter).build();
+            let options = IndexOptions::builder()
+                .name(name.to_owned())
+                .partial_filter_expression(filter)
+                .build();
             IndexModel::builder().keys(keys).options(options).build()
         };
         let messages = [
@@ -159,9 +190,17 @@ impl Collections {
             // A company's report.
             index(doc! {"company_id": 1, "accepted_at": 1}),
             // What has missed its target; never changed by an update.
-            partial(doc! {"accepted_at": 1}, "operator_accepted", doc! {"role": "operator"}),
+            partial(
+                doc! {"accepted_at": 1},
+                "operator_accepted",
+                doc! {"role": "operator"},
+            ),
             // What awaits delivery: empty but for that.
-            partial(doc! {"company_id": 1, "accepted_at": 1}, "undelivered", undelivered()),
+            partial(
+                doc! {"company_id": 1, "accepted_at": 1},
+                "undelivered",
+                undelivered(),
+            ),
             // Marking a conversation read, and finding its newest message.
             index(doc! {"contact_id": 1, "seq": -1}),
             // Listing a conversation.
@@ -171,7 +210,11 @@ impl Collections {
                 EXTERNAL_INDEX,
                 Some(doc! {"external_message_id": {"$exists": true}}),
             ),
-            unique(doc! {"company_id": 1, "request": 1}, REQUEST_INDEX, Some(doc! {"request": {"$exists": true}})),
+            unique(
+                doc! {"company_id": 1, "request": 1},
+                REQUEST_INDEX,
+                Some(doc! {"request": {"$exists": true}}),
+            ),
         ];
         self.messages.create_indexes(messages).await?;
         let conversations = [
@@ -183,24 +226,55 @@ impl Collections {
         let contacts = [
             index(doc! {"company_id": 1, "created_at": -1, "_id": -1}),
             index(doc! {"company_id": 1, "search": 1}),
-            // Whom the bot may speak to again: of those alone for whom it is to be silent for a time.
-            partial(doc! {"botSuspendUntil": 1, "_id": 1}, "bot_suspended_until", doc! {"botSuspendUntil": {"$exists": true}}),
+            // Whom the bot may speak to again: of those alone for whom it is to be silent for a
+            // time.
+            partial(
+                doc! {"botSuspendUntil": 1, "_id": 1},
+                "bot_suspended_until",
+                doc! {"botSuspendUntil": {"$exists": true}},
+            ),
         ];
         self.contacts.create_indexes(contacts).await?;
-        self.attempts.create_index(index(doc! {"message_id": 1, "_id": 1})).await?;
-        let gone = IndexOptions::builder().name("at_ttl".to_owned()).expire_after(latency::KEPT).build();
-        let latencies = [IndexModel::builder().keys(doc! {"at": 1}).options(gone).build(), index(doc! {"company_id": 1, "at": 1})];
+        self.attempts
+            .create_index(index(doc! {"message_id": 1, "_id": 1}))
+            .await?;
+        let gone = IndexOptions::builder()
+            .name("at_ttl".to_owned())
+            .expire_after(latency::KEPT)
+            .build();
+        let latencies = [
+            IndexModel::builder()
+                .keys(doc! {"at": 1})
+                .options(gone)
+                .build(),
+            index(doc! {"company_id": 1, "at": 1}),
+        ];
         self.persist_latencies.create_indexes(latencies).await?;
         // Those that have chosen targets: a sweep looks at no other.
-        let chosen = IndexOptions::builder().name("sla".to_owned()).sparse(true).build();
-        self.companies.create_index(IndexModel::builder().keys(doc! {"sla.seq": 1}).options(chosen).build()).await?;
-        self.users.create_indexes([unique(doc! {"email": 1}, EMAIL_INDEX, None), index(doc! {"company_id": 1})]).await?;
+        let chosen = IndexOptions::builder()
+            .name("sla".to_owned())
+            .sparse(true)
+            .build();
+        self.companies
+            .create_index(
+                IndexModel::builder()
+                    .keys(doc! {"sla.seq": 1})
+                    .options(chosen)
+                    .build(),
+            )
+            .await?;
+        self.users
+            .create_indexes([
+                unique(doc! {"email": 1}, EMAIL_INDEX, None),
+                index(doc! {"company_id": 1}),
+            ])
+            .await?;
         Ok(())
     }
 }
 
-/// Keeps the indexes there, also after somebody has dropped the database to rebuild it, and so confirms the check
-/// `mongodb` every second while it answers.
+/// Keeps the indexes there, also after somebody has dropped the database to rebuild it, and so
+/// confirms the check `mongodb` every second while it answers.
 pub async fn watch(database: Database, health: Health, stop: CancellationToken) {
     let collections = Collections::of(&database);
     let mut tick = tokio::time::interval(RETRY);
@@ -220,10 +294,16 @@ pub async fn watch(database: Database, health: Health, stop: CancellationToken) 
 ///
 /// # Errors
 /// The operation's own, or that it took too long.
-pub async fn limited<T>(operation: impl Future<Output = Result<T, DatabaseError>>) -> Result<T, DatabaseError> {
+pub async fn limited<T>(
+    operation: impl Future<Output = Result<T, DatabaseError>>,
+) -> Result<T, DatabaseError> {
     tokio::time::timeout(OPERATION, operation)
         .await
-        .unwrap_or_else(|_| Err(DatabaseError::Unavailable(format!("no answer within {OPERATION:?}"))))
+        .unwrap_or_else(|_| {
+            Err(DatabaseError::Unavailable(format!(
+                "no answer within {OPERATION:?}"
+            )))
+        })
 }
 
 /// What a bulk of updates did.
@@ -242,11 +322,15 @@ const UPDATES_A_COMMAND: usize = 1_000;
 /// … and their bytes: the server takes 16 MB, of which one update may bring over the rest.
 const BYTES_A_COMMAND: usize = 6 * 1024 * 1024;
 
-/// Sends updates `{q, u, upsert?, multi?}`, unordered, majority-committed. `Client::bulk_write` needs MongoDB 8.0.
+/// Sends updates `{q, u, upsert?, multi?}`, unordered, majority-committed. `Client::bulk_write`
+/// needs MongoDB 8.0.
 ///
 /// # Errors
 /// Anything but a duplicate key, which is reported in [`Updated`].
-pub async fn update_many(collection: &Collection<Document>, updates: Vec<Document>) -> Result<Updated, DatabaseError> {
+pub async fn update_many(
+    collection: &Collection<Document>,
+    updates: Vec<Document>,
+) -> Result<Updated, DatabaseError> {
     let database = collection.client().database(&collection.namespace().db);
     let mut done = Updated::default();
     let mut rest = updates.into_iter().peekable();
@@ -255,11 +339,14 @@ pub async fn update_many(collection: &Collection<Document>, updates: Vec<Documen
         let (mut chunk, mut bytes) = (Vec::new(), 0);
         while chunk.len() < UPDATES_A_COMMAND && bytes < BYTES_A_COMMAND {
             let Some(update) = rest.next() else { break };
-            bytes += mongodb::bson::serialize_to_vec(&update).map_err(|e| DatabaseError::Refused(e.to_string()))?.len();
+            bytes += mongodb::bson::serialize_to_vec(&update)
+                .map_err(|e| DatabaseError::Refused(e.to_string()))?
+                .len();
             chunk.push(update);
         }
         let count = chunk.len();
-        // run_command neither takes the client's write concern nor turns write errors into an `Err`.
+        // run_command neither takes the client's write concern nor turns write errors into an
+        // `Err`.
         let command = doc! {
             "update": collection.name(),
             "updates": chunk,
@@ -270,11 +357,16 @@ pub async fn update_many(collection: &Collection<Document>, updates: Vec<Documen
         if let Ok(error) = reply.get_document("writeConcernError") {
             return Err(DatabaseError::Unavailable(format!("{error}")));
         }
-        let errors = reply.get_array("writeErrors").map(|e| e.as_slice()).unwrap_or_default();
+        let errors = reply
+            .get_array("writeErrors")
+            .map(|e| e.as_slice())
+            .unwrap_or_default();
         for error in errors.iter().filter_map(|e| e.as_document()) {
             match error.get_i32("code").unwrap_or_default() {
                 DUPLICATE_KEY => {}
-                code if PERMANENT.contains(&code) => return Err(DatabaseError::Refused(format!("{error}"))),
+                code if PERMANENT.contains(&code) => {
+                    return Err(DatabaseError::Refused(format!("{error}")));
+                }
                 _ => return Err(DatabaseError::Unavailable(format!("{error}"))),
             }
             let index = error.get_i32("index").unwrap_or_default() as usize;
@@ -291,7 +383,10 @@ pub async fn update_many(collection: &Collection<Document>, updates: Vec<Documen
 ///
 /// # Errors
 /// Anything but a duplicate key.
-pub async fn insert_new(collection: &Collection<Document>, documents: &[Document]) -> Result<Vec<usize>, DatabaseError> {
+pub async fn insert_new(
+    collection: &Collection<Document>,
+    documents: &[Document],
+) -> Result<Vec<usize>, DatabaseError> {
     if documents.is_empty() {
         return Ok(Vec::new());
     }
@@ -311,22 +406,28 @@ pub async fn insert_new(collection: &Collection<Document>, documents: &[Document
     }
 }
 
-/// Makes a mongod that was started with `--replSet` a replica set of one, and waits until it is primary. For the
-/// development run; a set that exists is left as it is.
+/// Makes a mongod that was started with `--replSet` a replica set of one, and waits until it is
+/// primary. For the development run; a set that exists is left as it is.
 ///
 /// # Errors
 /// It does not answer, or does not become primary within 30 s.
 pub async fn initiate_replica_set(host: &str) -> Result<(), DatabaseError> {
     const PRIMARY_WITHIN: Duration = Duration::from_secs(30);
-    let mut options = ClientOptions::parse(format!("mongodb://{host}/?directConnection=true")).await?;
+    let mut options =
+        ClientOptions::parse(format!("mongodb://{host}/?directConnection=true")).await?;
     options.server_selection_timeout = Some(PRIMARY_WITHIN);
     let admin = Client::with_options(options)?.database("admin");
     let config = doc! {"_id": "rs0", "members": [{"_id": 0, "host": host}]};
     let elect = async {
-        match admin.run_command(doc! {"replSetInitiate": config.clone()}).await {
+        match admin
+            .run_command(doc! {"replSetInitiate": config.clone()})
+            .await
+        {
             Ok(_) => {}
             // The data folder knows its set; the port may be another than last time.
-            Err(e) if e.to_string().contains("already initialized") => reconfigure(&admin, host).await?,
+            Err(e) if e.to_string().contains("already initialized") => {
+                reconfigure(&admin, host).await?
+            }
             Err(e) => return Err(e.into()),
         }
         let mut tick = tokio::time::interval(Duration::from_millis(100));
@@ -340,18 +441,30 @@ pub async fn initiate_replica_set(host: &str) -> Result<(), DatabaseError> {
     };
     tokio::time::timeout(PRIMARY_WITHIN, elect)
         .await
-        .unwrap_or_else(|_| Err(DatabaseError::Unavailable("mongod did not become primary".into())))
+        .unwrap_or_else(|_| {
+            Err(DatabaseError::Unavailable(
+                "mongod did not become primary".into(),
+            ))
+        })
 }
 
 async fn reconfigure(admin: &Database, host: &str) -> Result<(), DatabaseError> {
     let reply = admin.run_command(doc! {"replSetGetConfig": 1}).await?;
     let mut config = reply.get_document("config").cloned().unwrap_or_default();
-    let current = config.get_array("members").ok().and_then(|m| m.first()?.as_document()?.get_str("host").ok().map(str::to_owned));
+    let current = config.get_array("members").ok().and_then(|m| {
+        m.first()?
+            .as_document()?
+            .get_str("host")
+            .ok()
+            .map(str::to_owned)
+    });
     if current.as_deref() == Some(host) {
         return Ok(());
     }
     config.insert("version", config.get_i32("version").unwrap_or(1) + 1);
     config.insert("members", vec![doc! {"_id": 0, "host": host}]);
-    admin.run_command(doc! {"replSetReconfig": config, "force": true}).await?;
+    admin
+        .run_command(doc! {"replSetReconfig": config, "force": true})
+        .await?;
     Ok(())
 }

@@ -1,9 +1,10 @@
-//! The form of documents in MongoDB, and the way back to the contract's types. No queries, no writes.
+//! The form of documents in MongoDB, and the way back to the contract's types. No queries, no
+//! writes.
 
 use mongodb::bson::{Bson, DateTime, Document, doc, oid::ObjectId};
 use nats::domain::{
-    Attachment, Company, Contact, ContactPatch, Delivery, Integration, Message, Profile, Sealed, ShortText, SlaTargets, Social, StaffRole,
-    User,
+    Attachment, Company, Contact, ContactPatch, Delivery, Integration, Message, Profile, Sealed,
+    ShortText, SlaTargets, Social, StaffRole, User,
 };
 use nats::event::{Idempotency, MessageDelivery};
 use nats::query::{IntegrationView, RefreshError, Resumable};
@@ -41,9 +42,15 @@ pub fn long(seq: u64) -> i64 {
     i64::try_from(seq).unwrap_or(i64::MAX)
 }
 
-/// The fields of a message that come from its `message.created` alone. The caller's request is a unique key only where the
-/// platform's own id is none: a bot may well repeat a message with another key.
-pub fn message(message: &Message, request: Option<&Idempotency>, accepted_at: Timestamp, seq: u64) -> Document {
+/// The fields of a message that come from its `message.created` alone. The caller's request is a
+/// unique key only where the platform's own id is none: a bot may well repeat a message with
+/// another key.
+pub fn message(
+    message: &Message,
+    request: Option<&Idempotency>,
+    accepted_at: Timestamp,
+    seq: u64,
+) -> Document {
     let mut document = doc! {
         "_id": oid(message.id),
         "company_id": oid(message.company_id),
@@ -76,12 +83,17 @@ pub fn message(message: &Message, request: Option<&Idempotency>, accepted_at: Ti
     document
 }
 
-/// In front of a free-form name that begins with `$`, or with this. The driver takes a document such as `{"$oid": …}` for
-/// extended JSON, so it would be read as something else, or with others of its query not at all.
+/// In front of a free-form name that begins with `$`, or with this. The driver takes a document
+/// such as `{"$oid": …}` for extended JSON, so it would be read as something else, or with others
+/// of its query not at all.
 const ESCAPE: char = '\\';
 
 fn escaped(name: &str) -> String {
-    if name.starts_with(['$', ESCAPE]) { format!("{ESCAPE}{name}") } else { name.to_owned() }
+    if name.starts_with(['$', ESCAPE]) {
+        format!("{ESCAPE}{name}")
+    } else {
+        name.to_owned()
+    }
 }
 
 /// A free-form name as it came.
@@ -95,7 +107,10 @@ fn free_form(json: &serde_json::Map<String, Json>) -> Document {
         match json {
             Json::Null => Bson::Null,
             Json::Bool(b) => Bson::Boolean(*b),
-            Json::Number(n) => n.as_i64().map(Bson::Int64).unwrap_or_else(|| Bson::Double(n.as_f64().unwrap_or_default())),
+            Json::Number(n) => n
+                .as_i64()
+                .map(Bson::Int64)
+                .unwrap_or_else(|| Bson::Double(n.as_f64().unwrap_or_default())),
             Json::String(s) => Bson::String(s.clone()),
             Json::Array(a) => Bson::Array(a.iter().map(bson).collect()),
             Json::Object(o) => Bson::Document(free_form(o)),
@@ -133,22 +148,36 @@ struct Fields<'a>(&'a Document);
 
 impl Fields<'_> {
     fn bad(&self, field: &str) -> BadDocument {
-        BadDocument(format!("{field} of {}", self.0.get("_id").unwrap_or(&Bson::Null)))
+        BadDocument(format!(
+            "{field} of {}",
+            self.0.get("_id").unwrap_or(&Bson::Null)
+        ))
     }
 
     fn id(&self, field: &str) -> Result<Id, BadDocument> {
-        self.0.get_object_id(field).map(id).map_err(|_| self.bad(field))
+        self.0
+            .get_object_id(field)
+            .map(id)
+            .map_err(|_| self.bad(field))
     }
 
     fn text(&self, field: &str) -> Result<&str, BadDocument> {
         self.0.get_str(field).map_err(|_| self.bad(field))
     }
 
-    fn parsed<T, E>(&self, field: &str, parse: impl Fn(&str) -> Result<T, E>) -> Result<T, BadDocument> {
+    fn parsed<T, E>(
+        &self,
+        field: &str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Result<T, BadDocument> {
         parse(self.text(field)?).map_err(|_| self.bad(field))
     }
 
-    fn maybe<T, E>(&self, field: &str, parse: impl Fn(&str) -> Result<T, E>) -> Result<Option<T>, BadDocument> {
+    fn maybe<T, E>(
+        &self,
+        field: &str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Result<Option<T>, BadDocument> {
         match self.0.get(field) {
             None | Some(Bson::Null) => Ok(None),
             Some(_) => self.parsed(field, parse).map(Some),
@@ -156,7 +185,10 @@ impl Fields<'_> {
     }
 
     fn at(&self, field: &str) -> Result<Timestamp, BadDocument> {
-        self.0.get_datetime(field).map(|d| timestamp(*d)).map_err(|_| self.bad(field))
+        self.0
+            .get_datetime(field)
+            .map(|d| timestamp(*d))
+            .map_err(|_| self.bad(field))
     }
 
     fn maybe_at(&self, field: &str) -> Option<Timestamp> {
@@ -192,17 +224,27 @@ pub fn contact(contact: &Contact, seq: u64) -> Document {
         "created_at": date(contact.created_at),
         "seq": long(seq),
     };
-    let social = SOCIAL.iter().zip(social_ids(&contact.social)).filter_map(|(k, v)| Some(((*k).to_owned(), Bson::String(text(v)?))));
+    let social = SOCIAL
+        .iter()
+        .zip(social_ids(&contact.social))
+        .filter_map(|(k, v)| Some(((*k).to_owned(), Bson::String(text(v)?))));
     document.insert("social", social.collect::<Document>());
     document.insert("profile", profile(&contact.profile));
     let optional = [
-        ("email", contact.email.as_ref().map(|e| e.as_str().to_owned())),
+        (
+            "email",
+            contact.email.as_ref().map(|e| e.as_str().to_owned()),
+        ),
         ("phone", text(&contact.phone)),
         ("socialNetworkName", text(&contact.social_network_name)),
         ("contactStatus", text(&contact.contact_status)),
         ("leadStage", text(&contact.lead_stage)),
     ];
-    document.extend(optional.into_iter().filter_map(|(k, v)| Some((k.to_owned(), Bson::String(v?)))));
+    document.extend(
+        optional
+            .into_iter()
+            .filter_map(|(k, v)| Some((k.to_owned(), Bson::String(v?)))),
+    );
     if let Some(until) = contact.bot_suspend_until {
         document.insert("botSuspendUntil", date(until));
     }
@@ -216,7 +258,12 @@ pub fn contact(contact: &Contact, seq: u64) -> Document {
 const SOCIAL: [&str; 4] = ["facebookId", "instagramId", "telegramId", "whatsappId"];
 
 fn social_ids(social: &Social) -> [&Option<ShortText>; 4] {
-    [&social.facebook_id, &social.instagram_id, &social.telegram_id, &social.whatsapp_id]
+    [
+        &social.facebook_id,
+        &social.instagram_id,
+        &social.telegram_id,
+        &social.whatsapp_id,
+    ]
 }
 
 fn profile(profile: &Profile) -> Document {
@@ -233,30 +280,51 @@ fn profile(profile: &Profile) -> Document {
 /// [`BadDocument`]
 pub fn read_resumable(document: &Document) -> Result<Resumable, BadDocument> {
     let f = Fields(document);
-    Ok(Resumable { company_id: f.id("company_id")?, contact_id: f.id("_id")?, until: f.at("botSuspendUntil")? })
+    Ok(Resumable {
+        company_id: f.id("company_id")?,
+        contact_id: f.id("_id")?,
+        until: f.at("botSuspendUntil")?,
+    })
 }
 
 /// The fields that an edit sets, as paths of at most two names; null removes one.
 pub fn contact_edit(patch: &ContactPatch) -> Vec<(String, Bson)> {
     fn text<T>(given: &Option<Option<T>>, write: impl Fn(&T) -> Bson) -> Option<Bson> {
-        given.as_ref().map(|value| value.as_ref().map_or(Bson::Null, write))
+        given
+            .as_ref()
+            .map(|value| value.as_ref().map_or(Bson::Null, write))
     }
     let short = |given: &Option<Option<ShortText>>| text(given, |t| t.as_str().into());
     let s = &patch.social;
-    let social = SOCIAL.iter().zip([&s.facebook_id, &s.instagram_id, &s.telegram_id, &s.whatsapp_id]);
+    let social = SOCIAL.iter().zip([
+        &s.facebook_id,
+        &s.instagram_id,
+        &s.telegram_id,
+        &s.whatsapp_id,
+    ]);
     let fields = [
-        ("fullName", patch.full_name.as_ref().map(|t| t.as_str().into())),
+        (
+            "fullName",
+            patch.full_name.as_ref().map(|t| t.as_str().into()),
+        ),
         ("email", text(&patch.email, |e| e.as_str().into())),
         ("phone", short(&patch.phone)),
         ("socialNetworkName", short(&patch.social_network_name)),
         ("contactStatus", short(&patch.contact_status)),
         ("leadStage", short(&patch.lead_stage)),
         ("botSuspended", patch.bot_suspended.map(Bson::Boolean)),
-        ("botSuspendUntil", text(&patch.bot_suspend_until, |at| date(*at).into())),
+        (
+            "botSuspendUntil",
+            text(&patch.bot_suspend_until, |at| date(*at).into()),
+        ),
         ("profile", patch.profile.as_ref().map(|p| profile(p).into())),
     ];
-    let fields = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
-    fields.chain(social.filter_map(|(name, given)| Some((format!("social.{name}"), short(given)?)))).collect()
+    let fields = fields
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    fields
+        .chain(social.filter_map(|(name, given)| Some((format!("social.{name}"), short(given)?))))
+        .collect()
 }
 
 /// A company as it registered, without its `_id`. The targets it has chosen come beside it.
@@ -266,7 +334,10 @@ pub fn company(company: &Company, seq: u64) -> Document {
 
 /// An entry of a company's field `sla`.
 pub fn targets(targets: SlaTargets, seq: u64, at: Timestamp) -> Document {
-    let SlaTargets { delivery_seconds, first_response_seconds } = targets;
+    let SlaTargets {
+        delivery_seconds,
+        first_response_seconds,
+    } = targets;
     doc! {
         "seq": long(seq),
         "at": date(at),
@@ -280,11 +351,22 @@ pub fn read_targets(company: &Document) -> Targets {
     let change = |entry: &Bson| {
         let entry = entry.as_document()?;
         let seconds = |name: &str| u32::try_from(entry.get_i64(name).ok()?).ok();
-        let targets =
-            SlaTargets { delivery_seconds: seconds("delivery_seconds")?, first_response_seconds: seconds("first_response_seconds")? };
-        Some(Change { seq: entry.get_i64("seq").ok()?, at: entry.get_datetime("at").ok()?.timestamp_millis(), targets })
+        let targets = SlaTargets {
+            delivery_seconds: seconds("delivery_seconds")?,
+            first_response_seconds: seconds("first_response_seconds")?,
+        };
+        Some(Change {
+            seq: entry.get_i64("seq").ok()?,
+            at: entry.get_datetime("at").ok()?.timestamp_millis(),
+            targets,
+        })
     };
-    Targets::of(company.get_array("sla").map(|changes| changes.iter().filter_map(change).collect()).unwrap_or_default())
+    Targets::of(
+        company
+            .get_array("sla")
+            .map(|changes| changes.iter().filter_map(change).collect())
+            .unwrap_or_default(),
+    )
 }
 
 /// A whole company, with the targets that hold now.
@@ -294,10 +376,16 @@ pub fn read_targets(company: &Document) -> Targets {
 pub fn read_company(document: &Document) -> Result<Company, BadDocument> {
     let f = Fields(document);
     let name = f.parsed("name", ShortText::new)?;
-    Ok(Company { id: f.id("_id")?, name, created_at: f.at("created_at")?, sla: read_targets(document).current() })
+    Ok(Company {
+        id: f.id("_id")?,
+        name,
+        created_at: f.at("created_at")?,
+        sla: read_targets(document).current(),
+    })
 }
 
-/// A company's access to a platform. One that was removed leaves its sequence, so that an older change cannot bring it back.
+/// A company's access to a platform. One that was removed leaves its sequence, so that an older
+/// change cannot bring it back.
 pub fn integration(integration: &Integration, seq: u64) -> Document {
     let text = |t: &Option<ShortText>| t.as_ref().map(|t| t.as_str().to_owned());
     let mut document = doc! {
@@ -306,9 +394,19 @@ pub fn integration(integration: &Integration, seq: u64) -> Document {
         "updated_at": date(integration.updated_at),
         "seq": long(seq),
     };
-    let optional = [("account_id", text(&integration.account_id)), ("account_name", text(&integration.account_name))];
-    document.extend(optional.into_iter().filter_map(|(k, v)| Some((k.to_owned(), Bson::String(v?)))));
-    for (name, token) in [("access_token", &integration.access_token), ("refresh_token", &integration.refresh_token)] {
+    let optional = [
+        ("account_id", text(&integration.account_id)),
+        ("account_name", text(&integration.account_name)),
+    ];
+    document.extend(
+        optional
+            .into_iter()
+            .filter_map(|(k, v)| Some((k.to_owned(), Bson::String(v?)))),
+    );
+    for (name, token) in [
+        ("access_token", &integration.access_token),
+        ("refresh_token", &integration.refresh_token),
+    ] {
         if let Some(Sealed { key_id, sealed }) = token {
             document.insert(name, doc! {"key_id": key_id, "sealed": sealed});
         }
@@ -323,16 +421,39 @@ pub fn integration(integration: &Integration, seq: u64) -> Document {
 ///
 /// # Errors
 /// [`BadDocument`]
-pub fn read_integration(document: &Document, failure: Option<&Document>) -> Result<IntegrationView, BadDocument> {
+pub fn read_integration(
+    document: &Document,
+    failure: Option<&Document>,
+) -> Result<IntegrationView, BadDocument> {
     let f = Fields(document);
     let seq = document.get_i64("seq").map_err(|_| f.bad("seq"))?;
     // A token that was entered since has not failed.
-    let failure = failure.map(Fields).filter(|failure| failure.0.get_i64("seq").is_ok_and(|failed| failed > seq));
-    let refresh_error = failure.as_ref().map(|f| Ok(RefreshError { error: f.text("error")?.to_owned(), at: f.at("at")? })).transpose()?;
-    let seq = failure.and_then(|f| f.0.get_i64("seq").ok()).unwrap_or(seq).max(0) as u64;
+    let failure = failure
+        .map(Fields)
+        .filter(|failure| failure.0.get_i64("seq").is_ok_and(|failed| failed > seq));
+    let refresh_error = failure
+        .as_ref()
+        .map(|f| {
+            Ok(RefreshError {
+                error: f.text("error")?.to_owned(),
+                at: f.at("at")?,
+            })
+        })
+        .transpose()?;
+    let seq = failure
+        .and_then(|f| f.0.get_i64("seq").ok())
+        .unwrap_or(seq)
+        .max(0) as u64;
     let integration = read_access(document)?;
-    let changed_at = refresh_error.as_ref().map_or(integration.updated_at, |e| e.at);
-    Ok(IntegrationView { integration, refresh_error, seq, changed_at })
+    let changed_at = refresh_error
+        .as_ref()
+        .map_or(integration.updated_at, |e| e.at);
+    Ok(IntegrationView {
+        integration,
+        refresh_error,
+        seq,
+        changed_at,
+    })
 }
 
 fn read_access(document: &Document) -> Result<Integration, BadDocument> {
@@ -350,9 +471,14 @@ fn read_access(document: &Document) -> Result<Integration, BadDocument> {
 }
 
 fn read_token(f: &Fields<'_>, field: &str) -> Result<Option<Sealed>, BadDocument> {
-    let Some(token) = f.0.get(field) else { return Ok(None) };
+    let Some(token) = f.0.get(field) else {
+        return Ok(None);
+    };
     let token = Fields(token.as_document().ok_or_else(|| f.bad(field))?);
-    Ok(Some(Sealed { key_id: token.text("key_id")?.to_owned(), sealed: token.text("sealed")?.to_owned() }))
+    Ok(Some(Sealed {
+        key_id: token.text("key_id")?.to_owned(),
+        sealed: token.text("sealed")?.to_owned(),
+    }))
 }
 
 /// A member of staff.
@@ -405,32 +531,53 @@ mod tests {
     use nats::event::{Envelope, Event};
 
     fn golden(kind: &str) -> Event {
-        let file = format!("{}/../nats/golden/{kind}.v1.json", env!("CARGO_MANIFEST_DIR"));
-        Envelope::from_json(&std::fs::read(file).unwrap()).unwrap().event
+        let file = format!(
+            "{}/../nats/golden/{kind}.v1.json",
+            env!("CARGO_MANIFEST_DIR")
+        );
+        Envelope::from_json(&std::fs::read(file).unwrap())
+            .unwrap()
+            .event
     }
 
     #[test]
     fn documents_are_read_back_as_they_were_written() {
-        let Event::CompanyCreated(c) = golden("company.created") else { panic!() };
+        let Event::CompanyCreated(c) = golden("company.created") else {
+            panic!()
+        };
         assert_eq!(read_user(&user(&c.manager, 7)).unwrap(), c.manager);
         let mut as_registered = company(&c.company, 7);
         as_registered.insert("_id", oid(c.company.id));
         assert_eq!(read_company(&as_registered).unwrap(), c.company);
-        let chosen = SlaTargets { delivery_seconds: 5, first_response_seconds: 6 };
+        let chosen = SlaTargets {
+            delivery_seconds: 5,
+            first_response_seconds: 6,
+        };
         as_registered.insert(
             "sla",
-            vec![targets(chosen, 9, Timestamp::from_millis(5)), targets(SlaTargets::default(), 8, Timestamp::from_millis(6))],
+            vec![
+                targets(chosen, 9, Timestamp::from_millis(5)),
+                targets(SlaTargets::default(), 8, Timestamp::from_millis(6)),
+            ],
         );
         assert_eq!(read_company(&as_registered).unwrap().sla, chosen);
-        let Event::IntegrationUpdated(i) = golden("integration.updated") else { panic!() };
+        let Event::IntegrationUpdated(i) = golden("integration.updated") else {
+            panic!()
+        };
         let entered = integration(&i, 7);
         let view = read_integration(&entered, None).unwrap();
-        assert_eq!((&view.integration, view.seq, view.changed_at), (&i, 7, i.updated_at));
+        assert_eq!(
+            (&view.integration, view.seq, view.changed_at),
+            (&i, 7, i.updated_at)
+        );
         // What failed before the token was entered is no longer of interest.
         for (failed, seq) in [(6_i64, 7), (9, 9)] {
             let failure = doc! {"error": "HTTP 400", "at": DateTime::from_millis(5), "seq": failed};
             let view = read_integration(&entered, Some(&failure)).unwrap();
-            assert_eq!((view.integration, view.refresh_error.is_some(), view.seq), (i.clone(), failed > 7, seq));
+            assert_eq!(
+                (view.integration, view.refresh_error.is_some(), view.seq),
+                (i.clone(), failed > 7, seq)
+            );
         }
     }
 }

@@ -1,5 +1,6 @@
-//! Documents as the contract's JSON, straight from what MongoDB sends: a page of messages is written field by field and never
-//! built in memory. Only for documents whose field names are the contract's; what the view adds for itself is left out.
+//! Documents as the contract's JSON, straight from what MongoDB sends: a page of messages is
+//! written field by field and never built in memory. Only for documents whose field names are the
+//! contract's; what the view adds for itself is left out.
 
 use mongodb::bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf};
 use nats::Timestamp;
@@ -20,13 +21,21 @@ pub struct Document(pub RawDocumentBuf);
 
 impl Serialize for Message {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        write(&self.0, &["accepted_at", "applied", "deleted_at", "request"], serializer)
+        write(
+            &self.0,
+            &["accepted_at", "applied", "deleted_at", "request"],
+            serializer,
+        )
     }
 }
 
 impl Serialize for Contact {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        write(&self.0, &["applied", "revision", "search", "seq", suspension::FIELD], serializer)
+        write(
+            &self.0,
+            &["applied", "revision", "search", "seq", suspension::FIELD],
+            serializer,
+        )
     }
 }
 
@@ -43,7 +52,11 @@ impl Serialize for Document {
 }
 
 /// All fields but the hidden ones; those of `extra` stand beside the others, as they came.
-fn write<S: Serializer>(document: &RawDocument, hidden: &[&str], serializer: S) -> Result<S::Ok, S::Error> {
+fn write<S: Serializer>(
+    document: &RawDocument,
+    hidden: &[&str],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     let mut map = serializer.serialize_map(None)?;
     for field in document.iter() {
         let (name, value) = field.map_err(S::Error::custom)?;
@@ -68,7 +81,9 @@ impl Serialize for Value<'_> {
         match self.0 {
             RawBsonRef::String(text) => serializer.serialize_str(text),
             RawBsonRef::ObjectId(id) => document::id(id).serialize(serializer),
-            RawBsonRef::DateTime(at) => Timestamp::from_millis(at.timestamp_millis()).serialize(serializer),
+            RawBsonRef::DateTime(at) => {
+                Timestamp::from_millis(at.timestamp_millis()).serialize(serializer)
+            }
             RawBsonRef::Boolean(b) => serializer.serialize_bool(b),
             RawBsonRef::Int64(n) => serializer.serialize_i64(n),
             RawBsonRef::Int32(n) => serializer.serialize_i32(n),
@@ -76,10 +91,14 @@ impl Serialize for Value<'_> {
             RawBsonRef::Null => serializer.serialize_unit(),
             RawBsonRef::Document(document) => write(document, &[], serializer),
             RawBsonRef::Array(array) => {
-                let values: Result<Vec<Value<'_>>, _> = array.into_iter().map(|value| value.map(Value)).collect();
+                let values: Result<Vec<Value<'_>>, _> =
+                    array.into_iter().map(|value| value.map(Value)).collect();
                 values.map_err(S::Error::custom)?.serialize(serializer)
             }
-            other => Err(S::Error::custom(format!("a value of another kind: {:?}", other.element_type()))),
+            other => Err(S::Error::custom(format!(
+                "a value of another kind: {:?}",
+                other.element_type()
+            ))),
         }
     }
 }
@@ -92,8 +111,13 @@ mod tests {
     use nats::event::{Envelope, Event};
 
     fn golden(kind: &str) -> Event {
-        let file = format!("{}/../nats/golden/{kind}.v1.json", env!("CARGO_MANIFEST_DIR"));
-        Envelope::from_json(&std::fs::read(file).unwrap()).unwrap().event
+        let file = format!(
+            "{}/../nats/golden/{kind}.v1.json",
+            env!("CARGO_MANIFEST_DIR")
+        );
+        Envelope::from_json(&std::fs::read(file).unwrap())
+            .unwrap()
+            .event
     }
 
     fn raw(mut document: mongodb::bson::Document) -> RawDocumentBuf {
@@ -103,24 +127,62 @@ mod tests {
 
     #[test]
     fn documents_are_read_back_as_they_were_written() {
-        let Event::MessageCreated(mut m) = golden("message.created") else { panic!() };
-        m.extra.insert("$where".into(), serde_json::json!({"a.b": 1}));
-        let text = serde_json::to_string(&Message(raw(document::message(&m, None, m.created_at, 7)))).unwrap();
-        assert_eq!(serde_json::from_str::<MessageView>(&text).unwrap(), m.initial_view(Some(7)));
-        let Event::ContactCreated(mut c) = golden("contact.created") else { panic!() };
-        for name in ["$set", "$oid", "$date", "$numberLong", "$", "\\", "\\$oid", "\\\\$oid", "a.b", ""] {
-            c.profile.rest = [(name.to_owned(), serde_json::json!([1, 1.5, {name: null}, {name: {name: "5"}}]))].into_iter().collect();
+        let Event::MessageCreated(mut m) = golden("message.created") else {
+            panic!()
+        };
+        m.extra
+            .insert("$where".into(), serde_json::json!({"a.b": 1}));
+        let text =
+            serde_json::to_string(&Message(raw(document::message(&m, None, m.created_at, 7))))
+                .unwrap();
+        assert_eq!(
+            serde_json::from_str::<MessageView>(&text).unwrap(),
+            m.initial_view(Some(7))
+        );
+        let Event::ContactCreated(mut c) = golden("contact.created") else {
+            panic!()
+        };
+        for name in [
+            "$set",
+            "$oid",
+            "$date",
+            "$numberLong",
+            "$",
+            "\\",
+            "\\$oid",
+            "\\\\$oid",
+            "a.b",
+            "",
+        ] {
+            c.profile.rest = [(
+                name.to_owned(),
+                serde_json::json!([1, 1.5, {name: null}, {name: {name: "5"}}]),
+            )]
+            .into_iter()
+            .collect();
             let document = document::contact(&c, 7);
             let text = serde_json::to_string(&Contact(raw(document.clone()))).unwrap();
-            assert_eq!(serde_json::from_str::<nats::domain::Contact>(&text).unwrap(), *c);
+            assert_eq!(
+                serde_json::from_str::<nats::domain::Contact>(&text).unwrap(),
+                *c
+            );
             // As the fold of edits reads it.
             let bytes = mongodb::bson::serialize_to_vec(&document).unwrap();
-            assert_eq!(mongodb::bson::deserialize_from_slice::<mongodb::bson::Document>(&bytes).unwrap(), document);
+            assert_eq!(
+                mongodb::bson::deserialize_from_slice::<mongodb::bson::Document>(&bytes).unwrap(),
+                document
+            );
         }
-        let Event::MessageDelivery(d) = golden("message.delivery") else { panic!() };
+        let Event::MessageDelivery(d) = golden("message.delivery") else {
+            panic!()
+        };
         let attempt = document::attempt(&d, ObjectId::new(), 7, Timestamp::from_millis(5));
-        let text = serde_json::to_string(&Attempt(RawDocumentBuf::try_from(&attempt).unwrap())).unwrap();
+        let text =
+            serde_json::to_string(&Attempt(RawDocumentBuf::try_from(&attempt).unwrap())).unwrap();
         let read: nats::query::Attempt = serde_json::from_str(&text).unwrap();
-        assert_eq!((read.status, read.duration_ms, read.error), (d.status, d.duration_ms, d.delivery.last_error));
+        assert_eq!(
+            (read.status, read.duration_ms, read.error),
+            (d.status, d.duration_ms, d.delivery.last_error)
+        );
     }
 }

@@ -1,6 +1,7 @@
-//! How long messages take from accepted to persisted: histograms by company, platform and minute. They are no part of the view,
-//! for the log does not say when something was persisted: a rebuild brings none back. They are kept in memory and written now
-//! and then, so that no batch waits for them; what a killed process had not written is not counted.
+//! How long messages take from accepted to persisted: histograms by company, platform and minute.
+//! They are no part of the view, for the log does not say when something was persisted: a rebuild
+//! brings none back. They are kept in memory and written now and then, so that no batch waits for
+//! them; what a killed process had not written is not counted.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,8 +22,8 @@ use crate::sla::ByRank;
 
 /// Upper ends of the histogram's steps, in ms.
 const STEPS: [u64; 28] = [
-    1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1_000, 1_500, 2_000, 3_000, 5_000, 10_000, 20_000, 60_000,
-    120_000, 300_000, 600_000,
+    1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1_000, 1_500, 2_000,
+    3_000, 5_000, 10_000, 20_000, 60_000, 120_000, 300_000, 600_000,
 ];
 /// What took longer is not measured: it is a rebuild, or comes after an outage that staff know of.
 const LONGEST_MS: u64 = 600_000;
@@ -44,7 +45,9 @@ pub struct Latencies(Arc<Mutex<Histograms>>);
 impl Latencies {
     /// Counts a message that is persisted now.
     pub fn note(&self, company: Id, platform: Platform, accepted_at: Timestamp, now: Timestamp) {
-        let Some(step) = step(now.since(accepted_at).as_millis() as u64) else { return };
+        let Some(step) = step(now.since(accepted_at).as_millis() as u64) else {
+            return;
+        };
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (company, platform, minute(accepted_at));
         if kept.len() >= MAX_KEPT && !kept.contains_key(&key) {
@@ -57,9 +60,15 @@ impl Latencies {
     /// Writes what was measured, until stopped, and then once more.
     pub async fn write(self, collection: Collection<Document>, stop: CancellationToken) {
         loop {
-            let stopped = stop.run_until_cancelled(tokio::time::sleep(WRITE_EVERY)).await.is_none();
+            let stopped = stop
+                .run_until_cancelled(tokio::time::sleep(WRITE_EVERY))
+                .await
+                .is_none();
             let kept = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-            let updates: Vec<Document> = kept.into_iter().map(|(key, counts)| update(key, counts)).collect();
+            let updates: Vec<Document> = kept
+                .into_iter()
+                .map(|(key, counts)| update(key, counts))
+                .collect();
             if !updates.is_empty()
                 && let Err(error) = update_many(&collection, updates).await
             {
@@ -82,9 +91,16 @@ fn minute(at: Timestamp) -> i64 {
     at.millis().div_euclid(MINUTE_MS) * MINUTE_MS
 }
 
-fn update((company, platform, minute): (Id, Platform, i64), counts: [u32; STEPS.len()]) -> Document {
-    let add: Document =
-        counts.iter().enumerate().filter(|(_, n)| **n > 0).map(|(step, n)| (format!("steps.s{step}"), i64::from(*n).into())).collect();
+fn update(
+    (company, platform, minute): (Id, Platform, i64),
+    counts: [u32; STEPS.len()],
+) -> Document {
+    let add: Document = counts
+        .iter()
+        .enumerate()
+        .filter(|(_, n)| **n > 0)
+        .map(|(step, n)| (format!("steps.s{step}"), i64::from(*n).into()))
+        .collect();
     doc! {
         "q": {"_id": format!("{company}:{platform}:{minute}")},
         "u": {
@@ -95,8 +111,14 @@ fn update((company, platform, minute): (Id, Platform, i64), counts: [u32; STEPS.
     }
 }
 
-/// The pipeline that adds up a company's histograms for what was accepted in a range; [`percentiles`] reads its one document.
-pub fn sum(company: Id, platform: Option<Platform>, from: Timestamp, to: Timestamp) -> Vec<Document> {
+/// The pipeline that adds up a company's histograms for what was accepted in a range;
+/// [`percentiles`] reads its one document.
+pub fn sum(
+    company: Id,
+    platform: Option<Platform>,
+    from: Timestamp,
+    to: Timestamp,
+) -> Vec<Document> {
     let mut filter = doc! {
         "company_id": oid(company),
         "at": {"$gte": DateTime::from_millis(minute(from)), "$lt": DateTime::from_millis(to.millis())},
@@ -105,7 +127,12 @@ pub fn sum(company: Id, platform: Option<Platform>, from: Timestamp, to: Timesta
         filter.insert("platform", platform.as_str());
     }
     let mut group = doc! {"_id": null};
-    group.extend((0..STEPS.len()).map(|step| (format!("s{step}"), doc! {"$sum": format!("$steps.s{step}")}.into())));
+    group.extend((0..STEPS.len()).map(|step| {
+        (
+            format!("s{step}"),
+            doc! {"$sum": format!("$steps.s{step}")}.into(),
+        )
+    }));
     vec![doc! {"$match": filter}, doc! {"$group": group}]
 }
 
@@ -113,7 +140,10 @@ pub fn sum(company: Id, platform: Option<Platform>, from: Timestamp, to: Timesta
 pub fn percentiles(sum: Option<&Document>) -> Percentiles {
     let count = |step: usize| {
         let found = sum.and_then(|sum| sum.get(format!("s{step}")));
-        found.and_then(|n| n.as_i64().or_else(|| n.as_i32().map(i64::from))).and_then(|n| u64::try_from(n).ok()).unwrap_or(0)
+        found
+            .and_then(|n| n.as_i64().or_else(|| n.as_i32().map(i64::from)))
+            .and_then(|n| u64::try_from(n).ok())
+            .unwrap_or(0)
     };
     let upto: Vec<u64> = (0..STEPS.len())
         .scan(0, |sum, step| {
@@ -122,7 +152,9 @@ pub fn percentiles(sum: Option<&Document>) -> Percentiles {
         })
         .collect();
     let total = upto.last().copied().unwrap_or(0);
-    Percentiles::of(total, |rank| STEPS.get(upto.partition_point(|n| *n < rank)).copied())
+    Percentiles::of(total, |rank| {
+        STEPS.get(upto.partition_point(|n| *n < rank)).copied()
+    })
 }
 
 #[cfg(test)]
@@ -133,7 +165,10 @@ mod tests {
     #[test]
     fn steps_ascend_and_end_where_measuring_does() {
         assert!(STEPS.is_sorted() && STEPS.last() == Some(&LONGEST_MS));
-        assert_eq!((step(0), step(1), step(2), step(600_000), step(600_001)), (Some(0), Some(0), Some(1), Some(27), None));
+        assert_eq!(
+            (step(0), step(1), step(2), step(600_000), step(600_001)),
+            (Some(0), Some(0), Some(1), Some(27), None)
+        );
     }
 
     proptest! {

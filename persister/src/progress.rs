@@ -1,5 +1,5 @@
-//! How far the view is, for lists that say what they are current to. Looked at several times a second instead of for each
-//! list: an older answer is as true, for the view only grows.
+//! How far the view is, for lists that say what they are current to. Looked at several times a
+//! second instead of for each list: an older answer is as true, for the view only grows.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,7 +26,10 @@ impl Progress {
     /// It was not seen yet, and the server does not answer.
     pub async fn settled_to(&self, connection: &Connection) -> Result<u64, QueryError> {
         match self.0.load(Ordering::Acquire) {
-            0 => worker::lag(connection, SOURCE).await.map(|lag| lag.settled_to).map_err(QueryError::Unavailable),
+            0 => worker::lag(connection, SOURCE)
+                .await
+                .map(|lag| lag.settled_to)
+                .map_err(QueryError::Unavailable),
             seen => Ok(seen),
         }
     }

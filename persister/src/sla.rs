@@ -1,4 +1,5 @@
-//! How a company kept its promises: a pure fold over what was accepted, and the targets that held when. No queries, no clock.
+//! How a company kept its promises: a pure fold over what was accepted, and the targets that held
+//! when. No queries, no clock.
 
 use std::collections::HashMap;
 
@@ -17,7 +18,8 @@ pub struct Change {
     pub targets: SlaTargets,
 }
 
-/// A company's targets over time: each holds for what is accepted from its change on, so a change makes nothing late that was not.
+/// A company's targets over time: each holds for what is accepted from its change on, so a change
+/// makes nothing late that was not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Targets(Vec<Change>);
 
@@ -30,16 +32,24 @@ impl Targets {
 
     /// What holds now.
     pub fn current(&self) -> SlaTargets {
-        self.0.last().map(|change| change.targets).unwrap_or_default()
+        self.0
+            .last()
+            .map(|change| change.targets)
+            .unwrap_or_default()
     }
 
     /// What holds for what was accepted at a moment.
     pub fn at(&self, accepted_at: i64) -> SlaTargets {
-        self.0.iter().rev().find(|change| change.at <= accepted_at).map(|change| change.targets).unwrap_or_default()
+        self.0
+            .iter()
+            .rev()
+            .find(|change| change.at <= accepted_at)
+            .map(|change| change.targets)
+            .unwrap_or_default()
     }
 
-    /// Targets for deliveries, but the default, that something can have missed after `from` and not after `to`: those that held when it
-    /// must have been accepted for that.
+    /// Targets for deliveries, but the default, that something can have missed after `from` and not
+    /// after `to`: those that held when it must have been accepted for that.
     pub fn delivery_seconds_passing(&self, from: i64, to: i64) -> Vec<u32> {
         let mut passing = Vec::new();
         let mut replaced_at = i64::MAX;
@@ -108,7 +118,8 @@ pub struct Tally {
     pub first_response: FirstResponse,
 }
 
-/// Counts what was accepted in a range that ends at `end`, as it is at `now`. Puts the rows into the log's order.
+/// Counts what was accepted in a range that ends at `end`, as it is at `now`. Puts the rows into
+/// the log's order.
 pub fn tally(rows: &mut [Row], targets: &Targets, now: i64, end: i64) -> Tally {
     rows.sort_unstable_by_key(|row| row.seq);
     let mut took = Vec::new();
@@ -122,7 +133,11 @@ pub fn tally(rows: &mut [Row], targets: &Targets, now: i64, end: i64) -> Tally {
             (DeliveryState::Delivered, latency) => {
                 delivery.delivered += 1;
                 took.extend(latency);
-                *(if latency.is_some_and(|ms| ms <= target) { &mut delivery.within_target } else { &mut delivery.late }) += 1;
+                *(if latency.is_some_and(|ms| ms <= target) {
+                    &mut delivery.within_target
+                } else {
+                    &mut delivery.late
+                }) += 1;
             }
             (DeliveryState::Failed, _) => {
                 delivery.failed += 1;
@@ -133,7 +148,11 @@ pub fn tally(rows: &mut [Row], targets: &Targets, now: i64, end: i64) -> Tally {
         }
     }
     delivery.within_target_ratio = ratio(delivery.within_target, delivery.late);
-    Tally { delivered: percentiles(took), delivery, first_response: first_response(rows, targets, now.min(end)) }
+    Tally {
+        delivered: percentiles(took),
+        delivery,
+        first_response: first_response(rows, targets, now.min(end)),
+    }
 }
 
 fn first_response(rows: &[Row], targets: &Targets, end: i64) -> FirstResponse {
@@ -148,7 +167,11 @@ fn first_response(rows: &[Row], targets: &Targets, end: i64) -> FirstResponse {
             Kind::Answered => {
                 if let Some(began) = waits.remove(&conversation) {
                     let waited = since(row.accepted_at, began);
-                    *(if waited <= target(began) { &mut counts.within_target } else { &mut counts.late }) += 1;
+                    *(if waited <= target(began) {
+                        &mut counts.within_target
+                    } else {
+                        &mut counts.late
+                    }) += 1;
                     took.push(waited);
                 }
             }
@@ -182,7 +205,9 @@ fn ratio(within: u64, late: u64) -> Option<f64> {
 
 fn percentiles(mut took: Vec<u64>) -> Percentiles {
     took.sort_unstable();
-    Percentiles::of(took.len() as u64, |rank| took.get(rank as usize - 1).copied())
+    Percentiles::of(took.len() as u64, |rank| {
+        took.get(rank as usize - 1).copied()
+    })
 }
 
 /// Builds [`Percentiles`]; the contract's type knows no arithmetic.
@@ -193,8 +218,19 @@ pub trait ByRank {
 
 impl ByRank for Percentiles {
     fn of(count: u64, value: impl Fn(u64) -> Option<u64>) -> Percentiles {
-        let of = |percent: u64| if count == 0 { None } else { value((count * percent).div_ceil(100).max(1)) };
-        Percentiles { count, p50_ms: of(50), p95_ms: of(95), p99_ms: of(99) }
+        let of = |percent: u64| {
+            if count == 0 {
+                None
+            } else {
+                value((count * percent).div_ceil(100).max(1))
+            }
+        };
+        Percentiles {
+            count,
+            p50_ms: of(50),
+            p95_ms: of(95),
+            p99_ms: of(99),
+        }
     }
 }
 

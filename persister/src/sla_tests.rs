@@ -13,33 +13,56 @@ fn targets() -> Targets {
     let change = |seq, at, delivery_seconds, first_response_seconds| Change {
         seq,
         at,
-        targets: SlaTargets { delivery_seconds, first_response_seconds },
+        targets: SlaTargets {
+            delivery_seconds,
+            first_response_seconds,
+        },
     };
     // The later one by sequence is the later one, whatever order they come in.
     Targets::of(vec![change(9, CHANGED_AT, 5, 20), change(2, 10_000, 7, 30)])
 }
 
 fn row() -> impl Strategy<Value = Row> {
-    let kind = select(&[Kind::Asked, Kind::Answered, Kind::AnsweredByBot, Kind::Other][..]);
+    let kind = select(
+        &[
+            Kind::Asked,
+            Kind::Answered,
+            Kind::AnsweredByBot,
+            Kind::Other,
+        ][..],
+    );
     let step = prop::option::of((select(DeliveryState::ALL), prop::option::of(0i64..15_000)));
-    (0u8..3, select(&[Platform::Facebook, Platform::Web][..]), kind, 0i64..100_000, step, any::<bool>()).prop_map(
-        |(contact, platform, kind, accepted_at, step, breached)| Row {
-            seq: 0,
-            contact: ObjectId::from_bytes([contact; 12]),
-            platform,
-            kind,
-            accepted_at,
-            delivery: step.map(|(state, took)| Step { state, delivered_at: took.map(|ms| accepted_at + ms) }),
-            breached,
-        },
+    (
+        0u8..3,
+        select(&[Platform::Facebook, Platform::Web][..]),
+        kind,
+        0i64..100_000,
+        step,
+        any::<bool>(),
     )
+        .prop_map(
+            |(contact, platform, kind, accepted_at, step, breached)| Row {
+                seq: 0,
+                contact: ObjectId::from_bytes([contact; 12]),
+                platform,
+                kind,
+                accepted_at,
+                delivery: step.map(|(state, took)| Step {
+                    state,
+                    delivered_at: took.map(|ms| accepted_at + ms),
+                }),
+                breached,
+            },
+        )
 }
 
 /// In the order of the log, each second about as old as its neighbours.
 fn rows() -> impl Strategy<Value = Vec<Row>> {
     prop::collection::vec(row(), 0..60).prop_map(|mut rows| {
         rows.sort_by_key(|row| row.accepted_at);
-        rows.iter_mut().zip(1..).for_each(|(row, seq)| row.seq = seq);
+        rows.iter_mut()
+            .zip(1..)
+            .for_each(|(row, seq)| row.seq = seq);
         rows
     })
 }
@@ -55,23 +78,42 @@ fn target(at: i64) -> (i64, i64) {
 
 /// Each wait: when it began, and who ended it when.
 fn waits(rows: &[Row]) -> Vec<(i64, Option<Row>)> {
-    let same = |a: &Row, b: &Row| (a.contact, a.platform) == (b.contact, b.platform) && a.kind != Kind::Other;
+    let same = |a: &Row, b: &Row| {
+        (a.contact, a.platform) == (b.contact, b.platform) && a.kind != Kind::Other
+    };
     let begins = |i: usize| {
         let before = rows[..i].iter().rev().find(|r| same(r, &rows[i]));
         rows[i].kind == Kind::Asked && before.is_none_or(|r| r.kind != Kind::Asked)
     };
-    let ends = |i: usize| rows[i + 1..].iter().find(|r| same(r, &rows[i]) && r.kind != Kind::Asked).copied();
-    (0..rows.len()).filter(|i| begins(*i)).map(|i| (rows[i].accepted_at, ends(i))).collect()
+    let ends = |i: usize| {
+        rows[i + 1..]
+            .iter()
+            .find(|r| same(r, &rows[i]) && r.kind != Kind::Asked)
+            .copied()
+    };
+    (0..rows.len())
+        .filter(|i| begins(*i))
+        .map(|i| (rows[i].accepted_at, ends(i)))
+        .collect()
 }
 
 /// The smallest value that at least so many percent do not exceed.
 fn naive_percentile(values: &[u64], percent: usize) -> Option<u64> {
-    values.iter().copied().filter(|v| values.iter().filter(|w| *w <= v).count() * 100 >= percent * values.len()).min()
+    values
+        .iter()
+        .copied()
+        .filter(|v| values.iter().filter(|w| *w <= v).count() * 100 >= percent * values.len())
+        .min()
 }
 
 fn naive(values: &[u64]) -> Percentiles {
     let of = |percent| naive_percentile(values, percent);
-    Percentiles { count: values.len() as u64, p50_ms: of(50), p95_ms: of(95), p99_ms: of(99) }
+    Percentiles {
+        count: values.len() as u64,
+        p50_ms: of(50),
+        p95_ms: of(95),
+        p99_ms: of(99),
+    }
 }
 
 proptest! {
@@ -148,8 +190,14 @@ proptest! {
 
 #[test]
 fn a_sweep_asks_for_no_target_that_was_given_up_long_ago() {
-    let change =
-        |seq: i64| Change { seq, at: seq * 1_000, targets: SlaTargets { delivery_seconds: seq as u32, first_response_seconds: 1 } };
+    let change = |seq: i64| Change {
+        seq,
+        at: seq * 1_000,
+        targets: SlaTargets {
+            delivery_seconds: seq as u32,
+            first_response_seconds: 1,
+        },
+    };
     let targets = Targets::of((1..=32).map(change).collect());
     assert_eq!(targets.delivery_seconds_passing(1_000_000, 1_003_000), [32]);
 }
@@ -166,10 +214,28 @@ fn a_conversation_as_it_happens() {
         breached: false,
     };
     use Kind::*;
-    let kinds = [Answered, Asked, Asked, Answered, Answered, Asked, AnsweredByBot, Answered, Asked];
+    let kinds = [
+        Answered,
+        Asked,
+        Asked,
+        Answered,
+        Answered,
+        Asked,
+        AnsweredByBot,
+        Answered,
+        Asked,
+    ];
     let mut rows: Vec<Row> = (1..).zip(kinds).map(|(seq, kind)| at(seq, kind)).collect();
     let counts = tally(&mut rows, &Targets::default(), 60_000, 60_000).first_response;
     // Asked in second 2, answered in 4; the bot answered in 7; since 9 somebody waits.
     assert_eq!((counts.times.count, counts.times.p50_ms), (1, Some(2_000)));
-    assert_eq!((counts.waiting, counts.oldest_waiting_ms, counts.within_target, counts.late), (1, Some(51_000), 1, 0));
+    assert_eq!(
+        (
+            counts.waiting,
+            counts.oldest_waiting_ms,
+            counts.within_target,
+            counts.late
+        ),
+        (1, Some(51_000), 1, 0)
+    );
 }

@@ -1,6 +1,7 @@
-//! Until when the bot is silent for a contact. `contact.bot_resumed` lifts a suspension only while its `until` is still the one
-//! that staff have set last before it, and events come in any order; so a contact's document remembers what it was told about
-//! that, by sequence, and what holds is told from all of it. Pure; knows no clock.
+//! Until when the bot is silent for a contact. `contact.bot_resumed` lifts a suspension only while
+//! its `until` is still the one that staff have set last before it, and events come in any order;
+//! so a contact's document remembers what it was told about that, by sequence, and what holds is
+//! told from all of it. Pure; knows no clock.
 
 use mongodb::bson::{Bson, DateTime, Document, doc};
 
@@ -9,8 +10,8 @@ pub const FIELD: &str = "suspension";
 /// What clients see.
 const SUSPENDED: &str = "botSuspended";
 const UNTIL: &str = "botSuspendUntil";
-/// The newest changes that are remembered one by one, by sequence. More than can be on their way at once; what they led to that
-/// came before them is remembered as a whole.
+/// The newest changes that are remembered one by one, by sequence. More than can be on their way at
+/// once; what they led to that came before them is remembered as a whole.
 pub const KEPT: usize = 32;
 
 /// One thing that the document was told.
@@ -35,7 +36,12 @@ impl State {
     fn tell(&mut self, seq: i64, told: Told) {
         match told {
             Told::Until(until) => self.until = until,
-            Told::Resumed(of) if self.until == Some(of) => *self = State { until: None, lifted: Some(seq) },
+            Told::Resumed(of) if self.until == Some(of) => {
+                *self = State {
+                    until: None,
+                    lifted: Some(seq),
+                }
+            }
             Told::Resumed(_) => {}
         }
     }
@@ -53,13 +59,16 @@ struct Memory {
     changes: Vec<(i64, Told)>,
 }
 
-/// Adds a change to what the document remembers; false if it is known, or so late that newer ones have been folded.
+/// Adds a change to what the document remembers; false if it is known, or so late that newer ones
+/// have been folded.
 pub fn note(document: &mut Document, told: Told, seq: i64) -> bool {
     let mut memory = Memory::of(document);
     if seq <= memory.folded_to {
         return false;
     }
-    let Err(place) = memory.changes.binary_search_by_key(&seq, |(seq, _)| *seq) else { return false };
+    let Err(place) = memory.changes.binary_search_by_key(&seq, |(seq, _)| *seq) else {
+        return false;
+    };
     memory.changes.insert(place, (seq, told));
     let surplus = memory.changes.len().saturating_sub(KEPT);
     for (seq, told) in memory.changes.drain(..surplus) {
@@ -73,7 +82,10 @@ pub fn note(document: &mut Document, told: Told, seq: i64) -> bool {
 /// `botSuspended` has been entered or edited.
 pub fn note_suspended(document: &mut Document, suspended: Option<bool>) {
     if document.contains_key(FIELD) {
-        let memory = Memory { suspended, ..Memory::of(document) };
+        let memory = Memory {
+            suspended,
+            ..Memory::of(document)
+        };
         memory.write(document);
     }
 }
@@ -89,7 +101,11 @@ pub fn settle(document: &mut Document, edited: Option<i64>) {
         state.tell(*seq, *told);
     }
     // None is before any sequence: a shell that has no word of it is lifted too.
-    let suspended = if state.lifted > edited { Some(false) } else { memory.suspended };
+    let suspended = if state.lifted > edited {
+        Some(false)
+    } else {
+        memory.suspended
+    };
     put(document, UNTIL, state.until.map(Bson::DateTime));
     put(document, SUSPENDED, suspended.map(Bson::Boolean));
 }
@@ -105,11 +121,22 @@ impl Memory {
     /// Before anything was told, it is what the fields say.
     fn of(document: &Document) -> Memory {
         let Ok(kept) = document.get_document(FIELD) else {
-            let applied = document.get_document("applied").and_then(|applied| applied.get_i64(UNTIL)).ok();
+            let applied = document
+                .get_document("applied")
+                .and_then(|applied| applied.get_i64(UNTIL))
+                .ok();
             let seq = applied.or(document.get_i64("seq").ok()).unwrap_or_default();
             let until = document.get_datetime(UNTIL).ok().copied();
-            let changes = until.map(|until| (seq, Told::Until(Some(until)))).into_iter().collect();
-            return Memory { suspended: document.get_bool(SUSPENDED).ok(), base: State::default(), folded_to: 0, changes };
+            let changes = until
+                .map(|until| (seq, Told::Until(Some(until))))
+                .into_iter()
+                .collect();
+            return Memory {
+                suspended: document.get_bool(SUSPENDED).ok(),
+                base: State::default(),
+                folded_to: 0,
+                changes,
+            };
         };
         let change = |entry: &Bson| {
             let entry = entry.as_document()?;
@@ -119,23 +146,39 @@ impl Memory {
             };
             Some((entry.get_i64("seq").ok()?, told))
         };
-        let changes = kept.get_array("changes").map(|all| all.iter().filter_map(change).collect()).unwrap_or_default();
+        let changes = kept
+            .get_array("changes")
+            .map(|all| all.iter().filter_map(change).collect())
+            .unwrap_or_default();
         // Documents from before there was a base have none.
         let empty = Document::new();
         let base = kept.get_document("base").unwrap_or(&empty);
-        let state = State { until: base.get_datetime("until").ok().copied(), lifted: base.get_i64("lifted").ok() };
+        let state = State {
+            until: base.get_datetime("until").ok().copied(),
+            lifted: base.get_i64("lifted").ok(),
+        };
         let folded_to = base.get_i64("seq").unwrap_or_default();
-        Memory { suspended: kept.get_bool("suspended").ok(), base: state, folded_to, changes }
+        Memory {
+            suspended: kept.get_bool("suspended").ok(),
+            base: state,
+            folded_to,
+            changes,
+        }
     }
 
     fn write(&self, document: &mut Document) {
         let change = |(seq, told): &(i64, Told)| match told {
-            Told::Until(until) => doc! {"seq": seq, "until": until.map_or(Bson::Null, Bson::DateTime)},
+            Told::Until(until) => {
+                doc! {"seq": seq, "until": until.map_or(Bson::Null, Bson::DateTime)}
+            }
             Told::Resumed(of) => doc! {"seq": seq, "resumed": *of},
         };
         let changes: Vec<Document> = self.changes.iter().map(change).collect();
         let State { until, lifted } = self.base;
         let base = doc! {"seq": self.folded_to, "until": until, "lifted": lifted};
-        document.insert(FIELD, doc! {"suspended": self.suspended, "base": base, "changes": changes});
+        document.insert(
+            FIELD,
+            doc! {"suspended": self.suspended, "base": base, "changes": changes},
+        );
     }
 }

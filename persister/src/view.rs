@@ -1,8 +1,10 @@
-//! Applies events to MongoDB so that order, repetition and several replicas at once make no difference to the documents.
+//! Applies events to MongoDB so that order, repetition and several replicas at once make no
+//! difference to the documents.
 //!
-//! How: `message.created` inserts; every other change of a message is an update guarded by the sequence of its field
-//! (`applied.<field>`), which makes a shell of a message that is not there yet; the insert then fills the shell. Counters
-//! and read marks are folded per conversation (`conversation.rs`) and written only onto the revision they were read from.
+//! How: `message.created` inserts; every other change of a message is an update guarded by the
+//! sequence of its field (`applied.<field>`), which makes a shell of a message that is not there
+//! yet; the insert then fills the shell. Counters and read marks are folded per conversation
+//! (`conversation.rs`) and written only onto the revision they were read from.
 
 mod contacts;
 mod conversations;
@@ -30,8 +32,9 @@ use crate::latency::Latencies;
 pub struct Stored {
     /// Its sequence.
     pub seq: u64,
-    /// The sequence by which it is later or earlier than other changes of the same: its own, or, replayed from a dead letter, that
-    /// of its first copy. A message's creation, deletion and being read count by their own: conversations fold by those.
+    /// The sequence by which it is later or earlier than other changes of the same: its own, or,
+    /// replayed from a dead letter, that of its first copy. A message's creation, deletion and
+    /// being read count by their own: conversations fold by those.
     pub place: u64,
     /// Its subject.
     pub subject: String,
@@ -48,7 +51,10 @@ pub enum Verdict {
     Rejected(Reason, String),
 }
 
-const APPLIED: Verdict = Verdict::Applied(Outcome::Applied { matched: 1, modified: 1 });
+const APPLIED: Verdict = Verdict::Applied(Outcome::Applied {
+    matched: 1,
+    modified: 1,
+});
 
 /// Of an event about what another company has: an id is only the caller's word.
 fn foreign() -> Verdict {
@@ -97,7 +103,10 @@ struct Sorted {
 
 impl Sorted {
     fn company(&self, position: usize) -> ObjectId {
-        self.companies_of.get(&position).map(|company| oid(*company)).unwrap_or_default()
+        self.companies_of
+            .get(&position)
+            .map(|company| oid(*company))
+            .unwrap_or_default()
     }
 }
 
@@ -109,7 +118,11 @@ impl View {
     pub async fn open(uri: &SecretString) -> Result<View, DatabaseError> {
         let database = database::open(uri).await?;
         let collections = Collections::of(&database);
-        Ok(View { database, collections, latencies: Latencies::default() })
+        Ok(View {
+            database,
+            collections,
+            latencies: Latencies::default(),
+        })
     }
 
     /// The database.
@@ -125,43 +138,63 @@ impl View {
         self.collections.create_indexes().await
     }
 
-    /// Applies a batch, in any order relative to other batches, and says what became of each message. Everything up to
-    /// `settled_to` is known to be settled by all replicas; 0 if that is not known.
+    /// Applies a batch, in any order relative to other batches, and says what became of each
+    /// message. Everything up to `settled_to` is known to be settled by all replicas; 0 if that is
+    /// not known.
     ///
     /// # Errors
-    /// MongoDB is away: apply the same batch again later. Part of it may be applied already, which does no harm. Or it will
-    /// never take something in this batch: [`View::apply_one_by_one`] finds out what.
-    pub async fn apply(&self, batch: &[Stored], settled_to: u64) -> Result<Vec<Verdict>, DatabaseError> {
+    /// MongoDB is away: apply the same batch again later. Part of it may be applied already, which
+    /// does no harm. Or it will never take something in this batch: [`View::apply_one_by_one`]
+    /// finds out what.
+    pub async fn apply(
+        &self,
+        batch: &[Stored],
+        settled_to: u64,
+    ) -> Result<Vec<Verdict>, DatabaseError> {
         let mut verdicts = vec![APPLIED; batch.len()];
         let sorted = sort(batch, &mut verdicts);
         self.apply_contacts(&sorted, &mut verdicts).await?;
         self.apply_directory(&sorted, &mut verdicts).await?;
         let mut effects = conversations::Effects::default();
-        self.insert_created(&sorted, &mut effects, &mut verdicts).await?;
+        self.insert_created(&sorted, &mut effects, &mut verdicts)
+            .await?;
         // Whoever sees a message delivered finds the attempt that did it.
         self.keep_attempts(&sorted).await?;
-        self.update_messages(&sorted, &mut effects, &mut verdicts).await?;
+        self.update_messages(&sorted, &mut effects, &mut verdicts)
+            .await?;
         self.note_breaches(&sorted, &mut verdicts).await?;
         effects.add_reads(&sorted);
         let folded = self.fold(effects, settled_to).await?;
         self.mark_read(&sorted, &folded, &mut verdicts).await?;
         let now = nats::Timestamp::now();
-        for c in sorted.created.iter().filter(|c| verdicts[c.position] == APPLIED) {
-            self.latencies.note(c.event.0.company_id, c.event.0.platform, c.envelope_at, now);
+        for c in sorted
+            .created
+            .iter()
+            .filter(|c| verdicts[c.position] == APPLIED)
+        {
+            self.latencies
+                .note(c.event.0.company_id, c.event.0.platform, c.envelope_at, now);
         }
         Ok(verdicts)
     }
 
-    /// Applies each message by itself, so that one that MongoDB will never take is rejected alone and holds up nobody.
+    /// Applies each message by itself, so that one that MongoDB will never take is rejected alone
+    /// and holds up nobody.
     ///
     /// # Errors
     /// MongoDB is away.
-    pub async fn apply_one_by_one(&self, batch: &[Stored], settled_to: u64) -> Result<Vec<Verdict>, DatabaseError> {
+    pub async fn apply_one_by_one(
+        &self,
+        batch: &[Stored],
+        settled_to: u64,
+    ) -> Result<Vec<Verdict>, DatabaseError> {
         let mut verdicts = Vec::with_capacity(batch.len());
         for message in batch {
             match self.apply(std::slice::from_ref(message), settled_to).await {
                 Ok(mut one) => verdicts.append(&mut one),
-                Err(DatabaseError::Refused(why)) => verdicts.push(Verdict::Rejected(Reason::Failed, why)),
+                Err(DatabaseError::Refused(why)) => {
+                    verdicts.push(Verdict::Rejected(Reason::Failed, why))
+                }
                 Err(away) => return Err(away),
             }
         }
@@ -191,7 +224,12 @@ fn sort(batch: &[Stored], verdicts: &mut [Verdict]) -> Sorted {
                 push!($list, $event, seq)
             };
             ($list:ident, $event:expr, $seq:ident) => {
-                sorted.$list.push(At { position, seq: $seq, envelope_at, event: $event })
+                sorted.$list.push(At {
+                    position,
+                    seq: $seq,
+                    envelope_at,
+                    event: $event,
+                })
             };
         }
         match envelope.event {
@@ -204,7 +242,11 @@ fn sort(batch: &[Stored], verdicts: &mut [Verdict]) -> Sorted {
             Event::ContactUpdated(e) => push!(contact_edits, e, place),
             Event::CompanyCreated(e) => push!(companies, e),
             Event::UserCreated(e) => push!(users, e),
-            Event::IntegrationUpdated(e) => push!(integrations, directory::IntegrationChange::Entered(e), place),
+            Event::IntegrationUpdated(e) => push!(
+                integrations,
+                directory::IntegrationChange::Entered(e),
+                place
+            ),
             Event::MessageSlaBreached(e) => push!(breaches, e),
             Event::CompanyUpdated(e) => {
                 if let Some(targets) = e.sla {
@@ -213,7 +255,11 @@ fn sort(batch: &[Stored], verdicts: &mut [Verdict]) -> Sorted {
             }
             Event::ContactBotResumed(e) => push!(resumes, e, place),
             Event::IntegrationRefreshFailed(e) => push!(refresh_failures, (company, e), place),
-            Event::IntegrationDeleted(e) => push!(integrations, directory::IntegrationChange::Removed(company, e.provider), place),
+            Event::IntegrationDeleted(e) => push!(
+                integrations,
+                directory::IntegrationChange::Removed(company, e.provider),
+                place
+            ),
         }
     }
     sorted

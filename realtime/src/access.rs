@@ -1,4 +1,5 @@
-//! Access tokens: who opens a socket, of which company, until when. Checks only; the gateway signs them.
+//! Access tokens: who opens a socket, of which company, until when. Checks only; the gateway signs
+//! them.
 
 use std::time::Duration;
 
@@ -79,7 +80,10 @@ impl Verifier {
         rules.validate_exp = false;
         // As the gateway: there is one kind of token, whomever it names.
         rules.validate_aud = false;
-        Verifier { key: DecodingKey::from_secret(secret.expose_secret().as_bytes()), rules }
+        Verifier {
+            key: DecodingKey::from_secret(secret.expose_secret().as_bytes()),
+            rules,
+        }
     }
 
     /// Whose token it is.
@@ -90,12 +94,20 @@ impl Verifier {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(BadToken::Invalid);
         }
-        let claims = decode::<Claims>(token, &self.key, &self.rules).map_err(|_| BadToken::Invalid)?.claims;
+        let claims = decode::<Claims>(token, &self.key, &self.rules)
+            .map_err(|_| BadToken::Invalid)?
+            .claims;
         let expires = Timestamp::from_millis(claims.exp.saturating_mul(1_000));
         if expires <= now {
             return Err(BadToken::Expired);
         }
-        Ok(Session { user: claims.user_id, company: claims.company_id, role: claims.role, session: claims.sid, expires })
+        Ok(Session {
+            user: claims.user_id,
+            company: claims.company_id,
+            role: claims.role,
+            session: claims.sid,
+            expires,
+        })
     }
 }
 
@@ -113,7 +125,12 @@ mod tests {
     }
 
     fn sign(algorithm: Algorithm, secret: &str, claims: &Value) -> String {
-        encode(&Header::new(algorithm), claims, &EncodingKey::from_secret(secret.as_bytes())).unwrap()
+        encode(
+            &Header::new(algorithm),
+            claims,
+            &EncodingKey::from_secret(secret.as_bytes()),
+        )
+        .unwrap()
     }
 
     fn verify(token: &str) -> Result<Session, BadToken> {
@@ -123,12 +140,21 @@ mod tests {
     #[test]
     fn a_good_token_names_user_and_company_and_end() {
         let session = verify(&sign(Algorithm::HS256, SECRET, &claims())).unwrap();
-        assert_eq!((session.user.to_string(), session.company.to_string()), ("d".repeat(24), "a".repeat(24)));
-        assert_eq!((session.role, session.time_left(NOW), session.session), (StaffRole::Manager, Duration::from_secs(900), None));
+        assert_eq!(
+            (session.user.to_string(), session.company.to_string()),
+            ("d".repeat(24), "a".repeat(24))
+        );
+        assert_eq!(
+            (session.role, session.time_left(NOW), session.session),
+            (StaffRole::Manager, Duration::from_secs(900), None)
+        );
         let mut of_a_login = claims();
         of_a_login["sid"] = json!("e".repeat(24));
         let session = verify(&sign(Algorithm::HS256, SECRET, &of_a_login)).unwrap();
-        assert_eq!(session.session.map(|id| id.to_string()), Some("e".repeat(24)));
+        assert_eq!(
+            session.session.map(|id| id.to_string()),
+            Some("e".repeat(24))
+        );
         let mut of_another = claims();
         of_another["aud"] = json!("api");
         assert!(verify(&sign(Algorithm::HS256, SECRET, &of_another)).is_ok());
@@ -137,12 +163,19 @@ mod tests {
     #[test]
     fn another_key_or_algorithm_or_none_is_refused() {
         for token in [
-            sign(Algorithm::HS256, "another secret, as long as the first", &claims()),
+            sign(
+                Algorithm::HS256,
+                "another secret, as long as the first",
+                &claims(),
+            ),
             sign(Algorithm::HS512, SECRET, &claims()),
             // {"alg":"none","typ":"JWT"} and the claims, unsigned.
             {
                 let signed = sign(Algorithm::HS256, SECRET, &claims());
-                format!("eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.{}.", signed.split('.').nth(1).unwrap())
+                format!(
+                    "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.{}.",
+                    signed.split('.').nth(1).unwrap()
+                )
             },
             "x".repeat(MAX_TOKEN_BYTES + 1),
             String::new(),
@@ -155,7 +188,10 @@ mod tests {
     fn an_expired_one_says_so_to_the_second() {
         let mut claims = claims();
         claims["exp"] = json!(1_700_000_000);
-        assert_eq!(verify(&sign(Algorithm::HS256, SECRET, &claims)), Err(BadToken::Expired));
+        assert_eq!(
+            verify(&sign(Algorithm::HS256, SECRET, &claims)),
+            Err(BadToken::Expired)
+        );
         claims["exp"] = json!(1_700_000_001);
         assert!(verify(&sign(Algorithm::HS256, SECRET, &claims)).is_ok());
     }
@@ -165,10 +201,18 @@ mod tests {
         for name in ["userId", "companyId", "role", "iat", "exp"] {
             let mut lacking = claims();
             lacking.as_object_mut().unwrap().remove(name);
-            assert_eq!(verify(&sign(Algorithm::HS256, SECRET, &lacking)), Err(BadToken::Invalid), "{name}");
+            assert_eq!(
+                verify(&sign(Algorithm::HS256, SECRET, &lacking)),
+                Err(BadToken::Invalid),
+                "{name}"
+            );
             let mut wrong = claims();
             wrong[name] = json!("*");
-            assert_eq!(verify(&sign(Algorithm::HS256, SECRET, &wrong)), Err(BadToken::Invalid), "{name}");
+            assert_eq!(
+                verify(&sign(Algorithm::HS256, SECRET, &wrong)),
+                Err(BadToken::Invalid),
+                "{name}"
+            );
         }
     }
 }

@@ -14,7 +14,12 @@ pub struct Bucket {
 impl Bucket {
     /// Full.
     pub fn new(burst: u32, per_second: u32, now: Instant) -> Bucket {
-        Bucket { left: f64::from(burst), burst: f64::from(burst), per_second: f64::from(per_second), at: now }
+        Bucket {
+            left: f64::from(burst),
+            burst: f64::from(burst),
+            per_second: f64::from(per_second),
+            at: now,
+        }
     }
 
     /// Takes one, if there is one.

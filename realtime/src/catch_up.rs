@@ -1,6 +1,7 @@
-//! How a socket is given what its client missed: read from the log, page after page, until what this node remembers joins on.
-//! The switch to live is made under the company's lock (`Company::go_live`), so there is no hole and no repetition in it.
-//! Pages are read as the client takes them; a slow one holds a page and nothing more.
+//! How a socket is given what its client missed: read from the log, page after page, until what
+//! this node remembers joins on. The switch to live is made under the company's lock
+//! (`Company::go_live`), so there is no hole and no repetition in it. Pages are read as the client
+//! takes them; a slow one holds a page and nothing more.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,7 +25,8 @@ use crate::hub::Hub;
 const PAGE_EVENTS: usize = 128;
 /// Bytes of one read; a single event may be larger.
 const PAGE_BYTES: usize = 512 * 1024;
-/// One read may take so long, the wait for its turn and its repetitions included; then the client has to come again.
+/// One read may take so long, the wait for its turn and its repetitions included; then the client
+/// has to come again.
 const READ_DEADLINE: Duration = Duration::from_secs(10);
 /// Pause before a read is repeated.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -36,7 +38,8 @@ pub struct CatchUp {
     /// How many events the client has got so far.
     replayed: usize,
     page: VecDeque<Frame>,
-    /// A task: it ends by its own deadline and gives its turn back, also while its client takes nothing and nobody waits for it.
+    /// A task: it ends by its own deadline and gives its turn back, also while its client takes
+    /// nothing and nobody waits for it.
     reading: Option<AbortOnDropHandle<Result<Page, NoPage>>>,
     /// The log has not been asked yet whether it still keeps what follows the cursor.
     is_first: bool,
@@ -72,7 +75,13 @@ pub enum Step {
 impl CatchUp {
     /// From a cursor.
     pub fn new(cursor: u64) -> CatchUp {
-        CatchUp { position: cursor, replayed: 0, page: VecDeque::new(), reading: None, is_first: true }
+        CatchUp {
+            position: cursor,
+            replayed: 0,
+            page: VecDeque::new(),
+            reading: None,
+            is_first: true,
+        }
     }
 
     /// What is there without waiting.
@@ -84,7 +93,12 @@ impl CatchUp {
     ///
     /// # Errors
     /// The log does not answer.
-    pub async fn step(&mut self, hub: &Hub, company: &Arc<Company>, socket: Id) -> Result<Step, CloseReason> {
+    pub async fn step(
+        &mut self,
+        hub: &Hub,
+        company: &Arc<Company>,
+        socket: Id,
+    ) -> Result<Step, CloseReason> {
         loop {
             if let Some(frame) = self.page.pop_front() {
                 return Ok(Step::Frame(frame));
@@ -93,10 +107,17 @@ impl CatchUp {
                 return Ok(Step::Live);
             }
             let reading = self.reading.get_or_insert_with(|| {
-                let read = read(hub.clone(), company.clone(), self.position, std::mem::take(&mut self.is_first));
+                let read = read(
+                    hub.clone(),
+                    company.clone(),
+                    self.position,
+                    std::mem::take(&mut self.is_first),
+                );
                 AbortOnDropHandle::new(hub.tasks().spawn(read))
             });
-            let read = reading.await.unwrap_or_else(|e| Err(NoPage::Unavailable(e.to_string())));
+            let read = reading
+                .await
+                .unwrap_or_else(|e| Err(NoPage::Unavailable(e.to_string())));
             self.reading = None;
             let limit = hub.limits().replay_events;
             match read {
@@ -113,7 +134,8 @@ impl CatchUp {
         }
     }
 
-    /// Whether everything that was read is given, and what the node remembers joins on; then the socket is live.
+    /// Whether everything that was read is given, and what the node remembers joins on; then the
+    /// socket is live.
     pub fn joins(&self, company: &Company, socket: Id) -> bool {
         !self.is_first && self.page.is_empty() && company.go_live(socket, self.position)
     }
@@ -134,8 +156,13 @@ impl CatchUp {
     pub fn take(&mut self, page: Page) {
         counter!("realtime_replayed_total").increment(page.events.len() as u64);
         self.replayed += page.events.len();
-        self.position = page.events.last().map_or(self.position, |(seq, _)| *seq).max(page.complete_to);
-        self.page.extend(page.events.into_iter().filter_map(|(_, frame)| frame));
+        self.position = page
+            .events
+            .last()
+            .map_or(self.position, |(seq, _)| *seq)
+            .max(page.complete_to);
+        self.page
+            .extend(page.events.into_iter().filter_map(|(_, frame)| frame));
     }
 
     /// It is too far back: the client has to fetch, and is live from now on.
@@ -148,7 +175,12 @@ impl CatchUp {
 }
 
 /// What the log has of the company after `position`.
-async fn read(hub: Hub, company: Arc<Company>, position: u64, is_first: bool) -> Result<Page, NoPage> {
+async fn read(
+    hub: Hub,
+    company: Arc<Company>,
+    position: u64,
+    is_first: bool,
+) -> Result<Page, NoPage> {
     let mut failed = "no turn came".to_owned();
     let tries = async {
         loop {
@@ -166,10 +198,17 @@ async fn read(hub: Hub, company: Arc<Company>, position: u64, is_first: bool) ->
 }
 
 /// One try; `None` if the replica that answered lacks what the leader has.
-async fn try_read(hub: &Hub, company: &Company, position: u64, is_first: bool) -> Result<Option<Page>, NoPage> {
+async fn try_read(
+    hub: &Hub,
+    company: &Company,
+    position: u64,
+    is_first: bool,
+) -> Result<Option<Page>, NoPage> {
     let _turn = hub.reading().await;
     if is_first {
-        let kept = feed::kept(hub.connection()).await.map_err(NoPage::Unavailable)?;
+        let kept = feed::kept(hub.connection())
+            .await
+            .map_err(NoPage::Unavailable)?;
         if position.saturating_add(1) < kept.first {
             return Err(NoPage::Behind(Behind::TooOld));
         }
@@ -180,16 +219,39 @@ async fn try_read(hub: &Hub, company: &Company, position: u64, is_first: bool) -
     // Looked at before the log is: whatever was handed out by then the log has.
     let handed_out = company.last_seq();
     let filter = subject::of_company(company.id);
-    let read = direct::page_within(hub.connection(), stream::EVENTS, &filter, position + 1, PAGE_EVENTS, PAGE_BYTES).await;
+    let read = direct::page_within(
+        hub.connection(),
+        stream::EVENTS,
+        &filter,
+        position + 1,
+        PAGE_EVENTS,
+        PAGE_BYTES,
+    )
+    .await;
     let stored = read.map_err(NoPage::Unavailable)?;
-    let pending = stored.first().and_then(|first| first.header(header::NUM_PENDING)?.parse::<usize>().ok());
+    let pending = stored
+        .first()
+        .and_then(|first| first.header(header::NUM_PENDING)?.parse::<usize>().ok());
     if !stored.is_empty() {
         let pending = (pending.unwrap_or(0) + 1).saturating_sub(stored.len());
-        let events = stored.into_iter().map(|stored| (stored.seq, event::of_stored(&stored))).collect();
-        return Ok(Some(Page { events, complete_to: 0, pending }));
+        let events = stored
+            .into_iter()
+            .map(|stored| (stored.seq, event::of_stored(&stored)))
+            .collect();
+        return Ok(Some(Page {
+            events,
+            complete_to: 0,
+            pending,
+        }));
     }
-    let last = direct::last_seq(hub.connection(), stream::EVENTS, &filter).await.map_err(NoPage::Unavailable)?;
-    Ok((last <= position).then_some(Page { events: Vec::new(), complete_to: handed_out, pending: 0 }))
+    let last = direct::last_seq(hub.connection(), stream::EVENTS, &filter)
+        .await
+        .map_err(NoPage::Unavailable)?;
+    Ok((last <= position).then_some(Page {
+        events: Vec::new(),
+        complete_to: handed_out,
+        pending: 0,
+    }))
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Why a socket ends, and what a client is told of it. Codes from 4000 are ours. How a door says it is the door's matter.
+//! Why a socket ends, and what a client is told of it. Codes from 4000 are ours. How a door says it
+//! is the door's matter.
 
 /// Why a socket ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,7 +14,8 @@ pub enum CloseReason {
     SessionEnded,
     /// It did not take its events as fast as they came. Connect again with `last_seq`.
     TooSlow,
-    /// Too many malformed or over-limit frames. A client's fault; connecting again will not mend it.
+    /// Too many malformed or over-limit frames. A client's fault; connecting again will not mend
+    /// it.
     Flood,
     /// A frame beyond the size limit.
     TooLarge,

@@ -55,16 +55,27 @@ pub struct Failure {
 impl Failure {
     /// It cannot be read.
     pub const fn malformed(message: &'static str) -> Failure {
-        Failure { code: "MALFORMED_FRAME", message }
+        Failure {
+            code: "MALFORMED_FRAME",
+            message,
+        }
     }
 
     /// NATS is away.
-    pub const UNAVAILABLE: Failure = Failure { code: "UNAVAILABLE", message: "this cannot be done right now; try again" };
+    pub const UNAVAILABLE: Failure = Failure {
+        code: "UNAVAILABLE",
+        message: "this cannot be done right now; try again",
+    };
     /// Too many frames a second.
-    pub const RATE_LIMITED: Failure = Failure { code: "RATE_LIMITED", message: "too many frames; this one was ignored" };
+    pub const RATE_LIMITED: Failure = Failure {
+        code: "RATE_LIMITED",
+        message: "too many frames; this one was ignored",
+    };
     /// Too many rooms.
-    pub const TOO_MANY_CONVERSATIONS: Failure =
-        Failure { code: "TOO_MANY_CONVERSATIONS", message: "this socket has joined as many conversations as it may" };
+    pub const TOO_MANY_CONVERSATIONS: Failure = Failure {
+        code: "TOO_MANY_CONVERSATIONS",
+        message: "this socket has joined as many conversations as it may",
+    };
 }
 
 /// The `data` of an `ack`.
@@ -79,7 +90,10 @@ pub struct Done {
 
 impl Done {
     /// Without a place in the log.
-    pub const OK: Done = Done { ok: true, seq: None };
+    pub const OK: Done = Done {
+        ok: true,
+        seq: None,
+    };
 }
 
 /// How a command ends.
@@ -109,25 +123,54 @@ impl Command {
         let make: fn(Target) -> Command = match event {
             "conversation:join" => |t| Command::Join(t.conversation_id),
             "conversation:leave" => |t| Command::Leave(t.conversation_id),
-            "typing:start" => |t| Command::Typing { conversation: t.conversation_id, is_typing: true },
-            "typing:stop" => |t| Command::Typing { conversation: t.conversation_id, is_typing: false },
-            "message:read" => |t| Command::Read { conversation: t.conversation_id, platform: t.platform },
-            _ => return Err(Failure { code: "UNKNOWN_EVENT", message: "there is no such event" }),
+            "typing:start" => |t| Command::Typing {
+                conversation: t.conversation_id,
+                is_typing: true,
+            },
+            "typing:stop" => |t| Command::Typing {
+                conversation: t.conversation_id,
+                is_typing: false,
+            },
+            "message:read" => |t| Command::Read {
+                conversation: t.conversation_id,
+                platform: t.platform,
+            },
+            _ => {
+                return Err(Failure {
+                    code: "UNKNOWN_EVENT",
+                    message: "there is no such event",
+                });
+            }
         };
         let target = data.and_then(|data| serde_json::from_str(data).ok());
-        target.map(make).ok_or(Failure::malformed("`data` needs `conversationId`, 24 hex digits; `platform`, where given, is one of ours"))
+        target.map(make).ok_or(Failure::malformed(
+            "`data` needs `conversationId`, 24 hex digits; `platform`, where given, is one of ours",
+        ))
     }
 }
 
 /// Tells the company's other sockets, on all nodes.
-pub async fn publish_typing(connection: Connection, company: Id, conversation: Id, typing: Typing) -> Outcome {
-    // Without a connection it would lie in the client's buffer and be told when it is no longer true.
+pub async fn publish_typing(
+    connection: Connection,
+    company: Id,
+    conversation: Id,
+    typing: Typing,
+) -> Outcome {
+    // Without a connection it would lie in the client's buffer and be told when it is no longer
+    // true.
     if !connection.is_connected() {
         counter!("realtime_typing_dropped_total").increment(1);
         return Err(Failure::UNAVAILABLE);
     }
     let payload = serde_json::to_vec(&typing).map_err(|_| Failure::UNAVAILABLE)?;
-    match timeout(TYPING_DEADLINE, connection.client.publish(subject::typing(company, conversation), payload.into())).await {
+    match timeout(
+        TYPING_DEADLINE,
+        connection
+            .client
+            .publish(subject::typing(company, conversation), payload.into()),
+    )
+    .await
+    {
         Ok(Ok(())) => Ok(Done::OK),
         _ => {
             counter!("realtime_typing_dropped_total").increment(1);
@@ -139,18 +182,32 @@ pub async fn publish_typing(connection: Connection, company: Id, conversation: I
 /// Stores `message.read`; the persister applies it like PUT mark-read.
 pub async fn publish_read(publisher: Publisher, session: Session, read: MessageRead) -> Outcome {
     let now = Timestamp::now();
-    let envelope = Envelope::new(now, Actor::User { id: session.user }, session.company, Event::MessageRead(read));
-    let stored = match Outgoing::event(&envelope, envelope.id.to_string(), TraceContext::generate()) {
+    let envelope = Envelope::new(
+        now,
+        Actor::User { id: session.user },
+        session.company,
+        Event::MessageRead(read),
+    );
+    let stored = match Outgoing::event(&envelope, envelope.id.to_string(), TraceContext::generate())
+    {
         Ok(event) => publisher.publish(event).await,
         Err(e) => Err(e),
     };
     match stored {
-        Ok(receipt) => Ok(Done { ok: true, seq: Some(receipt.seq) }),
+        Ok(receipt) => Ok(Done {
+            ok: true,
+            seq: Some(receipt.seq),
+        }),
         Err(error) => {
             warn!(company = %session.company, user = %session.user, %error, "message:read was not stored");
             Err(match error {
-                PublishError::Refused(_) | PublishError::Taken(_) => Failure { code: "REFUSED", message: "the log refuses this" },
-                PublishError::Overloaded | PublishError::Unavailable(_) | PublishError::Full => Failure::UNAVAILABLE,
+                PublishError::Refused(_) | PublishError::Taken(_) => Failure {
+                    code: "REFUSED",
+                    message: "the log refuses this",
+                },
+                PublishError::Overloaded | PublishError::Unavailable(_) | PublishError::Full => {
+                    Failure::UNAVAILABLE
+                }
             })
         }
     }
@@ -170,22 +227,60 @@ mod tests {
         for (event, command) in [
             ("conversation:join", Command::Join(conversation)),
             ("conversation:leave", Command::Leave(conversation)),
-            ("typing:start", Command::Typing { conversation, is_typing: true }),
-            ("typing:stop", Command::Typing { conversation, is_typing: false }),
-            ("message:read", Command::Read { conversation, platform: None }),
+            (
+                "typing:start",
+                Command::Typing {
+                    conversation,
+                    is_typing: true,
+                },
+            ),
+            (
+                "typing:stop",
+                Command::Typing {
+                    conversation,
+                    is_typing: false,
+                },
+            ),
+            (
+                "message:read",
+                Command::Read {
+                    conversation,
+                    platform: None,
+                },
+            ),
         ] {
             assert_eq!(Command::parse(event, Some(&data)), Ok(command));
         }
         let data = json!({"conversationId": text, "platform": "web"}).to_string();
-        assert_eq!(Command::parse("message:read", Some(&data)), Ok(Command::Read { conversation, platform: Some(Platform::Web) }));
+        assert_eq!(
+            Command::parse("message:read", Some(&data)),
+            Ok(Command::Read {
+                conversation,
+                platform: Some(Platform::Web)
+            })
+        );
     }
 
     #[test]
     fn anything_else_is_told_by_its_code() {
-        for data in [None, Some("null"), Some("{}"), Some(r#"{"conversationId":"b"}"#), Some(r#"{"conversationId":1}"#), Some("\"b\"")] {
-            assert_eq!(Command::parse("conversation:join", data).unwrap_err().code, "MALFORMED_FRAME", "{data:?}");
+        for data in [
+            None,
+            Some("null"),
+            Some("{}"),
+            Some(r#"{"conversationId":"b"}"#),
+            Some(r#"{"conversationId":1}"#),
+            Some("\"b\""),
+        ] {
+            assert_eq!(
+                Command::parse("conversation:join", data).unwrap_err().code,
+                "MALFORMED_FRAME",
+                "{data:?}"
+            );
         }
-        assert_eq!(Command::parse("message:new", Some("{}")).unwrap_err().code, "UNKNOWN_EVENT");
+        assert_eq!(
+            Command::parse("message:new", Some("{}")).unwrap_err().code,
+            "UNKNOWN_EVENT"
+        );
     }
 
     proptest! {

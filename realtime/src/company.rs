@@ -1,5 +1,6 @@
-//! The sockets of one company on this node, and the fan-out to them: each gets every event of the log after its own cursor,
-//! in order, once. Knows neither NATS nor any door; what is read from the log is handed in.
+//! The sockets of one company on this node, and the fan-out to them: each gets every event of the
+//! log after its own cursor, in order, once. Knows neither NATS nor any door; what is read from the
+//! log is handed in.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +18,8 @@ use crate::queue::Queue;
 use crate::recent::Recent;
 use crate::sessions::Login;
 
-/// So long before its token expires a client is told, so that it can come back with a fresh one in time.
+/// So long before its token expires a client is told, so that it can come back with a fresh one in
+/// time.
 pub const EXPIRY_NOTICE: Duration = Duration::from_secs(30);
 
 /// The socket has joined as many conversations as it may.
@@ -68,8 +70,12 @@ struct State {
 
 impl State {
     fn go_live(&mut self, socket: Id, position: u64) -> bool {
-        let Some(member) = self.members.get_mut(&socket) else { return true };
-        let Some(missed) = self.recent.since(position) else { return false };
+        let Some(member) = self.members.get_mut(&socket) else {
+            return true;
+        };
+        let Some(missed) = self.recent.since(position) else {
+            return false;
+        };
         // One that does not fit ends the queue.
         missed.for_each(|frame| {
             member.queue.push(frame);
@@ -83,8 +89,13 @@ impl State {
             return 0;
         }
         self.snapshot = None;
-        let Ok(frame) = event::of_presence(news, false) else { return 0 };
-        self.members.values().filter(|m| m.queue.push(&frame)).count()
+        let Ok(frame) = event::of_presence(news, false) else {
+            return 0;
+        };
+        self.members
+            .values()
+            .filter(|m| m.queue.push(&frame))
+            .count()
     }
 }
 
@@ -107,7 +118,14 @@ impl Company {
     /// Without sockets.
     pub fn new(id: Id) -> Company {
         let (emptied, moved, asked) = (Notify::new(), Notify::new(), Notify::new());
-        Company { id, feed: watch::Sender::new(FeedState::Opening), emptied, moved, asked, state: Mutex::default() }
+        Company {
+            id,
+            feed: watch::Sender::new(FeedState::Opening),
+            emptied,
+            moved,
+            asked,
+            state: Mutex::default(),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -115,7 +133,8 @@ impl Company {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The feed begins after `seq`: what the log has up to there is the past. Sockets are told of events from [`Company::start`] on.
+    /// The feed begins after `seq`: what the log has up to there is the past. Sockets are told of
+    /// events from [`Company::start`] on.
     pub fn begin(&self, seq: u64) {
         let mut state = self.state();
         state.last_seq = seq;
@@ -124,7 +143,16 @@ impl Company {
 
     /// Takes a socket in. It gets no events before [`Company::start`].
     pub fn add(&self, socket: Id, session: Session, queue: Arc<Queue>) {
-        self.state().members.insert(socket, Member { queue, session, after: u64::MAX, warned: false, joined: HashSet::new() });
+        self.state().members.insert(
+            socket,
+            Member {
+                queue,
+                session,
+                after: u64::MAX,
+                warned: false,
+                joined: HashSet::new(),
+            },
+        );
         self.moved.notify_one();
     }
 
@@ -150,8 +178,9 @@ impl Company {
         self.state().last_seq
     }
 
-    /// Hands out the event at `seq`, if it is new; returns how many sockets got it. An event without a frame is one that
-    /// sockets are not told of. The log's order is kept: what comes late or again is nothing (`None`).
+    /// Hands out the event at `seq`, if it is new; returns how many sockets got it. An event
+    /// without a frame is one that sockets are not told of. The log's order is kept: what comes
+    /// late or again is nothing (`None`).
     pub fn deliver(&self, seq: u64, frame: Option<Frame>) -> Option<usize> {
         let mut state = self.state();
         if seq <= state.last_seq {
@@ -159,7 +188,11 @@ impl Company {
         }
         state.last_seq = seq;
         let Some(frame) = frame else { return Some(0) };
-        let reached = state.members.values().filter(|m| seq > m.after && m.queue.push(&frame)).count();
+        let reached = state
+            .members
+            .values()
+            .filter(|m| seq > m.after && m.queue.push(&frame))
+            .count();
         state.recent.push(seq, frame);
         Some(reached)
     }
@@ -168,7 +201,12 @@ impl Company {
     pub fn start(&self, socket: Id, cursor: Option<u64>) -> Start {
         let mut state = self.state();
         let seq = cursor.unwrap_or(state.last_seq);
-        let State { members, presence, snapshot, .. } = &mut *state;
+        let State {
+            members,
+            presence,
+            snapshot,
+            ..
+        } = &mut *state;
         if let Some(member) = members.get(&socket) {
             member.queue.push_some(event::of_ready(seq));
             if snapshot.is_none() {
@@ -183,7 +221,8 @@ impl Company {
         if is_live { Start::Live } else { Start::Behind }
     }
 
-    /// A socket that was given every event up to `position` goes live, if what is remembered joins on; that is queued for it.
+    /// A socket that was given every event up to `position` goes live, if what is remembered joins
+    /// on; that is queued for it.
     pub fn go_live(&self, socket: Id, position: u64) -> bool {
         self.state().go_live(socket, position)
     }
@@ -201,18 +240,27 @@ impl Company {
     /// Queues a frame for the sockets that joined `conversation`, except one.
     pub fn to_joined(&self, conversation: Id, except: Id, frame: &Frame) -> usize {
         let state = self.state();
-        let joined = state.members.iter().filter(|(socket, m)| **socket != except && m.joined.contains(&conversation));
+        let joined = state
+            .members
+            .iter()
+            .filter(|(socket, m)| **socket != except && m.joined.contains(&conversation));
         joined.filter(|(_, m)| m.queue.push(frame)).count()
     }
 
     /// Ends every socket's queue.
     pub fn end_all(&self, reason: CloseReason) {
-        self.state().members.values().for_each(|m| m.queue.end(reason));
+        self.state()
+            .members
+            .values()
+            .for_each(|m| m.queue.end(reason));
     }
 
     /// Ends every socket's queue after what waits in it and one last frame of its own.
     pub fn end_all_after(&self, last: impl Fn() -> Option<Frame>, reason: CloseReason) {
-        self.state().members.values().for_each(|m| m.queue.end_after(last().as_ref(), reason));
+        self.state()
+            .members
+            .values()
+            .for_each(|m| m.queue.end_after(last().as_ref(), reason));
     }
 
     /// Ends the sockets whose token has expired, and tells those whose token is about to, once.
@@ -222,7 +270,9 @@ impl Company {
                 Duration::ZERO => member.queue.end(CloseReason::TokenExpired),
                 left if left <= EXPIRY_NOTICE && !member.warned => {
                     member.warned = true;
-                    member.queue.push_some(event::of_expiry(member.session.expires));
+                    member
+                        .queue
+                        .push_some(event::of_expiry(member.session.expires));
                 }
                 _ => {}
             }
@@ -235,7 +285,9 @@ impl Company {
     /// [`TooManyJoined`]
     pub fn join(&self, socket: Id, conversation: Id, limit: usize) -> Result<(), TooManyJoined> {
         let mut state = self.state();
-        let Some(member) = state.members.get_mut(&socket) else { return Ok(()) };
+        let Some(member) = state.members.get_mut(&socket) else {
+            return Ok(());
+        };
         if member.joined.len() >= limit && !member.joined.contains(&conversation) {
             return Err(TooManyJoined);
         }
@@ -247,7 +299,12 @@ impl Company {
 
     /// A socket leaves a conversation, joined or not.
     pub fn leave(&self, socket: Id, conversation: Id) {
-        if self.state().members.get_mut(&socket).is_some_and(|member| member.joined.remove(&conversation)) {
+        if self
+            .state()
+            .members
+            .get_mut(&socket)
+            .is_some_and(|member| member.joined.remove(&conversation))
+        {
             self.moved.notify_one();
         }
     }
@@ -257,30 +314,44 @@ impl Company {
         self.state().recent.floor()
     }
 
-    /// Whether the event at `seq`, which sockets are told of, should have been handed out and was not.
+    /// Whether the event at `seq`, which sockets are told of, should have been handed out and was
+    /// not.
     pub fn has_missed(&self, seq: u64) -> bool {
         let state = self.state();
         state.recent.floor() < seq && seq <= state.last_seq && !state.recent.has(seq)
     }
 
-    /// Something was missed that can no longer be given in order: every live socket's client has to fetch.
+    /// Something was missed that can no longer be given in order: every live socket's client has to
+    /// fetch.
     pub fn resync_all(&self, why: Behind) {
         let mut state = self.state();
         let last_seq = state.last_seq;
         // A socket that comes back with a cursor from before is not to be given the gap again.
         state.recent = Recent::after(last_seq);
-        let Ok(frame) = event::of_resync(last_seq, why) else { return };
-        state.members.values().filter(|m| m.after != u64::MAX).for_each(|m| {
-            m.queue.push(&frame);
-        });
+        let Ok(frame) = event::of_resync(last_seq, why) else {
+            return;
+        };
+        state
+            .members
+            .values()
+            .filter(|m| m.after != u64::MAX)
+            .for_each(|m| {
+                m.queue.push(&frame);
+            });
     }
 
     /// Who is on this node.
     pub fn users(&self) -> Users {
-        presence::users(self.state().members.values().map(|m| (m.session.user, &m.joined)))
+        presence::users(
+            self.state()
+                .members
+                .values()
+                .map(|m| (m.session.user, &m.joined)),
+        )
     }
 
-    /// A node, this one too, has said who is on it. What is news is told to the sockets; returns how many.
+    /// A node, this one too, has said who is on it. What is news is told to the sockets; returns
+    /// how many.
     pub fn hear_node(&self, node: &str, users: Users) -> usize {
         let mut state = self.state();
         let news = state.presence.hear(node, users);
@@ -296,13 +367,21 @@ impl Company {
 
     /// The logins of the sockets.
     pub fn logins(&self) -> Vec<Login> {
-        self.state().members.values().filter_map(|m| m.session.login()).collect()
+        self.state()
+            .members
+            .values()
+            .filter_map(|m| m.session.login())
+            .collect()
     }
 
     /// Ends the sockets of these logins.
     pub fn end_logins(&self, logins: &HashSet<Login>) {
         let state = self.state();
-        let theirs = state.members.values().filter(|m| m.session.login().is_some_and(|login| logins.contains(&login)));
+        let theirs = state.members.values().filter(|m| {
+            m.session
+                .login()
+                .is_some_and(|login| logins.contains(&login))
+        });
         theirs.for_each(|m| m.queue.end(CloseReason::SessionEnded));
     }
 }

@@ -1,5 +1,6 @@
-//! Tests of [`Company`]: fan-out, rooms, and above all that each socket gets every event once and in order, however live
-//! messages, repairs and the replay for a socket that comes back fall together.
+//! Tests of [`Company`]: fan-out, rooms, and above all that each socket gets every event once and
+//! in order, however live messages, repairs and the replay for a socket that comes back fall
+//! together.
 
 use nats::domain::StaffRole;
 use proptest::prelude::*;
@@ -21,12 +22,22 @@ fn company() -> Company {
 }
 
 fn session(expires: Timestamp) -> Session {
-    Session { user: id(0xdd), company: id(0xaa), role: StaffRole::Manager, session: None, expires }
+    Session {
+        user: id(0xdd),
+        company: id(0xaa),
+        role: StaffRole::Manager,
+        session: None,
+        expires,
+    }
 }
 
 fn add(company: &Company, socket: u8, room: usize) -> Arc<Queue> {
     let queue = Arc::new(Queue::new(room));
-    company.add(id(socket), session(Timestamp::from_millis(1_000_000)), queue.clone());
+    company.add(
+        id(socket),
+        session(Timestamp::from_millis(1_000_000)),
+        queue.clone(),
+    );
     queue
 }
 
@@ -34,7 +45,10 @@ fn add(company: &Company, socket: u8, room: usize) -> Arc<Queue> {
 fn enter(company: &Company, socket: u8, room: usize) -> Arc<Queue> {
     let queue = add(company, socket, room);
     assert_eq!(company.start(id(socket), None), Start::Live);
-    assert_eq!([queue.take(), queue.take()].map(|frame| frame.unwrap().unwrap().event()), ["ready", "presence:update"]);
+    assert_eq!(
+        [queue.take(), queue.take()].map(|frame| frame.unwrap().unwrap().event()),
+        ["ready", "presence:update"]
+    );
     queue
 }
 
@@ -61,10 +75,16 @@ async fn every_socket_gets_every_frame_in_order_until_it_leaves() {
         assert_eq!(company.deliver(seq, Some(frame(text))), Some(2));
     }
     for queue in [&one, &two] {
-        assert_eq!((text(queue.next().await), text(queue.next().await)), (Ok("a".into()), Ok("b".into())));
+        assert_eq!(
+            (text(queue.next().await), text(queue.next().await)),
+            (Ok("a".into()), Ok("b".into()))
+        );
     }
     company.remove(id(1));
-    assert_eq!((company.deliver(8, Some(frame("c"))), company.sockets()), (Some(1), 1));
+    assert_eq!(
+        (company.deliver(8, Some(frame("c"))), company.sockets()),
+        (Some(1), 1)
+    );
     company.remove(id(2));
     company.emptied.notified().await;
     assert_eq!(company.deliver(9, Some(frame("d"))), Some(0));
@@ -73,7 +93,10 @@ async fn every_socket_gets_every_frame_in_order_until_it_leaves() {
 #[test]
 fn what_comes_again_or_late_is_not_handed_out() {
     let company = company();
-    let new: Vec<u64> = [3, 3, 5, 4, 5, 6].into_iter().filter(|seq| company.deliver(*seq, None).is_some()).collect();
+    let new: Vec<u64> = [3, 3, 5, 4, 5, 6]
+        .into_iter()
+        .filter(|seq| company.deliver(*seq, None).is_some())
+        .collect();
     assert_eq!(new, [3, 5, 6]);
 }
 
@@ -86,8 +109,18 @@ async fn a_cursor_from_beyond_is_for_the_log_to_judge_and_a_resync_begins_now() 
     company.deliver(12, Some(frame("twelve")));
     company.resync(id(1), Behind::Unknown);
     company.deliver(13, Some(frame("thirteen")));
-    let told: Vec<String> = std::iter::from_fn(|| queue.take()).map(|f| f.unwrap().data().get().to_owned()).collect();
-    assert_eq!(told, [r#"{"seq":11}"#, r#"{"snapshot":true,"users":[]}"#, r#"{"seq":12,"reason":"unknown"}"#, r#""thirteen""#]);
+    let told: Vec<String> = std::iter::from_fn(|| queue.take())
+        .map(|f| f.unwrap().data().get().to_owned())
+        .collect();
+    assert_eq!(
+        told,
+        [
+            r#"{"seq":11}"#,
+            r#"{"snapshot":true,"users":[]}"#,
+            r#"{"seq":12,"reason":"unknown"}"#,
+            r#""thirteen""#
+        ]
+    );
 }
 
 #[tokio::test]
@@ -106,7 +139,10 @@ async fn typing_goes_to_those_who_joined_and_not_back() {
 #[tokio::test]
 async fn a_slow_socket_ends_alone() {
     let company = company();
-    let (slow, quick) = (enter(&company, 1, 3 * frame("x").bytes()), enter(&company, 2, ROOM));
+    let (slow, quick) = (
+        enter(&company, 1, 3 * frame("x").bytes()),
+        enter(&company, 2, ROOM),
+    );
     for seq in 1..=4 {
         company.deliver(seq, Some(frame("x")));
         assert_eq!(text(quick.next().await), Ok("x".into()));
@@ -135,9 +171,14 @@ async fn what_was_passed_over_is_noticed_and_told() {
     for seq in [3, 7] {
         company.deliver(seq, Some(event(seq)));
     }
-    assert_eq!([3, 5, 7, 9].map(|seq| company.has_missed(seq)), [false, true, false, false]);
+    assert_eq!(
+        [3, 5, 7, 9].map(|seq| company.has_missed(seq)),
+        [false, true, false, false]
+    );
     company.resync_all(Behind::Late);
-    let told: Vec<String> = std::iter::from_fn(|| queue.take()).map(|f| f.unwrap().data().get().to_owned()).collect();
+    let told: Vec<String> = std::iter::from_fn(|| queue.take())
+        .map(|f| f.unwrap().data().get().to_owned())
+        .collect();
     assert_eq!(told, ["\"3\"", "\"7\"", r#"{"seq":7,"reason":"late"}"#]);
     assert!(!company.has_missed(5));
 }
@@ -150,25 +191,45 @@ async fn who_comes_and_goes_is_told_and_a_new_socket_sees_all() {
     company.hear_node("there", Users::from([(id(5), [id(9)].into())]));
     company.hear_node("there", Users::from([(id(5), [id(9)].into())]));
     company.forget_node("there");
-    let told: Vec<String> = std::iter::from_fn(|| first.take()).map(|f| f.unwrap().data().get().to_owned()).collect();
+    let told: Vec<String> = std::iter::from_fn(|| first.take())
+        .map(|f| f.unwrap().data().get().to_owned())
+        .collect();
     let [me, you, nine] = [0xdd, 5, 9].map(|n| id(n).to_string());
     let [me_on, you_on, you_off] = [
         format!(r#"{{"userId":"{me}","online":true,"viewing":[]}}"#),
         format!(r#"{{"userId":"{you}","online":true,"viewing":["{nine}"]}}"#),
         format!(r#"{{"userId":"{you}","online":false,"viewing":[]}}"#),
     ];
-    assert_eq!(told, [me_on.clone(), you_on, you_off].map(|user| format!(r#"{{"snapshot":false,"users":[{user}]}}"#)));
+    assert_eq!(
+        told,
+        [me_on.clone(), you_on, you_off]
+            .map(|user| format!(r#"{{"snapshot":false,"users":[{user}]}}"#))
+    );
     let second = add(&company, 2, ROOM);
     company.start(id(2), None);
-    let snapshot = [second.take(), second.take()].map(|frame| frame.unwrap().unwrap().data().get().to_owned());
-    assert_eq!(snapshot, [r#"{"seq":0}"#.to_owned(), format!(r#"{{"snapshot":true,"users":[{me_on}]}}"#)]);
+    let snapshot =
+        [second.take(), second.take()].map(|frame| frame.unwrap().unwrap().data().get().to_owned());
+    assert_eq!(
+        snapshot,
+        [
+            r#"{"seq":0}"#.to_owned(),
+            format!(r#"{{"snapshot":true,"users":[{me_on}]}}"#)
+        ]
+    );
 }
 
 #[tokio::test]
 async fn the_sockets_of_an_ended_login_end() {
     let company = company();
     let (queue, other) = (Arc::new(Queue::new(ROOM)), enter(&company, 2, ROOM));
-    company.add(id(1), Session { session: Some(id(7)), ..session(Timestamp::from_millis(1_000_000)) }, queue.clone());
+    company.add(
+        id(1),
+        Session {
+            session: Some(id(7)),
+            ..session(Timestamp::from_millis(1_000_000))
+        },
+        queue.clone(),
+    );
     assert_eq!(company.logins(), [(id(0xdd), id(7))]);
     company.end_logins(&HashSet::from([(id(0xdd), id(8))]));
     assert!(queue.take().is_none());
@@ -226,7 +287,12 @@ fn event(seq: u64) -> Frame {
 impl World {
     fn new(before: Vec<bool>, cursor: u64) -> World {
         let company = Company::new(id(0xaa));
-        let log: Vec<u64> = before.iter().zip(1..).filter(|(ours, _)| **ours).map(|(_, seq)| seq).collect();
+        let log: Vec<u64> = before
+            .iter()
+            .zip(1..)
+            .filter(|(ours, _)| **ours)
+            .map(|(_, seq)| seq)
+            .collect();
         let stored = before.len() as u64;
         company.begin(stored);
         // So few that they are forgotten while the socket is given its pages.
@@ -238,7 +304,16 @@ impl World {
         catch_up.asked();
         let catch_up = (start == Start::Behind).then_some(catch_up);
         let passed = log.len();
-        World { company, log, stored, passed, has_gap: false, queue, catch_up, got: Vec::new() }
+        World {
+            company,
+            log,
+            stored,
+            passed,
+            has_gap: false,
+            queue,
+            catch_up,
+            got: Vec::new(),
+        }
     }
 
     fn step(&mut self, happens: Happens) {
@@ -270,7 +345,11 @@ impl World {
             }
             Happens::Read { count, lacks } => self.read(count, lacks),
             Happens::Join => {
-                if self.catch_up.as_ref().is_some_and(|c| c.joins(&self.company, id(1))) {
+                if self
+                    .catch_up
+                    .as_ref()
+                    .is_some_and(|c| c.joins(&self.company, id(1)))
+                {
                     self.drain();
                     self.catch_up = None;
                 }
@@ -288,19 +367,31 @@ impl World {
         }
     }
 
-    /// As `catch_up::try_read`: what was handed out is looked at first, and an empty page counts only if the leader has no more.
+    /// As `catch_up::try_read`: what was handed out is looked at first, and an empty page counts
+    /// only if the leader has no more.
     fn read(&mut self, count: usize, lacks: usize) {
-        let Some(catch_up) = &mut self.catch_up else { return };
+        let Some(catch_up) = &mut self.catch_up else {
+            return;
+        };
         let handed_out = self.company.last_seq();
         let position = catch_up.position();
         let replica = &self.log[..self.log.len() - lacks.min(self.log.len())];
-        let events: Vec<_> = replica.iter().filter(|seq| **seq > position).take(count).map(|seq| (*seq, Some(event(*seq)))).collect();
+        let events: Vec<_> = replica
+            .iter()
+            .filter(|seq| **seq > position)
+            .take(count)
+            .map(|seq| (*seq, Some(event(*seq))))
+            .collect();
         let complete_to = match events.is_empty() {
             false => 0,
             true if self.log.last().is_none_or(|last| *last <= position) => handed_out,
             true => return,
         };
-        catch_up.take(Page { events, complete_to, pending: 0 });
+        catch_up.take(Page {
+            events,
+            complete_to,
+            pending: 0,
+        });
     }
 
     /// What the socket is given, in the order of `Seat::next`.
@@ -309,7 +400,11 @@ impl World {
         loop {
             let next = queued(&self.queue).or_else(|| self.catch_up.as_mut()?.ready());
             let Some(frame) = next else { return };
-            self.got.extend(text(Ok(frame)).ok().and_then(|text| text.parse::<u64>().ok()));
+            self.got.extend(
+                text(Ok(frame))
+                    .ok()
+                    .and_then(|text| text.parse::<u64>().ok()),
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Settings of the service, read once at start. Limits that nobody should have to tune are constants beside their use.
+//! Settings of the service, read once at start. Limits that nobody should have to tune are
+//! constants beside their use.
 
 use std::time::Duration;
 
@@ -35,11 +36,13 @@ pub struct Limits {
     pub queue_bytes: usize,
     /// `SOCKET_ROOMS`: conversations that a socket can have joined.
     pub rooms: usize,
-    /// `SOCKET_REPLAY_EVENTS`: what a socket is given of what its client missed; beyond it `resync`.
+    /// `SOCKET_REPLAY_EVENTS`: what a socket is given of what its client missed; beyond it
+    /// `resync`.
     pub replay_events: usize,
     /// `SOCKET_FRAME_BYTES`: largest frame of a client; a larger one closes with 1009.
     pub frame_bytes: usize,
-    /// `SOCKET_FRAMES_PER_SECOND`: of a client, in the long run; what is more is ignored, and said. See `conduct` for how many at once.
+    /// `SOCKET_FRAMES_PER_SECOND`: of a client, in the long run; what is more is ignored, and said.
+    /// See `conduct` for how many at once.
     pub frames_per_second: u32,
     /// `SOCKET_HANDSHAKE_TIMEOUT`: from the connection to the open socket.
     pub handshake: Duration,
@@ -78,13 +81,33 @@ impl Limits {
         let handshake = Duration::from_millis(100)..=Duration::from_secs(60);
         Limits {
             sockets: settings.number("MAX_SOCKETS", DEFAULT_SOCKETS, 1..=1_000_000),
-            sockets_per_user: settings.number("MAX_SOCKETS_PER_USER", DEFAULT_SOCKETS_PER_USER, 1..=1_000_000),
+            sockets_per_user: settings.number(
+                "MAX_SOCKETS_PER_USER",
+                DEFAULT_SOCKETS_PER_USER,
+                1..=1_000_000,
+            ),
             // At least one of the largest events, as JSON with its escapes.
-            queue_bytes: settings.number("SOCKET_QUEUE_BYTES", DEFAULT_QUEUE_BYTES, 1024 * 1024..=1024 * 1024 * 1024),
+            queue_bytes: settings.number(
+                "SOCKET_QUEUE_BYTES",
+                DEFAULT_QUEUE_BYTES,
+                1024 * 1024..=1024 * 1024 * 1024,
+            ),
             rooms: settings.number("SOCKET_ROOMS", DEFAULT_ROOMS, 1..=100_000),
-            replay_events: settings.number("SOCKET_REPLAY_EVENTS", DEFAULT_REPLAY_EVENTS, 0..=1_000_000),
-            frame_bytes: settings.number("SOCKET_FRAME_BYTES", DEFAULT_FRAME_BYTES, 1_024..=1024 * 1024),
-            frames_per_second: settings.number("SOCKET_FRAMES_PER_SECOND", DEFAULT_FRAMES_PER_SECOND, 1..=10_000),
+            replay_events: settings.number(
+                "SOCKET_REPLAY_EVENTS",
+                DEFAULT_REPLAY_EVENTS,
+                0..=1_000_000,
+            ),
+            frame_bytes: settings.number(
+                "SOCKET_FRAME_BYTES",
+                DEFAULT_FRAME_BYTES,
+                1_024..=1024 * 1024,
+            ),
+            frames_per_second: settings.number(
+                "SOCKET_FRAMES_PER_SECOND",
+                DEFAULT_FRAMES_PER_SECOND,
+                1..=10_000,
+            ),
             handshake: settings.duration("SOCKET_HANDSHAKE_TIMEOUT", DEFAULT_HANDSHAKE, handshake),
         }
     }

@@ -96,15 +96,38 @@ pub fn of_event(envelope: Envelope, origin: Origin) -> Result<Option<Frame>, ser
     let frame = match envelope.event {
         Event::MessageCreated(message) => {
             let (id, contact_id, timestamp) = (message.id, message.contact_id, message.created_at);
-            let message = Document { view: message.initial_view(Some(seq)), id, contact_id, timestamp };
-            Frame::stored("message:new", &Created { conversation_id: contact_id, message, seq }, origin)
+            let message = Document {
+                view: message.initial_view(Some(seq)),
+                id,
+                contact_id,
+                timestamp,
+            };
+            Frame::stored(
+                "message:new",
+                &Created {
+                    conversation_id: contact_id,
+                    message,
+                    seq,
+                },
+                origin,
+            )
         }
         Event::MessageUpdated(e) => {
-            let data = Changed { conversation_id: e.contact_id, message_id: e.message_id, patch: Some(&e.patch), seq };
+            let data = Changed {
+                conversation_id: e.contact_id,
+                message_id: e.message_id,
+                patch: Some(&e.patch),
+                seq,
+            };
             Frame::stored("message:updated", &data, origin)
         }
         Event::MessageDeleted(e) => {
-            let data = Changed { conversation_id: e.contact_id, message_id: e.message_id, patch: None, seq };
+            let data = Changed {
+                conversation_id: e.contact_id,
+                message_id: e.message_id,
+                patch: None,
+                seq,
+            };
             Frame::stored("message:deleted", &data, origin)
         }
         Event::MessageDelivery(e) => Frame::stored(
@@ -146,7 +169,12 @@ pub fn of_event(envelope: Envelope, origin: Origin) -> Result<Option<Frame>, ser
             origin,
         ),
         Event::IntegrationRefreshFailed(e) => {
-            let data = RefreshFailed { platform: e.provider, error: &e.error, token_expires_at: e.token_expires_at, seq };
+            let data = RefreshFailed {
+                platform: e.provider,
+                error: &e.error,
+                token_expires_at: e.token_expires_at,
+                seq,
+            };
             Frame::stored("integration:refresh_failed", &data, origin)
         }
         Event::ContactCreated(_)
@@ -221,7 +249,8 @@ pub fn of_ready(seq: u64) -> Result<Frame, serde_json::Error> {
     Frame::passing("ready", &Ready { seq })
 }
 
-/// The frame for a socket whose client has to fetch what it missed, up to `seq`; it gets every event after that.
+/// The frame for a socket whose client has to fetch what it missed, up to `seq`; it gets every
+/// event after that.
 ///
 /// # Errors
 /// None in practice, see [`Frame::passing`].
@@ -259,26 +288,47 @@ pub fn of_closing(reconnect_after_ms: u64) -> Result<Frame, serde_json::Error> {
 /// The frame for a message that the server has republished.
 pub fn of_live(message: &Message) -> Option<Frame> {
     let headers = message.headers.as_ref();
-    let header = |name: &str| headers.and_then(|headers| headers.get(name)).map(|value| value.as_str());
+    let header = |name: &str| {
+        headers
+            .and_then(|headers| headers.get(name))
+            .map(|value| value.as_str())
+    };
     let seq = header(header::SEQUENCE)?.parse().ok()?;
     let stored_at = header(header::TIME_STAMP).and_then(|text| text.parse().ok());
-    of_payload(subject::from_live(&message.subject)?, &message.payload, seq, stored_at)
+    of_payload(
+        subject::from_live(&message.subject)?,
+        &message.payload,
+        seq,
+        stored_at,
+    )
 }
 
 /// The frame for a message that was read from the log.
 pub fn of_stored(stored: &Stored) -> Option<Frame> {
-    of_payload(&stored.subject, &stored.payload, stored.seq, Some(stored.stored_at))
+    of_payload(
+        &stored.subject,
+        &stored.payload,
+        stored.seq,
+        Some(stored.stored_at),
+    )
 }
 
-/// `None` for what sockets are not told of, and for what cannot be read: of that the persister makes a dead letter, with the
-/// reason; here it could show a message's text.
-fn of_payload(subject: &str, payload: &[u8], seq: u64, stored_at: Option<Timestamp>) -> Option<Frame> {
+/// `None` for what sockets are not told of, and for what cannot be read: of that the persister
+/// makes a dead letter, with the reason; here it could show a message's text.
+fn of_payload(
+    subject: &str,
+    payload: &[u8],
+    seq: u64,
+    stored_at: Option<Timestamp>,
+) -> Option<Frame> {
     let skip = |reason: &'static str| {
         counter!("realtime_skipped_total", "reason" => reason).increment(1);
         warn!(seq, reason, "an event is not told");
         None
     };
-    let Ok(envelope) = Envelope::from_message(subject, payload) else { return skip("unreadable") };
+    let Ok(envelope) = Envelope::from_message(subject, payload) else {
+        return skip("unreadable");
+    };
     let stored_at = stored_at.unwrap_or(envelope.occurred_at);
     of_event(envelope, Origin { seq, stored_at }).unwrap_or_else(|_| skip("unwritable"))
 }
@@ -288,7 +338,14 @@ fn of_payload(subject: &str, payload: &[u8], seq: u64, stored_at: Option<Timesta
 /// # Errors
 /// None in practice, see [`Frame::passing`].
 pub fn of_typing(conversation_id: Id, typing: Typing) -> Result<Frame, serde_json::Error> {
-    Frame::passing("typing:indicator", &Indicator { conversation_id, user_id: typing.user_id, is_typing: typing.is_typing })
+    Frame::passing(
+        "typing:indicator",
+        &Indicator {
+            conversation_id,
+            user_id: typing.user_id,
+            is_typing: typing.is_typing,
+        },
+    )
 }
 
 #[cfg(test)]
@@ -299,13 +356,24 @@ mod tests {
     /// The frame for a golden event of the contract.
     macro_rules! golden {
         ($name:literal) => {
-            of_event(Envelope::from_json(include_bytes!(concat!("../../nats/golden/", $name, ".v1.json"))).unwrap(), ORIGIN)
-                .unwrap()
-                .map(|frame| value(&frame))
+            of_event(
+                Envelope::from_json(include_bytes!(concat!(
+                    "../../nats/golden/",
+                    $name,
+                    ".v1.json"
+                )))
+                .unwrap(),
+                ORIGIN,
+            )
+            .unwrap()
+            .map(|frame| value(&frame))
         };
     }
 
-    const ORIGIN: Origin = Origin { seq: 42, stored_at: Timestamp::from_millis(0) };
+    const ORIGIN: Origin = Origin {
+        seq: 42,
+        stored_at: Timestamp::from_millis(0),
+    };
 
     fn value(frame: &Frame) -> Value {
         json!({"event": frame.event(), "data": serde_json::from_str::<Value>(frame.data().get()).unwrap()})
@@ -320,7 +388,10 @@ mod tests {
         let frame = golden!("message.created").unwrap();
         let (contact, message) = ids();
         assert_eq!(frame["event"], "message:new");
-        assert_eq!((&frame["data"]["conversationId"], &frame["data"]["seq"]), (&json!(contact), &json!(42)));
+        assert_eq!(
+            (&frame["data"]["conversationId"], &frame["data"]["seq"]),
+            (&json!(contact), &json!(42))
+        );
         let document = &frame["data"]["message"];
         for (name, value) in [
             ("_id", json!(message)),
@@ -342,9 +413,15 @@ mod tests {
     fn edits_and_deletions_name_the_message() {
         let (contact, message) = ids();
         let data = json!({"conversationId": contact, "messageId": message, "patch": {"content": "See you at eleven."}, "seq": 42});
-        assert_eq!(golden!("message.updated"), Some(json!({"event": "message:updated", "data": data})));
+        assert_eq!(
+            golden!("message.updated"),
+            Some(json!({"event": "message:updated", "data": data}))
+        );
         let data = json!({"conversationId": contact, "messageId": message, "seq": 42});
-        assert_eq!(golden!("message.deleted"), Some(json!({"event": "message:deleted", "data": data})));
+        assert_eq!(
+            golden!("message.deleted"),
+            Some(json!({"event": "message:deleted", "data": data}))
+        );
     }
 
     #[test]
@@ -353,10 +430,16 @@ mod tests {
         let delivery = json!({"state": "retrying", "attempts": 2, "last_error": "HTTP 503", "next_attempt_at": "2025-11-24T16:00:04.000Z",
             "delivered_at": null});
         let data = json!({"conversationId": contact, "messageId": message, "status": "retrying", "delivery": delivery, "seq": 42});
-        assert_eq!(golden!("message.delivery"), Some(json!({"event": "message:status", "data": data})));
+        assert_eq!(
+            golden!("message.delivery"),
+            Some(json!({"event": "message:status", "data": data}))
+        );
         let data = json!({"conversationId": contact, "status": "read", "read_at": "2025-11-24T16:00:00.005Z", "platform": "facebook",
             "seq": 42});
-        assert_eq!(golden!("message.read"), Some(json!({"event": "message:status", "data": data})));
+        assert_eq!(
+            golden!("message.read"),
+            Some(json!({"event": "message:status", "data": data}))
+        );
     }
 
     #[test]
@@ -364,13 +447,19 @@ mod tests {
         let (contact, message) = ids();
         let data = json!({"conversationId": contact, "messageId": message, "platform": "facebook", "targetSeconds": 60,
             "acceptedAt": "2025-11-24T16:00:00.000Z", "seq": 42});
-        assert_eq!(golden!("message.sla_breached"), Some(json!({"event": "sla:breached", "data": data})));
+        assert_eq!(
+            golden!("message.sla_breached"),
+            Some(json!({"event": "sla:breached", "data": data}))
+        );
     }
 
     #[test]
     fn a_token_that_could_not_be_renewed_is_told() {
         let data = json!({"platform": "facebook", "error": "HTTP 400 (code 190)", "tokenExpiresAt": "2026-01-23T16:00:00.000Z", "seq": 42});
-        assert_eq!(golden!("integration.refresh_failed"), Some(json!({"event": "integration:refresh_failed", "data": data})));
+        assert_eq!(
+            golden!("integration.refresh_failed"),
+            Some(json!({"event": "integration:refresh_failed", "data": data}))
+        );
     }
 
     #[test]
@@ -381,9 +470,14 @@ mod tests {
 
     #[test]
     fn typing_does_not_show_the_socket() {
-        let typing = Typing { user_id: Id::from_bytes([0xdd; 12]), is_typing: true, socket: Id::from_bytes([1; 12]) };
+        let typing = Typing {
+            user_id: Id::from_bytes([0xdd; 12]),
+            is_typing: true,
+            socket: Id::from_bytes([1; 12]),
+        };
         let frame = value(&of_typing(Id::from_bytes([0xbb; 12]), typing).unwrap());
-        let data = json!({"conversationId": "b".repeat(24), "userId": "d".repeat(24), "isTyping": true});
+        let data =
+            json!({"conversationId": "b".repeat(24), "userId": "d".repeat(24), "isTyping": true});
         assert_eq!(frame, json!({"event": "typing:indicator", "data": data}));
     }
 }

@@ -1,10 +1,12 @@
-//! One company's subscriptions: stored events as the server republishes them, typing, and who is online. Each is turned into a frame once and
-//! queued for the sockets. Where something may not have arrived here it is read from the log before anything newer is handed
-//! out. What tells of it:
-//! - the connection was made anew since the last message (counted before the subscriptions are, so nothing slips by);
+//! One company's subscriptions: stored events as the server republishes them, typing, and who is
+//! online. Each is turned into a frame once and queued for the sockets. Where something may not
+//! have arrived here it is read from the log before anything newer is handed out. What tells of it:
+//! - the connection was made anew since the last message (counted before the subscriptions are, so
+//!   nothing slips by);
 //! - the client says that the connection is lost, or that a subscription was too slow for it;
 //! - a message names the one before it on its subject, and that was not handed out;
-//! - the log has another leader (`leader`): the one that died may have stored something and not passed it on;
+//! - the log has another leader (`leader`): the one that died may have stored something and not
+//!   passed it on;
 //! - now and then the log is asked for the company's last sequence, whatever has happened.
 
 use std::sync::Arc;
@@ -37,7 +39,8 @@ const SAY_AFTER: Duration = Duration::from_millis(250);
 const SAY_AGAIN: Duration = Duration::from_secs(30);
 /// How often the log is asked whether something has not arrived.
 const CHECK_INTERVAL: Duration = Duration::from_secs(30);
-/// So long the sockets wait while NATS is away or what was missed cannot be read; then they are sent away with 1013.
+/// So long the sockets wait while NATS is away or what was missed cannot be read; then they are
+/// sent away with 1013.
 const REPAIR_DEADLINE: Duration = Duration::from_secs(60);
 /// Pause between tries.
 const REPAIR_PAUSE: Duration = Duration::from_millis(100);
@@ -47,8 +50,14 @@ const PAGE_EVENTS: usize = 500;
 /// Follows a company until its last socket is gone, or the service stops.
 pub async fn run(hub: Hub, company: Arc<Company>) {
     // However this task ends, nobody is left waiting for events that will not come.
-    let end = End { hub: &hub, company: &company };
-    let opened = hub.stop().run_until_cancelled(Feed::open(&hub, &company)).await;
+    let end = End {
+        hub: &hub,
+        company: &company,
+    };
+    let opened = hub
+        .stop()
+        .run_until_cancelled(Feed::open(&hub, &company))
+        .await;
     let Some(Some(mut feed)) = opened else { return };
     company.feed.send_replace(FeedState::Live);
     debug!(company = %company.id, "feed open");
@@ -60,7 +69,12 @@ pub async fn run(hub: Hub, company: Arc<Company>) {
             counter!("realtime_feeds_lost_total").increment(1);
             error!(company = %company.id, "the log cannot be followed; the company's sockets are sent away");
             // The node goes on, and others would believe for as long that they are here.
-            feed.publish(&Said { node: hub.connection().instance.to_string(), ask: false, users: Users::new() }).await;
+            feed.publish(&Said {
+                node: hub.connection().instance.to_string(),
+                ask: false,
+                users: Users::new(),
+            })
+            .await;
         }
     }
 }
@@ -95,9 +109,16 @@ pub struct Kept {
 /// # Errors
 /// It does not answer.
 pub async fn kept(connection: &Connection) -> Result<Kept, String> {
-    let stream = connection.jetstream.get_stream(stream::EVENTS).await.map_err(|e| e.to_string())?;
+    let stream = connection
+        .jetstream
+        .get_stream(stream::EVENTS)
+        .await
+        .map_err(|e| e.to_string())?;
     let state = &stream.cached_info().state;
-    Ok(Kept { first: state.first_sequence, last: state.last_sequence })
+    Ok(Kept {
+        first: state.first_sequence,
+        last: state.last_sequence,
+    })
 }
 
 struct Feed<'a> {
@@ -127,7 +148,8 @@ impl<'a> Feed<'a> {
     async fn open(hub: &'a Hub, company: &'a Arc<Company>) -> Option<Feed<'a>> {
         let opened = async {
             let feed = Feed::subscribe(hub, company).await?;
-            // The stream's leader answers after the subscriptions have passed it on the same way: what it stores from now on comes.
+            // The stream's leader answers after the subscriptions have passed it on the same way:
+            // what it stores from now on comes.
             company.begin(kept(hub.connection()).await?.last);
             Ok::<_, String>(feed)
         };
@@ -145,7 +167,13 @@ impl<'a> Feed<'a> {
         let mut gaps = connection.gaps();
         gaps.mark_unchanged();
         let connects = connection.connects();
-        let subscribe = |subject: String| async { connection.client.subscribe(subject).await.map_err(|e| e.to_string()) };
+        let subscribe = |subject: String| async {
+            connection
+                .client
+                .subscribe(subject)
+                .await
+                .map_err(|e| e.to_string())
+        };
         let messages = subscribe(subject::live_of_company(id)).await?;
         let refreshes = subscribe(subject::live_refresh_failed_of_company(id)).await?;
         let typing = subscribe(subject::typing_of_company(id)).await?;
@@ -190,7 +218,9 @@ impl<'a> Feed<'a> {
 
     /// Whether nobody has come since the last one left; then the company is closed.
     fn is_over(&mut self) -> bool {
-        let is_over = self.empty_until.is_some_and(|until| until <= Instant::now());
+        let is_over = self
+            .empty_until
+            .is_some_and(|until| until <= Instant::now());
         if is_over {
             self.empty_until = None;
         }
@@ -198,8 +228,15 @@ impl<'a> Feed<'a> {
     }
 
     fn due(&self) -> Instant {
-        let sooner = [Some(self.say_at), self.empty_until, self.typists.next_stop()];
-        sooner.into_iter().flatten().fold(self.check_at, Instant::min)
+        let sooner = [
+            Some(self.say_at),
+            self.empty_until,
+            self.typists.next_stop(),
+        ];
+        sooner
+            .into_iter()
+            .flatten()
+            .fold(self.check_at, Instant::min)
     }
 
     async fn on_time(&mut self, now: Instant) -> Result<(), Lost> {
@@ -221,7 +258,9 @@ impl<'a> Feed<'a> {
             skip(self.company, "not republished", None);
             return Ok(());
         };
-        if self.gaps.has_changed().unwrap_or(true) || self.connects != self.hub.connection().connects() {
+        if self.gaps.has_changed().unwrap_or(true)
+            || self.connects != self.hub.connection().connects()
+        {
             self.repair("connection").await?;
         } else if before(message).is_some_and(|before| before > self.company.last_seq()) {
             self.repair("subject").await?;
@@ -237,7 +276,11 @@ impl<'a> Feed<'a> {
     }
 
     fn on_typing(&mut self, message: &Message) {
-        let conversation = message.subject.rsplit('.').next().and_then(|token| token.parse::<Id>().ok());
+        let conversation = message
+            .subject
+            .rsplit('.')
+            .next()
+            .and_then(|token| token.parse::<Id>().ok());
         let typing = serde_json::from_slice::<Typing>(&message.payload).ok();
         let (Some(conversation), Some(typing)) = (conversation, typing) else {
             return skip(self.company, "unreadable", None);
@@ -249,7 +292,11 @@ impl<'a> Feed<'a> {
 
     fn tell_typing(&self, conversation: Id, typing: Typing) {
         match event::of_typing(conversation, typing) {
-            Ok(frame) => self.hub.metrics().delivered(self.company.to_joined(conversation, typing.socket, &frame)),
+            Ok(frame) => self.hub.metrics().delivered(self.company.to_joined(
+                conversation,
+                typing.socket,
+                &frame,
+            )),
             Err(_) => skip(self.company, "unwritable", None),
         }
     }
@@ -266,7 +313,9 @@ impl<'a> Feed<'a> {
             self.said = Users::new();
             self.say_at = self.say_at.min(Instant::now() + SAY_AFTER);
         }
-        self.hub.metrics().delivered(self.company.hear_node(&said.node, said.users));
+        self.hub
+            .metrics()
+            .delivered(self.company.hear_node(&said.node, said.users));
     }
 
     /// Tells all nodes, this one too, who is here, if that has changed or was not said for long.
@@ -277,7 +326,11 @@ impl<'a> Feed<'a> {
         if !is_news {
             return;
         }
-        let said = Said { node: self.hub.connection().instance.to_string(), ask: self.ask, users };
+        let said = Said {
+            node: self.hub.connection().instance.to_string(),
+            ask: self.ask,
+            users,
+        };
         if self.publish(&said).await {
             self.said = said.users;
             self.said_at = now;
@@ -294,18 +347,23 @@ impl<'a> Feed<'a> {
             skip(self.company, "unwritable", None);
             return false;
         };
-        // Without a connection it would lie in the client's buffer and be told when it is no longer true.
+        // Without a connection it would lie in the client's buffer and be told when it is no longer
+        // true.
         if !connection.is_connected() {
             return false;
         }
-        let published = connection.client.publish(subject::presence_of_company(self.company.id), payload.into());
+        let published = connection.client.publish(
+            subject::presence_of_company(self.company.id),
+            payload.into(),
+        );
         matches!(timeout(SAY_AFTER, published).await, Ok(Ok(())))
     }
 
     /// Asks the log whether it has something that should have come by now.
     async fn check(&mut self) -> Result<(), Lost> {
         let filter = subject::of_company(self.company.id);
-        let last = direct::last_seq_of_a_replica(self.hub.connection(), stream::EVENTS, &filter).await;
+        let last =
+            direct::last_seq_of_a_replica(self.hub.connection(), stream::EVENTS, &filter).await;
         match last {
             // It may only be on its way; reading it does no harm then.
             Ok(last) if last > self.company.last_seq() => self.repair("check").await,
@@ -314,7 +372,8 @@ impl<'a> Feed<'a> {
         }
     }
 
-    /// Hands out what the log has beyond what was handed out. What comes again by the subscriptions later is passed over.
+    /// Hands out what the log has beyond what was handed out. What comes again by the subscriptions
+    /// later is passed over.
     async fn repair(&mut self, reason: &'static str) -> Result<(), Lost> {
         let deadline = Instant::now() + REPAIR_DEADLINE;
         loop {
@@ -355,7 +414,10 @@ impl<'a> Feed<'a> {
             if page.is_empty() {
                 return Err("a replica is behind".into());
             }
-            found += page.iter().filter(|stored| self.deliver(stored.seq, event::of_stored(stored))).count() as u64;
+            found += page
+                .iter()
+                .filter(|stored| self.deliver(stored.seq, event::of_stored(stored)))
+                .count() as u64;
         }
         let leaders = self.hub.leaders();
         if leaders != self.leaders {
@@ -371,10 +433,21 @@ impl<'a> Feed<'a> {
         let mut from = self.company.remembers_after() + 1;
         while from <= self.company.last_seq() {
             let _turn = self.hub.repairing().await?;
-            let page = direct::page(self.hub.connection(), stream::EVENTS, &filter, from, PAGE_EVENTS).await?;
-            let Some(last) = page.last() else { return Ok(()) };
+            let page = direct::page(
+                self.hub.connection(),
+                stream::EVENTS,
+                &filter,
+                from,
+                PAGE_EVENTS,
+            )
+            .await?;
+            let Some(last) = page.last() else {
+                return Ok(());
+            };
             from = last.seq + 1;
-            if page.iter().any(|stored| self.company.has_missed(stored.seq) && event::of_stored(stored).is_some()) {
+            if page.iter().any(|stored| {
+                self.company.has_missed(stored.seq) && event::of_stored(stored).is_some()
+            }) {
                 error!(company = %self.company.id, "an event was passed over; the clients have to fetch");
                 counter!("realtime_resyncs_total", "reason" => Behind::Late.as_str()).increment(1);
                 self.company.resync_all(Behind::Late);
@@ -387,7 +460,13 @@ impl<'a> Feed<'a> {
 
 /// The sequence of the message before this one on the same subject.
 fn before(message: &Message) -> Option<u64> {
-    message.headers.as_ref()?.get(header::LAST_SEQUENCE)?.as_str().parse().ok()
+    message
+        .headers
+        .as_ref()?
+        .get(header::LAST_SEQUENCE)?
+        .as_str()
+        .parse()
+        .ok()
 }
 
 fn skip(company: &Company, reason: &'static str, seq: Option<u64>) {
@@ -406,17 +485,35 @@ mod tests {
 
     fn message(payload: Vec<u8>) -> Message {
         let (subject, length) = ("presence".into(), payload.len());
-        Message { subject, reply: None, payload: payload.into(), headers: None, status: None, description: None, length }
+        Message {
+            subject,
+            reply: None,
+            payload: payload.into(),
+            headers: None,
+            status: None,
+            description: None,
+            length,
+        }
     }
 
     fn said(node: &str, user: u8) -> Message {
-        message(serde_json::to_vec(&Said { node: node.into(), ask: false, users: [(id(user), [].into())].into() }).unwrap())
+        message(
+            serde_json::to_vec(&Said {
+                node: node.into(),
+                ask: false,
+                users: [(id(user), [].into())].into(),
+            })
+            .unwrap(),
+        )
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_is_here_is_said_again_soon_if_it_did_not_go_out() {
         let (hub, company) = (unconnected().await, Arc::new(Company::new(id(0xaa))));
-        let (mut feed, now) = (Feed::subscribe(&hub, &company).await.unwrap(), Instant::now());
+        let (mut feed, now) = (
+            Feed::subscribe(&hub, &company).await.unwrap(),
+            Instant::now(),
+        );
         feed.say(now).await;
         assert_eq!((feed.say_at, feed.ask), (now + SAY_AFTER, true));
     }

@@ -1,4 +1,5 @@
-//! What clients are told: one event, encoded once, shared by every socket of every door. Knows no socket.
+//! What clients are told: one event, encoded once, shared by every socket of every door. Knows no
+//! socket.
 
 use std::sync::{Arc, OnceLock};
 
@@ -37,7 +38,10 @@ impl Frame {
     ///
     /// # Errors
     /// None in practice: every type that is written here serialises.
-    pub fn passing<D: Serialize>(event: &'static str, data: &D) -> Result<Frame, serde_json::Error> {
+    pub fn passing<D: Serialize>(
+        event: &'static str,
+        data: &D,
+    ) -> Result<Frame, serde_json::Error> {
         Frame::new(event, data, None)
     }
 
@@ -45,13 +49,27 @@ impl Frame {
     ///
     /// # Errors
     /// As [`Frame::passing`].
-    pub fn stored<D: Serialize>(event: &'static str, data: &D, origin: Origin) -> Result<Frame, serde_json::Error> {
+    pub fn stored<D: Serialize>(
+        event: &'static str,
+        data: &D,
+        origin: Origin,
+    ) -> Result<Frame, serde_json::Error> {
         Frame::new(event, data, Some(origin))
     }
 
-    fn new<D: Serialize>(event: &'static str, data: &D, origin: Option<Origin>) -> Result<Frame, serde_json::Error> {
+    fn new<D: Serialize>(
+        event: &'static str,
+        data: &D,
+        origin: Option<Origin>,
+    ) -> Result<Frame, serde_json::Error> {
         let data = to_raw_value(data)?;
-        Ok(Frame(Arc::new(Parts { event, data, origin, websocket: OnceLock::new(), socket_io: OnceLock::new() })))
+        Ok(Frame(Arc::new(Parts {
+            event,
+            data,
+            origin,
+            websocket: OnceLock::new(),
+            socket_io: OnceLock::new(),
+        })))
     }
 
     /// The event's name. None of ours needs escaping in JSON.
@@ -71,24 +89,32 @@ impl Frame {
         self.0.origin
     }
 
-    /// What limits count for it, in bytes: its text, once, and a little. The forms of the doors, once they are made, are kept with
-    /// it, so it takes up to three times as much of the memory; all who hold it share that.
+    /// What limits count for it, in bytes: its text, once, and a little. The forms of the doors,
+    /// once they are made, are kept with it, so it takes up to three times as much of the memory;
+    /// all who hold it share that.
     pub fn bytes(&self) -> usize {
         self.0.data.get().len() + OVERHEAD_BYTES
     }
 
-    /// The door `/ws`: a whole WebSocket text frame with `{"event","data"}`, header included, as a server sends it. Made once.
+    /// The door `/ws`: a whole WebSocket text frame with `{"event","data"}`, header included, as a
+    /// server sends it. Made once.
     pub fn websocket(&self) -> &Bytes {
         self.0.websocket.get_or_init(|| {
-            let text = format!(r#"{{"event":"{}","data":{}}}"#, self.0.event, self.0.data.get());
+            let text = format!(
+                r#"{{"event":"{}","data":{}}}"#,
+                self.0.event,
+                self.0.data.get()
+            );
             crate::ws::wire::text(&text)
         })
     }
 
-    /// The door `/socket.io/`: a whole WebSocket text frame with the packet `42["event",data]`; a poll takes the packet out of it.
-    /// Made once.
+    /// The door `/socket.io/`: a whole WebSocket text frame with the packet `42["event",data]`; a
+    /// poll takes the packet out of it. Made once.
     pub fn socket_io(&self) -> &Bytes {
-        self.0.socket_io.get_or_init(|| crate::ws::wire::text(&crate::socketio::event(self.0.event, self.0.data.get())))
+        self.0.socket_io.get_or_init(|| {
+            crate::ws::wire::text(&crate::socketio::event(self.0.event, self.0.data.get()))
+        })
     }
 }
 
@@ -100,11 +126,26 @@ mod tests {
     #[test]
     fn each_door_has_its_form_and_it_is_made_once() {
         let frame = Frame::passing("message:new", &json!({"seq": 7})).unwrap();
-        assert_eq!((frame.event(), frame.data().get()), ("message:new", r#"{"seq":7}"#));
-        assert_eq!(frame.websocket().as_ref(), b"\x81\x28{\"event\":\"message:new\",\"data\":{\"seq\":7}}");
-        assert_eq!(frame.socket_io().as_ref(), b"\x81\x1b42[\"message:new\",{\"seq\":7}]");
+        assert_eq!(
+            (frame.event(), frame.data().get()),
+            ("message:new", r#"{"seq":7}"#)
+        );
+        assert_eq!(
+            frame.websocket().as_ref(),
+            b"\x81\x28{\"event\":\"message:new\",\"data\":{\"seq\":7}}"
+        );
+        assert_eq!(
+            frame.socket_io().as_ref(),
+            b"\x81\x1b42[\"message:new\",{\"seq\":7}]"
+        );
         let copy = frame.clone();
-        assert!(std::ptr::eq(frame.websocket().as_ptr(), copy.websocket().as_ptr()));
-        assert!(std::ptr::eq(frame.socket_io().as_ptr(), copy.socket_io().as_ptr()));
+        assert!(std::ptr::eq(
+            frame.websocket().as_ptr(),
+            copy.websocket().as_ptr()
+        ));
+        assert!(std::ptr::eq(
+            frame.socket_io().as_ptr(),
+            copy.socket_io().as_ptr()
+        ));
     }
 }

@@ -1,4 +1,5 @@
-//! Which companies have sockets on this node, each with one feed. No socket's work is done here; see `feed` and `socket`.
+//! Which companies have sockets on this node, each with one feed. No socket's work is done here;
+//! see `feed` and `socket`.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,7 +28,8 @@ use crate::seat::{Counted, Door, Seat};
 const OPEN_DEADLINE: Duration = Duration::from_secs(4);
 /// Reads from the log under way at once, for sockets that come back.
 pub const READS: usize = 32;
-/// The same for companies that have missed something: sockets that read must not hold up what is live.
+/// The same for companies that have missed something: sockets that read must not hold up what is
+/// live.
 const REPAIRS: usize = 16;
 /// A company waits so long for its turn; then that try has failed.
 const REPAIR_TURN_DEADLINE: Duration = Duration::from_secs(10);
@@ -72,9 +74,19 @@ struct Inner {
 
 impl Hub {
     /// Empty. Feeds run on `tasks` and end at `stop`; open sockets count as tasks.
-    pub fn new(connection: Connection, publisher: Publisher, limits: Limits, tasks: TaskTracker, stop: CancellationToken) -> Hub {
+    pub fn new(
+        connection: Connection,
+        publisher: Publisher,
+        limits: Limits,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Hub {
         let room = Arc::new(Semaphore::new(limits.sockets));
-        let (metrics, reads, repairs) = (Metrics::new(), Semaphore::new(READS), Semaphore::new(REPAIRS));
+        let (metrics, reads, repairs) = (
+            Metrics::new(),
+            Semaphore::new(READS),
+            Semaphore::new(REPAIRS),
+        );
         Hub {
             inner: Arc::new(Inner {
                 connection,
@@ -99,8 +111,9 @@ impl Hub {
         &self.inner.metrics
     }
 
-    /// A socket's turn to read from the log: a node that comes back to thousands of them does not ask thousands of questions at
-    /// once. Whoever has a turn, or waits for one, must be a task: one that is not polled would keep it. The wait is the caller's to bound.
+    /// A socket's turn to read from the log: a node that comes back to thousands of them does not
+    /// ask thousands of questions at once. Whoever has a turn, or waits for one, must be a task:
+    /// one that is not polled would keep it. The wait is the caller's to bound.
     pub async fn reading(&self) -> Option<SemaphorePermit<'_>> {
         self.inner.reads.acquire().await.ok() // never closed
     }
@@ -111,7 +124,9 @@ impl Hub {
     /// None came within [`REPAIR_TURN_DEADLINE`].
     pub async fn repairing(&self) -> Result<SemaphorePermit<'_>, String> {
         let turn = timeout(REPAIR_TURN_DEADLINE, self.inner.repairs.acquire()).await;
-        turn.ok().and_then(Result::ok).ok_or_else(|| "too many companies are being read".into())
+        turn.ok()
+            .and_then(Result::ok)
+            .ok_or_else(|| "too many companies are being read".into())
     }
 
     /// The service's connection.
@@ -141,28 +156,47 @@ impl Hub {
 
     fn companies(&self) -> MutexGuard<'_, HashMap<Id, Arc<Company>>> {
         // A poisoned lock still holds a whole map: every write is one insert or remove.
-        self.inner.companies.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner
+            .companies
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives a socket its place. It gets every event that the log has for its company after its client's cursor, or after now.
+    /// Gives a socket its place. It gets every event that the log has for its company after its
+    /// client's cursor, or after now.
     ///
     /// # Errors
     /// See [`NoSeat`]; within [`OPEN_DEADLINE`].
-    pub async fn enter(&self, door: Door, session: Session, socket: Id, cursor: Option<u64>) -> Result<Seat, NoSeat> {
+    pub async fn enter(
+        &self,
+        door: Door,
+        session: Session,
+        socket: Id,
+        cursor: Option<u64>,
+    ) -> Result<Seat, NoSeat> {
         if !self.inner.connection.is_connected() {
             return Err(NoSeat::Unavailable);
         }
-        let permit = self.inner.room.clone().try_acquire_owned().map_err(|_| NoSeat::Full)?;
+        let permit = self
+            .inner
+            .room
+            .clone()
+            .try_acquire_owned()
+            .map_err(|_| NoSeat::Full)?;
         let of_user = self.count(session.user).ok_or(NoSeat::TooManyOfUser)?;
         let queue = Arc::new(Queue::new(self.inner.limits.queue_bytes));
         let company = {
-            // Seated under this lock, so that the feed does not see an empty company in between and end.
+            // Seated under this lock, so that the feed does not see an empty company in between and
+            // end.
             let mut companies = self.companies();
             // Whoever comes after the stop has looked at all sockets would not be sent away.
             if self.inner.stop.is_cancelled() {
                 return Err(NoSeat::Unavailable);
             }
-            let company = companies.entry(session.company).or_insert_with(|| self.open(session.company)).clone();
+            let company = companies
+                .entry(session.company)
+                .or_insert_with(|| self.open(session.company))
+                .clone();
             company.add(socket, session, queue.clone());
             company
         };
@@ -181,7 +215,12 @@ impl Hub {
             _tracked: tracked,
         };
         let mut feed = seat.company.feed.subscribe();
-        match timeout(OPEN_DEADLINE, feed.wait_for(|state| *state != FeedState::Opening)).await {
+        match timeout(
+            OPEN_DEADLINE,
+            feed.wait_for(|state| *state != FeedState::Opening),
+        )
+        .await
+        {
             Ok(Ok(state)) if *state == FeedState::Live => {}
             _ => return Err(NoSeat::Unavailable),
         }
@@ -193,7 +232,10 @@ impl Hub {
 
     fn users(&self) -> MutexGuard<'_, HashMap<Id, usize>> {
         // A poisoned lock still holds a whole map.
-        self.inner.users.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner
+            .users
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One more socket of a user, unless there are as many as there may be.
@@ -202,13 +244,19 @@ impl Hub {
         let count = users.entry(user).or_default();
         let is_one_more = *count < self.inner.limits.sockets_per_user;
         *count += usize::from(is_one_more);
-        is_one_more.then(|| OfUser { hub: self.clone(), user })
+        is_one_more.then(|| OfUser {
+            hub: self.clone(),
+            user,
+        })
     }
 
     /// The other nodes that are heard of.
     pub fn nodes(&self) -> MutexGuard<'_, Nodes> {
         // A poisoned lock still holds a whole map.
-        self.inner.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner
+            .nodes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The log has another leader: what the one before has stored may not have come.
@@ -229,14 +277,19 @@ impl Hub {
 
     fn open(&self, id: Id) -> Arc<Company> {
         let company = Arc::new(Company::new(id));
-        self.inner.tasks.spawn(feed::run(self.clone(), company.clone()));
+        self.inner
+            .tasks
+            .spawn(feed::run(self.clone(), company.clone()));
         company
     }
 
     /// Removes a company whose feed ends.
     pub fn forget(&self, company: &Arc<Company>) {
         let mut companies = self.companies();
-        if companies.get(&company.id).is_some_and(|c| Arc::ptr_eq(c, company)) {
+        if companies
+            .get(&company.id)
+            .is_some_and(|c| Arc::ptr_eq(c, company))
+        {
             companies.remove(&company.id);
         }
     }
@@ -281,16 +334,33 @@ pub mod tests {
     pub async fn unconnected() -> Hub {
         let nowhere = ("NATS_URL".to_owned(), "nats://127.0.0.1:1".to_owned());
         let config = Config::read(&mut Settings::of([nowhere]));
-        let connection = Connection::open(&config.common.nats, "realtime", Id::generate(Timestamp::now())).await.unwrap();
+        let connection = Connection::open(
+            &config.common.nats,
+            "realtime",
+            Id::generate(Timestamp::now()),
+        )
+        .await
+        .unwrap();
         let tasks = TaskTracker::new();
         let publisher = Publisher::unsupervised(connection.clone(), &tasks);
-        Hub::new(connection, publisher, config.limits, tasks, CancellationToken::new())
+        Hub::new(
+            connection,
+            publisher,
+            config.limits,
+            tasks,
+            CancellationToken::new(),
+        )
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_company_waits_for_its_turn_for_so_long() {
         let hub = unconnected().await;
-        let turns = hub.inner.repairs.acquire_many(REPAIRS as u32).await.unwrap();
+        let turns = hub
+            .inner
+            .repairs
+            .acquire_many(REPAIRS as u32)
+            .await
+            .unwrap();
         let refused = timeout(2 * REPAIR_TURN_DEADLINE, hub.repairing()).await;
         assert!(refused.expect("an end").is_err());
         drop(turns);

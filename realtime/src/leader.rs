@@ -1,7 +1,8 @@
-//! Who leads the stream. A leader that dies may have stored what it did not pass on; the connection of this node, to another
-//! server of the cluster, does not show that. So a new leader is taken for a gap, and what was handed out lately is compared
-//! with the log. One that restarts and is elected again is a new one too: it says since when it leads. On a single server there
-//! is no leader, and nothing to do.
+//! Who leads the stream. A leader that dies may have stored what it did not pass on; the connection
+//! of this node, to another server of the cluster, does not show that. So a new leader is taken for
+//! a gap, and what was handed out lately is compared with the log. One that restarts and is elected
+//! again is a new one too: it says since when it leads. On a single server there is no leader, and
+//! nothing to do.
 
 use std::time::Duration;
 
@@ -25,7 +26,10 @@ struct Reign {
 /// Whose time it is; nobody's while there is an election, or on a single server.
 fn reign(cluster: Option<&ClusterInfo>) -> Option<Reign> {
     let cluster = cluster?;
-    Some(Reign { leader: cluster.leader.clone()?, since: cluster.leader_since.map(Timestamp::from) })
+    Some(Reign {
+        leader: cluster.leader.clone()?,
+        since: cluster.leader_since.map(Timestamp::from),
+    })
 }
 
 /// Looks until the service stops.
@@ -41,9 +45,15 @@ pub async fn watch(hub: Hub) {
                 continue;
             }
         };
-        let Some(now) = now.filter(|now| known.as_ref() != Some(now)) else { continue };
+        let Some(now) = now.filter(|now| known.as_ref() != Some(now)) else {
+            continue;
+        };
         if let Some(before) = known.replace(now.clone()) {
-            info!(before = before.leader, now = now.leader, "the log has another leader");
+            info!(
+                before = before.leader,
+                now = now.leader,
+                "the log has another leader"
+            );
             hub.note_new_leader();
         }
     }
@@ -60,9 +70,18 @@ mod tests {
     #[test]
     fn a_leader_that_is_elected_again_is_another_one() {
         let first = of(r#"{"leader": "n1", "leader_since": "2026-11-26T13:59:20.855786484Z"}"#);
-        assert_eq!(first, of(r#"{"leader": "n1", "leader_since": "2026-11-26T13:59:20.855786484Z"}"#));
-        assert_ne!(first, of(r#"{"leader": "n1", "leader_since": "2026-11-26T13:59:24.056076883Z"}"#));
-        assert_ne!(first, of(r#"{"leader": "n2", "leader_since": "2026-11-26T13:59:20.855786484Z"}"#));
+        assert_eq!(
+            first,
+            of(r#"{"leader": "n1", "leader_since": "2026-11-26T13:59:20.855786484Z"}"#)
+        );
+        assert_ne!(
+            first,
+            of(r#"{"leader": "n1", "leader_since": "2026-11-26T13:59:24.056076883Z"}"#)
+        );
+        assert_ne!(
+            first,
+            of(r#"{"leader": "n2", "leader_since": "2026-11-26T13:59:20.855786484Z"}"#)
+        );
         assert!(first.is_some() && of(r#"{"leader": "n1"}"#).is_some());
         assert_eq!((of("{}"), reign(None)), (None, None));
     }

@@ -1,4 +1,5 @@
-//! What happens to all sockets of a node by the clock: their tokens expire, and the node stops. Also the check `hub`.
+//! What happens to all sockets of a node by the clock: their tokens expire, and the node stops.
+//! Also the check `hub`.
 
 use std::time::Duration;
 
@@ -17,7 +18,8 @@ use crate::hub::Hub;
 const TICK: Duration = Duration::from_secs(1);
 /// At the stop, clients are told to come back after a time of their own, at most this.
 const RECONNECT_WITHIN: Duration = Duration::from_secs(5);
-/// At the stop, what waits for a socket may take so long to go out; then it is closed as it is. The door's own farewell follows.
+/// At the stop, what waits for a socket may take so long to go out; then it is closed as it is. The
+/// door's own farewell follows.
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 
 /// Runs until the service stops, then sends the sockets away.
@@ -26,14 +28,19 @@ pub async fn run(hub: Hub, health: Health) {
     while hub.stop().run_until_cancelled(tick.tick()).await.is_some() {
         confirm(&hub, &health);
         let now = Timestamp::now();
-        hub.all().iter().for_each(|company| company.check_tokens(now));
+        hub.all()
+            .iter()
+            .for_each(|company| company.check_tokens(now));
     }
     send_away(&hub).await;
 }
 
 fn confirm(hub: &Hub, health: &Health) {
     let companies = hub.all();
-    let live = companies.iter().filter(|c| *c.feed.borrow() == FeedState::Live).count();
+    let live = companies
+        .iter()
+        .filter(|c| *c.feed.borrow() == FeedState::Live)
+        .count();
     let sockets: usize = companies.iter().map(|c| c.sockets()).sum();
     let detail = json!({"companies": companies.len(), "live": live, "sockets": sockets});
     match hub.connection().is_connected() {
@@ -58,7 +65,9 @@ async fn send_away(hub: &Hub) {
         }
     };
     if timeout(DRAIN_WITHIN, emptied).await.is_err() {
-        companies.iter().for_each(|company| company.end_all(CloseReason::GoingAway));
+        companies
+            .iter()
+            .for_each(|company| company.end_all(CloseReason::GoingAway));
     }
 }
 

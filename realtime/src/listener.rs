@@ -1,6 +1,6 @@
-//! The port: accepts so many connections and no more, speaks HTTP/1.1, and gives each a bounded time to become a socket, and
-//! to take its answers.
-//! axum's own listener bounds neither, and would keep its part of every upgraded connection in memory.
+//! The port: accepts so many connections and no more, speaks HTTP/1.1, and gives each a bounded
+//! time to become a socket, and to take its answers. axum's own listener bounds neither, and would
+//! keep its part of every upgraded connection in memory.
 
 use std::future::Future;
 use std::io;
@@ -26,7 +26,8 @@ use tracing::{debug, error};
 
 use crate::config::Limits;
 
-/// Connections beside the open sockets: handshakes under way, those that get 503, the operator's requests.
+/// Connections beside the open sockets: handshakes under way, those that get 503, the operator's
+/// requests.
 const MORE_CONNECTIONS: usize = 512;
 /// Largest head of a request, in bytes.
 const HEAD_BYTES: usize = 16 * 1024;
@@ -34,7 +35,8 @@ const HEAD_BYTES: usize = 16 * 1024;
 const BUFFER_BYTES: usize = 32 * 1024;
 /// After a failed accept, such as for want of file descriptors; some will be free by then.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
-/// A client that takes nothing of an answer for so long is gone. hyper waits for as long as it likes.
+/// A client that takes nothing of an answer for so long is gone. hyper waits for as long as it
+/// likes.
 const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 /// Requests that are open at the stop are answered within this.
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
@@ -50,15 +52,33 @@ pub struct Port {
 }
 
 impl Port {
-    /// For so many sockets and some more connections. Further ones wait in the system's own, bounded, queue.
-    pub fn new(listener: TcpListener, router: Router, limits: &Limits, tasks: TaskTracker, stop: CancellationToken) -> Port {
+    /// For so many sockets and some more connections. Further ones wait in the system's own,
+    /// bounded, queue.
+    pub fn new(
+        listener: TcpListener,
+        router: Router,
+        limits: &Limits,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Port {
         let room = Arc::new(Semaphore::new(limits.sockets + MORE_CONNECTIONS));
-        Port { listener, router, room, handshake: limits.handshake, tasks, stop }
+        Port {
+            listener,
+            router,
+            room,
+            handshake: limits.handshake,
+            tasks,
+            stop,
+        }
     }
 
     /// Serves until the stop. Connections are tasks of the service.
     pub async fn run(self) {
-        while let Some(Ok(permit)) = self.stop.run_until_cancelled(self.room.clone().acquire_owned()).await {
+        while let Some(Ok(permit)) = self
+            .stop
+            .run_until_cancelled(self.room.clone().acquire_owned())
+            .await
+        {
             match self.stop.run_until_cancelled(self.listener.accept()).await {
                 Some(Ok((tcp, _))) => drop(self.tasks.spawn(converse(
                     Stream::new(tcp, permit, self.handshake),
@@ -70,7 +90,10 @@ impl Port {
                     debug!(error = %e, "accept");
                     if !was_the_clients(&e) {
                         error!(error = %e, "no connection can be accepted");
-                        let _ = self.stop.run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE)).await;
+                        let _ = self
+                            .stop
+                            .run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE))
+                            .await;
                     }
                 }
                 None => return,
@@ -79,7 +102,8 @@ impl Port {
     }
 }
 
-/// One connection, until it ends or has become a socket, or the stop has come and the request that was open is answered.
+/// One connection, until it ends or has become a socket, or the stop has come and the request that
+/// was open is answered.
 async fn converse(stream: Stream, router: Router, handshake: Duration, stop: CancellationToken) {
     let lease = stream.lease.clone();
     let answer = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
@@ -109,7 +133,12 @@ async fn converse(stream: Stream, router: Router, handshake: Duration, stop: Can
 
 /// Errors of one connection, which say nothing about the next.
 fn was_the_clients(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+    )
 }
 
 /// Lets a connection live beyond the handshake's deadline. A request has it as an extension.
@@ -123,8 +152,8 @@ impl Lease {
     }
 }
 
-/// A TCP connection that fails to read after the deadline, unless its lease was extended; and to write, once nothing of it was
-/// taken for [`WRITE_DEADLINE`].
+/// A TCP connection that fails to read after the deadline, unless its lease was extended; and to
+/// write, once nothing of it was taken for [`WRITE_DEADLINE`].
 pub struct Stream {
     tcp: TcpStream,
     deadline: Option<Pin<Box<Sleep>>>,
@@ -141,17 +170,32 @@ impl Stream {
             debug!(error = %e, "TCP_NODELAY");
         }
         let deadline = Some(Box::pin(tokio::time::sleep(handshake)));
-        Stream { tcp, deadline, write_deadline: None, lease: Lease::default(), permit }
+        Stream {
+            tcp,
+            deadline,
+            write_deadline: None,
+            lease: Lease::default(),
+            permit,
+        }
     }
 
     /// What has become of a write; a failure, if it has waited for too long.
-    fn in_time(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn in_time(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
         if written.is_ready() {
             self.write_deadline = None;
             return written;
         }
-        let deadline = self.write_deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_DEADLINE)));
-        deadline.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        let deadline = self
+            .write_deadline
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_DEADLINE)));
+        deadline
+            .as_mut()
+            .poll(cx)
+            .map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// The bare connection, and its place among this node's.
@@ -161,7 +205,11 @@ impl Stream {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.lease.0.load(Ordering::Relaxed) {
             self.deadline = None;
         }
@@ -175,7 +223,11 @@ impl AsyncRead for Stream {
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.tcp).poll_write(cx, bytes);
         self.in_time(cx, written)
     }
@@ -188,7 +240,11 @@ impl AsyncWrite for Stream {
         Pin::new(&mut self.tcp).poll_shutdown(cx)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.tcp).poll_write_vectored(cx, bytes);
         self.in_time(cx, written)
     }
@@ -207,9 +263,18 @@ mod tests {
     /// A connection of the port and its client's end.
     async fn connected() -> (Stream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
         let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
-        (Stream::new(listener.accept().await.unwrap().0, permit, Duration::from_secs(10)), client)
+        (
+            Stream::new(
+                listener.accept().await.unwrap().0,
+                permit,
+                Duration::from_secs(10),
+            ),
+            client,
+        )
     }
 
     #[tokio::test(start_paused = true)]
@@ -223,14 +288,20 @@ mod tests {
             io::Result::Ok(())
         })
         .await;
-        assert_eq!(written.expect("an end").map_err(|e| e.kind()), Err(io::ErrorKind::TimedOut));
+        assert_eq!(
+            written.expect("an end").map_err(|e| e.kind()),
+            Err(io::ErrorKind::TimedOut)
+        );
         assert!(begun.elapsed() >= WRITE_DEADLINE);
     }
 
     #[tokio::test]
     async fn an_answer_that_is_taken_starts_the_time_again() {
         let (mut stream, mut client) = connected().await;
-        while timeout(Duration::from_millis(50), stream.write(&[0; 65_536])).await.is_ok() {}
+        while timeout(Duration::from_millis(50), stream.write(&[0; 65_536]))
+            .await
+            .is_ok()
+        {}
         assert!(stream.write_deadline.is_some());
         let take = async {
             while client.read(&mut [0; 65_536]).await? > 0 {}

@@ -1,5 +1,6 @@
-//! Two subscriptions of one connection as one, in the order of the log. The client puts a message into its subscription's
-//! channel as it comes; so while one channel is empty, whatever is in the other came first.
+//! Two subscriptions of one connection as one, in the order of the log. The client puts a message
+//! into its subscription's channel as it comes; so while one channel is empty, whatever is in the
+//! other came first.
 
 use async_nats::{Message, Subscriber};
 use futures_util::{FutureExt, StreamExt};
@@ -8,7 +9,13 @@ use tokio::task::unconstrained;
 
 /// The sequence of a republished message.
 pub fn seq(message: &Message) -> Option<u64> {
-    message.headers.as_ref()?.get(header::SEQUENCE)?.as_str().parse().ok()
+    message
+        .headers
+        .as_ref()?
+        .get(header::SEQUENCE)?
+        .as_str()
+        .parse()
+        .ok()
 }
 
 /// One of the two, with a message that was taken out and not given yet.
@@ -45,8 +52,15 @@ pub struct Merged {
 impl Merged {
     /// Of two subscriptions.
     pub fn new(one: Subscriber, two: Subscriber) -> Merged {
-        let side = |subscriber| Side { subscriber, held: None, ended: false };
-        Merged { one: side(one), two: side(two) }
+        let side = |subscriber| Side {
+            subscriber,
+            held: None,
+            ended: false,
+        };
+        Merged {
+            one: side(one),
+            two: side(two),
+        }
     }
 
     /// The next message of either; `None` once one has ended. May be dropped without a loss.

@@ -1,4 +1,5 @@
-//! What is counted for each event, looked up once: at a million deliveries a second the looking up would cost the most.
+//! What is counted for each event, looked up once: at a million deliveries a second the looking up
+//! would cost the most.
 
 use metrics::{Counter, Histogram, counter, histogram};
 use nats::Timestamp;
@@ -14,7 +15,10 @@ pub struct Metrics {
 impl Metrics {
     /// Of this process.
     pub fn new() -> Metrics {
-        Metrics { deliveries: counter!("realtime_deliveries_total"), fanout: histogram!("realtime_fanout_seconds") }
+        Metrics {
+            deliveries: counter!("realtime_deliveries_total"),
+            fanout: histogram!("realtime_fanout_seconds"),
+        }
     }
 
     /// A frame was queued for so many sockets.
@@ -22,10 +26,12 @@ impl Metrics {
         self.deliveries.increment(sockets as u64);
     }
 
-    /// A frame goes out to a socket: how long after the log took it. Of those that go out together, the first is looked at.
+    /// A frame goes out to a socket: how long after the log took it. Of those that go out together,
+    /// the first is looked at.
     pub fn handed_out(&self, frame: &Frame) {
         if let Some(origin) = frame.origin() {
-            self.fanout.record(Timestamp::now().since(origin.stored_at).as_secs_f64());
+            self.fanout
+                .record(Timestamp::now().since(origin.stored_at).as_secs_f64());
         }
     }
 }

@@ -1,5 +1,6 @@
-//! Which other realtime nodes are there: each says so every second on `members.realtime`, and by whatever it says of who is
-//! online. One that is not heard of any more takes with it what it has said.
+//! Which other realtime nodes are there: each says so every second on `members.realtime`, and by
+//! whatever it says of who is online. One that is not heard of any more takes with it what it has
+//! said.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -33,7 +34,8 @@ struct Beat {
 #[derive(Default)]
 pub struct Nodes {
     heard: HashMap<String, Instant>,
-    /// Those that fell silent. One of them that is heard again was there all the time, and is believed to be gone.
+    /// Those that fell silent. One of them that is heard again was there all the time, and is
+    /// believed to be gone.
     lost: HashSet<String>,
     /// When it was last looked who is silent.
     looked: Option<Instant>,
@@ -60,7 +62,11 @@ impl Nodes {
             return Heard::TooMany;
         }
         self.heard.insert(node.to_owned(), now);
-        if self.lost.remove(node) { Heard::Again } else { Heard::There }
+        if self.lost.remove(node) {
+            Heard::Again
+        } else {
+            Heard::There
+        }
     }
 
     /// Whether a node is kept track of.
@@ -75,13 +81,22 @@ impl Nodes {
         self.lost.remove(node);
     }
 
-    /// Those that were not heard for too long, looked for on each beat. Time in which this node itself stood still does not
-    /// count, and while nobody `can_hear` all have their whole time before them.
+    /// Those that were not heard for too long, looked for on each beat. Time in which this node
+    /// itself stood still does not count, and while nobody `can_hear` all have their whole time
+    /// before them.
     fn silent(&mut self, can_hear: bool, now: Instant) -> Vec<String> {
         let since = now.saturating_duration_since(self.looked.replace(now).unwrap_or(now));
         let stood_still = since.saturating_sub(BEAT);
-        self.heard.values_mut().for_each(|at| *at = if can_hear { now.min(*at + stood_still) } else { now });
-        let silent = self.heard.extract_if(|_, at| now.saturating_duration_since(*at) > GONE_AFTER);
+        self.heard.values_mut().for_each(|at| {
+            *at = if can_hear {
+                now.min(*at + stood_still)
+            } else {
+                now
+            }
+        });
+        let silent = self
+            .heard
+            .extract_if(|_, at| now.saturating_duration_since(*at) > GONE_AFTER);
         let silent: Vec<String> = silent.map(|(node, _)| node).collect();
         if self.lost.len() + silent.len() > MAX_NODES {
             self.lost.clear();
@@ -95,7 +110,12 @@ impl Nodes {
 pub async fn run(hub: Hub) {
     let listen = async {
         loop {
-            match hub.connection().client.subscribe(subject::members(hub.connection().service)).await {
+            match hub
+                .connection()
+                .client
+                .subscribe(subject::members(hub.connection().service))
+                .await
+            {
                 Ok(beats) => follow(&hub, beats).await,
                 Err(e) => warn!(error = %e, "other nodes cannot be listened to"),
             }
@@ -132,8 +152,8 @@ async fn follow(hub: &Hub, mut beats: async_nats::Subscriber) {
     }
 }
 
-/// A node is there, by a beat or by what it says of who is online; whether it, and what it says, is kept track of. This one is
-/// not among those that can be gone.
+/// A node is there, by a beat or by what it says of who is online; whether it, and what it says, is
+/// kept track of. This one is not among those that can be gone.
 pub fn hear(hub: &Hub, node: &str) -> bool {
     if *node == *hub.connection().instance {
         return true;
@@ -141,22 +161,32 @@ pub fn hear(hub: &Hub, node: &str) -> bool {
     let heard = hub.nodes().hear(node, Instant::now());
     if heard == Heard::Again {
         info!(node, "another node is there again");
-        hub.all().iter().for_each(|company| company.asked.notify_one());
+        hub.all()
+            .iter()
+            .for_each(|company| company.asked.notify_one());
     }
     heard != Heard::TooMany
 }
 
 fn forget(hub: &Hub, node: &str) {
     info!(node, "another node is gone");
-    hub.all().iter().for_each(|company| company.forget_node(node));
+    hub.all()
+        .iter()
+        .for_each(|company| company.forget_node(node));
 }
 
 async fn say(hub: &Hub, gone: bool) {
     let connection = hub.connection();
-    let beat = Beat { node: connection.instance.to_string(), gone };
-    // Without a connection it would lie in the client's buffer and be said when it is no longer true.
+    let beat = Beat {
+        node: connection.instance.to_string(),
+        gone,
+    };
+    // Without a connection it would lie in the client's buffer and be said when it is no longer
+    // true.
     if let (true, Ok(beat)) = (connection.is_connected(), serde_json::to_vec(&beat)) {
-        let said = connection.client.publish(subject::members(connection.service), beat.into());
+        let said = connection
+            .client
+            .publish(subject::members(connection.service), beat.into());
         let _ = tokio::time::timeout(BEAT, said).await; // the next beat says it again
     }
 }
@@ -171,7 +201,12 @@ mod tests {
     }
 
     /// Who is found silent, and when, if it is looked on each beat from one second to another.
-    fn looked(nodes: &mut Nodes, can_hear: bool, start: Instant, seconds: std::ops::RangeInclusive<u64>) -> Vec<(u64, Vec<String>)> {
+    fn looked(
+        nodes: &mut Nodes,
+        can_hear: bool,
+        start: Instant,
+        seconds: std::ops::RangeInclusive<u64>,
+    ) -> Vec<(u64, Vec<String>)> {
         let looked = seconds.map(|n| (n, nodes.silent(can_hear, after(start, 1_000 * n))));
         looked.filter(|(_, silent)| !silent.is_empty()).collect()
     }
@@ -182,9 +217,15 @@ mod tests {
         for (node, at) in [("a", 0), ("b", 0), ("b", 2_000)] {
             assert_eq!(nodes.hear(node, after(start, at)), Heard::There);
         }
-        assert_eq!(looked(&mut nodes, true, start, 2..=5), [(4, vec!["a".to_owned()])]);
+        assert_eq!(
+            looked(&mut nodes, true, start, 2..=5),
+            [(4, vec!["a".to_owned()])]
+        );
         assert_eq!(looked(&mut nodes, false, start, 6..=20), []);
-        assert_eq!(looked(&mut nodes, true, start, 21..=30), [(24, vec!["b".to_owned()])]);
+        assert_eq!(
+            looked(&mut nodes, true, start, 21..=30),
+            [(24, vec!["b".to_owned()])]
+        );
     }
 
     #[test]
@@ -193,7 +234,10 @@ mod tests {
         nodes.hear("a", start);
         assert_eq!(looked(&mut nodes, true, start, 0..=0), []);
         assert_eq!(looked(&mut nodes, true, start, 60..=62), []);
-        assert_eq!(looked(&mut nodes, true, start, 63..=63), [(63, vec!["a".to_owned()])]);
+        assert_eq!(
+            looked(&mut nodes, true, start, 63..=63),
+            [(63, vec!["a".to_owned()])]
+        );
     }
 
     #[test]
@@ -203,8 +247,14 @@ mod tests {
             nodes.hear(node, now);
         }
         nodes.leave("b");
-        assert_eq!(looked(&mut nodes, true, now, 1..=4), [(4, vec!["a".to_owned()])]);
-        assert_eq!(["a", "a", "b"].map(|node| nodes.hear(node, now)), [Heard::Again, Heard::There, Heard::There]);
+        assert_eq!(
+            looked(&mut nodes, true, now, 1..=4),
+            [(4, vec!["a".to_owned()])]
+        );
+        assert_eq!(
+            ["a", "a", "b"].map(|node| nodes.hear(node, now)),
+            [Heard::Again, Heard::There, Heard::There]
+        );
     }
 
     #[tokio::test]
@@ -218,7 +268,10 @@ mod tests {
     fn so_many_are_kept_track_of() {
         let (start, mut nodes) = (Instant::now(), Nodes::default());
         assert!((0..MAX_NODES).all(|n| nodes.hear(&n.to_string(), start) == Heard::There));
-        assert_eq!([nodes.hear("more", start), nodes.hear("0", start)], [Heard::TooMany, Heard::There]);
+        assert_eq!(
+            [nodes.hear("more", start), nodes.hear("0", start)],
+            [Heard::TooMany, Heard::There]
+        );
         nodes.leave("0");
         assert_eq!(nodes.hear("more", start), Heard::There);
         looked(&mut nodes, true, start, 1..=4);

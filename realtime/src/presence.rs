@@ -1,6 +1,6 @@
-//! Who of a company is online and which conversations they have joined, over all nodes. Each node says on
-//! `presence.<company>` what it has, whole, when that changes; a node that is not heard of any more takes what it said with
-//! it (docs/decisions/0012). Pure bookkeeping: no NATS, no socket.
+//! Who of a company is online and which conversations they have joined, over all nodes. Each node
+//! says on `presence.<company>` what it has, whole, when that changes; a node that is not heard of
+//! any more takes what it said with it (docs/decisions/0012). Pure bookkeeping: no NATS, no socket.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 /// Conversations of one user that are told; of more, the first by their ids.
 const MAX_VIEWING: usize = 50;
-/// Conversations in what one node says of a company, so that it fits into a message; those of further users are left out.
+/// Conversations in what one node says of a company, so that it fits into a message; those of
+/// further users are left out.
 const MAX_VIEWED: usize = 20_000;
 
 /// Users, each with the conversations that they have joined.
@@ -57,12 +58,23 @@ impl Presence {
 
     /// A node is gone; what of it is news.
     pub fn forget(&mut self, node: &str) -> Vec<User> {
-        if self.nodes.remove(node).is_some() { self.news() } else { Vec::new() }
+        if self.nodes.remove(node).is_some() {
+            self.news()
+        } else {
+            Vec::new()
+        }
     }
 
     /// Everybody who is online.
     pub fn all(&self) -> Vec<User> {
-        self.told.iter().map(|(user_id, viewing)| User { user_id: *user_id, online: true, viewing: viewing.clone() }).collect()
+        self.told
+            .iter()
+            .map(|(user_id, viewing)| User {
+                user_id: *user_id,
+                online: true,
+                viewing: viewing.clone(),
+            })
+            .collect()
     }
 
     fn news(&mut self) -> Vec<User> {
@@ -71,10 +83,23 @@ impl Presence {
             now.entry(*user).or_default().extend(viewing);
         }
         let before = std::mem::replace(&mut self.told, now);
-        let changed = self.told.iter().filter(|(user, viewing)| before.get(user) != Some(viewing));
-        let changed = changed.map(|(user, viewing)| User { user_id: *user, online: true, viewing: viewing.clone() });
+        let changed = self
+            .told
+            .iter()
+            .filter(|(user, viewing)| before.get(user) != Some(viewing));
+        let changed = changed.map(|(user, viewing)| User {
+            user_id: *user,
+            online: true,
+            viewing: viewing.clone(),
+        });
         let left = before.keys().filter(|user| !self.told.contains_key(user));
-        changed.chain(left.map(|user| User { user_id: *user, online: false, viewing: BTreeSet::new() })).collect()
+        changed
+            .chain(left.map(|user| User {
+                user_id: *user,
+                online: false,
+                viewing: BTreeSet::new(),
+            }))
+            .collect()
     }
 }
 
@@ -86,7 +111,10 @@ pub fn users<'a>(sockets: impl Iterator<Item = (Id, &'a std::collections::HashSe
     }
     let mut left = MAX_VIEWED;
     for viewing in users.values_mut() {
-        *viewing = std::mem::take(viewing).into_iter().take(MAX_VIEWING.min(left)).collect();
+        *viewing = std::mem::take(viewing)
+            .into_iter()
+            .take(MAX_VIEWING.min(left))
+            .collect();
         left -= viewing.len();
     }
     users
@@ -102,29 +130,51 @@ mod tests {
     }
 
     fn has(users: &[(u8, &[u8])]) -> Users {
-        users.iter().map(|(user, viewing)| (id(*user), viewing.iter().map(|n| id(*n)).collect())).collect()
+        users
+            .iter()
+            .map(|(user, viewing)| (id(*user), viewing.iter().map(|n| id(*n)).collect()))
+            .collect()
     }
 
     fn told(news: Vec<User>) -> Vec<(Id, bool, Vec<Id>)> {
-        news.into_iter().map(|user| (user.user_id, user.online, user.viewing.into_iter().collect())).collect()
+        news.into_iter()
+            .map(|user| {
+                (
+                    user.user_id,
+                    user.online,
+                    user.viewing.into_iter().collect(),
+                )
+            })
+            .collect()
     }
 
     #[test]
     fn only_what_changes_over_all_nodes_is_news() {
         let mut presence = Presence::default();
-        assert_eq!(told(presence.hear("a", has(&[(1, &[7]), (2, &[])]))), [(id(1), true, vec![id(7)]), (id(2), true, vec![])]);
+        assert_eq!(
+            told(presence.hear("a", has(&[(1, &[7]), (2, &[])]))),
+            [(id(1), true, vec![id(7)]), (id(2), true, vec![])]
+        );
         assert_eq!(told(presence.hear("a", has(&[(1, &[7]), (2, &[])]))), []);
-        assert_eq!(told(presence.hear("b", has(&[(2, &[]), (1, &[8])]))), [(id(1), true, vec![id(7), id(8)])]);
+        assert_eq!(
+            told(presence.hear("b", has(&[(2, &[]), (1, &[8])]))),
+            [(id(1), true, vec![id(7), id(8)])]
+        );
         assert_eq!(told(presence.forget("a")), [(id(1), true, vec![id(8)])]);
         assert_eq!(told(presence.forget("a")), []);
-        assert_eq!(told(presence.hear("b", has(&[]))), [(id(1), false, vec![]), (id(2), false, vec![])]);
+        assert_eq!(
+            told(presence.hear("b", has(&[]))),
+            [(id(1), false, vec![]), (id(2), false, vec![])]
+        );
         assert_eq!(presence.all(), []);
     }
 
     #[test]
     fn what_a_node_says_is_bounded() {
         let many: HashSet<Id> = (0..100).map(id).collect();
-        let sockets: Vec<Id> = (0..500_u16).map(|n| Id::from_bytes(std::array::from_fn(|i| n.to_be_bytes()[i % 2]))).collect();
+        let sockets: Vec<Id> = (0..500_u16)
+            .map(|n| Id::from_bytes(std::array::from_fn(|i| n.to_be_bytes()[i % 2])))
+            .collect();
         let said = users(sockets.iter().map(|user| (*user, &many)));
         assert_eq!(said.len(), 500, "everybody is online");
         assert!(said.values().all(|viewing| viewing.len() <= MAX_VIEWING));

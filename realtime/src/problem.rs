@@ -41,14 +41,20 @@ impl Refusal {
 
     const fn parts(self) -> (StatusCode, &'static str) {
         match self {
-            Refusal::Token(BadToken::Missing | BadToken::Invalid) => (StatusCode::UNAUTHORIZED, "INVALID_TOKEN"),
+            Refusal::Token(BadToken::Missing | BadToken::Invalid) => {
+                (StatusCode::UNAUTHORIZED, "INVALID_TOKEN")
+            }
             Refusal::Token(BadToken::Expired) => (StatusCode::UNAUTHORIZED, "TOKEN_EXPIRED"),
             Refusal::Origin => (StatusCode::FORBIDDEN, "ORIGIN_REFUSED"),
             Refusal::NotWebSocket => (StatusCode::UPGRADE_REQUIRED, "UPGRADE_REQUIRED"),
             Refusal::BadQuery => (StatusCode::BAD_REQUEST, "VALIDATION_ERROR"),
             Refusal::NoSeat(NoSeat::Full) => (StatusCode::SERVICE_UNAVAILABLE, "TOO_MANY_SOCKETS"),
-            Refusal::NoSeat(NoSeat::TooManyOfUser) => (StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_SOCKETS_OF_USER"),
-            Refusal::NoSeat(NoSeat::Unavailable) => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
+            Refusal::NoSeat(NoSeat::TooManyOfUser) => {
+                (StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_SOCKETS_OF_USER")
+            }
+            Refusal::NoSeat(NoSeat::Unavailable) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE")
+            }
         }
     }
 }
@@ -63,13 +69,20 @@ impl IntoResponse for Refusal {
             "code": code, "message": text, "errors": [], "request_id": request_id});
         let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         match status {
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
                 drop(headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS)))
             }
-            StatusCode::UNAUTHORIZED => drop(headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
-            StatusCode::UPGRADE_REQUIRED => drop(headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"))),
+            StatusCode::UNAUTHORIZED => {
+                drop(headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")))
+            }
+            StatusCode::UPGRADE_REQUIRED => {
+                drop(headers.insert(header::UPGRADE, HeaderValue::from_static("websocket")))
+            }
             _ => {}
         }
         response

@@ -1,4 +1,5 @@
-//! What waits for one socket: bounded in bytes. Whoever fills it never waits; past the bound the queue ends.
+//! What waits for one socket: bounded in bytes. Whoever fills it never waits; past the bound the
+//! queue ends.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -30,8 +31,16 @@ pub struct Queue {
 impl Queue {
     /// For so many bytes.
     pub fn new(room: usize) -> Queue {
-        let state = State { frames: VecDeque::new(), bytes: 0, end: None };
-        Queue { state: Mutex::new(state), changed: Notify::new(), room }
+        let state = State {
+            frames: VecDeque::new(),
+            bytes: 0,
+            end: None,
+        };
+        Queue {
+            state: Mutex::new(state),
+            changed: Notify::new(),
+            room,
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -79,7 +88,8 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// Ends the queue after what waits, with one last frame. Whoever wants it to be over in any case calls [`Queue::end`] later.
+    /// Ends the queue after what waits, with one last frame. Whoever wants it to be over in any
+    /// case calls [`Queue::end`] later.
     pub fn end_after(&self, last: Option<&Frame>, reason: CloseReason) {
         let mut state = self.state();
         if state.end.is_none() {
@@ -107,7 +117,9 @@ impl Queue {
     /// The next frame or the end, if it is there.
     pub fn take(&self) -> Option<Result<Frame, CloseReason>> {
         let mut state = self.state();
-        let Some(frame) = state.frames.pop_front() else { return state.end.map(|(reason, _)| Err(reason)) };
+        let Some(frame) = state.frames.pop_front() else {
+            return state.end.map(|(reason, _)| Err(reason));
+        };
         state.bytes -= frame.bytes();
         if state.frames.is_empty() {
             state.frames.shrink_to(KEPT_CAPACITY);
@@ -163,7 +175,10 @@ pub mod tests {
             assert_eq!((0..fits).filter(|_| queue.push(&frame)).count(), fits);
             assert!(!queue.push(&frame));
             assert_eq!(queue.state().frames.capacity(), 0);
-            assert_eq!((text(queue.next().await), queue.ended().await), (Err(CloseReason::TooSlow), CloseReason::TooSlow));
+            assert_eq!(
+                (text(queue.next().await), queue.ended().await),
+                (Err(CloseReason::TooSlow), CloseReason::TooSlow)
+            );
             assert!(!queue.push(&frame), "it stays ended");
         }
     }
@@ -196,6 +211,9 @@ pub mod tests {
         queue.push(&frame("one"));
         queue.end_after(None, CloseReason::GoingAway);
         queue.end(CloseReason::TooSlow);
-        assert_eq!((text(queue.next().await), queue.ended().await), (Err(CloseReason::GoingAway), CloseReason::GoingAway));
+        assert_eq!(
+            (text(queue.next().await), queue.ended().await),
+            (Err(CloseReason::GoingAway), CloseReason::GoingAway)
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! What a door holds of an open socket: its place in the company, what comes for it, and the way to ask for something.
+//! What a door holds of an open socket: its place in the company, what comes for it, and the way to
+//! ask for something.
 
 use std::sync::Arc;
 
@@ -98,7 +99,9 @@ impl Seat {
             if let Some(result) = self.queue.take() {
                 break result?;
             }
-            let Some(catch_up) = &mut self.catch_up else { break self.queue.next().await? };
+            let Some(catch_up) = &mut self.catch_up else {
+                break self.queue.next().await?;
+            };
             let step = tokio::select! {
                 biased;
                 reason = self.queue.ended() => return Err(reason),
@@ -139,21 +142,49 @@ impl Seat {
     pub fn begin(&self, command: Command) -> Execution {
         match command {
             Command::Join(conversation) => {
-                let joined = self.company.join(self.socket, conversation, self.hub.limits().rooms);
-                Execution::Now(joined.map(|()| Done::OK).map_err(|_| Failure::TOO_MANY_CONVERSATIONS))
+                let joined = self
+                    .company
+                    .join(self.socket, conversation, self.hub.limits().rooms);
+                Execution::Now(
+                    joined
+                        .map(|()| Done::OK)
+                        .map_err(|_| Failure::TOO_MANY_CONVERSATIONS),
+                )
             }
             Command::Leave(conversation) => {
                 self.company.leave(self.socket, conversation);
                 Execution::Now(Ok(Done::OK))
             }
-            Command::Typing { conversation, is_typing } => {
-                let typing = Typing { user_id: self.session.user, is_typing, socket: self.socket };
+            Command::Typing {
+                conversation,
+                is_typing,
+            } => {
+                let typing = Typing {
+                    user_id: self.session.user,
+                    is_typing,
+                    socket: self.socket,
+                };
                 let connection = self.hub.connection().clone();
-                Execution::Later(Box::pin(publish_typing(connection, self.session.company, conversation, typing)))
+                Execution::Later(Box::pin(publish_typing(
+                    connection,
+                    self.session.company,
+                    conversation,
+                    typing,
+                )))
             }
-            Command::Read { conversation, platform } => {
-                let read = MessageRead { contact_id: conversation, platform };
-                Execution::Later(Box::pin(publish_read(self.hub.publisher().clone(), self.session, read)))
+            Command::Read {
+                conversation,
+                platform,
+            } => {
+                let read = MessageRead {
+                    contact_id: conversation,
+                    platform,
+                };
+                Execution::Later(Box::pin(publish_read(
+                    self.hub.publisher().clone(),
+                    self.session,
+                    read,
+                )))
             }
         }
     }

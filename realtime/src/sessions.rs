@@ -1,6 +1,7 @@
-//! Logins that have ended: their sockets are closed within seconds. The gateway removes a login's entry from the bucket
-//! `sessions`; a removal is heard at once. Every few seconds the entries of all open sockets are looked up too, for what was
-//! removed while this node was not connected, or by the operator's purge, which core subscribers do not hear.
+//! Logins that have ended: their sockets are closed within seconds. The gateway removes a login's
+//! entry from the bucket `sessions`; a removal is heard at once. Every few seconds the entries of
+//! all open sockets are looked up too, for what was removed while this node was not connected, or
+//! by the operator's purge, which core subscribers do not hear.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -26,7 +27,12 @@ pub type Login = (Id, Id);
 pub async fn run(hub: Hub) {
     let listen = async {
         loop {
-            match hub.connection().client.subscribe(subject::entry(stream::SESSIONS, "*.*")).await {
+            match hub
+                .connection()
+                .client
+                .subscribe(subject::entry(stream::SESSIONS, "*.*"))
+                .await
+            {
                 Ok(changes) => follow(&hub, changes).await,
                 Err(e) => warn!(error = %e, "logins cannot be followed"),
             }
@@ -54,17 +60,40 @@ async fn follow(hub: &Hub, mut changes: async_nats::Subscriber) {
     }
 }
 
-/// Ends the sockets whose login was missing the last time too: a replica that answers may not have a new one yet.
+/// Ends the sockets whose login was missing the last time too: a replica that answers may not have
+/// a new one yet.
 async fn look(hub: &Hub, missing_before: HashSet<Login>) -> HashSet<Login> {
-    let logins: HashSet<Login> = hub.all().iter().flat_map(|company| company.logins()).collect();
+    let logins: HashSet<Login> = hub
+        .all()
+        .iter()
+        .flat_map(|company| company.logins())
+        .collect();
     let logins: Vec<Login> = logins.into_iter().collect();
     let mut missing = HashSet::new();
     for some in logins.chunks(direct::MAX_LATEST) {
-        let subjects: Vec<String> = some.iter().map(|(user, session)| entry(*user, *session)).collect();
-        match direct::latest(hub.connection(), &format!("KV_{}", stream::SESSIONS), &subjects).await {
+        let subjects: Vec<String> = some
+            .iter()
+            .map(|(user, session)| entry(*user, *session))
+            .collect();
+        match direct::latest(
+            hub.connection(),
+            &format!("KV_{}", stream::SESSIONS),
+            &subjects,
+        )
+        .await
+        {
             Ok(found) => {
-                let there: HashSet<&str> = found.iter().filter(|e| !e.payload.is_empty()).map(|e| e.subject.as_str()).collect();
-                missing.extend(some.iter().zip(&subjects).filter(|(_, s)| !there.contains(s.as_str())).map(|(login, _)| *login));
+                let there: HashSet<&str> = found
+                    .iter()
+                    .filter(|e| !e.payload.is_empty())
+                    .map(|e| e.subject.as_str())
+                    .collect();
+                missing.extend(
+                    some.iter()
+                        .zip(&subjects)
+                        .filter(|(_, s)| !there.contains(s.as_str()))
+                        .map(|(login, _)| *login),
+                );
             }
             Err(error) => {
                 counter!("realtime_session_looks_failed_total").increment(1);
@@ -73,13 +102,18 @@ async fn look(hub: &Hub, missing_before: HashSet<Login>) -> HashSet<Login> {
             }
         }
     }
-    end(hub, &missing.intersection(&missing_before).copied().collect());
+    end(
+        hub,
+        &missing.intersection(&missing_before).copied().collect(),
+    );
     missing
 }
 
 fn end(hub: &Hub, logins: &HashSet<Login>) {
     if !logins.is_empty() {
-        hub.all().iter().for_each(|company| company.end_logins(logins));
+        hub.all()
+            .iter()
+            .for_each(|company| company.end_logins(logins));
     }
 }
 

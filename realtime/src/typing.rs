@@ -1,5 +1,5 @@
-//! Who is typing in a company: it ends by itself, so it ends also when the typist's socket or node does. Each node keeps the
-//! time for its own sockets; the clock is the caller's.
+//! Who is typing in a company: it ends by itself, so it ends also when the typist's socket or node
+//! does. Each node keeps the time for its own sockets; the clock is the caller's.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -54,7 +54,17 @@ impl Typists {
     /// Those who have: in which conversation, and what there is to tell.
     pub fn stopped(&mut self, now: Instant) -> Vec<(Id, Typing)> {
         let over = self.0.extract_if(|_, (_, until)| *until <= now);
-        over.map(|((conversation, socket), (user_id, _))| (conversation, Typing { user_id, is_typing: false, socket })).collect()
+        over.map(|((conversation, socket), (user_id, _))| {
+            (
+                conversation,
+                Typing {
+                    user_id,
+                    is_typing: false,
+                    socket,
+                },
+            )
+        })
+        .collect()
     }
 }
 
@@ -63,7 +73,11 @@ mod tests {
     use super::*;
 
     fn typing(user: u8, is_typing: bool) -> Typing {
-        Typing { user_id: Id::from_bytes([user; 12]), is_typing, socket: Id::from_bytes([user + 100; 12]) }
+        Typing {
+            user_id: Id::from_bytes([user; 12]),
+            is_typing,
+            socket: Id::from_bytes([user + 100; 12]),
+        }
     }
 
     #[test]
@@ -71,20 +85,40 @@ mod tests {
         let (start, conversation) = (Instant::now(), Id::from_bytes([9; 12]));
         let after = |seconds| start + Duration::from_secs(seconds);
         let mut typists = Typists::default();
-        assert!(typists.hear(conversation, typing(1, true), start) && typists.hear(conversation, typing(2, true), start));
-        assert!(typists.hear(conversation, typing(2, true), after(3)), "renewed");
+        assert!(
+            typists.hear(conversation, typing(1, true), start)
+                && typists.hear(conversation, typing(2, true), start)
+        );
+        assert!(
+            typists.hear(conversation, typing(2, true), after(3)),
+            "renewed"
+        );
         assert!(typists.hear(conversation, typing(1, false), after(1)));
-        assert!(!typists.hear(conversation, typing(1, false), after(1)), "it had stopped");
-        assert_eq!((typists.next_stop(), typists.stopped(after(7))), (Some(after(8)), vec![]));
-        assert_eq!(typists.stopped(after(8)), [(conversation, typing(2, false))]);
-        assert_eq!((typists.next_stop(), typists.stopped(after(9))), (None, vec![]));
+        assert!(
+            !typists.hear(conversation, typing(1, false), after(1)),
+            "it had stopped"
+        );
+        assert_eq!(
+            (typists.next_stop(), typists.stopped(after(7))),
+            (Some(after(8)), vec![])
+        );
+        assert_eq!(
+            typists.stopped(after(8)),
+            [(conversation, typing(2, false))]
+        );
+        assert_eq!(
+            (typists.next_stop(), typists.stopped(after(9))),
+            (None, vec![])
+        );
     }
 
     #[test]
     fn typists_are_bounded() {
         let (now, mut typists) = (Instant::now(), Typists::default());
         let id = |n: usize| Id::from_bytes(std::array::from_fn(|i| (n >> (8 * (i % 2))) as u8));
-        let told = (0..MAX_TYPISTS + 5).filter(|n| typists.hear(id(*n), typing(1, true), now)).count();
+        let told = (0..MAX_TYPISTS + 5)
+            .filter(|n| typists.hear(id(*n), typing(1, true), now))
+            .count();
         assert_eq!(told, MAX_TYPISTS);
     }
 }

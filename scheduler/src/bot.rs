@@ -36,8 +36,12 @@ impl Bot {
     /// # Errors
     /// The client cannot be made, or the address is none.
     pub fn new(base_url: &str) -> Result<Bot, String> {
-        let address = Url::parse(&format!("{base_url}/health")).map_err(|e| format!("META_BOT_BASE_URL: {e}"))?;
-        Ok(Bot { client: http::client(address.scheme() == "https")?, address })
+        let address = Url::parse(&format!("{base_url}/health"))
+            .map_err(|e| format!("META_BOT_BASE_URL: {e}"))?;
+        Ok(Bot {
+            client: http::client(address.scheme() == "https")?,
+            address,
+        })
     }
 
     /// Asks it; ends within 5 s.
@@ -48,9 +52,14 @@ impl Bot {
         let ending = http::call(&self.client, request).await;
         let took = started.elapsed();
         let why = why_down(&ending);
-        let status = if why.is_none() { BotStatus::Up } else { BotStatus::Down };
+        let status = if why.is_none() {
+            BotStatus::Up
+        } else {
+            BotStatus::Down
+        };
         histogram!("bot_probe_seconds").record(took.as_secs_f64());
-        counter!("bot_probes_total", "result" => if why.is_none() { "up" } else { "down" }).increment(1);
+        counter!("bot_probes_total", "result" => if why.is_none() { "up" } else { "down" })
+            .increment(1);
         Probed { status, why, took }
     }
 }
@@ -72,7 +81,13 @@ mod tests {
 
     #[test]
     fn only_a_good_answer_means_that_it_is_up() {
-        let answered = |status| Ending::Answered(Answer { status, retry_after: None, body: None });
+        let answered = |status| {
+            Ending::Answered(Answer {
+                status,
+                retry_after: None,
+                body: None,
+            })
+        };
         for (ending, why) in [
             (answered(200), None),
             (answered(204), None),

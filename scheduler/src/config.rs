@@ -1,4 +1,5 @@
-//! Settings of the scheduler, read and checked once at the start. What they mean is up to those who get them.
+//! Settings of the scheduler, read and checked once at the start. What they mean is up to those who
+//! get them.
 
 use std::time::Duration;
 
@@ -8,16 +9,20 @@ use secrecy::SecretString;
 
 /// How often a job may run: the server's schedules count in whole seconds.
 const INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30 * 86_400));
-/// How often tokens of Facebook and Instagram may be looked for. They are renewed in the 7 days before they expire: so two runs see
-/// each of them, and the later one has the longest deadline left.
-const TOKEN_INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3 * 86_400));
-/// How often the bot may be probed. With a probe that hangs for as long as it may, its word must still be younger than the 15 s
-/// after which forwarders take it for silence.
+/// How often tokens of Facebook and Instagram may be looked for. They are renewed in the 7 days
+/// before they expire: so two runs see each of them, and the later one has the longest deadline
+/// left.
+const TOKEN_INTERVALS: (Duration, Duration) =
+    (Duration::from_secs(1), Duration::from_secs(3 * 86_400));
+/// How often the bot may be probed. With a probe that hangs for as long as it may, its word must
+/// still be younger than the 15 s after which forwarders take it for silence.
 const PROBE_INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 /// How long after the start a job that has never run, or is overdue, may wait.
 const FIRST_DELAYS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3_600));
-/// How often Google's tokens may be looked for: more often than they are handed out ahead of their end.
-const GOOGLE_INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10 * 60));
+/// How often Google's tokens may be looked for: more often than they are handed out ahead of their
+/// end.
+const GOOGLE_INTERVALS: (Duration, Duration) =
+    (Duration::from_secs(1), Duration::from_secs(10 * 60));
 /// How long a token may be tried to be renewed, before that is given up until the next run.
 const DEADLINES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(86_400));
 const DAY: Duration = Duration::from_secs(86_400);
@@ -39,24 +44,37 @@ impl GraphSettings {
     fn read(settings: &mut Settings, environment: Environment) -> GraphSettings {
         let app_id = settings.optional("FACEBOOK_APP_ID");
         let app_secret = settings.optional("FACEBOOK_APP_SECRET");
-        for (name, missing) in [("FACEBOOK_APP_ID", app_id.is_none()), ("FACEBOOK_APP_SECRET", app_secret.is_none())] {
+        for (name, missing) in [
+            ("FACEBOOK_APP_ID", app_id.is_none()),
+            ("FACEBOOK_APP_SECRET", app_secret.is_none()),
+        ] {
             if missing && environment == Environment::Production {
-                settings.problem(format!("{name} is not set: copy it from the app's page at Meta for Developers"));
+                settings.problem(format!(
+                    "{name} is not set: copy it from the app's page at Meta for Developers"
+                ));
             }
         }
         let version = settings.text("FACEBOOK_GRAPH_VERSION", "v18.0");
         if !is_version(&version) {
-            settings.problem(format!("FACEBOOK_GRAPH_VERSION must be such as v18.0, not `{version}`"));
+            settings.problem(format!(
+                "FACEBOOK_GRAPH_VERSION must be such as v18.0, not `{version}`"
+            ));
         }
         let base_url = settings.http_url("FACEBOOK_GRAPH_BASE_URL", "https://graph.facebook.com");
-        GraphSettings { app_id, app_secret: app_secret.map(SecretString::from), version, base_url }
+        GraphSettings {
+            app_id,
+            app_secret: app_secret.map(SecretString::from),
+            version,
+            base_url,
+        }
     }
 }
 
 /// Google's OAuth, for refreshing tokens.
 #[derive(Clone)]
 pub struct GoogleSettings {
-    /// `GOOGLE_CLIENT_ID` and `GOOGLE_CLIENT_SECRET`. Without them no token of Google's is refreshed.
+    /// `GOOGLE_CLIENT_ID` and `GOOGLE_CLIENT_SECRET`. Without them no token of Google's is
+    /// refreshed.
     pub client: Option<(String, SecretString)>,
     /// `GOOGLE_TOKEN_URL`
     pub token_url: String,
@@ -64,21 +82,31 @@ pub struct GoogleSettings {
 
 impl GoogleSettings {
     fn read(settings: &mut Settings) -> GoogleSettings {
-        let client = match (settings.optional("GOOGLE_CLIENT_ID"), settings.optional("GOOGLE_CLIENT_SECRET")) {
+        let client = match (
+            settings.optional("GOOGLE_CLIENT_ID"),
+            settings.optional("GOOGLE_CLIENT_SECRET"),
+        ) {
             (Some(id), Some(secret)) => Some((id, secret.into())),
             (None, None) => None,
             _ => {
-                settings.problem("GOOGLE_CLIENT_ID and GOOGLE_CLIENT_SECRET go together: set both, or neither");
+                settings.problem(
+                    "GOOGLE_CLIENT_ID and GOOGLE_CLIENT_SECRET go together: set both, or neither",
+                );
                 None
             }
         };
-        GoogleSettings { client, token_url: settings.http_url("GOOGLE_TOKEN_URL", "https://oauth2.googleapis.com/token") }
+        GoogleSettings {
+            client,
+            token_url: settings.http_url("GOOGLE_TOKEN_URL", "https://oauth2.googleapis.com/token"),
+        }
     }
 }
 
 fn is_version(text: &str) -> bool {
     let digits = |part: &str| !part.is_empty() && part.bytes().all(|c| c.is_ascii_digit());
-    text.strip_prefix('v').and_then(|v| v.split_once('.')).is_some_and(|(major, minor)| digits(major) && digits(minor))
+    text.strip_prefix('v')
+        .and_then(|v| v.split_once('.'))
+        .is_some_and(|(major, minor)| digits(major) && digits(minor))
 }
 
 /// Settings of the scheduler.
@@ -100,15 +128,16 @@ pub struct Config {
     pub token_refresh_interval: Duration,
     /// `TOKEN_REFRESH_FIRST_DELAY`: from the start to the first run, if one is due. 1 s to 1 h.
     pub token_refresh_first_delay: Duration,
-    /// `TOKEN_REFRESH_DEADLINE`: how long one run's try to renew a token may take, repetitions included. 1 s to 24 h.
+    /// `TOKEN_REFRESH_DEADLINE`: how long one run's try to renew a token may take, repetitions
+    /// included. 1 s to 24 h.
     pub token_refresh_deadline: Duration,
-    /// `GOOGLE_REFRESH_INTERVAL`: how often Google's tokens are looked for, and how long one is tried then, at
-    /// least 2 min. 1 s to 10 min.
+    /// `GOOGLE_REFRESH_INTERVAL`: how often Google's tokens are looked for, and how long one is
+    /// tried then, at least 2 min. 1 s to 10 min.
     pub google_refresh_interval: Duration,
     /// `BOT_PROBE_INTERVAL`: how often the bot is asked how it is. 1 s to 5 s.
     pub bot_probe_interval: Duration,
-    /// `BOT_RESUME_INTERVAL`: how often contacts are looked for whom the bot may speak to again. 1 s to 30 days, whole seconds, as
-    /// the others below.
+    /// `BOT_RESUME_INTERVAL`: how often contacts are looked for whom the bot may speak to again. 1
+    /// s to 30 days, whole seconds, as the others below.
     pub bot_resume_interval: Duration,
     /// `SLA_SWEEP_INTERVAL`: how often messages are looked for that missed their target.
     pub sla_sweep_interval: Duration,
@@ -121,7 +150,10 @@ impl Config {
     pub fn read(settings: &mut Settings) -> Config {
         let common = Common::read(settings, "scheduler");
         let graph = GraphSettings::read(settings, common.environment);
-        let (often, probes) = (INTERVALS.0..=INTERVALS.1, PROBE_INTERVALS.0..=PROBE_INTERVALS.1);
+        let (often, probes) = (
+            INTERVALS.0..=INTERVALS.1,
+            PROBE_INTERVALS.0..=PROBE_INTERVALS.1,
+        );
         let tokens = TOKEN_INTERVALS.0..=TOKEN_INTERVALS.1;
         let (delays, deadlines) = (FIRST_DELAYS.0..=FIRST_DELAYS.1, DEADLINES.0..=DEADLINES.1);
         Config {
@@ -132,17 +164,37 @@ impl Config {
             keyring: Keyring::read(settings),
             bot_base_url: settings.http_url("META_BOT_BASE_URL", "http://localhost:5001"),
             token_refresh_interval: settings.seconds("TOKEN_REFRESH_INTERVAL", DAY, tokens),
-            token_refresh_first_delay: settings.duration("TOKEN_REFRESH_FIRST_DELAY", Duration::from_secs(10), delays),
+            token_refresh_first_delay: settings.duration(
+                "TOKEN_REFRESH_FIRST_DELAY",
+                Duration::from_secs(10),
+                delays,
+            ),
             token_refresh_deadline: settings.duration("TOKEN_REFRESH_DEADLINE", DAY / 2, deadlines),
             google_refresh_interval: settings.seconds(
                 "GOOGLE_REFRESH_INTERVAL",
                 Duration::from_secs(5 * 60),
                 GOOGLE_INTERVALS.0..=GOOGLE_INTERVALS.1,
             ),
-            bot_probe_interval: settings.seconds("BOT_PROBE_INTERVAL", Duration::from_secs(3), probes),
-            bot_resume_interval: settings.seconds("BOT_RESUME_INTERVAL", Duration::from_secs(5), often.clone()),
-            sla_sweep_interval: settings.seconds("SLA_SWEEP_INTERVAL", Duration::from_secs(10), often.clone()),
-            dead_letter_digest_interval: settings.seconds("DEAD_LETTER_DIGEST_INTERVAL", DAY, often),
+            bot_probe_interval: settings.seconds(
+                "BOT_PROBE_INTERVAL",
+                Duration::from_secs(3),
+                probes,
+            ),
+            bot_resume_interval: settings.seconds(
+                "BOT_RESUME_INTERVAL",
+                Duration::from_secs(5),
+                often.clone(),
+            ),
+            sla_sweep_interval: settings.seconds(
+                "SLA_SWEEP_INTERVAL",
+                Duration::from_secs(10),
+                often.clone(),
+            ),
+            dead_letter_digest_interval: settings.seconds(
+                "DEAD_LETTER_DIGEST_INTERVAL",
+                DAY,
+                often,
+            ),
         }
     }
 }
@@ -152,8 +204,19 @@ mod tests {
     use super::*;
 
     fn read(values: &[(&str, &str)]) -> (Config, Option<String>) {
-        let password = [("NATS_PASSWORD", "n"), ("ENCRYPTION_KEYS", "k1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")];
-        let mut settings = Settings::of(values.iter().chain(&password).map(|(k, v)| (k.to_string(), v.to_string())));
+        let password = [
+            ("NATS_PASSWORD", "n"),
+            (
+                "ENCRYPTION_KEYS",
+                "k1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+            ),
+        ];
+        let mut settings = Settings::of(
+            values
+                .iter()
+                .chain(&password)
+                .map(|(k, v)| (k.to_string(), v.to_string())),
+        );
         let config = Config::read(&mut settings);
         (config, settings.finish().err().map(|e| e.to_string()))
     }
@@ -162,7 +225,10 @@ mod tests {
     fn the_defaults_work_in_development() {
         let (config, problems) = read(&[]);
         assert_eq!(problems, None);
-        assert_eq!(config.token_refresh_interval, Duration::from_secs(24 * 3_600));
+        assert_eq!(
+            config.token_refresh_interval,
+            Duration::from_secs(24 * 3_600)
+        );
         assert_eq!(config.graph.version, "v18.0");
     }
 
@@ -174,7 +240,10 @@ mod tests {
     #[test]
     fn production_needs_the_facebook_app() {
         let problems = read(&[("NODE_ENV", "production")]).1.unwrap();
-        assert!(problems.contains("FACEBOOK_APP_ID") && problems.contains("FACEBOOK_APP_SECRET"), "{problems}");
+        assert!(
+            problems.contains("FACEBOOK_APP_ID") && problems.contains("FACEBOOK_APP_SECRET"),
+            "{problems}"
+        );
     }
 
     #[test]
@@ -198,7 +267,10 @@ mod tests {
             ("GOOGLE_TOKEN_URL", "google"),
             ("GOOGLE_REFRESH_INTERVAL", "11m"),
         ] {
-            assert!(read(&[(name, value)]).1.is_some_and(|p| p.contains(name)), "{name}={value}");
+            assert!(
+                read(&[(name, value)]).1.is_some_and(|p| p.contains(name)),
+                "{name}={value}"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Google's OAuth over HTTP: a refresh token for a new access token (RFC 6749, section 6). Decides nothing; see `verdict`.
+//! Google's OAuth over HTTP: a refresh token for a new access token (RFC 6749, section 6). Decides
+//! nothing; see `verdict`.
 
 use std::time::Duration;
 
@@ -29,17 +30,31 @@ impl Google {
     /// # Errors
     /// The HTTP client cannot be made, or the address is none.
     pub fn new(settings: GoogleSettings) -> Result<Option<Google>, String> {
-        let GoogleSettings { client: Some((client_id, client_secret)), token_url } = settings else { return Ok(None) };
+        let GoogleSettings {
+            client: Some((client_id, client_secret)),
+            token_url,
+        } = settings
+        else {
+            return Ok(None);
+        };
         let address = Url::parse(&token_url).map_err(|e| format!("GOOGLE_TOKEN_URL: {e}"))?;
         let client = http::client(address.scheme() == "https")?;
-        Ok(Some(Google { client, address, client_id, client_secret }))
+        Ok(Some(Google {
+            client,
+            address,
+            client_id,
+            client_secret,
+        }))
     }
 
     /// Asks for a new access token. The refresh token stays good, unless the answer brings another.
     pub async fn refresh(&self, refresh_token: &SecretString) -> Ending {
         let mut request = Request::new(Method::POST, self.address.clone());
         *request.timeout_mut() = Some(TIMEOUT);
-        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        request.headers_mut().insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/x-www-form-urlencoded"),
+        );
         *request.body_mut() = Some(self.form(refresh_token).into());
         let started = Instant::now();
         let ending = http::call(&self.client, request).await;

@@ -1,4 +1,5 @@
-//! The Graph API over HTTP: the exchange of a token for one that lives longer. Decides nothing; see `verdict`.
+//! The Graph API over HTTP: the exchange of a token for one that lives longer. Decides nothing; see
+//! `verdict`.
 
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use tokio::time::Instant;
 use crate::config::GraphSettings;
 use crate::http::{self, Ending};
 
-/// A whole exchange: connecting, sending, the answer's head and body. Below the consumer's ack wait.
+/// A whole exchange: connecting, sending, the answer's head and body. Below the consumer's ack
+/// wait.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The Graph API, as one app of ours. Cloning shares its connections.
@@ -28,14 +30,28 @@ impl Graph {
     /// # Errors
     /// The client cannot be made, or the address is none.
     pub fn new(settings: GraphSettings) -> Result<Option<Graph>, String> {
-        let GraphSettings { app_id: Some(app_id), app_secret: Some(app_secret), version, base_url } = settings else { return Ok(None) };
+        let GraphSettings {
+            app_id: Some(app_id),
+            app_secret: Some(app_secret),
+            version,
+            base_url,
+        } = settings
+        else {
+            return Ok(None);
+        };
         let address = Url::parse(&format!("{base_url}/{version}/oauth/access_token"));
         let address = address.map_err(|e| format!("FACEBOOK_GRAPH_BASE_URL: {e}"))?;
         let client = http::client(address.scheme() == "https")?;
-        Ok(Some(Graph { client, address, app_id, app_secret }))
+        Ok(Some(Graph {
+            client,
+            address,
+            app_id,
+            app_secret,
+        }))
     }
 
-    /// Exchanges a token for a long-lived one. The old one stays good, so that a repetition does no harm.
+    /// Exchanges a token for a long-lived one. The old one stays good, so that a repetition does no
+    /// harm.
     pub async fn exchange(&self, token: &SecretString) -> Ending {
         let mut address = self.address.clone();
         address

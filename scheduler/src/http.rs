@@ -1,4 +1,5 @@
-//! Calls to the outside: one client, bounded in time and in what it reads, and how a call ended. What follows is the callers'.
+//! Calls to the outside: one client, bounded in time and in what it reads, and how a call ended.
+//! What follows is the callers'.
 
 use std::error::Error;
 use std::time::Duration;
@@ -58,11 +59,14 @@ pub fn client(needs_tls: bool) -> Result<Client, String> {
         client = client.tls_certs_only([]);
     }
     // reqwest's own text is just "builder error".
-    client.build().map_err(|e| e.source().map_or_else(|| e.to_string(), ToString::to_string))
+    client.build().map_err(|e| {
+        e.source()
+            .map_or_else(|| e.to_string(), ToString::to_string)
+    })
 }
 
-/// Makes the call; ends within the request's time limit. An error's text is never passed on: it would quote the address, which
-/// can hold secrets.
+/// Makes the call; ends within the request's time limit. An error's text is never passed on: it
+/// would quote the address, which can hold secrets.
 pub async fn call(client: &Client, request: Request) -> Ending {
     match client.execute(request).await {
         Ok(response) => Ending::Answered(answer(response).await),
@@ -74,14 +78,31 @@ pub async fn call(client: &Client, request: Request) -> Ending {
 
 async fn answer(mut response: Response) -> Answer {
     let status = response.status().as_u16();
-    let asked = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok());
+    let asked = response
+        .headers()
+        .get(RETRY_AFTER)
+        .and_then(|v| v.to_str().ok());
     let retry_after = asked.and_then(|text| retry_after(text, Timestamp::now()));
     let mut body = Vec::new();
     loop {
         match response.chunk().await {
-            Ok(Some(part)) if body.len() + part.len() <= MAX_ANSWER_BYTES => body.extend_from_slice(&part),
-            Ok(None) => return Answer { status, retry_after, body: Some(body) },
-            Ok(Some(_)) | Err(_) => return Answer { status, retry_after, body: None },
+            Ok(Some(part)) if body.len() + part.len() <= MAX_ANSWER_BYTES => {
+                body.extend_from_slice(&part)
+            }
+            Ok(None) => {
+                return Answer {
+                    status,
+                    retry_after,
+                    body: Some(body),
+                };
+            }
+            Ok(Some(_)) | Err(_) => {
+                return Answer {
+                    status,
+                    retry_after,
+                    body: None,
+                };
+            }
         }
     }
 }
@@ -125,8 +146,19 @@ mod tests {
             (9, r#"{"error":"#[..8].to_owned(), None),
             (long, "x".repeat(long), None),
         ] {
-            let ending = called(format!("HTTP/1.1 400 Bad Request\r\ncontent-length: {head}\r\n\r\n{body}")).await;
-            assert_eq!(ending, Ending::Answered(Answer { status: 400, retry_after: None, body: read }), "{head} bytes");
+            let ending = called(format!(
+                "HTTP/1.1 400 Bad Request\r\ncontent-length: {head}\r\n\r\n{body}"
+            ))
+            .await;
+            assert_eq!(
+                ending,
+                Ending::Answered(Answer {
+                    status: 400,
+                    retry_after: None,
+                    body: read
+                }),
+                "{head} bytes"
+            );
         }
     }
 
@@ -134,8 +166,14 @@ mod tests {
     fn retry_after_is_seconds_or_a_date() {
         let now: Timestamp = "1994-11-06T08:49:07Z".parse().unwrap();
         assert_eq!(retry_after(" 120 ", now), Some(Duration::from_secs(120)));
-        assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:37 GMT", now), Some(Duration::from_secs(30)));
-        assert_eq!(retry_after("Sun, 06 Nov 1994 08:00:00 GMT", now), Some(Duration::ZERO));
+        assert_eq!(
+            retry_after("Sun, 06 Nov 1994 08:49:37 GMT", now),
+            Some(Duration::from_secs(30))
+        );
+        assert_eq!(
+            retry_after("Sun, 06 Nov 1994 08:00:00 GMT", now),
+            Some(Duration::ZERO)
+        );
         for text in ["", "soon", "-1", "99999999999999999999999"] {
             assert_eq!(retry_after(text, now), None, "{text}");
         }

@@ -1,4 +1,5 @@
-//! The table of jobs: what runs, how often, and the work itself. Knows nothing of ticks and replicas.
+//! The table of jobs: what runs, how often, and the work itself. Knows nothing of ticks and
+//! replicas.
 
 mod bot_probe;
 mod bot_resume;
@@ -26,7 +27,8 @@ const SOON: Duration = Duration::from_secs(1);
 /// A periodic job.
 #[derive(Clone, Debug)]
 pub struct Job {
-    /// A token of a subject and the key in `job-runs`: lower case and dashes. Never ends with [`crate::schedule::CATCH_UP`].
+    /// A token of a subject and the key in `job-runs`: lower case and dashes. Never ends with
+    /// [`crate::schedule::CATCH_UP`].
     pub name: &'static str,
     /// From one run to the next, whole seconds.
     pub interval: Duration,
@@ -94,17 +96,34 @@ impl Work {
 
 /// Every job.
 pub fn table(config: &Config) -> Vec<Job> {
-    let job = |name, interval, work| Job { name, interval, first_delay: SOON, work };
+    let job = |name, interval, work| Job {
+        name,
+        interval,
+        first_delay: SOON,
+        work,
+    };
     vec![
         Job {
             first_delay: config.token_refresh_first_delay,
-            ..job(work::TOKEN_REFRESH, config.token_refresh_interval, Work::RefreshTokens)
+            ..job(
+                work::TOKEN_REFRESH,
+                config.token_refresh_interval,
+                Work::RefreshTokens,
+            )
         },
-        job(work::GOOGLE_TOKEN_REFRESH, config.google_refresh_interval, Work::RefreshGoogleTokens),
+        job(
+            work::GOOGLE_TOKEN_REFRESH,
+            config.google_refresh_interval,
+            Work::RefreshGoogleTokens,
+        ),
         job("bot-probe", config.bot_probe_interval, Work::ProbeBot),
         job("bot-resume", config.bot_resume_interval, Work::ResumeBot),
         job("sla-sweep", config.sla_sweep_interval, Work::SweepSla),
-        job("dead-letter-digest", config.dead_letter_digest_interval, Work::DigestDeadLetters),
+        job(
+            "dead-letter-digest",
+            config.dead_letter_digest_interval,
+            Work::DigestDeadLetters,
+        ),
     ]
 }
 

@@ -1,8 +1,9 @@
-//! The scheduler: runs periodic jobs. The NATS server ticks; one of any number of replicas takes a tick and does the job.
-//! It has no timer that starts a job and no lock of its own.
+//! The scheduler: runs periodic jobs. The NATS server ticks; one of any number of replicas takes a
+//! tick and does the job. It has no timer that starts a job and no lock of its own.
 //!
-//! `schedule` keeps the schedules, `tick` takes ticks, `runs` decides what one means, `jobs` is what they do. What a job hands out
-//! piece by piece, `work` takes: `refresh` renews one token, with the table in `verdict`.
+//! `schedule` keeps the schedules, `tick` takes ticks, `runs` decides what one means, `jobs` is
+//! what they do. What a job hands out piece by piece, `work` takes: `refresh` renews one token,
+//! with the table in `verdict`.
 
 mod bot;
 mod config;
@@ -52,12 +53,16 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     // An error means that the process has chosen its provider already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut service = Service::start("scheduler", &config.common, shutdown).await?;
-    service.health.expect(&[schedule::CHECK, bot_watch::CHECK, "lag"]);
+    service
+        .health
+        .expect(&[schedule::CHECK, bot_watch::CHECK, "lag"]);
     let jobs: Arc<[jobs::Job]> = jobs::table(&config).into();
     let bot = Bot::new(&config.bot_base_url).map_err(ServiceError::Start)?;
     let graph = Graph::new(config.graph).map_err(ServiceError::Start)?;
     let google = Google::new(config.google).map_err(ServiceError::Start)?;
-    service.serve_ops(SocketAddr::new(config.common.host, config.port)).await?;
+    service
+        .serve_ops(SocketAddr::new(config.common.host, config.port))
+        .await?;
     let connection = service.connection.clone();
     let runs = Runs::new(connection.jetstream.clone());
     let keeper = Keeper {
@@ -70,8 +75,21 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
         clock: Timestamp::now,
     };
     service.spawn("schedules", keeper.run());
-    service.spawn("bot watch", bot_watch::watch(connection.clone(), service.health.clone(), service.stop.clone()));
-    let lag = watch_lag(connection.clone(), tick::SOURCE, service.health.clone(), READY_LAG, service.stop.clone());
+    service.spawn(
+        "bot watch",
+        bot_watch::watch(
+            connection.clone(),
+            service.health.clone(),
+            service.stop.clone(),
+        ),
+    );
+    let lag = watch_lag(
+        connection.clone(),
+        tick::SOURCE,
+        service.health.clone(),
+        READY_LAG,
+        service.stop.clone(),
+    );
     service.spawn("lag watch", lag);
     let refresher = Refresher {
         connection: connection.clone(),
@@ -84,7 +102,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
         clock: Timestamp::now,
         jitter: rand::random,
     };
-    let worker = Worker::new(connection.clone(), work::SOURCE, service.health.clone(), service.stop.clone());
+    let worker = Worker::new(
+        connection.clone(),
+        work::SOURCE,
+        service.health.clone(),
+        service.stop.clone(),
+    );
     service.spawn("work", work::consume(refresher, worker));
     let tools = Tools {
         connection: connection.clone(),
@@ -95,8 +118,20 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
         clock: Timestamp::now,
     };
     let instance = connection.instance.clone();
-    let ticks = Ticks { jobs, tools, runs, instance, stop: service.stop.clone(), clock: Timestamp::now };
-    let worker = Worker::new(connection, tick::SOURCE, service.health.clone(), service.stop.clone());
+    let ticks = Ticks {
+        jobs,
+        tools,
+        runs,
+        instance,
+        stop: service.stop.clone(),
+        clock: Timestamp::now,
+    };
+    let worker = Worker::new(
+        connection,
+        tick::SOURCE,
+        service.health.clone(),
+        service.stop.clone(),
+    );
     service.spawn("ticks", ticks.consume(worker));
     service.finish().await
 }

@@ -1,6 +1,6 @@
-//! Sees to it that the server holds each job's schedule, and makes a tick where one was missed: the server skips the
-//! recurring ticks that fall into its own downtime. Any number of replicas do this at once; they agree because the server
-//! keeps one schedule a subject. Runs no job.
+//! Sees to it that the server holds each job's schedule, and makes a tick where one was missed: the
+//! server skips the recurring ticks that fall into its own downtime. Any number of replicas do this
+//! at once; they agree because the server keeps one schedule a subject. Runs no job.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,10 +63,13 @@ impl Keeper {
     pub async fn run(mut self) {
         let (mut compared, mut pause) = (false, RETRY_PAUSE.0);
         loop {
-            // Only the start replaces a schedule that differs: two replicas with different settings would replace each
-            // other's for ever, and each time the server would begin to count anew.
+            // Only the start replaces a schedule that differs: two replicas with different settings
+            // would replace each other's for ever, and each time the server would begin to count
+            // anew.
             let stop = self.stop.clone();
-            let Some(looked) = stop.run_until_cancelled(self.look(!compared)).await else { return };
+            let Some(looked) = stop.run_until_cancelled(self.look(!compared)).await else {
+                return;
+            };
             let wait = match looked {
                 Ok(detail) => {
                     self.health.good(CHECK, detail);
@@ -81,7 +84,12 @@ impl Keeper {
                     wait
                 }
             };
-            if self.stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+            if self
+                .stop
+                .run_until_cancelled(tokio::time::sleep(wait))
+                .await
+                .is_none()
+            {
                 return;
             }
         }
@@ -95,13 +103,24 @@ impl Keeper {
             if is_overdue(job, last.as_ref(), (self.clock)()) {
                 self.catch_up(job).await?;
             }
-            if let Some(finished) = last.as_ref().filter(|run| run.outcome == Outcome::Ok).and_then(|run| run.finished_at) {
-                gauge!("job_last_success_timestamp_seconds", "job" => job.name).set(finished.millis() as f64 / 1_000.0);
+            if let Some(finished) = last
+                .as_ref()
+                .filter(|run| run.outcome == Outcome::Ok)
+                .and_then(|run| run.finished_at)
+            {
+                gauge!("job_last_success_timestamp_seconds", "job" => job.name)
+                    .set(finished.millis() as f64 / 1_000.0);
             }
-            if let Some(run) = last.as_ref().filter(|_| job.work == Work::DigestDeadLetters) {
+            if let Some(run) = last
+                .as_ref()
+                .filter(|_| job.work == Work::DigestDeadLetters)
+            {
                 self.gauges.show(&run.detail);
             }
-            detail.insert(job.name.into(), json!(last.map(|run| json!({"outcome": run.outcome, "next_at": run.next_at}))));
+            detail.insert(
+                job.name.into(),
+                json!(last.map(|run| json!({"outcome": run.outcome, "next_at": run.next_at}))),
+            );
         }
         Ok(detail.into())
     }
@@ -133,8 +152,13 @@ impl Keeper {
             .header(NATS_SCHEDULE, schedule)
             .header(NATS_SCHEDULE_TARGET, subject::job_tick(job.name))
             .header(NATS_SCHEDULE_TTL, TICK_TTL);
-        let ack = self.jetstream.send_publish(subject::job_schedule(name), message).await;
-        let stored = async { ack?.await }.await.map_err(|e| KeepError::Jobs(e.to_string()))?;
+        let ack = self
+            .jetstream
+            .send_publish(subject::job_schedule(name), message)
+            .await;
+        let stored = async { ack?.await }
+            .await
+            .map_err(|e| KeepError::Jobs(e.to_string()))?;
         info!(job = job.name, schedule, seq = stored.sequence, "scheduled");
         Ok(())
     }
@@ -142,7 +166,9 @@ impl Keeper {
 
 /// The schedule that the server holds.
 async fn held(jetstream: &Context, name: &str) -> Result<Option<StreamMessage>, KeepError> {
-    last_of(jetstream, stream::JOBS, &subject::job_schedule(name)).await.map_err(KeepError::Jobs)
+    last_of(jetstream, stream::JOBS, &subject::job_schedule(name))
+        .await
+        .map_err(KeepError::Jobs)
 }
 
 fn says(have: &StreamMessage, job: &Job, every: &str) -> bool {

@@ -1,5 +1,5 @@
-//! Storing an event only if nothing has happened meanwhile to what it is about: the server compares and stores in one step. And
-//! before that, what the log has of it, beside what the view shows.
+//! Storing an event only if nothing has happened meanwhile to what it is about: the server compares
+//! and stores in one step. And before that, what the log has of it, beside what the view shows.
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::PublishErrorKind;
@@ -37,32 +37,65 @@ pub enum Standing {
     Dead(u64),
 }
 
-/// Compares the log's last event under `filter` with the latest that the view shows. That one, `shown`, is a place in the log: of
-/// a replay the sequence of its first copy. The server compares with the sequence that the event itself has.
+/// Compares the log's last event under `filter` with the latest that the view shows. That one,
+/// `shown`, is a place in the log: of a replay the sequence of its first copy. The server compares
+/// with the sequence that the event itself has.
 ///
 /// # Errors
 /// The server does not answer.
-pub async fn standing(connection: &Connection, filter: &str, shown: u64) -> Result<Standing, String> {
-    let Some(last) = last_of(&connection.jetstream, stream::EVENTS, filter).await? else { return Ok(Standing::Shown(0)) };
-    if place(last.sequence, last.headers.get(header::EVENT_SEQ).map(|v| v.as_str())) <= shown {
+pub async fn standing(
+    connection: &Connection,
+    filter: &str,
+    shown: u64,
+) -> Result<Standing, String> {
+    let Some(last) = last_of(&connection.jetstream, stream::EVENTS, filter).await? else {
+        return Ok(Standing::Shown(0));
+    };
+    if place(
+        last.sequence,
+        last.headers.get(header::EVENT_SEQ).map(|v| v.as_str()),
+    ) <= shown
+    {
         return Ok(Standing::Shown(last.sequence));
     }
-    let letters = direct::latest(connection, stream::DEAD, &[subject::dead(VIEW_OWNER, &last.subject)]).await?;
-    let dead = letters.first().and_then(|letter| letter.header(header::DEAD_STREAM_SEQ));
-    Ok(if dead == Some(last.sequence.to_string().as_str()) { Standing::Dead(last.sequence) } else { Standing::Ahead })
+    let letters = direct::latest(
+        connection,
+        stream::DEAD,
+        &[subject::dead(VIEW_OWNER, &last.subject)],
+    )
+    .await?;
+    let dead = letters
+        .first()
+        .and_then(|letter| letter.header(header::DEAD_STREAM_SEQ));
+    Ok(if dead == Some(last.sequence.to_string().as_str()) {
+        Standing::Dead(last.sequence)
+    } else {
+        Standing::Ahead
+    })
 }
 
 /// Where an event counts in the view: as the persister reads it.
 fn place(seq: u64, first: Option<&str>) -> u64 {
-    first.and_then(|first| first.parse().ok()).filter(|first| *first < seq).unwrap_or(seq)
+    first
+        .and_then(|first| first.parse().ok())
+        .filter(|first| *first < seq)
+        .unwrap_or(seq)
 }
 
-/// The last message under a subject, which may be a filter; from any replica, which may be a little behind.
+/// The last message under a subject, which may be a filter; from any replica, which may be a little
+/// behind.
 ///
 /// # Errors
 /// The server does not answer.
-pub async fn last_of(jetstream: &Context, stream: &str, subject: &str) -> Result<Option<StreamMessage>, String> {
-    let handle = jetstream.get_stream_no_info(stream).await.map_err(|e| e.to_string())?;
+pub async fn last_of(
+    jetstream: &Context,
+    stream: &str,
+    subject: &str,
+) -> Result<Option<StreamMessage>, String> {
+    let handle = jetstream
+        .get_stream_no_info(stream)
+        .await
+        .map_err(|e| e.to_string())?;
     match handle.direct_get_last_for_subject(subject).await {
         Ok(message) => Ok(Some(message)),
         Err(e) if e.kind() == DirectGetErrorKind::NotFound => Ok(None),
@@ -70,13 +103,21 @@ pub async fn last_of(jetstream: &Context, stream: &str, subject: &str) -> Result
     }
 }
 
-/// Stores an event if the last one under `filter` still has the sequence `last`; 0: if there is none.
+/// Stores an event if the last one under `filter` still has the sequence `last`; 0: if there is
+/// none.
 ///
 /// # Errors
 /// See [`StoreError`]; within [`REQUEST_TIMEOUT`].
-pub async fn store_if_last(connection: &Connection, envelope: &Envelope, msg_id: &str, filter: &str, last: u64) -> Result<(), StoreError> {
+pub async fn store_if_last(
+    connection: &Connection,
+    envelope: &Envelope,
+    msg_id: &str,
+    filter: &str,
+    last: u64,
+) -> Result<(), StoreError> {
     let unavailable = |e: String| StoreError::Unavailable(e);
-    let outgoing = Outgoing::event(envelope, msg_id.to_owned(), TraceContext::generate()).map_err(|e| unavailable(e.to_string()))?;
+    let outgoing = Outgoing::event(envelope, msg_id.to_owned(), TraceContext::generate())
+        .map_err(|e| unavailable(e.to_string()))?;
     if !connection.is_connected() {
         // It would lie in the client's buffer, and be stored after the caller was told otherwise.
         return Err(unavailable("not connected to NATS".into()));
@@ -87,7 +128,13 @@ pub async fn store_if_last(connection: &Connection, envelope: &Envelope, msg_id:
         .message_id(msg_id)
         .expected_last_subject_sequence(last)
         .header(header::EXPECTED_SUBJECT, filter);
-    let publish = async { connection.jetstream.send_publish(outgoing.subject, message).await?.await };
+    let publish = async {
+        connection
+            .jetstream
+            .send_publish(outgoing.subject, message)
+            .await?
+            .await
+    };
     match tokio::time::timeout(REQUEST_TIMEOUT, publish).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(e)) if e.kind() == PublishErrorKind::WrongLastSequence => Err(StoreError::Overtaken),
@@ -102,7 +149,12 @@ mod tests {
 
     #[test]
     fn a_replay_counts_where_its_first_copy_was() {
-        for (seq, first, counts) in [(20, None, 20), (20, Some("10"), 10), (20, Some("21"), 20), (20, Some("x"), 20)] {
+        for (seq, first, counts) in [
+            (20, None, 20),
+            (20, Some("10"), 10),
+            (20, Some("21"), 20),
+            (20, Some("x"), 20),
+        ] {
             assert_eq!(place(seq, first), counts, "{first:?}");
         }
     }

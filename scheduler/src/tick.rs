@@ -1,5 +1,6 @@
-//! From a tick to a recorded run. JetStream gives a tick to one replica, and to another only if that one is gone; the
-//! record in `job-runs` keeps a tick that comes again from running again. It keeps no time.
+//! From a tick to a recorded run. JetStream gives a tick to one replica, and to another only if
+//! that one is gone; the record in `job-runs` keeps a tick that comes again from running again. It
+//! keeps no time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,11 +20,18 @@ use crate::jobs::{Job, RUN_TIMEOUT, Tools};
 use crate::runs::{Last, Runs, RunsError, Tick, Turn, turn};
 use crate::schedule::CATCH_UP;
 
-/// Where ticks come from; no more at hand than are in work, so that the others go to other replicas.
-pub const SOURCE: Source = Source { stream: stream::JOBS, consumer: stream::SCHEDULER, prefetch: 1 };
-/// Ticks in work at once in one replica. Each is of another job: two of the same job wait for one another.
+/// Where ticks come from; no more at hand than are in work, so that the others go to other
+/// replicas.
+pub const SOURCE: Source = Source {
+    stream: stream::JOBS,
+    consumer: stream::SCHEDULER,
+    prefetch: 1,
+};
+/// Ticks in work at once in one replica. Each is of another job: two of the same job wait for one
+/// another.
 const CONCURRENT_TICKS: usize = 4;
-/// A tick comes again after this while a run of its job is under way elsewhere, or the bucket does not answer.
+/// A tick comes again after this while a run of its job is under way elsewhere, or the bucket does
+/// not answer.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// And after this if another replica was faster, or this one stops.
 const HAND_OVER: Duration = Duration::from_millis(100);
@@ -78,20 +86,35 @@ impl Ticks {
     }
 
     async fn on_tick(&self, job: &Job, delivery: &Delivery) -> Result<Settle, RunsError> {
-        let catch_up = delivery.header(NATS_SCHEDULER.as_ref()).is_some_and(|scheduler| scheduler.ends_with(CATCH_UP));
-        let tick = Tick { seq: delivery.stream_seq, at: delivery.stored_at, catch_up };
-        let Last { run: last, revision } = self.runs.last(job.name).await?;
+        let catch_up = delivery
+            .header(NATS_SCHEDULER.as_ref())
+            .is_some_and(|scheduler| scheduler.ends_with(CATCH_UP));
+        let tick = Tick {
+            seq: delivery.stream_seq,
+            at: delivery.stored_at,
+            catch_up,
+        };
+        let Last {
+            run: last,
+            revision,
+        } = self.runs.last(job.name).await?;
         let now = (self.clock)();
         match turn(job, last.as_ref(), tick, now) {
             Turn::Run => {}
             Turn::Wait => return Ok(Settle::Retry(LOOK_AGAIN)),
             Turn::Skip => {
                 count(job, "skipped");
-                info!(job = job.name, tick = tick.seq, "a run has served this tick");
+                info!(
+                    job = job.name,
+                    tick = tick.seq,
+                    "a run has served this tick"
+                );
                 return Ok(Settle::Done);
             }
         }
-        let next = delivery.header(NATS_SCHEDULE_NEXT.as_ref()).and_then(|at| at.parse().ok());
+        let next = delivery
+            .header(NATS_SCHEDULE_NEXT.as_ref())
+            .and_then(|at| at.parse().ok());
         let claim = JobRun {
             job: job.name.to_owned(),
             tick_seq: tick.seq,
@@ -106,20 +129,34 @@ impl Ticks {
         let revision = self.runs.write(&claim, revision).await?;
         let begun = Instant::now();
         let Some((outcome, detail)) = self.work(job).await else {
-            info!(job = job.name, tick = tick.seq, "the run is cut off; another replica begins it anew");
+            info!(
+                job = job.name,
+                tick = tick.seq,
+                "the run is cut off; another replica begins it anew"
+            );
             return Ok(Settle::Retry(HAND_OVER));
         };
         let took = begun.elapsed();
         let started_at = self.started_at(&claim, revision).await;
-        let ended = JobRun { started_at, finished_at: Some(started_at.plus(took)), outcome, detail, ..claim };
+        let ended = JobRun {
+            started_at,
+            finished_at: Some(started_at.plus(took)),
+            outcome,
+            detail,
+            ..claim
+        };
         self.record(&ended, revision).await?;
         Ok(Settle::Done)
     }
 
-    /// When the server stored that the run had begun. If it does not say, this replica's own time has to do.
+    /// When the server stored that the run had begun. If it does not say, this replica's own time
+    /// has to do.
     async fn started_at(&self, claim: &JobRun, revision: u64) -> Timestamp {
         match self.runs.last(&claim.job).await {
-            Ok(Last { run: Some(run), revision: read }) if read == revision => run.started_at,
+            Ok(Last {
+                run: Some(run),
+                revision: read,
+            }) if read == revision => run.started_at,
             _ => claim.started_at,
         }
     }
@@ -127,7 +164,10 @@ impl Ticks {
     /// The job itself, within its limit; `None` if the stop cut it off.
     async fn work(&self, job: &Job) -> Option<(Outcome, Value)> {
         let started = Instant::now();
-        let result = self.stop.run_until_cancelled(tokio::time::timeout(RUN_TIMEOUT, job.work.run(&self.tools))).await?;
+        let result = self
+            .stop
+            .run_until_cancelled(tokio::time::timeout(RUN_TIMEOUT, job.work.run(&self.tools)))
+            .await?;
         histogram!("job_seconds", "job" => job.name).record(started.elapsed().as_secs_f64());
         let why = match result {
             Ok(Ok(detail)) => {
@@ -142,20 +182,32 @@ impl Ticks {
             Err(_) => format!("not done within {RUN_TIMEOUT:?}"),
         };
         count(job, "failed");
-        error!(job = job.name, why, "the job failed; the next tick tries again");
+        error!(
+            job = job.name,
+            why, "the job failed; the next tick tries again"
+        );
         Some((Outcome::Failed, json!({"error": why})))
     }
 
-    /// Writes the end of a run; tries for 10 s. If another replica has taken the tick over in the meantime, its record stands.
+    /// Writes the end of a run; tries for 10 s. If another replica has taken the tick over in the
+    /// meantime, its record stands.
     async fn record(&self, ended: &JobRun, revision: u64) -> Result<(), RunsError> {
         let deadline = Instant::now() + RECORD_DEADLINE;
         loop {
             let error = match self.runs.write(ended, revision).await {
                 Ok(_) => return Ok(()),
                 // An earlier try may have been stored although its answer was lost.
-                Err(RunsError::Overtaken) if self.runs.last(&ended.job).await?.run.as_ref() == Some(ended) => return Ok(()),
+                Err(RunsError::Overtaken)
+                    if self.runs.last(&ended.job).await?.run.as_ref() == Some(ended) =>
+                {
+                    return Ok(());
+                }
                 Err(RunsError::Overtaken) => {
-                    warn!(job = ended.job, tick = ended.tick_seq, "another replica has taken this run over");
+                    warn!(
+                        job = ended.job,
+                        tick = ended.tick_seq,
+                        "another replica has taken this run over"
+                    );
                     return Ok(());
                 }
                 Err(e) => e,

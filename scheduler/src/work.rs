@@ -1,5 +1,6 @@
-//! What jobs hand out piece by piece: each piece is a message of its own with retries of its own, so that one that waits holds up
-//! no other. From a message to a typed piece of work, and back to what becomes of the message.
+//! What jobs hand out piece by piece: each piece is a message of its own with retries of its own,
+//! so that one that waits holds up no other. From a message to a typed piece of work, and back to
+//! what becomes of the message.
 
 use async_nats::jetstream::message::PublishMessage;
 use nats::dead::Reason;
@@ -19,7 +20,11 @@ pub const TOKEN_REFRESH: &str = "token-refresh";
 /// The job whose pieces are tokens of Google to be renewed.
 pub const GOOGLE_TOKEN_REFRESH: &str = "google-token-refresh";
 /// Where the work comes from. What is at hand here is not in work elsewhere, so it is little.
-pub const SOURCE: Source = Source { stream: stream::JOBS, consumer: stream::SCHEDULER_WORK, prefetch: 4 };
+pub const SOURCE: Source = Source {
+    stream: stream::JOBS,
+    consumer: stream::SCHEDULER_WORK,
+    prefetch: 4,
+};
 /// Pieces in work at once in one replica: each is a call to the outside.
 const AT_ONCE: usize = 8;
 /// How long a piece stays: well above the longest deadline.
@@ -37,7 +42,9 @@ struct Token {
 impl Token {
     /// How long nobody shall be asked about it.
     fn wait(&self, now: Timestamp) -> Option<Duration> {
-        self.not_before.map(|at| at.since(now)).filter(|wait| !wait.is_zero())
+        self.not_before
+            .map(|at| at.since(now))
+            .filter(|wait| !wait.is_zero())
     }
 }
 
@@ -52,19 +59,40 @@ pub async fn consume(refresher: Refresher, worker: Worker) {
 }
 
 async fn take(refresher: &Refresher, delivery: &Delivery) -> Settle {
-    let known = subject::from_job_work(&delivery.subject).filter(|(job, _, provider)| *job == job_of(*provider));
+    let known = subject::from_job_work(&delivery.subject)
+        .filter(|(job, _, provider)| *job == job_of(*provider));
     let Some((_, company, provider)) = known else {
         return Settle::Reject(Reason::UnknownVersion, "this build has no such work".into());
     };
     let Ok(token) = serde_json::from_slice::<Token>(&delivery.payload) else {
-        return Settle::Reject(Reason::Malformed, "the payload names no version of a token".into());
+        return Settle::Reject(
+            Reason::Malformed,
+            "the payload names no version of a token".into(),
+        );
     };
     if let Some(wait) = token.wait((refresher.clock)()) {
         return Settle::Retry(wait);
     }
-    let Token { version, not_before } = token;
-    let tried = Tried { attempt: delivery.attempt, since: not_before.unwrap_or(delivery.stored_at).max(delivery.stored_at) };
-    refresher.refresh(Which { company, provider, version }, tried).await
+    let Token {
+        version,
+        not_before,
+    } = token;
+    let tried = Tried {
+        attempt: delivery.attempt,
+        since: not_before
+            .unwrap_or(delivery.stored_at)
+            .max(delivery.stored_at),
+    };
+    refresher
+        .refresh(
+            Which {
+                company,
+                provider,
+                version,
+            },
+            tried,
+        )
+        .await
 }
 
 fn job_of(provider: Provider) -> &'static str {
@@ -74,11 +102,16 @@ fn job_of(provider: Provider) -> &'static str {
     }
 }
 
-/// Hands out a token to be renewed; false if it was handed out a moment ago, or waits because its platform wants to be left alone.
+/// Hands out a token to be renewed; false if it was handed out a moment ago, or waits because its
+/// platform wants to be left alone.
 ///
 /// # Errors
 /// The stream does not answer, or does not take it.
-pub async fn hand_out(connection: &Connection, which: Which, now: Timestamp) -> Result<bool, String> {
+pub async fn hand_out(
+    connection: &Connection,
+    which: Which,
+    now: Timestamp,
+) -> Result<bool, String> {
     let last = last_of(&connection.jetstream, stream::JOBS, &piece(which)).await?;
     let last = last.and_then(|last| of(&last.payload, which.version));
     if last.is_some_and(|token| token.wait(now).is_some()) {
@@ -91,18 +124,46 @@ pub async fn hand_out(connection: &Connection, which: Which, now: Timestamp) -> 
 ///
 /// # Errors
 /// The stream does not take it.
-pub async fn hand_out_later(connection: &Connection, which: Which, not_before: Timestamp) -> Result<(), String> {
+pub async fn hand_out_later(
+    connection: &Connection,
+    which: Which,
+    not_before: Timestamp,
+) -> Result<(), String> {
     publish(connection, which, Some(not_before)).await.map(drop)
 }
 
 /// False if the stream has it already.
-async fn publish(connection: &Connection, which: Which, not_before: Option<Timestamp>) -> Result<bool, String> {
-    let Which { company, provider, version } = which;
-    let payload = serde_json::to_vec(&Token { version, not_before }).map_err(|e| e.to_string())?;
-    let later = not_before.map(|at| format!("-{}", at.millis())).unwrap_or_default();
-    let msg_id = format!("{}-{company}-{provider}-{}{later}", job_of(provider), version.millis());
-    let message = PublishMessage::build().payload(payload.into()).message_id(msg_id).ttl(LIFE);
-    let ack = connection.jetstream.send_publish(piece(which), message).await;
+async fn publish(
+    connection: &Connection,
+    which: Which,
+    not_before: Option<Timestamp>,
+) -> Result<bool, String> {
+    let Which {
+        company,
+        provider,
+        version,
+    } = which;
+    let payload = serde_json::to_vec(&Token {
+        version,
+        not_before,
+    })
+    .map_err(|e| e.to_string())?;
+    let later = not_before
+        .map(|at| format!("-{}", at.millis()))
+        .unwrap_or_default();
+    let msg_id = format!(
+        "{}-{company}-{provider}-{}{later}",
+        job_of(provider),
+        version.millis()
+    );
+    let message = PublishMessage::build()
+        .payload(payload.into())
+        .message_id(msg_id)
+        .ttl(LIFE);
+    let ack = connection
+        .jetstream
+        .send_publish(piece(which), message)
+        .await;
     let ack = async { ack?.await }.await.map_err(|e| e.to_string())?;
     Ok(!ack.duplicate)
 }
@@ -116,13 +177,22 @@ fn piece(which: Which) -> String {
 /// # Errors
 /// The stream does not answer.
 pub async fn has_letter(connection: &Connection, which: Which) -> Result<bool, String> {
-    let letters = direct::latest(connection, stream::DEAD, &[subject::dead(connection.service, &piece(which))]).await?;
-    Ok(letters.first().is_some_and(|letter| of(&letter.payload, which.version).is_some()))
+    let letters = direct::latest(
+        connection,
+        stream::DEAD,
+        &[subject::dead(connection.service, &piece(which))],
+    )
+    .await?;
+    Ok(letters
+        .first()
+        .is_some_and(|letter| of(&letter.payload, which.version).is_some()))
 }
 
 /// The payload of a piece, if it is about this version of its token.
 fn of(payload: &[u8], version: Timestamp) -> Option<Token> {
-    serde_json::from_slice(payload).ok().filter(|token: &Token| token.version == version)
+    serde_json::from_slice(payload)
+        .ok()
+        .filter(|token: &Token| token.version == version)
 }
 
 #[cfg(test)]
@@ -134,16 +204,26 @@ mod tests {
 
     #[test]
     fn a_piece_about_an_older_token_is_not_this_ones() {
-        let payload = serde_json::to_vec(&Token { version: VERSION, not_before: None }).unwrap();
+        let payload = serde_json::to_vec(&Token {
+            version: VERSION,
+            not_before: None,
+        })
+        .unwrap();
         assert!(of(&payload, VERSION).is_some());
         assert!(of(&payload, VERSION.plus(SECOND)).is_none() && of(b"{}", VERSION).is_none());
     }
 
     #[test]
     fn a_piece_waits_until_its_time_and_one_without_a_time_never() {
-        let token = Token { version: VERSION, not_before: Some(VERSION.plus(SECOND)) };
+        let token = Token {
+            version: VERSION,
+            not_before: Some(VERSION.plus(SECOND)),
+        };
         let read = of(&serde_json::to_vec(&token).unwrap(), VERSION).unwrap();
-        assert_eq!((read.wait(VERSION), read.wait(VERSION.plus(SECOND))), (Some(SECOND), None));
+        assert_eq!(
+            (read.wait(VERSION), read.wait(VERSION.plus(SECOND))),
+            (Some(SECOND), None)
+        );
         // As earlier builds hand it out.
         let read = of(format!(r#"{{"version":"{VERSION}"}}"#).as_bytes(), VERSION).unwrap();
         assert_eq!(read.wait(VERSION), None);

@@ -1,9 +1,11 @@
 //! What is a difference, and how it is told. Pure: no server, no database.
 //!
-//! - `missing`: the log has a `message.created` that the database had taken in, the database has no such message, and no dead
-//!   letter of the persister says why.
-//! - `extra`: the database has a message that the log does not have where the message says; what the log keeps no more is left out.
-//! - `lost`: a message for the bot is neither delivered nor failed, and does not await delivery in `OUTBOUND` either.
+//! - `missing`: the log has a `message.created` that the database had taken in, the database has no
+//!   such message, and no dead letter of the persister says why.
+//! - `extra`: the database has a message that the log does not have where the message says; what
+//!   the log keeps no more is left out.
+//! - `lost`: a message for the bot is neither delivered nor failed, and does not await delivery in
+//!   `OUTBOUND` either.
 //! - `no_dead_letter`: a message for the bot is failed, and there is no dead letter of it.
 
 use std::collections::{HashMap, HashSet};
@@ -42,20 +44,37 @@ struct Named {
 
 /// The message of a `message.created`, wherever it is stored.
 pub fn message_id(payload: &[u8]) -> Option<Id> {
-    serde_json::from_slice::<Payload>(payload).ok().map(|payload| payload.data.id)
+    serde_json::from_slice::<Payload>(payload)
+        .ok()
+        .map(|payload| payload.data.id)
 }
 
 impl Entry {
     /// Of a stored message.
     pub fn of(seq: u64, subject: &str, payload: &[u8]) -> Entry {
         let (company_id, forwardable) = match subject.parse() {
-            Ok(EventSubject::MessageCreated { company, facets: Facets { platform, direction, role }, .. }) => {
-                let is_operators = direction == nats::domain::Direction::Outbound && role == nats::domain::Role::Operator;
+            Ok(EventSubject::MessageCreated {
+                company,
+                facets:
+                    Facets {
+                        platform,
+                        direction,
+                        role,
+                    },
+                ..
+            }) => {
+                let is_operators = direction == nats::domain::Direction::Outbound
+                    && role == nats::domain::Role::Operator;
                 (Some(company), is_operators && platform.is_forwardable())
             }
             _ => (None, false),
         };
-        Entry { seq, id: message_id(payload), company_id, forwardable }
+        Entry {
+            seq,
+            id: message_id(payload),
+            company_id,
+            forwardable,
+        }
     }
 }
 
@@ -124,19 +143,55 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { from_seq, to_seq, in_log, in_database, deleted, older_than_log, refused, delivered, waiting, failed, .. } = self;
-        writeln!(f, "log       sequences {from_seq} to {to_seq}: {in_log} messages, {refused} of them refused (dead letters)")?;
-        writeln!(f, "database  {in_database} messages, {deleted} of them deleted, {older_than_log} older than the log")?;
-        writeln!(f, "bot       {delivered} delivered, {waiting} waiting, {failed} failed (dead letters)")?;
-        for Finding { difference, seq, id, company_id, state } in &self.differences {
+        let Report {
+            from_seq,
+            to_seq,
+            in_log,
+            in_database,
+            deleted,
+            older_than_log,
+            refused,
+            delivered,
+            waiting,
+            failed,
+            ..
+        } = self;
+        writeln!(
+            f,
+            "log       sequences {from_seq} to {to_seq}: {in_log} messages, {refused} of them refused (dead letters)"
+        )?;
+        writeln!(
+            f,
+            "database  {in_database} messages, {deleted} of them deleted, {older_than_log} older than the log"
+        )?;
+        writeln!(
+            f,
+            "bot       {delivered} delivered, {waiting} waiting, {failed} failed (dead letters)"
+        )?;
+        for Finding {
+            difference,
+            seq,
+            id,
+            company_id,
+            state,
+        } in &self.differences
+        {
             let or = |id: &Option<Id>| id.map_or("unknown".into(), |id| id.to_string());
             let what = match difference {
                 Difference::Missing => "missing in the database".to_owned(),
                 Difference::Extra => "extra in the database".to_owned(),
-                Difference::Lost => format!("lost, delivery is {}", state.map_or("unknown", DeliveryState::as_str)),
+                Difference::Lost => format!(
+                    "lost, delivery is {}",
+                    state.map_or("unknown", DeliveryState::as_str)
+                ),
                 Difference::NoDeadLetter => "failed without a dead letter".to_owned(),
             };
-            writeln!(f, "{what}: message {} at sequence {seq}, company {}", or(id), or(company_id))?;
+            writeln!(
+                f,
+                "{what}: message {} at sequence {seq}, company {}",
+                or(id),
+                or(company_id)
+            )?;
         }
         match self.differences.len() {
             0 => writeln!(f, "nothing is missing"),
@@ -174,16 +229,26 @@ pub fn compare(entries: &[Entry], lines: &[AuditLine], report: &mut Report) -> O
     open
 }
 
-/// Documents that the log does not have where they say. `entries` are all that the log has at those sequences.
-pub fn extra<'a>(lines: &'a [AuditLine], entries: &[Entry]) -> impl Iterator<Item = Finding> + use<'a> {
-    let known: HashSet<(u64, Id)> = entries.iter().filter_map(|entry| Some((entry.seq, entry.id?))).collect();
-    lines.iter().filter(move |line| !known.contains(&(line.seq, line.id))).map(|line| Finding {
-        difference: Difference::Extra,
-        seq: line.seq,
-        id: Some(line.id),
-        company_id: Some(line.company_id),
-        state: line.state,
-    })
+/// Documents that the log does not have where they say. `entries` are all that the log has at those
+/// sequences.
+pub fn extra<'a>(
+    lines: &'a [AuditLine],
+    entries: &[Entry],
+) -> impl Iterator<Item = Finding> + use<'a> {
+    let known: HashSet<(u64, Id)> = entries
+        .iter()
+        .filter_map(|entry| Some((entry.seq, entry.id?)))
+        .collect();
+    lines
+        .iter()
+        .filter(move |line| !known.contains(&(line.seq, line.id)))
+        .map(|line| Finding {
+            difference: Difference::Extra,
+            seq: line.seq,
+            id: Some(line.id),
+            company_id: Some(line.company_id),
+            state: line.state,
+        })
 }
 
 /// How a message for the bot stands.
@@ -199,7 +264,8 @@ pub enum Fate {
     Amiss(Difference),
 }
 
-/// Judges a message by the state that the database has of it, whether it awaits delivery, and whether there is a dead letter.
+/// Judges a message by the state that the database has of it, whether it awaits delivery, and
+/// whether there is a dead letter.
 pub fn fate(state: Option<DeliveryState>, awaits: bool, is_dead: bool) -> Fate {
     match state {
         Some(DeliveryState::Delivered) => Fate::Delivered,
@@ -213,7 +279,8 @@ pub fn fate(state: Option<DeliveryState>, awaits: bool, is_dead: bool) -> Fate {
 /// Sequences that lie no further apart are read in one go.
 const GAP: u64 = 16;
 
-/// Groups ascending sequences into ranges of at most `longest`, so that each can be read with one question.
+/// Groups ascending sequences into ranges of at most `longest`, so that each can be read with one
+/// question.
 pub fn ranges(seqs: &[u64], longest: u64) -> Vec<(u64, u64)> {
     let mut ranges: Vec<(u64, u64)> = Vec::new();
     for seq in seqs {

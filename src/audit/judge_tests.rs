@@ -11,25 +11,48 @@ fn id(n: u64) -> Id {
 }
 
 fn entry(seq: u64) -> Entry {
-    Entry { seq, id: Some(id(seq)), company_id: Some(id(0)), forwardable: seq.is_multiple_of(3) }
+    Entry {
+        seq,
+        id: Some(id(seq)),
+        company_id: Some(id(0)),
+        forwardable: seq.is_multiple_of(3),
+    }
 }
 
 fn line(seq: u64, state: Option<DeliveryState>) -> AuditLine {
-    AuditLine { id: id(seq), company_id: id(0), seq, state, deleted: false }
+    AuditLine {
+        id: id(seq),
+        company_id: id(0),
+        seq,
+        state,
+        deleted: false,
+    }
 }
 
 #[test]
 fn subjects_and_payloads_of_the_log_are_understood() {
-    let file = format!("{}/nats/golden/message.created.v1.json", env!("CARGO_MANIFEST_DIR"));
+    let file = format!(
+        "{}/nats/golden/message.created.v1.json",
+        env!("CARGO_MANIFEST_DIR")
+    );
     let payload = std::fs::read(file).unwrap();
     let ids = ["a", "b", "c"].map(|c| c.repeat(24));
     let subject = |facets: &str| format!("message.created.{}.{}.{facets}", ids[0], ids[1]);
     let of = |facets: &str| Entry::of(7, &subject(facets), &payload);
     assert_eq!(
         of("facebook.outbound.operator"),
-        Entry { seq: 7, id: ids[2].parse().ok(), company_id: ids[0].parse().ok(), forwardable: true }
+        Entry {
+            seq: 7,
+            id: ids[2].parse().ok(),
+            company_id: ids[0].parse().ok(),
+            forwardable: true
+        }
     );
-    for not_forwarded in ["web.outbound.operator", "facebook.inbound.user", "facebook.outbound.assistant"] {
+    for not_forwarded in [
+        "web.outbound.operator",
+        "facebook.inbound.user",
+        "facebook.outbound.assistant",
+    ] {
         assert!(!of(not_forwarded).forwardable, "{not_forwarded}");
     }
     assert_eq!(Entry::of(7, "message.created.x", b"{").id, None);
@@ -46,12 +69,21 @@ fn every_case_of_a_delivery() {
         // A dead letter that was replayed.
         (Some(Failed), true, true, Fate::Waiting),
         (Some(Failed), false, true, Fate::Failed),
-        (Some(Failed), false, false, Fate::Amiss(Difference::NoDeadLetter)),
+        (
+            Some(Failed),
+            false,
+            false,
+            Fate::Amiss(Difference::NoDeadLetter),
+        ),
         (Some(Sending), false, false, Fate::Amiss(Difference::Lost)),
         (Some(Retrying), false, true, Fate::Amiss(Difference::Lost)),
         (None, false, false, Fate::Amiss(Difference::Lost)),
     ] {
-        assert_eq!(fate(state, awaits, is_dead), fate_is, "{state:?} {awaits} {is_dead}");
+        assert_eq!(
+            fate(state, awaits, is_dead),
+            fate_is,
+            "{state:?} {awaits} {is_dead}"
+        );
     }
 }
 
@@ -59,7 +91,11 @@ fn every_case_of_a_delivery() {
 fn a_message_that_was_published_twice_counts_as_it_was_first() {
     let again = Entry { seq: 9, ..entry(3) };
     let mut report = Report::default();
-    let open = compare(&[entry(3), again], &[line(3, Some(DeliveryState::Delivered))], &mut report);
+    let open = compare(
+        &[entry(3), again],
+        &[line(3, Some(DeliveryState::Delivered))],
+        &mut report,
+    );
     assert!(open.absent.is_empty() && open.undelivered.is_empty());
     assert_eq!((report.in_log, report.delivered), (2, 1));
 }

@@ -15,12 +15,17 @@ use super::judge::Entry;
 
 /// Messages of a stream in one page.
 const PAGE: usize = direct::MAX_PAGE;
-/// A page or question that fails is tried again for so long: the system is live, and a part may be starting anew.
+/// A page or question that fails is tried again for so long: the system is live, and a part may be
+/// starting anew.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Between the tries.
 const PAUSE: Duration = Duration::from_millis(500);
 /// Where the persister reads.
-const PERSISTER: Source = Source { stream: stream::EVENTS, consumer: stream::PERSISTER, prefetch: 1 };
+const PERSISTER: Source = Source {
+    stream: stream::EVENTS,
+    consumer: stream::PERSISTER,
+    prefetch: 1,
+};
 
 /// What is read from.
 pub struct Pages<'a> {
@@ -46,8 +51,16 @@ impl<'a> Pages<'a> {
     pub async fn extent(&self) -> Result<Extent, String> {
         let extent = async || {
             let lag = worker::lag(self.connection, PERSISTER).await?;
-            let log = self.connection.jetstream.get_stream(stream::EVENTS).await.map_err(|e| e.to_string())?;
-            Ok(Extent { first: log.cached_info().state.first_sequence, settled: lag.settled_to })
+            let log = self
+                .connection
+                .jetstream
+                .get_stream(stream::EVENTS)
+                .await
+                .map_err(|e| e.to_string())?;
+            Ok(Extent {
+                first: log.cached_info().state.first_sequence,
+                settled: lag.settled_to,
+            })
         };
         patiently(extent).await
     }
@@ -59,7 +72,12 @@ impl<'a> Pages<'a> {
             let lag = worker::lag(self.connection, PERSISTER).await?;
             let target = *target.get_or_insert(lag.delivered_to + lag.pending);
             let is = lag.settled_to >= target || (lag.pending == 0 && lag.in_work == 0);
-            is.then_some(()).ok_or_else(|| format!("the database is {} events behind the log", lag.pending + lag.in_work))
+            is.then_some(()).ok_or_else(|| {
+                format!(
+                    "the database is {} events behind the log",
+                    lag.pending + lag.in_work
+                )
+            })
         })
         .await
     }
@@ -74,7 +92,10 @@ impl<'a> Pages<'a> {
         let (mut entries, mut next) = (Vec::new(), from);
         while next <= to {
             let wanted = usize::try_from(to - next + 1).unwrap_or(PAGE).min(PAGE);
-            let page = patiently(async || direct::page(self.connection, stream::EVENTS, filter, next, wanted).await).await?;
+            let page = patiently(async || {
+                direct::page(self.connection, stream::EVENTS, filter, next, wanted).await
+            })
+            .await?;
             let Some(last) = page.last() else { break };
             next = last.seq + 1;
             entries.extend(page.iter().take_while(|stored| stored.seq <= to).map(entry));
@@ -88,16 +109,30 @@ impl<'a> Pages<'a> {
     }
 
     /// A page of the view, and where the next one begins.
-    pub async fn walk(&self, after: Option<Id>, company_id: Option<Id>) -> Result<(Vec<AuditLine>, Option<Id>), String> {
-        let page = self.ask(&WalkMessages { after, company_id, limit: nats::query::MAX_AUDIT }).await?;
+    pub async fn walk(
+        &self,
+        after: Option<Id>,
+        company_id: Option<Id>,
+    ) -> Result<(Vec<AuditLine>, Option<Id>), String> {
+        let page = self
+            .ask(&WalkMessages {
+                after,
+                company_id,
+                limit: nats::query::MAX_AUDIT,
+            })
+            .await?;
         Ok((page.lines, page.next))
     }
 
     async fn ask<Q: Query>(&self, question: &Q) -> Result<Q::Answer, String> {
-        patiently(async || match ask(self.connection, question, TraceContext::generate()).await {
-            Err(QueryError::Bad(why)) => Err(format!("the persister is of another version: {why}")),
-            answer => answer.map_err(|e| e.to_string()),
-        })
+        patiently(
+            async || match ask(self.connection, question, TraceContext::generate()).await {
+                Err(QueryError::Bad(why)) => {
+                    Err(format!("the persister is of another version: {why}"))
+                }
+                answer => answer.map_err(|e| e.to_string()),
+            },
+        )
         .await
     }
 }

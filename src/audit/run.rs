@@ -1,5 +1,6 @@
-//! One audit: the log against the view, the view against the log, and what is not delivered against `OUTBOUND` and `DEAD`. It
-//! keeps a page of each in memory, and what is open: at most [`MAX_OPEN`] before it is settled.
+//! One audit: the log against the view, the view against the log, and what is not delivered against
+//! `OUTBOUND` and `DEAD`. It keeps a page of each in memory, and what is open: at most [`MAX_OPEN`]
+//! before it is settled.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -8,7 +9,9 @@ use nats::domain::DeliveryState;
 use nats::runtime::connection::Connection;
 use nats::{Id, header, stream, subject};
 
-use super::judge::{Difference, Entry, Fate, Finding, Report, compare, extra, fate, message_id, ranges};
+use super::judge::{
+    Difference, Entry, Fate, Finding, Report, compare, extra, fate, message_id, ranges,
+};
 use super::pages::{Pages, entry};
 
 /// Messages that may be open at a time, some 100 bytes each.
@@ -29,8 +32,19 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub async fn audit(connection: &Connection, company: Option<Id>) -> Result<Report, String> {
     let pages = Pages::new(connection);
     let extent = pages.extent().await?;
-    let report = Report { from_seq: extent.first, to_seq: extent.settled, ..Report::default() };
-    let mut audit = Audit { pages, filters: Filters::of(company), company, report, absent: BTreeMap::new(), undelivered: HashMap::new() };
+    let report = Report {
+        from_seq: extent.first,
+        to_seq: extent.settled,
+        ..Report::default()
+    };
+    let mut audit = Audit {
+        pages,
+        filters: Filters::of(company),
+        company,
+        report,
+        absent: BTreeMap::new(),
+        undelivered: HashMap::new(),
+    };
     audit.log_against_view().await?;
     audit.view_against_log().await?;
     audit.report.differences.sort_by_key(|finding| finding.seq);
@@ -48,8 +62,16 @@ impl Filters {
     fn of(company: Option<Id>) -> Filters {
         let created = subject::created_of(company);
         let outbound = subject::outbound_of(company);
-        let (refused, failed) = (subject::dead("persister", &created), subject::dead("forwarder", &outbound));
-        Filters { created, outbound, refused, failed }
+        let (refused, failed) = (
+            subject::dead("persister", &created),
+            subject::dead("forwarder", &outbound),
+        );
+        Filters {
+            created,
+            outbound,
+            refused,
+            failed,
+        }
     }
 }
 
@@ -68,14 +90,29 @@ impl Audit<'_> {
     async fn log_against_view(&mut self) -> Result<(), String> {
         let mut next = self.report.from_seq;
         while next <= self.report.to_seq {
-            let page = self.pages.page(stream::EVENTS, &self.filters.created, next).await?;
+            let page = self
+                .pages
+                .page(stream::EVENTS, &self.filters.created, next)
+                .await?;
             let Some(last) = page.last() else { break };
             next = last.seq + 1;
-            let entries: Vec<Entry> = page.iter().take_while(|stored| stored.seq <= self.report.to_seq).map(entry).collect();
-            let lines = self.pages.lines(entries.iter().filter_map(|entry| entry.id).collect()).await?;
+            let entries: Vec<Entry> = page
+                .iter()
+                .take_while(|stored| stored.seq <= self.report.to_seq)
+                .map(entry)
+                .collect();
+            let lines = self
+                .pages
+                .lines(entries.iter().filter_map(|entry| entry.id).collect())
+                .await?;
             let open = compare(&entries, &lines, &mut self.report);
-            self.absent.extend(open.absent.into_iter().map(|entry| (entry.seq, entry)));
-            self.undelivered.extend(open.undelivered.into_iter().filter_map(|open| Some((open.0.id?, open))));
+            self.absent
+                .extend(open.absent.into_iter().map(|entry| (entry.seq, entry)));
+            self.undelivered.extend(
+                open.undelivered
+                    .into_iter()
+                    .filter_map(|open| Some((open.0.id?, open))),
+            );
             if self.absent.len() + self.undelivered.len() > MAX_OPEN {
                 self.settle().await?;
             }
@@ -90,7 +127,9 @@ impl Audit<'_> {
             let amiss = self.settle_undelivered().await?;
             if amiss.is_empty() || round == ROUNDS {
                 self.undelivered.clear();
-                return amiss.into_iter().try_for_each(|finding| self.found(finding));
+                return amiss
+                    .into_iter()
+                    .try_for_each(|finding| self.found(finding));
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -101,30 +140,53 @@ impl Audit<'_> {
     async fn settle_absent(&mut self) -> Result<(), String> {
         let mut next = 1;
         while !self.absent.is_empty() {
-            let page = self.pages.page(stream::DEAD, &self.filters.refused, next).await?;
+            let page = self
+                .pages
+                .page(stream::DEAD, &self.filters.refused, next)
+                .await?;
             let Some(last) = page.last() else { break };
             next = last.seq + 1;
             for letter in &page {
-                let seq = letter.header(header::DEAD_STREAM_SEQ).and_then(|seq| seq.parse().ok());
-                if letter.header(header::DEAD_STREAM) == Some(stream::EVENTS) && seq.is_some_and(|seq| self.absent.remove(&seq).is_some()) {
+                let seq = letter
+                    .header(header::DEAD_STREAM_SEQ)
+                    .and_then(|seq| seq.parse().ok());
+                if letter.header(header::DEAD_STREAM) == Some(stream::EVENTS)
+                    && seq.is_some_and(|seq| self.absent.remove(&seq).is_some())
+                {
                     self.report.refused += 1;
                 }
             }
         }
-        for Entry { seq, id, company_id, .. } in std::mem::take(&mut self.absent).into_values() {
-            self.found(Finding { difference: Difference::Missing, seq, id, company_id, state: None })?;
+        for Entry {
+            seq,
+            id,
+            company_id,
+            ..
+        } in std::mem::take(&mut self.absent).into_values()
+        {
+            self.found(Finding {
+                difference: Difference::Missing,
+                seq,
+                id,
+                company_id,
+                state: None,
+            })?;
         }
         Ok(())
     }
 
-    /// Looks once at what is not delivered; returns what seems amiss. First at what awaits delivery, then at the view: what left
-    /// the one in between is told by the other.
+    /// Looks once at what is not delivered; returns what seems amiss. First at what awaits
+    /// delivery, then at the view: what left the one in between is told by the other.
     async fn settle_undelivered(&mut self) -> Result<Vec<Finding>, String> {
         if self.undelivered.is_empty() {
             return Ok(Vec::new());
         }
-        let awaiting = self.among_undelivered(stream::OUTBOUND, &self.filters.outbound).await?;
-        let dead = self.among_undelivered(stream::DEAD, &self.filters.failed).await?;
+        let awaiting = self
+            .among_undelivered(stream::OUTBOUND, &self.filters.outbound)
+            .await?;
+        let dead = self
+            .among_undelivered(stream::DEAD, &self.filters.failed)
+            .await?;
         self.pages.caught_up().await?;
         let ids: Vec<Id> = self.undelivered.keys().copied().collect();
         for ids in ids.chunks(nats::query::MAX_AUDIT as usize) {
@@ -141,8 +203,16 @@ impl Audit<'_> {
                 Fate::Waiting => &mut self.report.waiting,
                 Fate::Failed => &mut self.report.failed,
                 Fate::Amiss(difference) => {
-                    let Entry { seq, company_id, .. } = *entry;
-                    amiss.push(Finding { difference, seq, id: Some(*id), company_id, state: *state });
+                    let Entry {
+                        seq, company_id, ..
+                    } = *entry;
+                    amiss.push(Finding {
+                        difference,
+                        seq,
+                        id: Some(*id),
+                        company_id,
+                        state: *state,
+                    });
                     return true;
                 }
             };
@@ -157,7 +227,9 @@ impl Audit<'_> {
         let (mut found, mut next) = (HashSet::new(), 1);
         loop {
             let page = self.pages.page(stream, filter, next).await?;
-            let Some(last) = page.last() else { return Ok(found) };
+            let Some(last) = page.last() else {
+                return Ok(found);
+            };
             next = last.seq + 1;
             let ids = page.iter().filter_map(|stored| message_id(&stored.payload));
             found.extend(ids.filter(|id| self.undelivered.contains_key(id)));
@@ -189,16 +261,29 @@ impl Audit<'_> {
             }
         }
         // The log may have dropped its oldest meanwhile.
-        let first = if suspects.is_empty() { 0 } else { self.pages.extent().await?.first };
-        suspects.into_iter().filter(|finding| finding.seq >= first).try_for_each(|finding| self.found(finding))
+        let first = if suspects.is_empty() {
+            0
+        } else {
+            self.pages.extent().await?.first
+        };
+        suspects
+            .into_iter()
+            .filter(|finding| finding.seq >= first)
+            .try_for_each(|finding| self.found(finding))
     }
 
     fn found(&mut self, finding: Finding) -> Result<(), String> {
         self.report.differences.push(finding);
-        if self.report.differences.len() > MAX_DIFFERENCES { Err(too_many()) } else { Ok(()) }
+        if self.report.differences.len() > MAX_DIFFERENCES {
+            Err(too_many())
+        } else {
+            Ok(())
+        }
     }
 }
 
 fn too_many() -> String {
-    format!("more than {MAX_DIFFERENCES} differences: do the log and the database belong to one another?")
+    format!(
+        "more than {MAX_DIFFERENCES} differences: do the log and the database belong to one another?"
+    )
 }

@@ -1,4 +1,5 @@
-//! What the READMEs tell a newcomer to type works as printed: the tour with curl, and the cookbook with the real `nats` CLI.
+//! What the READMEs tell a newcomer to type works as printed: the tour with curl, and the cookbook
+//! with the real `nats` CLI.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -18,10 +19,12 @@ struct Line {
     endless: bool,
 }
 
-/// The lines of the blocks marked ```sh that call `nats`, each with those that it goes on in. A line with `# until Ctrl-C` is
-/// stopped by the test.
+/// The lines of the blocks marked ```sh that call `nats`, each with those that it goes on in. A
+/// line with `# until Ctrl-C` is stopped by the test.
 fn lines() -> Vec<Line> {
-    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("nats/README.md")).unwrap();
+    let readme =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("nats/README.md"))
+            .unwrap();
     let mut shell = false;
     let mut lines = Vec::new();
     let readme = readme.replace("\\\n", "");
@@ -30,7 +33,10 @@ fn lines() -> Vec<Line> {
             "```sh" => shell = true,
             "```" => shell = false,
             line if shell && line.contains("nats ") && !line.starts_with('#') => {
-                lines.push(Line { text: line.to_owned(), endless: line.contains("# until Ctrl-C") });
+                lines.push(Line {
+                    text: line.to_owned(),
+                    endless: line.contains("# until Ctrl-C"),
+                });
             }
             _ => {}
         }
@@ -40,19 +46,40 @@ fn lines() -> Vec<Line> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_line_of_the_cookbook_works() {
-    if Command::new("nats").arg("--version").stdout(Stdio::null()).status().await.is_err() {
-        assert!(std::env::var_os("PETBUDDY_NEEDS_NATS_CLI").is_none(), "the `nats` CLI is not on PATH");
-        println!("NOT TRIED: there is no `nats` CLI on PATH; `go install github.com/nats-io/natscli/nats@latest` gives one");
+    if Command::new("nats")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .status()
+        .await
+        .is_err()
+    {
+        assert!(
+            std::env::var_os("PETBUDDY_NEEDS_NATS_CLI").is_none(),
+            "the `nats` CLI is not on PATH"
+        );
+        println!(
+            "NOT TRIED: there is no `nats` CLI on PATH; `go install github.com/nats-io/natscli/nats@latest` gives one"
+        );
         return;
     }
     let system = System::start(&[]).await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
-    let user = staff.get("/auth/me").await.1["user"]["_id"].as_str().unwrap().to_owned();
-    let id = staff.message(&contact, "user", "hello").await["messageData"]["_id"].as_str().unwrap().to_owned();
+    let user = staff.get("/auth/me").await.1["user"]["_id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let id = staff.message(&contact, "user", "hello").await["messageData"]["_id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let jetstream = system.operator().await;
-    let subject = format!("message.created.{}.{contact}.web.inbound.user", staff.company);
-    // Two dead letters: an answer that the bot has refused, which the cookbook replays, and what is no event.
+    let subject = format!(
+        "message.created.{}.{contact}.web.inbound.user",
+        staff.company
+    );
+    // Two dead letters: an answer that the bot has refused, which the cookbook replays, and what is
+    // no event.
     system.bot_mode(json!({"status": 400})).await;
     let refused = sent(&staff, &contact, "refused, then replayed").await;
     let dead = async |count: u64| {
@@ -64,16 +91,31 @@ async fn every_line_of_the_cookbook_works() {
     };
     dead(1).await;
     system.bot_mode(json!({})).await;
-    jetstream.publish(subject, "not an event".into()).await.unwrap().await.unwrap();
+    jetstream
+        .publish(subject, "not an event".into())
+        .await
+        .unwrap()
+        .await
+        .unwrap();
     dead(2).await;
 
     // What is newer waits, for the company has no token for now.
-    assert!(staff.send(Method::DELETE, "/integrations/facebook", json!({})).await.0.is_success());
+    assert!(
+        staff
+            .send(Method::DELETE, "/integrations/facebook", json!({}))
+            .await
+            .0
+            .is_success()
+    );
     let newer = sent(&staff, &contact, "newer").await;
     delivery(&staff, &newer, "held").await;
 
     let lines = lines();
-    assert!(lines.len() >= 10, "the cookbook has only {} lines", lines.len());
+    assert!(
+        lines.len() >= 10,
+        "the cookbook has only {} lines",
+        lines.len()
+    );
     for Line { text, endless } in lines {
         // `nats stream view` wants a terminal.
         let mut shell = Command::new("python3");
@@ -91,28 +133,58 @@ async fn every_line_of_the_cookbook_works() {
             .env("OTHER", "2")
             .stdin(Stdio::null())
             .kill_on_drop(true);
-        match tokio::time::timeout(if endless { Duration::from_secs(3) } else { SOON }, shell.output()).await {
+        match tokio::time::timeout(
+            if endless {
+                Duration::from_secs(3)
+            } else {
+                SOON
+            },
+            shell.output(),
+        )
+        .await
+        {
             Ok(output) => {
                 let output = output.unwrap();
-                let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+                let said = String::from_utf8_lossy(&output.stdout).into_owned()
+                    + &String::from_utf8_lossy(&output.stderr);
                 let is_error = said.contains("nats: error") || said.contains("Nats-Service-Error");
-                assert!(!endless && output.status.success() && !is_error, "{text}\n{said}");
+                assert!(
+                    !endless && output.status.success() && !is_error,
+                    "{text}\n{said}"
+                );
             }
             Err(_) => assert!(endless, "did not end: {text}"),
         }
     }
-    assert!(staff.send(Method::PUT, "/integrations/facebook", json!({"access_token": "new"})).await.0.is_success());
+    assert!(
+        staff
+            .send(
+                Method::PUT,
+                "/integrations/facebook",
+                json!({"access_token": "new"})
+            )
+            .await
+            .0
+            .is_success()
+    );
     for id in [&refused, &newer] {
         delivery(&staff, id, "delivered").await;
     }
-    assert_eq!(taken(&system, &contact).await, [refused, newer], "the replayed one before what is newer");
+    assert_eq!(
+        taken(&system, &contact).await,
+        [refused, newer],
+        "the replayed one before what is newer"
+    );
     // To everybody else it is replayed, as if they had done it themselves.
     let (published, _) = outbound(&system).await;
     let replayed = replay(&staff, &json!({"seq": 1})).await;
     assert_eq!(replayed["fate"]["by"], "operator");
     assert_eq!(outbound(&system).await, (published, 0));
     let discarded = letters(&staff, "state=discarded").await;
-    assert_eq!((seqs(&discarded), &discarded[0]["fate"]["reason"]), (vec![2], &json!("no event")));
+    assert_eq!(
+        (seqs(&discarded), &discarded[0]["fate"]["reason"]),
+        (vec![2], &json!("no event"))
+    );
     assert!(letters(&staff, "").await.is_empty());
     system.nothing_is_amiss();
 }
@@ -120,16 +192,46 @@ async fn every_line_of_the_cookbook_works() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_tour_of_the_readme_works_as_printed() {
     let system = System::shared().await;
-    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    let tour = readme.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next()).expect("the tour is the first block");
-    let tour = tour.replace("http://127.0.0.1:4000", &system.url("gateway")).replace("http://127.0.0.1:5001", &system.url("bot"));
-    let said = tokio::time::timeout(SOON, Command::new("sh").args(["-ec", &tour]).stdin(Stdio::null()).output()).await.unwrap().unwrap();
-    let text = String::from_utf8_lossy(&said.stdout).into_owned() + &String::from_utf8_lossy(&said.stderr);
+    let readme =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let tour = readme
+        .split("```sh\n")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next())
+        .expect("the tour is the first block");
+    let tour = tour
+        .replace("http://127.0.0.1:4000", &system.url("gateway"))
+        .replace("http://127.0.0.1:5001", &system.url("bot"));
+    let said = tokio::time::timeout(
+        SOON,
+        Command::new("sh")
+            .args(["-ec", &tour])
+            .stdin(Stdio::null())
+            .output(),
+    )
+    .await
+    .unwrap()
+    .unwrap();
+    let text =
+        String::from_utf8_lossy(&said.stdout).into_owned() + &String::from_utf8_lossy(&said.stderr);
     assert!(said.status.success(), "{text}");
-    assert!(text.contains("Registered successfully") && text.matches("Message created successfully").count() == 2, "{text}");
-    let contact = text.split("\"contact_id\":\"").nth(1).and_then(|rest| rest.get(..24)).expect("a contact");
+    assert!(
+        text.contains("Registered successfully")
+            && text.matches("Message created successfully").count() == 2,
+        "{text}"
+    );
+    let contact = text
+        .split("\"contact_id\":\"")
+        .nth(1)
+        .and_then(|rest| rest.get(..24))
+        .expect("a contact");
     eventually("the answer has reached the bot", SOON, || async {
-        system.deliveries().await.iter().any(|d| d["body"]["customer_id"] == contact).then_some(())
+        system
+            .deliveries()
+            .await
+            .iter()
+            .any(|d| d["body"]["customer_id"] == contact)
+            .then_some(())
     })
     .await;
 }

@@ -1,4 +1,5 @@
-//! Dead letters from end to end: each reason, what is mended and replayed, once and in order, by whomever; who sees whose.
+//! Dead letters from end to end: each reason, what is mended and replayed, once and in order, by
+//! whomever; who sees whose.
 
 mod cli;
 mod mended;
@@ -36,24 +37,47 @@ pub async fn only_letter(staff: &Staff<'_>, reason: &str) -> Value {
 
 /// Has a letter replayed, which must work; the letter as it is then.
 pub async fn replay(staff: &Staff<'_>, letter: &Value) -> Value {
-    let (status, answer) = staff.post(&format!("/dead-letters/{}/replay", letter["seq"]), json!({})).await;
-    assert_eq!((status, &answer["dead_letter"]["state"]), (StatusCode::OK, &json!("replayed")), "{answer}");
+    let (status, answer) = staff
+        .post(
+            &format!("/dead-letters/{}/replay", letter["seq"]),
+            json!({}),
+        )
+        .await;
+    assert_eq!(
+        (status, &answer["dead_letter"]["state"]),
+        (StatusCode::OK, &json!("replayed")),
+        "{answer}"
+    );
     answer["dead_letter"].clone()
 }
 
 /// An operator's message to this contact; its id.
 pub async fn sent(staff: &Staff<'_>, contact: &str, text: &str) -> String {
-    staff.message(contact, "operator", text).await["messageData"]["_id"].as_str().unwrap().to_owned()
+    staff.message(contact, "operator", text).await["messageData"]["_id"]
+        .as_str()
+        .unwrap()
+        .to_owned()
 }
 
 /// The sequences of letters.
 pub fn seqs(letters: &[Value]) -> Vec<u64> {
-    letters.iter().map(|letter| letter["seq"].as_u64().unwrap()).collect()
+    letters
+        .iter()
+        .map(|letter| letter["seq"].as_u64().unwrap())
+        .collect()
 }
 
 /// How many messages `OUTBOUND` has ever had, and how many are there now.
 pub async fn outbound(system: &System) -> (u64, u64) {
-    let state = system.operator().await.get_stream("OUTBOUND").await.unwrap().cached_info().state.clone();
+    let state = system
+        .operator()
+        .await
+        .get_stream("OUTBOUND")
+        .await
+        .unwrap()
+        .cached_info()
+        .state
+        .clone();
     (state.last_sequence, state.messages)
 }
 
@@ -61,5 +85,8 @@ pub async fn outbound(system: &System) -> (u64, u64) {
 pub async fn taken(system: &System, contact: &str) -> Vec<String> {
     let of_contact = |d: &Value| d["status"] == 200 && d["body"]["customer_id"] == contact;
     let all = system.deliveries().await;
-    all.iter().filter(|d| of_contact(d)).map(|d| d["idempotency_key"].as_str().unwrap().to_owned()).collect()
+    all.iter()
+        .filter(|d| of_contact(d))
+        .map(|d| d["idempotency_key"].as_str().unwrap().to_owned())
+        .collect()
 }

@@ -27,7 +27,11 @@ pub struct Load {
 
 impl Load {
     pub fn start(gateway: String, token: String, contacts: Vec<String>) -> Load {
-        let (stop, accepted, refused) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+        let (stop, accepted, refused) = (
+            Arc::<AtomicBool>::default(),
+            Arc::<AtomicU64>::default(),
+            Arc::<AtomicU64>::default(),
+        );
         let mut tasks = JoinSet::new();
         for writer in 0..WRITERS {
             let (stop, accepted, refused) = (stop.clone(), accepted.clone(), refused.clone());
@@ -48,7 +52,8 @@ impl Load {
                     });
                     match http.post(format!("{gateway}/api/v1/messages")).bearer_auth(&token).json(&body).send().await {
                         Ok(answer) if answer.status() == StatusCode::CREATED => {
-                            // The status is the promise; a body that breaks off takes only the id from us.
+                            // The status is the promise; a body that breaks off takes only the id
+                            // from us.
                             let Ok(answer) = answer.json::<serde_json::Value>().await else { continue };
                             mine.push((answer["messageData"]["_id"].as_str().unwrap().to_owned(), outbound));
                             accepted.fetch_add(1, Ordering::Relaxed);
@@ -64,13 +69,21 @@ impl Load {
                 mine
             });
         }
-        Load { stop, accepted, tasks, refused }
+        Load {
+            stop,
+            accepted,
+            tasks,
+            refused,
+        }
     }
 
     /// Waits until so many more are accepted.
     pub async fn more(&self, count: u64) {
         let goal = self.accepted.load(Ordering::Relaxed) + count;
-        eventually("the load goes on", AFTER_FAULT, || async { (self.accepted.load(Ordering::Relaxed) >= goal).then_some(()) }).await;
+        eventually("the load goes on", AFTER_FAULT, || async {
+            (self.accepted.load(Ordering::Relaxed) >= goal).then_some(())
+        })
+        .await;
     }
 
     pub async fn end(mut self) -> Vec<(String, bool)> {
@@ -89,35 +102,67 @@ async fn nothing_is_missing(system: &System, company: &str, accepted: &[(String,
     let company = ObjectId::parse_str(company).unwrap();
     let ids: HashSet<&str> = accepted.iter().map(|(id, _)| id.as_str()).collect();
     assert_eq!(ids.len(), accepted.len(), "an id was given twice");
-    eventually("every accepted message is in MongoDB once", AFTER_FAULT, || async {
-        let found = documents(&database, "messages", doc! {"company_id": company}).await;
-        // A step of delivery that came before its message has left a shell (docs/decisions/0001), which will be filled.
-        if found.iter().any(|d| !d.contains_key("seq")) {
-            return None;
-        }
-        let mut by_external: HashMap<&str, u32> = HashMap::new();
-        for d in &found {
-            *by_external.entry(d.get_str("external_message_id").unwrap()).or_default() += 1;
-        }
-        assert!(by_external.values().all(|n| *n == 1), "a message is stored twice");
-        let stored: HashSet<String> = found.iter().map(|d| d.get_object_id("_id").unwrap().to_hex()).collect();
-        ids.iter().all(|id| stored.contains(*id)).then_some(())
-    })
+    eventually(
+        "every accepted message is in MongoDB once",
+        AFTER_FAULT,
+        || async {
+            let found = documents(&database, "messages", doc! {"company_id": company}).await;
+            // A step of delivery that came before its message has left a shell
+            // (docs/decisions/0001), which will be filled.
+            if found.iter().any(|d| !d.contains_key("seq")) {
+                return None;
+            }
+            let mut by_external: HashMap<&str, u32> = HashMap::new();
+            for d in &found {
+                *by_external
+                    .entry(d.get_str("external_message_id").unwrap())
+                    .or_default() += 1;
+            }
+            assert!(
+                by_external.values().all(|n| *n == 1),
+                "a message is stored twice"
+            );
+            let stored: HashSet<String> = found
+                .iter()
+                .map(|d| d.get_object_id("_id").unwrap().to_hex())
+                .collect();
+            ids.iter().all(|id| stored.contains(*id)).then_some(())
+        },
+    )
     .await;
-    let outbound: Vec<&str> = accepted.iter().filter(|(_, outbound)| *outbound).map(|(id, _)| id.as_str()).collect();
+    let outbound: Vec<&str> = accepted
+        .iter()
+        .filter(|(_, outbound)| *outbound)
+        .map(|(id, _)| id.as_str())
+        .collect();
     assert!(!outbound.is_empty());
-    eventually("every operator message reached the bot", AFTER_FAULT, || async {
-        let calls = system.deliveries().await;
-        // One key a message: calls for the same message repeat it.
-        let mut keys: HashMap<String, HashSet<String>> = HashMap::new();
-        for call in &calls {
-            let external = call["body"]["external_message_id"].as_str().unwrap_or_default().to_owned();
-            keys.entry(external).or_default().insert(call["idempotency_key"].as_str().unwrap().to_owned());
-        }
-        assert!(keys.values().all(|k| k.len() == 1), "a message went out under two keys");
-        let reached: HashSet<&str> = calls.iter().map(|c| c["idempotency_key"].as_str().unwrap()).collect();
-        outbound.iter().all(|id| reached.contains(id)).then_some(())
-    })
+    eventually(
+        "every operator message reached the bot",
+        AFTER_FAULT,
+        || async {
+            let calls = system.deliveries().await;
+            // One key a message: calls for the same message repeat it.
+            let mut keys: HashMap<String, HashSet<String>> = HashMap::new();
+            for call in &calls {
+                let external = call["body"]["external_message_id"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .to_owned();
+                keys.entry(external)
+                    .or_default()
+                    .insert(call["idempotency_key"].as_str().unwrap().to_owned());
+            }
+            assert!(
+                keys.values().all(|k| k.len() == 1),
+                "a message went out under two keys"
+            );
+            let reached: HashSet<&str> = calls
+                .iter()
+                .map(|c| c["idempotency_key"].as_str().unwrap())
+                .collect();
+            outbound.iter().all(|id| reached.contains(id)).then_some(())
+        },
+    )
     .await;
 }
 
@@ -125,8 +170,16 @@ async fn nothing_is_missing(system: &System, company: &str, accepted: &[(String,
 async fn kill_9_of_any_process_loses_nothing_that_was_answered_201() {
     let system = System::start(&[]).await;
     let staff = system.new_company().await;
-    let contacts = [staff.new_contact().await, staff.new_contact().await, staff.new_contact().await];
-    let load = Load::start(system.url("gateway"), staff.token.clone(), contacts.to_vec());
+    let contacts = [
+        staff.new_contact().await,
+        staff.new_contact().await,
+        staff.new_contact().await,
+    ];
+    let load = Load::start(
+        system.url("gateway"),
+        staff.token.clone(),
+        contacts.to_vec(),
+    );
     load.more(STEADY).await;
     for victim in ["persister", "forwarder", "gateway", "nats-server", "mongod"] {
         system.kill_and_await_restart(victim).await;
@@ -153,7 +206,11 @@ async fn mongodb_away_for_20_s_fails_no_create() {
     }
     kill("-CONT", mongod);
     load.more(STEADY).await;
-    assert_eq!(load.refused.load(Ordering::Relaxed), 0, "creates failed while MongoDB was away");
+    assert_eq!(
+        load.refused.load(Ordering::Relaxed),
+        0,
+        "creates failed while MongoDB was away"
+    );
     let accepted = load.end().await;
     nothing_is_missing(&system, &staff.company, &accepted).await;
     system.nothing_is_amiss();
@@ -168,25 +225,39 @@ async fn sigterm_settles_or_gives_back_at_once() {
     let system = System::start(&[]).await;
     let staff = system.new_company().await;
     let contacts = [staff.new_contact().await, staff.new_contact().await];
-    let load = Load::start(system.url("gateway"), staff.token.clone(), contacts.to_vec());
+    let load = Load::start(
+        system.url("gateway"),
+        staff.token.clone(),
+        contacts.to_vec(),
+    );
     load.more(STEADY).await;
     // A bot that is slow, so that there is a backlog to be given back.
     system.bot_mode(json!({"delay_ms": 1_500})).await;
     load.more(STEADY).await;
     for name in ["persister", "forwarder", "gateway"] {
         let old = system.signal("-TERM", name);
-        eventually(&format!("{name} is restarted"), STOPPED, || async { system.pid(name).filter(|pid| *pid != old) }).await;
+        eventually(&format!("{name} is restarted"), STOPPED, || async {
+            system.pid(name).filter(|pid| *pid != old)
+        })
+        .await;
         load.more(STEADY / 3).await;
     }
     system.bot_mode(json!({})).await;
     let accepted = load.end().await;
     let jetstream = system.operator().await;
-    eventually("the persister holds nothing that a stopped one has pulled", AT_ONCE, || async {
-        let stream = jetstream.get_stream("EVENTS").await.ok()?;
-        let consumer = stream.get_consumer::<async_nats::jetstream::consumer::pull::Config>("persister").await.ok()?;
-        let info = consumer.cached_info();
-        (info.num_pending == 0 && info.num_ack_pending == 0).then_some(())
-    })
+    eventually(
+        "the persister holds nothing that a stopped one has pulled",
+        AT_ONCE,
+        || async {
+            let stream = jetstream.get_stream("EVENTS").await.ok()?;
+            let consumer = stream
+                .get_consumer::<async_nats::jetstream::consumer::pull::Config>("persister")
+                .await
+                .ok()?;
+            let info = consumer.cached_info();
+            (info.num_pending == 0 && info.num_ack_pending == 0).then_some(())
+        },
+    )
     .await;
     eventually("nothing awaits the bot any more", AFTER_FAULT, || async {
         let outbound = jetstream.get_stream("OUTBOUND").await.ok()?;
@@ -196,33 +267,75 @@ async fn sigterm_settles_or_gives_back_at_once() {
     nothing_is_missing(&system, &staff.company, &accepted).await;
     system.nothing_is_amiss();
     // Given back once, not again and again to the one who gives it back.
-    let tossed = documents(&system.database().await, "messages", doc! {"delivery.attempts": {"$gt": 2}}).await;
-    assert!(tossed.is_empty(), "{} messages were delivered in more than two attempts", tossed.len());
+    let tossed = documents(
+        &system.database().await,
+        "messages",
+        doc! {"delivery.attempts": {"$gt": 2}},
+    )
+    .await;
+    assert!(
+        tossed.is_empty(),
+        "{} messages were delivered in more than two attempts",
+        tossed.len()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_hangs_is_said_within_2_s_and_readiness_falls() {
     const AT_A_TIME: usize = 4;
-    let system = System::start_with(Folder::new(), &[], &[("MAX_IN_FLIGHT", &AT_A_TIME.to_string())]).await;
+    let system = System::start_with(
+        Folder::new(),
+        &[],
+        &[("MAX_IN_FLIGHT", &AT_A_TIME.to_string())],
+    )
+    .await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
     let body = json!({"contact_id": contact, "role": "user", "platform": "web", "direction": "inbound", "content": "anyone?"});
     let nats = system.signal("-STOP", "nats-server");
-    let post = || system.http.post(format!("{}/api/v1/messages", system.url("gateway"))).bearer_auth(&staff.token).json(&body).send();
+    let post = || {
+        system
+            .http
+            .post(format!("{}/api/v1/messages", system.url("gateway")))
+            .bearer_auth(&staff.token)
+            .json(&body)
+            .send()
+    };
     // More at once than are worked on: those wait for the log, the rest is refused at once.
     let answers = futures_util::future::join_all((0..5 * AT_A_TIME).map(|_| post()));
     // The bound of the issue is 2 s; a machine under load is given some more to answer in.
-    let answers = tokio::time::timeout(Duration::from_secs(4), answers).await.expect("all are answered");
+    let answers = tokio::time::timeout(Duration::from_secs(4), answers)
+        .await
+        .expect("all are answered");
     let mut codes = HashSet::new();
     for answer in answers {
         let answer = answer.unwrap();
         assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(answer.headers().contains_key("retry-after"));
-        codes.insert(answer.json::<serde_json::Value>().await.unwrap()["code"].as_str().unwrap().to_owned());
+        codes.insert(
+            answer.json::<serde_json::Value>().await.unwrap()["code"]
+                .as_str()
+                .unwrap()
+                .to_owned(),
+        );
     }
-    assert_eq!(codes, HashSet::from(["OVERLOADED".to_owned(), "UNAVAILABLE".to_owned()]));
-    let ready = || async { system.http.get(format!("{}/ready", system.url("gateway"))).send().await.unwrap().status() };
-    eventually("readiness falls", AFTER_FAULT, || async { (ready().await == StatusCode::SERVICE_UNAVAILABLE).then_some(()) }).await;
+    assert_eq!(
+        codes,
+        HashSet::from(["OVERLOADED".to_owned(), "UNAVAILABLE".to_owned()])
+    );
+    let ready = || async {
+        system
+            .http
+            .get(format!("{}/ready", system.url("gateway")))
+            .send()
+            .await
+            .unwrap()
+            .status()
+    };
+    eventually("readiness falls", AFTER_FAULT, || async {
+        (ready().await == StatusCode::SERVICE_UNAVAILABLE).then_some(())
+    })
+    .await;
     kill("-CONT", nats);
     system.await_ready().await;
     let (status, answer) = staff.post("/messages", body).await;

@@ -1,5 +1,6 @@
-//! The system under test: the `petbuddy` binary on free ports in a folder of its own, and small clients for it. When the
-//! test process ends, however it ends, the pipe to the runner closes and the runner stops everything.
+//! The system under test: the `petbuddy` binary on free ports in a folder of its own, and small
+//! clients for it. When the test process ends, however it ends, the pipe to the runner closes and
+//! the runner stops everything.
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -15,9 +16,11 @@ use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::{Instant, interval};
 
-/// The first start on a machine fetches nats-server and mongod; others wait for it, and on two cores several start at once.
+/// The first start on a machine fetches nats-server and mongod; others wait for it, and on two
+/// cores several start at once.
 pub const START: Duration = Duration::from_secs(660);
-/// Settings of this shell that a system under test must not get: tests drop databases and delete consumers.
+/// Settings of this shell that a system under test must not get: tests drop databases and delete
+/// consumers.
 const SETTINGS: &[&str] = &[
     "NATS_",
     "MONGODB_",
@@ -59,7 +62,11 @@ pub const SOON: Duration = Duration::from_secs(30);
 pub const AFTER_FAULT: Duration = Duration::from_secs(90);
 
 /// Asks again until there is an answer, or fails with what was waited for.
-pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, within: Duration, mut look: impl FnMut() -> F) -> T {
+pub async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    within: Duration,
+    mut look: impl FnMut() -> F,
+) -> T {
     let deadline = Instant::now() + within;
     let mut tick = interval(Duration::from_millis(50));
     loop {
@@ -79,7 +86,11 @@ impl Folder {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         static SWEPT: OnceLock<()> = OnceLock::new();
         SWEPT.get_or_init(Folder::sweep);
-        let name = format!("e2e-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "e2e-{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         std::fs::create_dir_all(&path).unwrap();
         Folder(path)
@@ -87,11 +98,18 @@ impl Folder {
 }
 
 impl Folder {
-    /// Removes what earlier runs have left: those that failed, and the shared system's, which ends with the process.
+    /// Removes what earlier runs have left: those that failed, and the shared system's, which ends
+    /// with the process.
     fn sweep() {
-        for entry in std::fs::read_dir(env!("CARGO_TARGET_TMPDIR")).into_iter().flatten().flatten() {
+        for entry in std::fs::read_dir(env!("CARGO_TARGET_TMPDIR"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             let name = entry.file_name().into_string().unwrap_or_default();
-            let of = name.strip_prefix("e2e-").and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+            let of = name
+                .strip_prefix("e2e-")
+                .and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
             if of.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
                 let _ = std::fs::remove_dir_all(entry.path());
             }
@@ -127,7 +145,12 @@ impl System {
     pub async fn start_with(folder: Folder, args: &[&str], environment: &[(&str, &str)]) -> System {
         let _ = std::fs::remove_file(folder.0.join("run.json"));
         let child = runner(&folder.0, args, environment);
-        let mut system = System { child, folder, run: Value::Null, http: client() };
+        let mut system = System {
+            child,
+            folder,
+            run: Value::Null,
+            http: client(),
+        };
         let path = system.folder.0.join("run.json");
         let console = system.folder.0.join("console.txt");
         let child = &mut system.child;
@@ -135,13 +158,24 @@ impl System {
         let mut tick = interval(Duration::from_millis(100));
         system.run = loop {
             tick.tick().await;
-            if let Some(run) = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok()) {
+            if let Some(run) = std::fs::read(&path)
+                .ok()
+                .and_then(|text| serde_json::from_slice(&text).ok())
+            {
                 break run;
             }
             let ended = child.try_wait().unwrap();
             let said = || std::fs::read_to_string(&console).unwrap_or_default();
-            assert!(ended.is_none(), "the runner ended with {ended:?}:\n{}", said());
-            assert!(Instant::now() < deadline, "not ready within {START:?}:\n{}", said());
+            assert!(
+                ended.is_none(),
+                "the runner ended with {ended:?}:\n{}",
+                said()
+            );
+            assert!(
+                Instant::now() < deadline,
+                "not ready within {START:?}:\n{}",
+                said()
+            );
         };
         system
     }
@@ -149,17 +183,32 @@ impl System {
     /// One that tests share which break nothing. It runs until the test process ends.
     pub async fn shared() -> &'static System {
         static SHARED: tokio::sync::OnceCell<System> = tokio::sync::OnceCell::const_new();
-        SHARED.get_or_init(|| System::start(&["--replicas", "gateway=2,persister=2,realtime=3,scheduler=2,forwarder=2"])).await
+        SHARED
+            .get_or_init(|| {
+                System::start(&[
+                    "--replicas",
+                    "gateway=2,persister=2,realtime=3,scheduler=2,forwarder=2",
+                ])
+            })
+            .await
     }
 
     /// An address of `run.json`.
     pub fn url(&self, name: &str) -> String {
-        self.run[name].as_str().unwrap_or_else(|| panic!("run.json has no {name}")).to_owned()
+        self.run[name]
+            .as_str()
+            .unwrap_or_else(|| panic!("run.json has no {name}"))
+            .to_owned()
     }
 
     /// The ports of a service's replicas.
     pub fn services(&self, name: &str) -> Vec<String> {
-        self.run["services"][name].as_array().unwrap().iter().map(|u| u.as_str().unwrap().to_owned()).collect()
+        self.run["services"][name]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|u| u.as_str().unwrap().to_owned())
+            .collect()
     }
 
     /// The current pid of a process; the supervisor gives a restarted one a new pid.
@@ -170,7 +219,9 @@ impl System {
 
     /// Sends a signal to a process of the system.
     pub fn signal(&self, signal: &str, name: &str) -> u64 {
-        let pid = self.pid(name).unwrap_or_else(|| panic!("no process {name}"));
+        let pid = self
+            .pid(name)
+            .unwrap_or_else(|| panic!("no process {name}"));
         kill(signal, pid);
         pid
     }
@@ -178,7 +229,10 @@ impl System {
     /// Kills a process the hard way and waits until the supervisor has started it anew.
     pub async fn kill_and_await_restart(&self, name: &str) {
         let old = self.signal("-KILL", name);
-        eventually(&format!("{name} is restarted"), AFTER_FAULT, || async { self.pid(name).filter(|pid| *pid != old) }).await;
+        eventually(&format!("{name} is restarted"), AFTER_FAULT, || async {
+            self.pid(name).filter(|pid| *pid != old)
+        })
+        .await;
     }
 
     /// Waits until every service says it is ready.
@@ -197,31 +251,63 @@ impl System {
     /// A client of a new company.
     pub async fn new_unconnected_company(&self) -> Staff<'_> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let email = format!("manager{}-{}@example.com", COUNT.fetch_add(1, Ordering::Relaxed), std::process::id());
+        let email = format!(
+            "manager{}-{}@example.com",
+            COUNT.fetch_add(1, Ordering::Relaxed),
+            std::process::id()
+        );
         let body = json!({"company_name": "Test Clinic", "fullName": "Test Manager", "email": email, "password": "correct horse"});
-        let (status, answer) = self.request(Method::POST, "/auth/register", None, Some(&body)).await;
+        let (status, answer) = self
+            .request(Method::POST, "/auth/register", None, Some(&body))
+            .await;
         assert_eq!(status, StatusCode::CREATED, "{answer}");
-        let (status, login) =
-            self.request(Method::POST, "/auth/login", None, Some(&json!({"email": email, "password": "correct horse"}))).await;
+        let (status, login) = self
+            .request(
+                Method::POST,
+                "/auth/login",
+                None,
+                Some(&json!({"email": email, "password": "correct horse"})),
+            )
+            .await;
         assert_eq!(status, StatusCode::OK, "{login}");
         let token = login["accessToken"].as_str().unwrap().to_owned();
-        Staff { system: self, token, company: answer["company"]["_id"].as_str().unwrap().to_owned() }
+        Staff {
+            system: self,
+            token,
+            company: answer["company"]["_id"].as_str().unwrap().to_owned(),
+        }
     }
 
-    /// A company that is connected with what the bot carries, so that its operators' messages are delivered.
+    /// A company that is connected with what the bot carries, so that its operators' messages are
+    /// delivered.
     pub async fn new_company(&self) -> Staff<'_> {
         let staff = self.new_unconnected_company().await;
         for platform in ["facebook", "instagram"] {
             let body = json!({"access_token": staff.token_for(platform)});
-            let (status, answer) = self.request(Method::PUT, &format!("/integrations/{platform}"), Some(&staff.token), Some(&body)).await;
+            let (status, answer) = self
+                .request(
+                    Method::PUT,
+                    &format!("/integrations/{platform}"),
+                    Some(&staff.token),
+                    Some(&body),
+                )
+                .await;
             assert_eq!(status, StatusCode::OK, "{answer}");
         }
         staff
     }
 
     /// A REST request.
-    pub async fn request(&self, method: Method, path: &str, token: Option<&str>, body: Option<&Value>) -> (StatusCode, Value) {
-        let mut request = self.http.request(method, format!("{}/api/v1{path}", self.url("gateway")));
+    pub async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        token: Option<&str>,
+        body: Option<&Value>,
+    ) -> (StatusCode, Value) {
+        let mut request = self
+            .http
+            .request(method, format!("{}/api/v1{path}", self.url("gateway")));
         if let Some(token) = token {
             request = request.bearer_auth(token);
         }
@@ -237,12 +323,18 @@ impl System {
     /// A secret of this run, by its name in `secrets.json`.
     pub fn secret(&self, name: &str) -> String {
         let text = std::fs::read(self.folder.0.join("secrets.json")).unwrap();
-        serde_json::from_slice::<Value>(&text).unwrap()[name].as_str().unwrap().to_owned()
+        serde_json::from_slice::<Value>(&text).unwrap()[name]
+            .as_str()
+            .unwrap()
+            .to_owned()
     }
 
     /// An access token that no login has: of any user, for so many seconds.
     pub fn token(&self, company: &str, user: &str, seconds: u64) -> String {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap()
+            .as_secs();
         let claims = json!({"userId": user, "companyId": company, "role": "receptionist", "iat": now, "exp": now + seconds});
         let key = jsonwebtoken::EncodingKey::from_secret(self.secret("jwt_access").as_bytes());
         jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap()
@@ -251,28 +343,45 @@ impl System {
     /// The log, as the operator.
     pub async fn operator(&self) -> jetstream::Context {
         let user = self.run["operator"]["user"].as_str().unwrap().to_owned();
-        let password = self.run["operator"]["password"].as_str().unwrap().to_owned();
+        let password = self.run["operator"]["password"]
+            .as_str()
+            .unwrap()
+            .to_owned();
         let options = async_nats::ConnectOptions::new().user_and_password(user, password);
         jetstream::new(options.connect(self.url("nats")).await.unwrap())
     }
 
     /// The database, as anyone who may read it.
     pub async fn database(&self) -> mongodb::Database {
-        mongodb::Client::with_uri_str(self.url("mongodb")).await.unwrap().default_database().unwrap()
+        mongodb::Client::with_uri_str(self.url("mongodb"))
+            .await
+            .unwrap()
+            .default_database()
+            .unwrap()
     }
 
     /// `petbuddy` with these arguments, as the operator of this system.
     pub fn operators(&self, args: &[&str]) -> Command {
         let mut command = petbuddy();
-        command.args(args).env("NATS_URL", self.url("nats")).env("NATS_USER", self.run["operator"]["user"].as_str().unwrap());
-        command.env("NATS_PASSWORD", self.run["operator"]["password"].as_str().unwrap());
+        command
+            .args(args)
+            .env("NATS_URL", self.url("nats"))
+            .env("NATS_USER", self.run["operator"]["user"].as_str().unwrap());
+        command.env(
+            "NATS_PASSWORD",
+            self.run["operator"]["password"].as_str().unwrap(),
+        );
         command
     }
 
     /// What `petbuddy audit` says: its exit code, and its report.
     pub fn audit(&self, args: &[&str]) -> (Option<i32>, Value) {
-        let output = self.operators(&[&["audit", "--json"], args].concat()).output().unwrap();
-        let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| json!(String::from_utf8_lossy(&output.stderr)));
+        let output = self
+            .operators(&[&["audit", "--json"], args].concat())
+            .output()
+            .unwrap();
+        let report = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|_| json!(String::from_utf8_lossy(&output.stderr)));
         (output.status.code(), report)
     }
 
@@ -289,7 +398,15 @@ impl System {
         loop {
             let after = all.last().map_or(0, |d| d["n"].as_u64().unwrap());
             let url = format!("{}/stub/deliveries?after={after}", self.url("bot"));
-            let page: Value = self.http.get(url).send().await.unwrap().json().await.unwrap();
+            let page: Value = self
+                .http
+                .get(url)
+                .send()
+                .await
+                .unwrap()
+                .json()
+                .await
+                .unwrap();
             match page.as_array().unwrap().as_slice() {
                 [] => return all,
                 page => all.extend_from_slice(page),
@@ -299,8 +416,18 @@ impl System {
 
     /// Changes how the stub bot answers.
     pub async fn bot_mode(&self, mode: Value) {
-        let answer = self.http.post(format!("{}/stub/mode", self.url("bot"))).json(&mode).send().await.unwrap();
-        assert!(answer.status().is_success(), "{}", answer.text().await.unwrap());
+        let answer = self
+            .http
+            .post(format!("{}/stub/mode", self.url("bot")))
+            .json(&mode)
+            .send()
+            .await
+            .unwrap();
+        assert!(
+            answer.status().is_success(),
+            "{}",
+            answer.text().await.unwrap()
+        );
     }
 
     /// What the runner and its children said.
@@ -337,7 +464,11 @@ impl Drop for System {
 
 /// Starts the runner; its output goes to `console.txt` in the folder.
 pub fn runner(folder: &Path, args: &[&str], environment: &[(&str, &str)]) -> Child {
-    let console = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("console.txt")).unwrap();
+    let console = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(folder.join("console.txt"))
+        .unwrap();
     let mut command = petbuddy();
     command
         .args(["up", "--free-ports", "--until-stdin-closes", "--dir"])
@@ -345,7 +476,14 @@ pub fn runner(folder: &Path, args: &[&str], environment: &[(&str, &str)]) -> Chi
         .args(args)
         .env("BCRYPT_SALT_ROUNDS", "10")
         // Tests ask more often than people; those of the limits set their own.
-        .envs(["RATE_LIMIT_MAX", "RATE_LIMIT_SERVICE_MAX", "RATE_LIMIT_AUTH_MAX"].map(|limit| (limit, "0")))
+        .envs(
+            [
+                "RATE_LIMIT_MAX",
+                "RATE_LIMIT_SERVICE_MAX",
+                "RATE_LIMIT_AUTH_MAX",
+            ]
+            .map(|limit| (limit, "0")),
+        )
         .envs(environment.iter().copied())
         .stdin(Stdio::piped())
         .stdout(console.try_clone().unwrap())
@@ -357,7 +495,10 @@ pub fn runner(folder: &Path, args: &[&str], environment: &[(&str, &str)]) -> Chi
 pub fn petbuddy() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_petbuddy"));
     for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(|name| SETTINGS.iter().any(|setting| name.starts_with(setting))) {
+        if name
+            .to_str()
+            .is_some_and(|name| SETTINGS.iter().any(|setting| name.starts_with(setting)))
+        {
             command.env_remove(name);
         }
     }
@@ -366,15 +507,23 @@ pub fn petbuddy() -> Command {
 
 /// `kill` by pid.
 pub fn kill(signal: &str, pid: u64) {
-    let status = Command::new("kill").args([signal, &pid.to_string()]).status().unwrap();
+    let status = Command::new("kill")
+        .args([signal, &pid.to_string()])
+        .status()
+        .unwrap();
     assert!(status.success(), "kill {signal} {pid}");
 }
 
-/// It keeps no connection: a kept one belongs to the runtime of the test that made it, and dies with that.
+/// It keeps no connection: a kept one belongs to the runtime of the test that made it, and dies
+/// with that.
 pub fn client() -> Client {
     static PROVIDER: OnceLock<()> = OnceLock::new();
     PROVIDER.get_or_init(|| drop(rustls::crypto::ring::default_provider().install_default()));
-    Client::builder().timeout(Duration::from_secs(30)).pool_max_idle_per_host(0).build().unwrap()
+    Client::builder()
+        .timeout(Duration::from_secs(30))
+        .pool_max_idle_per_host(0)
+        .build()
+        .unwrap()
 }
 
 /// A whole answer.
@@ -388,7 +537,10 @@ pub struct Answer {
 impl Answer {
     /// A header as text; empty if it is absent.
     pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map(|value| value.to_str().unwrap()).unwrap_or_default()
+        self.headers
+            .get(name)
+            .map(|value| value.to_str().unwrap())
+            .unwrap_or_default()
     }
 }
 
@@ -406,38 +558,71 @@ impl Staff<'_> {
     }
 
     pub async fn get(&self, path: &str) -> (StatusCode, Value) {
-        self.system.request(Method::GET, path, Some(&self.token), None).await
+        self.system
+            .request(Method::GET, path, Some(&self.token), None)
+            .await
     }
 
     pub async fn post(&self, path: &str, body: Value) -> (StatusCode, Value) {
-        self.system.request(Method::POST, path, Some(&self.token), Some(&body)).await
+        self.system
+            .request(Method::POST, path, Some(&self.token), Some(&body))
+            .await
     }
 
     pub async fn send(&self, method: Method, path: &str, body: Value) -> (StatusCode, Value) {
-        self.system.request(method, path, Some(&self.token), Some(&body)).await
+        self.system
+            .request(method, path, Some(&self.token), Some(&body))
+            .await
     }
 
     /// POST to the gateway of this number, with headers.
-    pub async fn post_to(&self, gateway: usize, path: &str, headers: &[(&str, &str)], body: &Value) -> Answer {
+    pub async fn post_to(
+        &self,
+        gateway: usize,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &Value,
+    ) -> Answer {
         let url = format!("{}/api/v1{path}", self.system.services("gateway")[gateway]);
-        let mut request = self.system.http.post(url).bearer_auth(&self.token).json(body);
+        let mut request = self
+            .system
+            .http
+            .post(url)
+            .bearer_auth(&self.token)
+            .json(body);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let answer = request.send().await.unwrap_or_else(|e| panic!("{path}: {e}"));
-        Answer { status: answer.status(), headers: answer.headers().clone(), body: answer.json().await.unwrap_or_default() }
+        let answer = request
+            .send()
+            .await
+            .unwrap_or_else(|e| panic!("{path}: {e}"));
+        Answer {
+            status: answer.status(),
+            headers: answer.headers().clone(),
+            body: answer.json().await.unwrap_or_default(),
+        }
     }
 
     /// Enters a contact; its id.
     pub async fn new_contact(&self) -> String {
-        let (status, answer) = self.post("/contacts", json!({"fullName": "Ada Brown", "social": {"facebookId": "1784"}})).await;
+        let (status, answer) = self
+            .post(
+                "/contacts",
+                json!({"fullName": "Ada Brown", "social": {"facebookId": "1784"}}),
+            )
+            .await;
         assert_eq!(status, StatusCode::CREATED, "{answer}");
         answer["contact"]["_id"].as_str().unwrap().to_owned()
     }
 
     /// A message that is accepted; the whole answer.
     pub async fn message(&self, contact: &str, role: &str, content: &str) -> Value {
-        let direction = if role == "user" { "inbound" } else { "outbound" };
+        let direction = if role == "user" {
+            "inbound"
+        } else {
+            "outbound"
+        };
         let body = json!({"contact_id": contact, "role": role, "platform": "facebook", "direction": direction, "content": content});
         let (status, answer) = self.post("/messages", body).await;
         assert_eq!(status, StatusCode::CREATED, "{answer}");
@@ -445,15 +630,27 @@ impl Staff<'_> {
     }
 }
 
-/// A page without what it is current to: the log goes on with what other companies do, and each persister looks for itself.
+/// A page without what it is current to: the log goes on with what other companies do, and each
+/// persister looks for itself.
 pub fn page_alone(mut page: Value) -> Value {
     page.as_object_mut().unwrap().remove("as_of_seq").unwrap();
     page
 }
 
 /// All documents of a collection that match, by `_id`.
-pub async fn documents(database: &mongodb::Database, collection: &str, filter: Document) -> Vec<Document> {
+pub async fn documents(
+    database: &mongodb::Database,
+    collection: &str,
+    filter: Document,
+) -> Vec<Document> {
     use futures_util::TryStreamExt;
     let collection = database.collection::<Document>(collection);
-    collection.find(filter).sort(mongodb::bson::doc! {"_id": 1}).await.unwrap().try_collect().await.unwrap()
+    collection
+        .find(filter)
+        .sort(mongodb::bson::doc! {"_id": 1})
+        .await
+        .unwrap()
+        .try_collect()
+        .await
+        .unwrap()
 }

@@ -8,10 +8,14 @@ use reqwest::header::RETRY_AFTER;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::auth::{PASSWORD, ask, assert_refused, fresh_email, login, me, post, refresh, register, text, two_gateways};
+use crate::auth::{
+    PASSWORD, ask, assert_refused, fresh_email, login, me, post, refresh, register, text,
+    two_gateways,
+};
 use crate::harness::{SOON, System, eventually};
 
-/// 40 guesses at once on both gateways; how many got which status. One answer of each status is returned too.
+/// 40 guesses at once on both gateways; how many got which status. One answer of each status is
+/// returned too.
 async fn guess(system: &System, email: &str) -> (BTreeMap<u16, usize>, BTreeMap<u16, Value>) {
     let guesses = (0..40).map(|n| login(system, n, email, "wrong horse"));
     let (mut counts, mut answers) = (BTreeMap::new(), BTreeMap::new());
@@ -32,13 +36,24 @@ async fn five_failures_lock_an_email_on_every_gateway_whether_it_has_a_user_or_n
         let (counts, mut answers_of) = guess(system, email).await;
         // Those that waited too long for their turn are not checked either.
         assert_eq!(counts.get(&401), Some(&5), "{counts:?}");
-        assert!(counts.keys().all(|status| [401, 423, 503].contains(status)), "{counts:?}");
+        assert!(
+            counts.keys().all(|status| [401, 423, 503].contains(status)),
+            "{counts:?}"
+        );
         // The lock holds at either gateway, and for the right password too.
         for gateway in 0..2 {
             let login = json!({"email": email.to_uppercase(), "password": PASSWORD});
-            let answer = ask(system, gateway, Method::POST, "/login").json(&login).send().await.unwrap();
+            let answer = ask(system, gateway, Method::POST, "/login")
+                .json(&login)
+                .send()
+                .await
+                .unwrap();
             assert_eq!(answer.status(), StatusCode::LOCKED);
-            let wait: u64 = answer.headers()[RETRY_AFTER].to_str().unwrap().parse().unwrap();
+            let wait: u64 = answer.headers()[RETRY_AFTER]
+                .to_str()
+                .unwrap()
+                .parse()
+                .unwrap();
             assert!((840..=901).contains(&wait), "{wait}");
             answers_of.insert(423, answer.json().await.unwrap());
         }
@@ -49,14 +64,21 @@ async fn five_failures_lock_an_email_on_every_gateway_whether_it_has_a_user_or_n
         }
         answers.push(answers_of);
     }
-    assert_eq!(answers[0], answers[1], "the answers tell who has an account");
+    assert_eq!(
+        answers[0], answers[1],
+        "the answers tell who has an account"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_email_that_is_too_long_in_lower_case_is_a_wrong_field() {
     let system = two_gateways().await;
     let (status, answer) = login(system, 0, &format!("{}@a.b", "İ".repeat(150)), PASSWORD).await;
-    assert_eq!((status, &answer["errors"][0]["field"]), (StatusCode::BAD_REQUEST, &json!("email")), "{answer}");
+    assert_eq!(
+        (status, &answer["errors"][0]["field"]),
+        (StatusCode::BAD_REQUEST, &json!("email")),
+        "{answer}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -65,7 +87,11 @@ async fn a_right_password_forgets_the_failures() {
     let (email, _) = register(system).await;
     for round in 0..3 {
         for n in 0..4 {
-            assert_refused(login(system, round + n, &email, "wrong horse").await, StatusCode::UNAUTHORIZED, "INVALID_CREDENTIALS");
+            assert_refused(
+                login(system, round + n, &email, "wrong horse").await,
+                StatusCode::UNAUTHORIZED,
+                "INVALID_CREDENTIALS",
+            );
         }
         let (status, answer) = login(system, round, &email, PASSWORD).await;
         assert_eq!(status, StatusCode::OK, "{answer}");
@@ -78,18 +104,34 @@ async fn without_the_record_of_logins_nobody_is_let_in_unchecked() {
     let (email, registered) = register(&system).await;
     let jetstream = system.operator().await;
     jetstream.delete_stream("KV_lockouts").await.unwrap();
-    assert_refused(login(&system, 0, &email, PASSWORD).await, StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE");
+    assert_refused(
+        login(&system, 0, &email, PASSWORD).await,
+        StatusCode::SERVICE_UNAVAILABLE,
+        "UNAVAILABLE",
+    );
     jetstream.delete_stream("KV_sessions").await.unwrap();
-    assert_refused(refresh(&system, 0, &registered["refreshToken"]).await, StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE");
+    assert_refused(
+        refresh(&system, 0, &registered["refreshToken"]).await,
+        StatusCode::SERVICE_UNAVAILABLE,
+        "UNAVAILABLE",
+    );
     // A token that is good needs no record.
-    assert_eq!(me(&system, 0, text(&registered, "accessToken")).await.0, StatusCode::OK);
+    assert_eq!(
+        me(&system, 0, text(&registered, "accessToken")).await.0,
+        StatusCode::OK
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_view_is_behind_nobody_is_told_that_the_password_is_wrong() {
     let system = System::start(&[]).await;
     let jetstream = system.operator().await;
-    let pause = async |request: Value| jetstream.request::<_, _, Value>("CONSUMER.PAUSE.EVENTS.persister", &request).await.unwrap();
+    let pause = async |request: Value| {
+        jetstream
+            .request::<_, _, Value>("CONSUMER.PAUSE.EVENTS.persister", &request)
+            .await
+            .unwrap()
+    };
     let an_hour = Timestamp::from_millis(Timestamp::now().millis() + 3_600_000);
     let paused = pause(json!({"pause_until": an_hour})).await;
     assert!(format!("{paused:?}").contains("true"), "{paused:?}");
@@ -99,13 +141,21 @@ async fn while_the_view_is_behind_nobody_is_told_that_the_password_is_wrong() {
     assert_eq!(status, StatusCode::ACCEPTED, "{answer}");
     // More often than would lock the email.
     for _ in 0..6 {
-        assert_refused(login(&system, 0, &email, PASSWORD).await, StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE");
+        assert_refused(
+            login(&system, 0, &email, PASSWORD).await,
+            StatusCode::SERVICE_UNAVAILABLE,
+            "UNAVAILABLE",
+        );
     }
     pause(json!({})).await;
-    eventually("the login works", SOON, || async { (login(&system, 0, &email, PASSWORD).await.0 == StatusCode::OK).then_some(()) }).await;
+    eventually("the login works", SOON, || async {
+        (login(&system, 0, &email, PASSWORD).await.0 == StatusCode::OK).then_some(())
+    })
+    .await;
 }
 
-/// A report, not a test: what the clock tells of who has an account. Medians, in one run, taken in turns.
+/// A report, not a test: what the clock tells of who has an account. Medians, in one run, taken in
+/// turns.
 #[tokio::test(flavor = "multi_thread")]
 async fn report_the_time_of_an_unknown_user_and_of_a_wrong_password() {
     const ROUNDS: usize = 8;
@@ -113,7 +163,11 @@ async fn report_the_time_of_an_unknown_user_and_of_a_wrong_password() {
     let (email, _) = register(system).await;
     let timed = async |email: &str| {
         let started = Instant::now();
-        assert_refused(login(system, 0, email, "wrong horse").await, StatusCode::UNAUTHORIZED, "INVALID_CREDENTIALS");
+        assert_refused(
+            login(system, 0, email, "wrong horse").await,
+            StatusCode::UNAUTHORIZED,
+            "INVALID_CREDENTIALS",
+        );
         started.elapsed()
     };
     let (mut unknown, mut wrong) = (Vec::new(), Vec::new());

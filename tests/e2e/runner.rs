@@ -16,24 +16,60 @@ async fn it_stops_everything_and_keeps_what_was_stored_also_over_a_kill_9() {
     let system = System::start(&[]).await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
-    let id = staff.message(&contact, "user", "kept").await["messageData"]["_id"].as_str().unwrap().to_owned();
+    let id = staff.message(&contact, "user", "kept").await["messageData"]["_id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let token = staff.token.clone();
-    let pids: Vec<u64> = system.run["pids"].as_object().unwrap().values().map(|p| p.as_u64().unwrap()).collect();
+    let pids: Vec<u64> = system.run["pids"]
+        .as_object()
+        .unwrap()
+        .values()
+        .map(|p| p.as_u64().unwrap())
+        .collect();
     assert!(pids.len() >= 9, "{:?}", system.run["pids"]);
     let (code, folder) = system.stop().await;
     assert_eq!(code, Some(0));
-    assert!(!pids.iter().any(|p| alive(*p)), "something was left running");
+    assert!(
+        !pids.iter().any(|p| alive(*p)),
+        "something was left running"
+    );
     assert!(!folder.0.join("run.json").exists());
 
     let system = System::start_with(folder, &[], &[]).await;
-    let (status, found) = system.request(reqwest::Method::GET, &format!("/messages/{id}"), Some(&token), None).await;
-    assert_eq!((status, found["messageData"]["content"].as_str()), (StatusCode::OK, Some("kept")));
-    let left: Vec<u64> = ["nats-server", "mongod"].iter().map(|n| system.pid(n).unwrap()).collect();
+    let (status, found) = system
+        .request(
+            reqwest::Method::GET,
+            &format!("/messages/{id}"),
+            Some(&token),
+            None,
+        )
+        .await;
+    assert_eq!(
+        (status, found["messageData"]["content"].as_str()),
+        (StatusCode::OK, Some("kept"))
+    );
+    let left: Vec<u64> = ["nats-server", "mongod"]
+        .iter()
+        .map(|n| system.pid(n).unwrap())
+        .collect();
     let folder = system.kill_runner().await;
 
     let system = System::start_with(folder, &[], &[]).await;
-    eventually("what the killed runner left behind is ended", SOON, || async { (!left.iter().any(|p| alive(*p))).then_some(()) }).await;
-    let (status, _) = system.request(reqwest::Method::GET, &format!("/messages/{id}"), Some(&token), None).await;
+    eventually(
+        "what the killed runner left behind is ended",
+        SOON,
+        || async { (!left.iter().any(|p| alive(*p))).then_some(()) },
+    )
+    .await;
+    let (status, _) = system
+        .request(
+            reqwest::Method::GET,
+            &format!("/messages/{id}"),
+            Some(&token),
+            None,
+        )
+        .await;
     assert_eq!(status, StatusCode::OK);
 }
 
@@ -49,10 +85,14 @@ async fn a_taken_port_is_a_plain_sentence_and_an_exit_code() {
         .stdin(std::process::Stdio::null())
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(said.contains(&port) && said.contains("PORT"), "{said}");
-    assert!(!said.contains("panicked") && !said.contains("backtrace"), "{said}");
+    assert!(
+        !said.contains("panicked") && !said.contains("backtrace"),
+        "{said}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -25,14 +25,21 @@ pub enum Came {
 impl Socket {
     /// Connects to a node (`http://…`); a refusal is an error.
     pub async fn try_open(node: &str, token: &str, last_seq: Option<u64>) -> Result<Socket, Error> {
-        let resume = last_seq.map(|seq| format!("&last_seq={seq}")).unwrap_or_default();
-        let url = format!("{}/ws?token={token}{resume}", node.replacen("http", "ws", 1));
+        let resume = last_seq
+            .map(|seq| format!("&last_seq={seq}"))
+            .unwrap_or_default();
+        let url = format!(
+            "{}/ws?token={token}{resume}",
+            node.replacen("http", "ws", 1)
+        );
         Ok(Socket(tokio_tungstenite::connect_async(url).await?.0))
     }
 
     /// The same, where it must open.
     pub async fn open(node: &str, token: &str, last_seq: Option<u64>) -> Socket {
-        Socket::try_open(node, token, last_seq).await.unwrap_or_else(|e| panic!("{node}: {e}"))
+        Socket::try_open(node, token, last_seq)
+            .await
+            .unwrap_or_else(|e| panic!("{node}: {e}"))
     }
 
     /// The next thing that comes. May be dropped without a loss.
@@ -41,9 +48,14 @@ impl Socket {
             match frame {
                 Ok(Message::Text(text)) => {
                     let frame: Value = serde_json::from_str(&text).unwrap();
-                    return Came::Event(frame["event"].as_str().unwrap().to_owned(), frame["data"].clone());
+                    return Came::Event(
+                        frame["event"].as_str().unwrap().to_owned(),
+                        frame["data"].clone(),
+                    );
                 }
-                Ok(Message::Close(close)) => return Came::Closed(close.map(|close| close.code.into())),
+                Ok(Message::Close(close)) => {
+                    return Came::Closed(close.map(|close| close.code.into()));
+                }
                 Ok(_) => {}
                 Err(_) => return Came::Closed(None),
             }
@@ -62,7 +74,9 @@ impl Socket {
                 }
             }
         };
-        timeout(SOON, look).await.unwrap_or_else(|_| panic!("not seen: {name}"))
+        timeout(SOON, look)
+            .await
+            .unwrap_or_else(|_| panic!("not seen: {name}"))
     }
 
     /// The data of the next event of this name.
@@ -76,13 +90,17 @@ impl Socket {
         let read = async {
             while seqs.len() < count {
                 match self.came().await {
-                    Came::Event(event, data) if !is_passing(&event) => seqs.extend(data["seq"].as_u64()),
+                    Came::Event(event, data) if !is_passing(&event) => {
+                        seqs.extend(data["seq"].as_u64())
+                    }
                     Came::Event(..) => {}
                     Came::Closed(code) => panic!("closed with {code:?}"),
                 }
             }
         };
-        timeout(SOON, read).await.unwrap_or_else(|_| panic!("fewer than {count} events came"));
+        timeout(SOON, read)
+            .await
+            .unwrap_or_else(|_| panic!("fewer than {count} events came"));
         seqs
     }
 
@@ -100,7 +118,12 @@ impl Socket {
 
     /// Sends a frame.
     pub async fn send(&mut self, event: &str, data: Value) {
-        self.0.send(Message::text(json!({"event": event, "data": data}).to_string())).await.unwrap();
+        self.0
+            .send(Message::text(
+                json!({"event": event, "data": data}).to_string(),
+            ))
+            .await
+            .unwrap();
     }
 }
 
@@ -114,7 +137,10 @@ pub async fn log_of(jetstream: &jetstream::Context, company: &str, after: u64) -
     let stream = jetstream.get_stream("EVENTS").await.unwrap();
     let mut seqs = Vec::new();
     let mut from = after + 1;
-    while let Ok(message) = stream.direct_get_next_for_subject(format!("message.*.{company}.>"), Some(from)).await {
+    while let Ok(message) = stream
+        .direct_get_next_for_subject(format!("message.*.{company}.>"), Some(from))
+        .await
+    {
         seqs.push(message.sequence);
         from = message.sequence + 1;
     }

@@ -1,4 +1,5 @@
-//! The door `/socket.io/`, packet by packet: what real clients do not do, or do not show. They themselves are in `clients`.
+//! The door `/socket.io/`, packet by packet: what real clients do not do, or do not show. They
+//! themselves are in `clients`.
 
 use std::time::Duration;
 
@@ -24,11 +25,24 @@ struct Web {
 
 impl Web {
     async fn connect(url: &str) -> Web {
-        let address = format!("{}/socket.io/?EIO=4&transport=websocket", url.replacen("http", "ws", 1));
-        let mut web = Web { socket: connect_async(address).await.unwrap().0, closed: None };
+        let address = format!(
+            "{}/socket.io/?EIO=4&transport=websocket",
+            url.replacen("http", "ws", 1)
+        );
+        let mut web = Web {
+            socket: connect_async(address).await.unwrap().0,
+            closed: None,
+        };
         let open = web.next().await.unwrap();
         let open: Value = serde_json::from_str(open.strip_prefix('0').unwrap()).unwrap();
-        assert_eq!((&open["upgrades"], &open["pingInterval"], &open["pingTimeout"]), (&json!([]), &json!(25_000), &json!(60_000)));
+        assert_eq!(
+            (
+                &open["upgrades"],
+                &open["pingInterval"],
+                &open["pingTimeout"]
+            ),
+            (&json!([]), &json!(25_000), &json!(60_000))
+        );
         web
     }
 
@@ -49,7 +63,10 @@ impl Web {
     /// The next packet; `None` at the end.
     async fn next(&mut self) -> Option<String> {
         loop {
-            match timeout(SOON, self.socket.next()).await.expect("a packet or the end")? {
+            match timeout(SOON, self.socket.next())
+                .await
+                .expect("a packet or the end")?
+            {
                 Ok(Frame::Text(text)) => return Some(text.to_string()),
                 Ok(Frame::Close(frame)) => self.closed = frame,
                 Ok(_) => {}
@@ -69,7 +86,10 @@ impl Web {
 
     async fn event(&mut self, name: &str) -> Value {
         loop {
-            let packet = self.next().await.unwrap_or_else(|| panic!("closed before {name}"));
+            let packet = self
+                .next()
+                .await
+                .unwrap_or_else(|| panic!("closed before {name}"));
             if let Some(found) = find(&packet, name) {
                 return found;
             }
@@ -88,8 +108,15 @@ impl<'a> Poll<'a> {
         let (status, body) = ask(staff.system, Method::GET, &format!("{url}{OPEN}"), "").await;
         assert_eq!(status, StatusCode::OK, "{body}");
         let open: Value = serde_json::from_str(&body[1..]).unwrap();
-        assert_eq!((&open["upgrades"], &open["maxPayload"]), (&json!(["websocket"]), &json!(65_536)), "{body}");
-        Poll { staff, url: format!("{url}{OPEN}&sid={}", open["sid"].as_str().unwrap()) }
+        assert_eq!(
+            (&open["upgrades"], &open["maxPayload"]),
+            (&json!(["websocket"]), &json!(65_536)),
+            "{body}"
+        );
+        Poll {
+            staff,
+            url: format!("{url}{OPEN}&sid={}", open["sid"].as_str().unwrap()),
+        }
     }
 
     async fn join(staff: &'a Staff<'a>, url: &str) -> Poll<'a> {
@@ -118,7 +145,9 @@ impl<'a> Poll<'a> {
                 }
             }
         };
-        timeout(SOON, look).await.unwrap_or_else(|_| panic!("not polled: {what}"))
+        timeout(SOON, look)
+            .await
+            .unwrap_or_else(|_| panic!("not polled: {what}"))
     }
 
     /// All packets up to the one that ends the session.
@@ -133,7 +162,11 @@ impl<'a> Poll<'a> {
                     }
                 }
                 (status, body) => {
-                    assert_eq!((status, code(&body)), (StatusCode::BAD_REQUEST, 1), "{body}");
+                    assert_eq!(
+                        (status, code(&body)),
+                        (StatusCode::BAD_REQUEST, 1),
+                        "{body}"
+                    );
                     return packets;
                 }
             }
@@ -146,7 +179,9 @@ fn auth(staff: &Staff<'_>) -> String {
 }
 
 fn code(body: &str) -> u64 {
-    serde_json::from_str::<Value>(body).unwrap()["code"].as_u64().unwrap()
+    serde_json::from_str::<Value>(body).unwrap()["code"]
+        .as_u64()
+        .unwrap()
 }
 
 /// The data of an event of this name, if the packet is one.
@@ -156,8 +191,15 @@ fn find(packet: &str, name: &str) -> Option<Value> {
 }
 
 async fn ask(system: &System, method: Method, url: &str, body: &str) -> (StatusCode, String) {
-    let request = system.http.request(method, url).header("content-type", "text/plain;charset=UTF-8").body(body.to_owned());
-    let answer = request.send().await.unwrap_or_else(|e| panic!("{url}: {e:?}"));
+    let request = system
+        .http
+        .request(method, url)
+        .header("content-type", "text/plain;charset=UTF-8")
+        .body(body.to_owned());
+    let answer = request
+        .send()
+        .await
+        .unwrap_or_else(|e| panic!("{url}: {e:?}"));
     (answer.status(), answer.text().await.unwrap())
 }
 
@@ -167,8 +209,17 @@ async fn fill(staff: &Staff<'_>, contact: &str, count: usize, characters: usize)
         json!({"contact_id": contact, "role": "user", "platform": "web", "direction": "inbound",
         "content": format!("{n} {}", "x".repeat(characters))})
     };
-    let (status, answer) = staff.post("/messages/batch", json!({"messages": (0..count).map(message).collect::<Vec<_>>()})).await;
-    assert_eq!((status, &answer["failed"]), (StatusCode::OK, &json!(0)), "{answer}");
+    let (status, answer) = staff
+        .post(
+            "/messages/batch",
+            json!({"messages": (0..count).map(message).collect::<Vec<_>>()}),
+        )
+        .await;
+    assert_eq!(
+        (status, &answer["failed"]),
+        (StatusCode::OK, &json!(0)),
+        "{answer}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -183,21 +234,48 @@ async fn requests_that_are_none_are_refused_as_the_original_server_does() {
         (Method::GET, "EIO=3&transport=polling", 5),
         (Method::POST, "EIO=4&transport=polling", 2),
         (Method::GET, "EIO=4&transport=websocket", 3),
-        (Method::GET, &format!("EIO=4&transport=polling&sid={sid}"), 1),
+        (
+            Method::GET,
+            &format!("EIO=4&transport=polling&sid={sid}"),
+            1,
+        ),
         (Method::GET, "EIO=4&transport=polling&sid=x", 1),
         (Method::GET, "EIO=4&EIO=4&transport=polling", 3),
     ] {
-        let (status, body) = ask(system, method.clone(), &format!("{url}/socket.io/?{query}"), "").await;
-        assert_eq!((status, code(&body)), (StatusCode::BAD_REQUEST, wanted), "{method} {query}: {body}");
+        let (status, body) = ask(
+            system,
+            method.clone(),
+            &format!("{url}/socket.io/?{query}"),
+            "",
+        )
+        .await;
+        assert_eq!(
+            (status, code(&body)),
+            (StatusCode::BAD_REQUEST, wanted),
+            "{method} {query}: {body}"
+        );
     }
     // What a page on another origin needs.
     let origin = "https://app.example.com";
-    let asked = system.http.request(Method::OPTIONS, format!("{url}{OPEN}")).header("origin", origin);
-    let answer = asked.header("access-control-request-headers", "x-more").send().await.unwrap();
+    let asked = system
+        .http
+        .request(Method::OPTIONS, format!("{url}{OPEN}"))
+        .header("origin", origin);
+    let answer = asked
+        .header("access-control-request-headers", "x-more")
+        .send()
+        .await
+        .unwrap();
     assert_eq!(answer.status(), StatusCode::NO_CONTENT);
     assert_eq!(answer.headers()["access-control-allow-origin"], origin);
     assert_eq!(answer.headers()["access-control-allow-headers"], "x-more");
-    let answer = system.http.get(format!("{url}{OPEN}")).header("origin", origin).send().await.unwrap();
+    let answer = system
+        .http
+        .get(format!("{url}{OPEN}"))
+        .header("origin", origin)
+        .send()
+        .await
+        .unwrap();
     assert_eq!(answer.headers()["access-control-allow-origin"], origin);
 }
 
@@ -207,24 +285,42 @@ async fn a_poll_is_held_until_there_is_something_and_one_at_a_time() {
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
     let poll = Poll::join(&staff, &system.url("realtime")).await;
-    let (message, _) = tokio::join!(poll.packet("message:new", |p| find(p, "message:new")), staff.message(&contact, "user", "hello"));
+    let (message, _) = tokio::join!(
+        poll.packet("message:new", |p| find(p, "message:new")),
+        staff.message(&contact, "user", "hello")
+    );
     assert_eq!(message["message"]["content"], "hello");
     // Several packets in one body, each answered; too large a one is not read.
-    let (status, _) = poll.say(&format!("421[\"conversation:join\",\"{contact}\"]\u{1e}422[\"no:such\"]")).await;
+    let (status, _) = poll
+        .say(&format!(
+            "421[\"conversation:join\",\"{contact}\"]\u{1e}422[\"no:such\"]"
+        ))
+        .await;
     assert_eq!(status, StatusCode::OK);
     let mut answers = String::new();
     while answers.matches("43").count() < 2 {
         answers += &(poll.next().await.1 + "\n");
     }
-    assert!(answers.contains("431[{\"ok\":true}]") && answers.contains("432[{\"ok\":false,\"code\":\"UNKNOWN_EVENT\""), "{answers}");
-    assert_eq!(poll.say(&"x".repeat(70_000)).await.0, StatusCode::PAYLOAD_TOO_LARGE);
+    assert!(
+        answers.contains("431[{\"ok\":true}]")
+            && answers.contains("432[{\"ok\":false,\"code\":\"UNKNOWN_EVENT\""),
+        "{answers}"
+    );
+    assert_eq!(
+        poll.say(&"x".repeat(70_000)).await.0,
+        StatusCode::PAYLOAD_TOO_LARGE
+    );
 
     // Two polls at a time end the session.
     let (one, two) = tokio::join!(poll.next(), poll.next());
     let said = format!("{one:?} {two:?}");
     assert!(said.contains("closing") && said.contains("1002"), "{said}");
     let (status, body) = poll.next().await;
-    assert_eq!((status, code(&body)), (StatusCode::BAD_REQUEST, 1), "{body}");
+    assert_eq!(
+        (status, code(&body)),
+        (StatusCode::BAD_REQUEST, 1),
+        "{body}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -233,11 +329,18 @@ async fn a_session_changes_to_a_websocket_and_loses_nothing() {
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
     let poll = Poll::join(&staff, &system.url("realtime")).await;
-    let address = poll.url.replacen("http", "ws", 1).replace("transport=polling", "transport=websocket");
-    let mut web = Web { socket: connect_async(address).await.unwrap().0, closed: None };
+    let address = poll
+        .url
+        .replacen("http", "ws", 1)
+        .replace("transport=polling", "transport=websocket");
+    let mut web = Web {
+        socket: connect_async(address).await.unwrap().0,
+        closed: None,
+    };
     let held = async {
         // The open poll is let go once the probe is answered.
-        poll.packet("6", |packet| (packet == "6").then_some(())).await;
+        poll.packet("6", |packet| (packet == "6").then_some(()))
+            .await;
     };
     let probe = async {
         web.say("2probe").await;
@@ -249,7 +352,13 @@ async fn a_session_changes_to_a_websocket_and_loses_nothing() {
     web.say("5").await;
     for n in 0..5 {
         let message = web.event("message:new").await;
-        assert!(message["message"]["content"].as_str().unwrap().starts_with(&format!("{n} ")), "{message}");
+        assert!(
+            message["message"]["content"]
+                .as_str()
+                .unwrap()
+                .starts_with(&format!("{n} ")),
+            "{message}"
+        );
     }
     assert_eq!(poll.next().await.0, StatusCode::BAD_REQUEST);
 }
@@ -269,7 +378,11 @@ async fn who_does_not_come_in_properly_is_sent_away() {
     let mut web = Web::connect(&url).await;
     web.say("40{\"token\":\"bad\"}").await;
     let refused = web.next().await.unwrap();
-    assert!(refused.starts_with("44{\"message\":") && refused.contains("\"data\":{\"code\":\"INVALID_TOKEN\""), "{refused}");
+    assert!(
+        refused.starts_with("44{\"message\":")
+            && refused.contains("\"data\":{\"code\":\"INVALID_TOKEN\""),
+        "{refused}"
+    );
     web.say(&auth(&staff)).await;
     assert!(web.next().await.unwrap().starts_with("40{\"sid\":"));
     web.event("ready").await;
@@ -280,29 +393,53 @@ async fn who_does_not_come_in_properly_is_sent_away() {
     let mut flood = Web::join(&url, &staff).await;
     let mut polite = Web::join(&url, &staff).await;
     for _ in 0..500 {
-        if flood.socket.send(Frame::text("42[\"no:such\"]")).await.is_err() {
+        if flood
+            .socket
+            .send(Frame::text("42[\"no:such\"]"))
+            .await
+            .is_err()
+        {
             break;
         }
     }
     let (packets, code) = flood.rest().await;
     let last = find(&packets[packets.len() - 2], "closing");
-    assert_eq!((last, code), (Some(json!({"code": 4009, "reason": "too many bad frames", "reconnect": false})), Some(4009)));
+    assert_eq!(
+        (last, code),
+        (
+            Some(json!({"code": 4009, "reason": "too many bad frames", "reconnect": false})),
+            Some(4009)
+        )
+    );
     assert_eq!(packets.last().map(String::as_str), Some("41"));
     let contact = staff.new_contact().await;
     staff.message(&contact, "user", "still there").await;
-    assert_eq!(polite.event("message:new").await["message"]["content"], "still there");
+    assert_eq!(
+        polite.event("message:new").await["message"]["content"],
+        "still there"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_and_silent_clients_end_and_a_stop_sends_the_others_elsewhere() {
-    let bounds = [("SOCKET_QUEUE_BYTES", "1048576"), ("SOCKET_HANDSHAKE_TIMEOUT", "2s"), ("CORS_ORIGINS", "https://app.example.com")];
+    let bounds = [
+        ("SOCKET_QUEUE_BYTES", "1048576"),
+        ("SOCKET_HANDSHAKE_TIMEOUT", "2s"),
+        ("CORS_ORIGINS", "https://app.example.com"),
+    ];
     let system = System::start_with(Folder::new(), &[], &bounds).await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
     let url = system.url("realtime");
 
     // A page of another origin, and clients that do not say who they are.
-    let refused = system.http.get(format!("{url}{OPEN}")).header("origin", "https://evil.example").send().await.unwrap();
+    let refused = system
+        .http
+        .get(format!("{url}{OPEN}"))
+        .header("origin", "https://evil.example")
+        .send()
+        .await
+        .unwrap();
     assert_eq!(refused.status(), StatusCode::FORBIDDEN);
     let mut silent = Web::connect(&url).await;
     assert_eq!(silent.rest().await, (vec![], Some(4002)));
@@ -315,11 +452,18 @@ async fn slow_and_silent_clients_end_and_a_stop_sends_the_others_elsewhere() {
     fill(&staff, &contact, 300, 4_900).await;
     for n in 0..300 {
         let message = quick.event("message:new").await;
-        assert!(message["message"]["content"].as_str().unwrap().starts_with(&format!("{n} ")), "{n}");
+        assert!(
+            message["message"]["content"]
+                .as_str()
+                .unwrap()
+                .starts_with(&format!("{n} ")),
+            "{n}"
+        );
     }
     let packets = slow.rest().await;
     assert_eq!(
-        find(&packets[packets.len() - 2], "closing").map(|d| (d["code"].clone(), d["reconnect"].clone())),
+        find(&packets[packets.len() - 2], "closing")
+            .map(|d| (d["code"].clone(), d["reconnect"].clone())),
         Some((json!(4008), json!(true)))
     );
     assert_eq!(packets.last().map(String::as_str), Some("1"));
@@ -330,20 +474,44 @@ async fn slow_and_silent_clients_end_and_a_stop_sends_the_others_elsewhere() {
     let held = poll.rest();
     let stop = async {
         eventually("the poll is held", SOON, || async {
-            let metrics = system.http.get(format!("{url}/metrics")).send().await.ok()?.text().await.ok()?;
-            metrics.lines().any(|line| line.starts_with("realtime_polls_held") && line.ends_with(" 1")).then_some(())
+            let metrics = system
+                .http
+                .get(format!("{url}/metrics"))
+                .send()
+                .await
+                .ok()?
+                .text()
+                .await
+                .ok()?;
+            metrics
+                .lines()
+                .any(|line| line.starts_with("realtime_polls_held") && line.ends_with(" 1"))
+                .then_some(())
         })
         .await;
         let pid = system.signal("-TERM", "realtime");
-        eventually("realtime is restarted", AFTER_FAULT, || async { system.pid("realtime").filter(|now| *now != pid) }).await;
+        eventually("realtime is restarted", AFTER_FAULT, || async {
+            system.pid("realtime").filter(|now| *now != pid)
+        })
+        .await;
     };
     let told = async { quick.rest().await };
     let (polled, told, ()) = tokio::join!(timeout(Duration::from_secs(60), held), told, stop);
-    let is_told =
-        |packets: &[String]| packets.iter().filter_map(|p| find(p, "closing")).any(|d| d["code"] == 1001 && d["reconnect"] == true);
-    assert!(is_told(&told.0) && told.1 == Some(1001) && !told.0.iter().any(|p| p == "41"), "{told:?}");
+    let is_told = |packets: &[String]| {
+        packets
+            .iter()
+            .filter_map(|p| find(p, "closing"))
+            .any(|d| d["code"] == 1001 && d["reconnect"] == true)
+    };
+    assert!(
+        is_told(&told.0) && told.1 == Some(1001) && !told.0.iter().any(|p| p == "41"),
+        "{told:?}"
+    );
     let polled = polled.unwrap();
-    assert!(is_told(&polled) && polled.last().is_some_and(|p| p == "1"), "{polled:?}");
+    assert!(
+        is_told(&polled) && polled.last().is_some_and(|p| p == "1"),
+        "{polled:?}"
+    );
     system.await_ready().await;
     Web::join(&url, &staff).await;
 }

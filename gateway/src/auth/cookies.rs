@@ -1,5 +1,6 @@
-//! Refresh tokens in a cookie that no script can read, for browsers (`REFRESH_TOKEN_COOKIE`). Against requests that another
-//! site's page makes the browser send, a second cookie, which only our own page can read, must come back in a header.
+//! Refresh tokens in a cookie that no script can read, for browsers (`REFRESH_TOKEN_COOKIE`).
+//! Against requests that another site's page makes the browser send, a second cookie, which only
+//! our own page can read, must come back in a header.
 
 use std::time::Duration;
 
@@ -41,9 +42,15 @@ impl Cookies {
     }
 
     fn append(&self, headers: &mut HeaderMap, refresh_token: &str, csrf: &str, ttl: Duration) {
-        for (name, value, path, http_only) in [(REFRESH, refresh_token, REFRESH_PATH, true), (CSRF, csrf, "/", false)] {
+        for (name, value, path, http_only) in [
+            (REFRESH, refresh_token, REFRESH_PATH, true),
+            (CSRF, csrf, "/", false),
+        ] {
             let max_age = cookie::time::Duration::seconds(ttl.as_secs() as i64);
-            let cookie = Cookie::build((name, value)).path(path).max_age(max_age).same_site(SameSite::Strict);
+            let cookie = Cookie::build((name, value))
+                .path(path)
+                .max_age(max_age)
+                .same_site(SameSite::Strict);
             let cookie = cookie.http_only(http_only).secure(self.secure).build();
             // Tokens and hexadecimal digits are fit for a header.
             if let Ok(value) = HeaderValue::from_str(&cookie.to_string()) {
@@ -53,9 +60,13 @@ impl Cookies {
     }
 }
 
-/// A new CSRF token. It is also told in the body: a page on another host than the API cannot read the API's cookies.
+/// A new CSRF token. It is also told in the body: a page on another host than the API cannot read
+/// the API's cookies.
 pub fn csrf_token() -> String {
-    rand::random::<[u8; CSRF_BYTES]>().iter().map(|b| format!("{b:02x}")).collect()
+    rand::random::<[u8; CSRF_BYTES]>()
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect()
 }
 
 /// The refresh token that the browser sent, if it sent one.
@@ -63,17 +74,32 @@ pub fn csrf_token() -> String {
 /// # Errors
 /// [`Problem::Csrf`] if it did, and the header does not repeat the other cookie.
 pub fn refresh_token(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let Some(token) = find(headers, REFRESH) else { return Ok(None) };
-    let header = headers.get(CSRF_HEADER).map(HeaderValue::as_bytes).unwrap_or_default();
+    let Some(token) = find(headers, REFRESH) else {
+        return Ok(None);
+    };
+    let header = headers
+        .get(CSRF_HEADER)
+        .map(HeaderValue::as_bytes)
+        .unwrap_or_default();
     let cookie = find(headers, CSRF).unwrap_or_default();
     let repeated = !cookie.is_empty() && bool::from(cookie.as_bytes().ct_eq(header));
-    if repeated { Ok(Some(token)) } else { Err(Problem::Csrf) }
+    if repeated {
+        Ok(Some(token))
+    } else {
+        Err(Problem::Csrf)
+    }
 }
 
 fn find(headers: &HeaderMap, name: &str) -> Option<String> {
-    let sent = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
+    let sent = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|line| line.to_str().ok());
     let mut cookies = sent.flat_map(Cookie::split_parse).filter_map(Result::ok);
-    cookies.find(|cookie| cookie.name() == name).map(|cookie| cookie.value().to_owned()).filter(|value| !value.is_empty())
+    cookies
+        .find(|cookie| cookie.name() == name)
+        .map(|cookie| cookie.value().to_owned())
+        .filter(|value| !value.is_empty())
 }
 
 #[cfg(test)]
@@ -83,7 +109,11 @@ mod tests {
     fn set(secure: bool, ttl: Duration, token: &str) -> Vec<String> {
         let mut headers = HeaderMap::new();
         Cookies { secure, ttl }.append(&mut headers, token, "cafe", ttl);
-        headers.get_all(header::SET_COOKIE).iter().map(|v| v.to_str().unwrap().to_owned()).collect()
+        headers
+            .get_all(header::SET_COOKIE)
+            .iter()
+            .map(|v| v.to_str().unwrap().to_owned())
+            .collect()
     }
 
     #[test]
@@ -110,7 +140,10 @@ mod tests {
             }
             refresh_token(&headers)
         };
-        assert_eq!(read("refreshToken=a.b.c; csrfToken=cafe", Some("cafe")), Ok(Some("a.b.c".to_owned())));
+        assert_eq!(
+            read("refreshToken=a.b.c; csrfToken=cafe", Some("cafe")),
+            Ok(Some("a.b.c".to_owned()))
+        );
         assert_eq!(read("csrfToken=cafe", None), Ok(None));
         assert_eq!(read("refreshToken=", None), Ok(None));
         for (cookie, header) in [
@@ -120,7 +153,11 @@ mod tests {
             ("refreshToken=a.b.c", Some("")),
             ("refreshToken=a.b.c", None),
         ] {
-            assert_eq!(read(cookie, header), Err(Problem::Csrf), "{cookie} {header:?}");
+            assert_eq!(
+                read(cookie, header),
+                Err(Problem::Csrf),
+                "{cookie} {header:?}"
+            );
         }
     }
 }

@@ -1,6 +1,7 @@
-//! Tokens that grant another thing than access: a refresh token grants the next access token, an invitation a place among a
-//! company's staff. They are signed with another key than access tokens, and each kind names its audience, so that none passes
-//! for another. Whether one was used before is not known here.
+//! Tokens that grant another thing than access: a refresh token grants the next access token, an
+//! invitation a place among a company's staff. They are signed with another key than access tokens,
+//! and each kind names its audience, so that none passes for another. Whether one was used before
+//! is not known here.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,8 @@ use crate::problem::Problem;
 
 /// How long an invitation can be accepted.
 pub const INVITATION_TTL: Duration = Duration::from_secs(7 * 86_400);
-/// Longest token that is looked at, in bytes; ours have about 400, and an invitation's email at most 254 characters more.
+/// Longest token that is looked at, in bytes; ours have about 400, and an invitation's email at
+/// most 254 characters more.
 const MAX_TOKEN_BYTES: usize = 4_096;
 
 /// What a kind of token says.
@@ -77,16 +79,29 @@ impl Grants {
     /// With `JWT_REFRESH_SECRET`.
     pub fn new(secret: &SecretString) -> Grants {
         let secret = secret.expose_secret().as_bytes();
-        Grants(Arc::new((EncodingKey::from_secret(secret), DecodingKey::from_secret(secret))))
+        Grants(Arc::new((
+            EncodingKey::from_secret(secret),
+            DecodingKey::from_secret(secret),
+        )))
     }
 
     /// A token that is good for `ttl`.
     ///
     /// # Errors
     /// None but a bug of ours.
-    pub fn sign<G: Grant>(&self, grant: G, ttl: Duration, now: Timestamp) -> Result<String, Problem> {
+    pub fn sign<G: Grant>(
+        &self,
+        grant: G,
+        ttl: Duration,
+        now: Timestamp,
+    ) -> Result<String, Problem> {
         let iat = now.millis() / 1_000;
-        let claims = Claims { aud: G::AUDIENCE.into(), iat, exp: iat + ttl.as_secs() as i64, grant };
+        let claims = Claims {
+            aud: G::AUDIENCE.into(),
+            iat,
+            exp: iat + ttl.as_secs() as i64,
+            grant,
+        };
         jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.0.0).map_err(|e| {
             tracing::error!(error = %e, "a token cannot be signed");
             Problem::Internal
@@ -96,7 +111,8 @@ impl Grants {
     /// What a token grants.
     ///
     /// # Errors
-    /// [`Problem::TokenExpired`], or [`Problem::InvalidToken`] if it is not ours or of another kind.
+    /// [`Problem::TokenExpired`], or [`Problem::InvalidToken`] if it is not ours or of another
+    /// kind.
     pub fn verify<G: Grant>(&self, token: &str) -> Result<G, Problem> {
         let mut rules = Validation::new(Algorithm::HS256);
         rules.leeway = 0;
@@ -126,11 +142,20 @@ mod tests {
 
     fn refresh() -> Refresh {
         let [user_id, company_id, sid, jti] = [1, 2, 3, 4].map(|n| Id::from_bytes([n; 12]));
-        Refresh { user_id, company_id, sid, jti }
+        Refresh {
+            user_id,
+            company_id,
+            sid,
+            jti,
+        }
     }
 
     fn invitation() -> Invitation {
-        Invitation { company_id: Id::from_bytes([2; 12]), email: Email::new("a@b.example").unwrap(), role: StaffRole::Receptionist }
+        Invitation {
+            company_id: Id::from_bytes([2; 12]),
+            email: Email::new("a@b.example").unwrap(),
+            role: StaffRole::Receptionist,
+        }
     }
 
     #[test]
@@ -138,12 +163,20 @@ mod tests {
         let ours = grants("s");
         let token = ours.sign(refresh(), DAY, Timestamp::now()).unwrap();
         assert_eq!(ours.verify(&token), Ok(refresh()));
-        assert_eq!(grants("t").verify::<Refresh>(&token), Err(Problem::InvalidToken));
+        assert_eq!(
+            grants("t").verify::<Refresh>(&token),
+            Err(Problem::InvalidToken)
+        );
         let token = ours.sign(invitation(), DAY, Timestamp::now()).unwrap();
         assert_eq!(ours.verify(&token), Ok(invitation()));
-        let old = ours.sign(refresh(), DAY, Timestamp::from_millis(0)).unwrap();
+        let old = ours
+            .sign(refresh(), DAY, Timestamp::from_millis(0))
+            .unwrap();
         assert_eq!(ours.verify::<Refresh>(&old), Err(Problem::TokenExpired));
-        assert_eq!(ours.verify::<Refresh>(&"x".repeat(MAX_TOKEN_BYTES + 1)), Err(Problem::InvalidToken));
+        assert_eq!(
+            ours.verify::<Refresh>(&"x".repeat(MAX_TOKEN_BYTES + 1)),
+            Err(Problem::InvalidToken)
+        );
     }
 
     #[test]
@@ -151,7 +184,12 @@ mod tests {
         let ours = grants("s");
         let exp = Timestamp::now().plus(DAY).millis() / 1_000;
         let mut all: Value = serde_json::to_value(refresh()).unwrap();
-        all.as_object_mut().unwrap().append(serde_json::to_value(invitation()).unwrap().as_object_mut().unwrap());
+        all.as_object_mut().unwrap().append(
+            serde_json::to_value(invitation())
+                .unwrap()
+                .as_object_mut()
+                .unwrap(),
+        );
         for (aud, is_refresh, is_invitation) in [
             (json!("refresh"), true, false),
             (json!("invitation"), false, true),
@@ -163,9 +201,13 @@ mod tests {
             all["aud"] = aud.clone();
             let mut claims = all.clone();
             claims.as_object_mut().unwrap().retain(|_, v| !v.is_null());
-            let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &ours.0.0).unwrap();
+            let token =
+                jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &ours.0.0).unwrap();
             assert_eq!(
-                (ours.verify::<Refresh>(&token).is_ok(), ours.verify::<Invitation>(&token).is_ok()),
+                (
+                    ours.verify::<Refresh>(&token).is_ok(),
+                    ours.verify::<Invitation>(&token).is_ok()
+                ),
                 (is_refresh, is_invitation),
                 "{aud}"
             );

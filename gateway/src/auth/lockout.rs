@@ -1,5 +1,6 @@
-//! Lockout: five failed logins of one email within 15 minutes lock it for 15 more, on all gateways, whether there is such a
-//! user or not. An attempt counts *before* its password is checked, so that many at once are no more than five.
+//! Lockout: five failed logins of one email within 15 minutes lock it for 15 more, on all gateways,
+//! whether there is such a user or not. An attempt counts *before* its password is checked, so that
+//! many at once are no more than five.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -18,7 +19,8 @@ use nats::runtime::bucket::{Bucket, BucketError};
 
 /// Attempts within the window that lock.
 const ATTEMPTS: usize = 5;
-/// Attempts of one email at once that may overtake ours before it is refused. Each round of many at once has one winner.
+/// Attempts of one email at once that may overtake ours before it is refused. Each round of many at
+/// once has one winner.
 const TRIES: u32 = 3 * ATTEMPTS as u32;
 
 /// The bucket `lockouts`.
@@ -27,7 +29,8 @@ pub struct Lockout {
     bucket: Bucket,
 }
 
-/// Attempts that have failed or are being checked, oldest first, as the bucket keeps them. The key is a digest of the email.
+/// Attempts that have failed or are being checked, oldest first, as the bucket keeps them. The key
+/// is a digest of the email.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Attempts {
     at: Vec<Timestamp>,
@@ -56,22 +59,33 @@ impl Attempts {
 impl Lockout {
     /// Asks nothing yet.
     pub fn new(connection: Connection) -> Lockout {
-        Lockout { bucket: Bucket::new(connection, stream::LOCKOUTS) }
+        Lockout {
+            bucket: Bucket::new(connection, stream::LOCKOUTS),
+        }
     }
 
     /// Counts an attempt that is about to be checked.
     ///
     /// # Errors
-    /// [`Problem::Locked`] after five; if the bucket does not answer, the attempt must not be checked either.
+    /// [`Problem::Locked`] after five; if the bucket does not answer, the attempt must not be
+    /// checked either.
     pub async fn reserve(&self, email: &Email) -> Result<(), Problem> {
         let key = key(email);
         for _ in 0..TRIES {
             let entry = self.bucket.read::<Attempts>(&key).await?;
-            let attempts = entry.value.unwrap_or_default().with(Timestamp::now()).map_err(|Locked(left)| {
-                counter!("login_refused_total", "reason" => "locked").increment(1);
-                Problem::Locked { left }
-            })?;
-            match self.bucket.write(&key, &attempts, entry.revision, LOCKOUT_WINDOW).await {
+            let attempts = entry
+                .value
+                .unwrap_or_default()
+                .with(Timestamp::now())
+                .map_err(|Locked(left)| {
+                    counter!("login_refused_total", "reason" => "locked").increment(1);
+                    Problem::Locked { left }
+                })?;
+            match self
+                .bucket
+                .write(&key, &attempts, entry.revision, LOCKOUT_WINDOW)
+                .await
+            {
                 Ok(()) => {
                     if attempts.at.len() == ATTEMPTS {
                         warn!(key, "unless this login is good, the email is locked");
@@ -85,7 +99,8 @@ impl Lockout {
         Err(BucketError::Overtaken.into())
     }
 
-    /// Forgets the attempts: the password was right. Where the bucket does not answer they go on counting, which harms nobody.
+    /// Forgets the attempts: the password was right. Where the bucket does not answer they go on
+    /// counting, which harms nobody.
     pub async fn forget(&self, email: &Email) {
         // What went wrong is in the log by now.
         let _ = self.bucket.remove(&key(email), None).await;
@@ -94,10 +109,12 @@ impl Lockout {
 
 /// The bucket does not tell whose logins fail.
 fn key(email: &Email) -> String {
-    Sha256::digest(email.as_str()).iter().fold(String::new(), |mut key, byte| {
-        let _ = write!(key, "{byte:02x}"); // a String takes everything
-        key
-    })
+    Sha256::digest(email.as_str())
+        .iter()
+        .fold(String::new(), |mut key, byte| {
+            let _ = write!(key, "{byte:02x}"); // a String takes everything
+            key
+        })
 }
 
 #[cfg(test)]
@@ -109,7 +126,9 @@ mod tests {
     }
 
     fn attempts(minutes: &[u64]) -> Attempts {
-        Attempts { at: minutes.iter().map(|m| minute(*m)).collect() }
+        Attempts {
+            at: minutes.iter().map(|m| minute(*m)).collect(),
+        }
     }
 
     #[test]
@@ -117,20 +136,29 @@ mod tests {
         let five = || attempts(&[0, 3, 6, 9, 14]);
         assert_eq!(five().with(minute(14)).unwrap_err(), Locked(LOCKOUT_WINDOW));
         // The first failure is over the window by now; the lock is not.
-        assert_eq!(five().with(minute(28)).unwrap_err(), Locked(Duration::from_secs(60)));
+        assert_eq!(
+            five().with(minute(28)).unwrap_err(),
+            Locked(Duration::from_secs(60))
+        );
         assert_eq!(five().with(minute(29)).unwrap().at, [minute(29)]);
     }
 
     #[test]
     fn failures_older_than_the_window_do_not_count() {
-        assert_eq!(attempts(&[0, 1, 2, 3]).with(minute(16)).unwrap().at, [2, 3, 16].map(minute));
+        assert_eq!(
+            attempts(&[0, 1, 2, 3]).with(minute(16)).unwrap().at,
+            [2, 3, 16].map(minute)
+        );
         assert_eq!(Attempts::default().with(minute(0)).unwrap().at, [minute(0)]);
     }
 
     #[test]
     fn the_key_is_a_digest_that_ignores_case() {
         let email = |text| Email::new(text).unwrap();
-        assert_eq!(key(&email("Ada@Example.com")), key(&email("ada@example.com")));
+        assert_eq!(
+            key(&email("Ada@Example.com")),
+            key(&email("ada@example.com"))
+        );
         assert_eq!(key(&email("abc@example.com")).len(), 64);
     }
 }

@@ -1,5 +1,5 @@
-//! What the routes under `/auth` share: everything that it takes to let somebody in, and the answer that does. Which request
-//! needs what is the routes' matter.
+//! What the routes under `/auth` share: everything that it takes to let somebody in, and the answer
+//! that does. Which request needs what is the routes' matter.
 
 use std::time::Duration;
 
@@ -48,7 +48,12 @@ impl Logins {
         now: Timestamp,
     ) -> Result<Response, Problem> {
         let (access, expires_in) = self.tokens.issue(user, open.session, now)?;
-        let refresh = Refresh { user_id: user.id, company_id: user.company_id, sid: open.session, jti: open.token };
+        let refresh = Refresh {
+            user_id: user.id,
+            company_id: user.company_id,
+            sid: open.session,
+            jti: open.token,
+        };
         let refresh = self.grants.sign(refresh, self.refresh_ttl, now)?;
         body.insert("accessToken".into(), json!(access));
         body.insert("expiresIn".into(), json!(expires_in));

@@ -1,4 +1,5 @@
-//! Password hashes: bcrypt off the async threads, no more at a time than there are cores. Counts no failures; see `lockout`.
+//! Password hashes: bcrypt off the async threads, no more at a time than there are cores. Counts no
+//! failures; see `lockout`.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -34,9 +35,17 @@ impl Passwords {
     /// The system gives no random numbers.
     pub fn new(rounds: u32) -> Result<Passwords, bcrypt::BcryptError> {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let nobodys = format!("{}{}", Id::generate(Timestamp::now()), TraceContext::generate().trace_id());
+        let nobodys = format!(
+            "{}{}",
+            Id::generate(Timestamp::now()),
+            TraceContext::generate().trace_id()
+        );
         let decoy = bcrypt::hash(nobodys, rounds)?.into();
-        Ok(Passwords { rounds, slots: Arc::new(Semaphore::new(cores)), decoy })
+        Ok(Passwords {
+            rounds,
+            slots: Arc::new(Semaphore::new(cores)),
+            decoy,
+        })
     }
 
     /// Waits for a turn.
@@ -56,33 +65,49 @@ impl Passwords {
     /// As [`Passwords::turn`].
     pub async fn hash(&self, password: String) -> Result<String, Problem> {
         let (turn, rounds) = (self.turn().await?, self.rounds);
-        blocking(turn, move || bcrypt::hash(password, rounds)).await?.map_err(|e| {
-            tracing::error!(error = %e, "a password cannot be hashed");
-            Problem::Internal
-        })
+        blocking(turn, move || bcrypt::hash(password, rounds))
+            .await?
+            .map_err(|e| {
+                tracing::error!(error = %e, "a password cannot be hashed");
+                Problem::Internal
+            })
     }
 
     /// Whether it is the user's password; as slow for a user that does not exist.
     ///
     /// # Errors
     /// None but a bug of ours.
-    pub async fn check(&self, turn: Turn, password: String, hash: Option<String>) -> Result<bool, Problem> {
-        // Nobody has a password of another length, and bcrypt would compare a longer one's beginning.
+    pub async fn check(
+        &self,
+        turn: Turn,
+        password: String,
+        hash: Option<String>,
+    ) -> Result<bool, Problem> {
+        // Nobody has a password of another length, and bcrypt would compare a longer one's
+        // beginning.
         let possible = hash.is_some() && PASSWORD_BYTES.contains(&password.len());
         let hash = hash.unwrap_or_else(|| self.decoy.to_string());
-        let matches = blocking(turn, move || bcrypt::verify(password, &hash).unwrap_or(false)).await?;
+        let matches = blocking(turn, move || {
+            bcrypt::verify(password, &hash).unwrap_or(false)
+        })
+        .await?;
         Ok(matches && possible)
     }
 }
 
 /// The turn goes with the work: a caller who leaves does not end it.
-async fn blocking<T: Send + 'static>(turn: Turn, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+async fn blocking<T: Send + 'static>(
+    turn: Turn,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Problem> {
     let work = move || {
         let done = work();
         drop(turn);
         done
     };
-    tokio::task::spawn_blocking(work).await.map_err(|_| Problem::Internal)
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| Problem::Internal)
 }
 
 #[cfg(test)]
@@ -95,7 +120,10 @@ mod tests {
         let hash = passwords.hash("correct horse".into()).await.unwrap();
         let check = async |password: &str, hash: Option<&String>| {
             let turn = passwords.turn().await.unwrap();
-            passwords.check(turn, password.into(), hash.cloned()).await.unwrap()
+            passwords
+                .check(turn, password.into(), hash.cloned())
+                .await
+                .unwrap()
         };
         assert!(check("correct horse", Some(&hash)).await);
         assert!(!check("wrong horse", Some(&hash)).await);
@@ -107,7 +135,21 @@ mod tests {
         let passwords = Passwords::new(4).unwrap();
         let longest = "x".repeat(*PASSWORD_BYTES.end());
         let hash = passwords.hash(longest.clone()).await.unwrap();
-        assert!(passwords.check(passwords.turn().await.unwrap(), longest.clone(), Some(hash.clone())).await.unwrap());
-        assert!(!passwords.check(passwords.turn().await.unwrap(), longest + "y", Some(hash)).await.unwrap());
+        assert!(
+            passwords
+                .check(
+                    passwords.turn().await.unwrap(),
+                    longest.clone(),
+                    Some(hash.clone())
+                )
+                .await
+                .unwrap()
+        );
+        assert!(
+            !passwords
+                .check(passwords.turn().await.unwrap(), longest + "y", Some(hash))
+                .await
+                .unwrap()
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! Where a request comes from: the peer of the connection, or, past proxies that are trusted by name, the address that the
-//! nearest trusted one saw. What anybody else claims in `X-Forwarded-For` counts for nothing.
+//! Where a request comes from: the peer of the connection, or, past proxies that are trusted by
+//! name, the address that the nearest trusted one saw. What anybody else claims in
+//! `X-Forwarded-For` counts for nothing.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -46,7 +47,8 @@ impl TrustedProxies {
         self.0.iter().any(|network| network.contains(&address))
     }
 
-    /// Each proxy appends whom it heard, so only the right end of the list, as far as trusted proxies wrote it, is true.
+    /// Each proxy appends whom it heard, so only the right end of the list, as far as trusted
+    /// proxies wrote it, is true.
     fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let mut client = peer;
         let lines = headers.get_all(FORWARDED_FOR).iter().rev();
@@ -64,20 +66,28 @@ impl TrustedProxies {
 /// `192.0.2.1`, `192.0.2.1:5000`, `2001:db8::1`, `[2001:db8::1]:5000`
 fn hop(text: &str) -> Option<IpAddr> {
     let text = text.trim();
-    let address = text.parse().or_else(|_| text.parse::<SocketAddr>().map(|socket| socket.ip()));
+    let address = text
+        .parse()
+        .or_else(|_| text.parse::<SocketAddr>().map(|socket| socket.ip()));
     address.ok().map(|address: IpAddr| address.to_canonical())
 }
 
 /// What one party is likely to own: an IPv4 address, or the network of an IPv6 address.
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
-        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << (128 - IPV6_NETWORK_BITS))).into(),
+        IpAddr::V6(v6) => {
+            Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << (128 - IPV6_NETWORK_BITS))).into()
+        }
         v4 => v4,
     }
 }
 
 /// A layer: puts the [`ClientAddress`] into the request.
-pub async fn resolve(State(trusted): State<TrustedProxies>, mut request: Request, next: Next) -> Response {
+pub async fn resolve(
+    State(trusted): State<TrustedProxies>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     if let Some(Peer(peer)) = request.extensions().get::<Peer>().copied() {
         let client = trusted.client(peer, request.headers());
         request.extensions_mut().insert(ClientAddress(client));
@@ -97,8 +107,13 @@ mod tests {
     }
 
     fn client(list: &str, peer: &str, lines: &[&str]) -> String {
-        let headers = lines.iter().map(|line| (FORWARDED_FOR.parse().unwrap(), line.parse().unwrap())).collect();
-        trusted(list).client(peer.parse().unwrap(), &headers).to_string()
+        let headers = lines
+            .iter()
+            .map(|line| (FORWARDED_FOR.parse().unwrap(), line.parse().unwrap()))
+            .collect();
+        trusted(list)
+            .client(peer.parse().unwrap(), &headers)
+            .to_string()
     }
 
     #[test]
@@ -106,17 +121,32 @@ mod tests {
         let balancer = "10.0.0.0/8,2001:db8::1";
         assert_eq!(client("", "10.0.0.1", &["1.1.1.1"]), "10.0.0.1");
         assert_eq!(client(balancer, "9.9.9.9", &["1.1.1.1"]), "9.9.9.9");
-        assert_eq!(client(balancer, "10.0.0.1", &["6.6.6.6, 1.1.1.1"]), "1.1.1.1");
-        assert_eq!(client(balancer, "10.0.0.1", &["6.6.6.6", "1.1.1.1, 10.0.0.2"]), "1.1.1.1");
-        assert_eq!(client(balancer, "2001:db8::1", &["[2001:db8:1::5]:99"]), "2001:db8:1::5");
+        assert_eq!(
+            client(balancer, "10.0.0.1", &["6.6.6.6, 1.1.1.1"]),
+            "1.1.1.1"
+        );
+        assert_eq!(
+            client(balancer, "10.0.0.1", &["6.6.6.6", "1.1.1.1, 10.0.0.2"]),
+            "1.1.1.1"
+        );
+        assert_eq!(
+            client(balancer, "2001:db8::1", &["[2001:db8:1::5]:99"]),
+            "2001:db8:1::5"
+        );
         assert_eq!(client(balancer, "10.0.0.1", &["::ffff:1.1.1.1"]), "1.1.1.1");
     }
 
     #[test]
     fn without_a_readable_claim_the_nearest_known_hop_counts() {
         assert_eq!(client("10.0.0.0/8", "10.0.0.1", &[]), "10.0.0.1");
-        assert_eq!(client("10.0.0.0/8", "10.0.0.1", &["10.0.0.3,10.0.0.2"]), "10.0.0.3");
-        assert_eq!(client("10.0.0.0/8", "10.0.0.1", &["1.1.1.1, unknown, 10.0.0.2"]), "10.0.0.2");
+        assert_eq!(
+            client("10.0.0.0/8", "10.0.0.1", &["10.0.0.3,10.0.0.2"]),
+            "10.0.0.3"
+        );
+        assert_eq!(
+            client("10.0.0.0/8", "10.0.0.1", &["1.1.1.1, unknown, 10.0.0.2"]),
+            "10.0.0.2"
+        );
         assert_eq!(client("10.0.0.0/8", "10.0.0.1", &["1.1.1.1,"]), "10.0.0.1");
     }
 
@@ -131,7 +161,10 @@ mod tests {
 
     #[test]
     fn what_is_no_network_is_a_problem() {
-        let mut settings = Settings::of([("TRUSTED_PROXIES".to_owned(), "10.0.0.0/8, proxy, 10.0.0.0/33".to_owned())]);
+        let mut settings = Settings::of([(
+            "TRUSTED_PROXIES".to_owned(),
+            "10.0.0.0/8, proxy, 10.0.0.0/33".to_owned(),
+        )]);
         TrustedProxies::read(&mut settings);
         assert_eq!(settings.finish().unwrap_err().0.len(), 2);
     }

@@ -1,4 +1,5 @@
-//! Which pages may call the API from a browser: `CORS_ORIGINS`. Callers that are no browsers are not concerned by it.
+//! Which pages may call the API from a browser: `CORS_ORIGINS`. Callers that are no browsers are
+//! not concerned by it.
 
 use std::time::Duration;
 
@@ -19,7 +20,8 @@ pub enum Origins {
 }
 
 impl Origins {
-    /// Reads `CORS_ORIGINS`: exact origins with commas, or `*`. Unset: any in development, none in production.
+    /// Reads `CORS_ORIGINS`: exact origins with commas, or `*`. Unset: any in development, none in
+    /// production.
     pub fn read(settings: &mut Settings, environment: Environment) -> Origins {
         let production = environment == Environment::Production;
         let given = settings.list("CORS_ORIGINS");
@@ -35,7 +37,9 @@ impl Origins {
         let origins = given.iter().filter_map(|text| {
             let found = origin(text);
             if found.is_none() {
-                settings.problem(format!("CORS_ORIGINS must hold origins such as https://app.example.com, not `{text}`"));
+                settings.problem(format!(
+                    "CORS_ORIGINS must hold origins such as https://app.example.com, not `{text}`"
+                ));
             }
             found
         });
@@ -45,7 +49,13 @@ impl Origins {
     /// The layer that answers preflights, and marks answers for the browser.
     pub fn layer(&self) -> CorsLayer {
         let layer = CorsLayer::new()
-            .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
+            .allow_methods([
+                Method::GET,
+                Method::POST,
+                Method::PUT,
+                Method::PATCH,
+                Method::DELETE,
+            ])
             .allow_headers([
                 header::AUTHORIZATION,
                 header::CONTENT_TYPE,
@@ -69,7 +79,9 @@ impl Origins {
             .max_age(MAX_AGE);
         match self {
             Origins::Any => layer.allow_origin(AllowOrigin::any()),
-            Origins::Listed(origins) => layer.allow_origin(AllowOrigin::list(origins.iter().cloned())).allow_credentials(true),
+            Origins::Listed(origins) => layer
+                .allow_origin(AllowOrigin::list(origins.iter().cloned()))
+                .allow_credentials(true),
         }
     }
 }
@@ -78,8 +90,11 @@ impl Origins {
 fn origin(text: &str) -> Option<HeaderValue> {
     let text = text.strip_suffix('/').unwrap_or(text).to_ascii_lowercase();
     let uri: Uri = text.parse().ok()?;
-    let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'))?;
-    let exact = matches!(uri.scheme_str(), Some("http" | "https")) && text == format!("{}://{authority}", uri.scheme_str()?);
+    let authority = uri
+        .authority()
+        .filter(|authority| !authority.as_str().contains('@'))?;
+    let exact = matches!(uri.scheme_str(), Some("http" | "https"))
+        && text == format!("{}://{authority}", uri.scheme_str()?);
     exact.then(|| HeaderValue::from_str(&text).ok()).flatten()
 }
 
@@ -90,14 +105,32 @@ mod tests {
     fn read(value: &str, environment: Environment) -> (Origins, usize) {
         let mut settings = Settings::of([("CORS_ORIGINS".to_owned(), value.to_owned())]);
         let origins = Origins::read(&mut settings, environment);
-        (origins, settings.finish().map_or_else(|problems| problems.0.len(), |()| 0))
+        (
+            origins,
+            settings
+                .finish()
+                .map_or_else(|problems| problems.0.len(), |()| 0),
+        )
     }
 
     #[test]
     fn production_names_its_pages() {
-        let listed = |origins: &[&'static str]| Origins::Listed(origins.iter().map(|o| HeaderValue::from_static(o)).collect());
+        let listed = |origins: &[&'static str]| {
+            Origins::Listed(
+                origins
+                    .iter()
+                    .map(|o| HeaderValue::from_static(o))
+                    .collect(),
+            )
+        };
         let two = "https://App.example.com/, http://localhost:3000";
-        assert_eq!(read(two, Environment::Production), (listed(&["https://app.example.com", "http://localhost:3000"]), 0));
+        assert_eq!(
+            read(two, Environment::Production),
+            (
+                listed(&["https://app.example.com", "http://localhost:3000"]),
+                0
+            )
+        );
         assert_eq!(read("*", Environment::Production), (Origins::Any, 1));
         assert_eq!(read("*", Environment::Development), (Origins::Any, 0));
         assert_eq!(read("", Environment::Production), (listed(&[]), 0));

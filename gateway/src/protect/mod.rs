@@ -1,5 +1,5 @@
-//! What stands between the network and the routes, and in which order. Who the caller is, and the rate limits, are layers
-//! of the routes themselves, which know to whom they apply.
+//! What stands between the network and the routes, and in which order. Who the caller is, and the
+//! rate limits, are layers of the routes themselves, which know to whom they apply.
 
 mod address;
 mod cors;
@@ -28,11 +28,14 @@ use crate::problem::Problem;
 const KIB: usize = 1024;
 /// Largest body.
 const BODY_BYTES: usize = 10 * KIB * KIB;
-/// A body up to this is not counted among the large ones: as many as there can be requests have room.
+/// A body up to this is not counted among the large ones: as many as there can be requests have
+/// room.
 const SMALL_BODY_BYTES: usize = 64 * KIB;
-/// Large bodies at a time, together; beyond it 503. One that does not say its length counts as the largest.
+/// Large bodies at a time, together; beyond it 503. One that does not say its length counts as the
+/// largest.
 const LARGE_BODIES_BYTES: usize = 256 * KIB * KIB;
-/// A request must be answered within this, its body and all waits counted. Less than the balancer waits (75 s).
+/// A request must be answered within this, its body and all waits counted. Less than the balancer
+/// waits (75 s).
 const REQUEST_WITHIN: Duration = Duration::from_secs(60);
 
 /// How the API is protected.
@@ -53,20 +56,29 @@ impl Protection {
             .layer(DefaultBodyLimit::max(BODY_BYTES))
             .layer(from_fn_with_state(self.trusted, address::resolve))
             .layer(from_fn(bound_time))
-            .layer(from_fn_with_state(Arc::new(Semaphore::new(self.max_in_flight)), bound_in_flight))
+            .layer(from_fn_with_state(
+                Arc::new(Semaphore::new(self.max_in_flight)),
+                bound_in_flight,
+            ))
             .layer(from_fn(uri::check))
             .layer(self.origins.layer())
             .layer(from_fn(observe))
     }
 }
 
-/// Everything that this port serves, the operator's routes too, with the headers that every answer has.
+/// Everything that this port serves, the operator's routes too, with the headers that every answer
+/// has.
 pub fn with_security_headers(api: Router, ops: Router, production: bool) -> Router {
     let ops = ops.method_not_allowed_fallback(|| async { Problem::Method });
-    api.merge(ops).layer(from_fn_with_state(production, headers::set))
+    api.merge(ops)
+        .layer(from_fn_with_state(production, headers::set))
 }
 
-async fn bound_in_flight(State(slots): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
+async fn bound_in_flight(
+    State(slots): State<Arc<Semaphore>>,
+    request: Request,
+    next: Next,
+) -> Response {
     match slots.try_acquire() {
         Ok(_slot) => next.run(request).await,
         Err(_) => {
@@ -81,12 +93,26 @@ pub fn room_for_bodies() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(LARGE_BODIES_BYTES / KIB))
 }
 
-/// A layer for the routes whose bodies may be of the largest. The room is kept until the request is answered: what is made of a body
-/// lives as long.
-pub async fn bound_bodies(State(room): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
+/// A layer for the routes whose bodies may be of the largest. The room is kept until the request is
+/// answered: what is made of a body lives as long.
+pub async fn bound_bodies(
+    State(room): State<Arc<Semaphore>>,
+    request: Request,
+    next: Next,
+) -> Response {
     // A longer one is refused before it is read.
-    let bytes = request.body().size_hint().upper().map_or(BODY_BYTES, |bytes| BODY_BYTES.min(bytes.try_into().unwrap_or(usize::MAX)));
-    let room = if bytes > SMALL_BODY_BYTES { room.try_acquire_many(bytes.div_ceil(KIB) as u32).map(Some) } else { Ok(None) };
+    let bytes = request
+        .body()
+        .size_hint()
+        .upper()
+        .map_or(BODY_BYTES, |bytes| {
+            BODY_BYTES.min(bytes.try_into().unwrap_or(usize::MAX))
+        });
+    let room = if bytes > SMALL_BODY_BYTES {
+        room.try_acquire_many(bytes.div_ceil(KIB) as u32).map(Some)
+    } else {
+        Ok(None)
+    };
     match room {
         Ok(_room) => next.run(request).await,
         Err(_) => {
@@ -96,12 +122,15 @@ pub async fn bound_bodies(State(room): State<Arc<Semaphore>>, request: Request, 
     }
 }
 
-/// What is in the log already stays there: a create that is cut off here is found again by its `Idempotency-Key`.
+/// What is in the log already stays there: a create that is cut off here is found again by its
+/// `Idempotency-Key`.
 async fn bound_time(request: Request, next: Next) -> Response {
-    tokio::time::timeout(REQUEST_WITHIN, next.run(request)).await.unwrap_or_else(|_| {
-        counter!("http_refused_total", "reason" => "time").increment(1);
-        Problem::Unavailable("the request took too long").into_response()
-    })
+    tokio::time::timeout(REQUEST_WITHIN, next.run(request))
+        .await
+        .unwrap_or_else(|_| {
+            counter!("http_refused_total", "reason" => "time").increment(1);
+            Problem::Unavailable("the request took too long").into_response()
+        })
 }
 
 #[cfg(test)]
@@ -124,20 +153,55 @@ mod tests {
         let origins = Origins::Listed(vec![HeaderValue::from_static("https://app.example.com")]);
         let trusted = TrustedProxies::read(&mut Settings::of([]));
         let slow = get(|| async { tokio::time::sleep(REQUEST_WITHIN * 2).await });
-        let page = get(|| async { ([(header::CONTENT_SECURITY_POLICY, "default-src 'self'")], "page") });
+        let page = get(|| async {
+            (
+                [(header::CONTENT_SECURITY_POLICY, "default-src 'self'")],
+                "page",
+            )
+        });
         let slow = slow.layer(from_fn_with_state(room_for_bodies(), bound_bodies));
-        let routes = Router::new().route("/n/{n}", get(numbered)).route("/slow", slow).route("/docs", page);
+        let routes = Router::new()
+            .route("/n/{n}", get(numbered))
+            .route("/slow", slow)
+            .route("/docs", page);
         let ops = Router::new().route("/health", get(|| async { "well" }));
-        with_security_headers(Protection { origins, trusted, max_in_flight }.around(routes), ops, true)
+        with_security_headers(
+            Protection {
+                origins,
+                trusted,
+                max_in_flight,
+            }
+            .around(routes),
+            ops,
+            true,
+        )
     }
 
-    async fn ask(api: &Router, method: Method, uri: &str, headers: &[(&str, &str)]) -> (StatusCode, HeaderMap, Value) {
-        let request = Request::builder().method(method).uri(uri).header(header::HOST, "gateway");
-        let request = headers.iter().fold(request, |r, (name, value)| r.header(*name, *value));
-        let answer = api.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+    async fn ask(
+        api: &Router,
+        method: Method,
+        uri: &str,
+        headers: &[(&str, &str)],
+    ) -> (StatusCode, HeaderMap, Value) {
+        let request = Request::builder()
+            .method(method)
+            .uri(uri)
+            .header(header::HOST, "gateway");
+        let request = headers
+            .iter()
+            .fold(request, |r, (name, value)| r.header(*name, *value));
+        let answer = api
+            .clone()
+            .oneshot(request.body(Body::empty()).unwrap())
+            .await
+            .unwrap();
         let (parts, body) = answer.into_parts();
         let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
-        (parts.status, parts.headers, serde_json::from_slice(&body).unwrap_or_default())
+        (
+            parts.status,
+            parts.headers,
+            serde_json::from_slice(&body).unwrap_or_default(),
+        )
     }
 
     #[tokio::test]
@@ -150,28 +214,59 @@ mod tests {
             (Method::GET, "/n/%ff", 400, "BAD_REQUEST"),
             (Method::GET, "/nowhere", 404, "NOT_FOUND"),
             (Method::POST, "/n/1", 405, "METHOD_NOT_ALLOWED"),
-            (Method::from_bytes(b"BREW").unwrap(), "/n/1", 405, "METHOD_NOT_ALLOWED"),
+            (
+                Method::from_bytes(b"BREW").unwrap(),
+                "/n/1",
+                405,
+                "METHOD_NOT_ALLOWED",
+            ),
         ] {
             let (found, headers, body) = ask(&api, method, uri, &[("x-request-id", "r-1")]).await;
-            assert_eq!((found.as_u16(), body["code"].as_str()), (status, Some(code)), "{uri} {body}");
-            assert_eq!((&body["request_id"], &headers["x-request-id"]), (&"r-1".into(), &HeaderValue::from_static("r-1")));
+            assert_eq!(
+                (found.as_u16(), body["code"].as_str()),
+                (status, Some(code)),
+                "{uri} {body}"
+            );
+            assert_eq!(
+                (&body["request_id"], &headers["x-request-id"]),
+                (&"r-1".into(), &HeaderValue::from_static("r-1"))
+            );
             assert_eq!(headers[header::CONTENT_TYPE], "application/problem+json");
-            assert_eq!(headers.get(header::ALLOW).map(HeaderValue::as_bytes), (status == 405).then_some(&b"GET,HEAD"[..]));
+            assert_eq!(
+                headers.get(header::ALLOW).map(HeaderValue::as_bytes),
+                (status == 405).then_some(&b"GET,HEAD"[..])
+            );
         }
-        assert_eq!(ask(&api, Method::GET, "/n/1?unknown=1", &[]).await.0, StatusCode::OK);
+        assert_eq!(
+            ask(&api, Method::GET, "/n/1?unknown=1", &[]).await.0,
+            StatusCode::OK
+        );
         let (status, headers, body) = ask(&api, Method::POST, "/health", &[]).await;
         assert_eq!(
             (status, &headers[header::ALLOW], &body["code"]),
-            (StatusCode::METHOD_NOT_ALLOWED, &HeaderValue::from_static("GET,HEAD"), &"METHOD_NOT_ALLOWED".into())
+            (
+                StatusCode::METHOD_NOT_ALLOWED,
+                &HeaderValue::from_static("GET,HEAD"),
+                &"METHOD_NOT_ALLOWED".into()
+            )
         );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_request_that_takes_too_long_is_answered_and_one_too_many_is_not_begun() {
         let api = api(1);
-        let (slow, refused) = tokio::join!(ask(&api, Method::GET, "/slow", &[]), ask(&api, Method::GET, "/n/1", &[]));
-        assert_eq!((slow.0, &slow.2["code"]), (StatusCode::SERVICE_UNAVAILABLE, &"UNAVAILABLE".into()));
-        assert_eq!((refused.0, &refused.2["code"]), (StatusCode::SERVICE_UNAVAILABLE, &"OVERLOADED".into()));
+        let (slow, refused) = tokio::join!(
+            ask(&api, Method::GET, "/slow", &[]),
+            ask(&api, Method::GET, "/n/1", &[])
+        );
+        assert_eq!(
+            (slow.0, &slow.2["code"]),
+            (StatusCode::SERVICE_UNAVAILABLE, &"UNAVAILABLE".into())
+        );
+        assert_eq!(
+            (refused.0, &refused.2["code"]),
+            (StatusCode::SERVICE_UNAVAILABLE, &"OVERLOADED".into())
+        );
         assert_eq!(ask(&api, Method::GET, "/n/1", &[]).await.0, StatusCode::OK);
     }
 
@@ -181,52 +276,119 @@ mod tests {
         let api = api(LARGEST + 10);
         let ask = |bytes: Option<usize>| {
             let body = bytes.map_or_else(
-                || Body::from_stream(futures_util::stream::once(async { Ok::<_, std::io::Error>("x") })),
+                || {
+                    Body::from_stream(futures_util::stream::once(async {
+                        Ok::<_, std::io::Error>("x")
+                    }))
+                },
                 |bytes| Body::from(vec![0; bytes]),
             );
-            let request = Request::get("/slow").header(header::HOST, "gateway").body(body).unwrap();
+            let request = Request::get("/slow")
+                .header(header::HOST, "gateway")
+                .body(body)
+                .unwrap();
             api.clone().oneshot(request)
         };
         let code = async |answer: Response| {
-            let body = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
-            serde_json::from_slice::<Value>(&body).unwrap()["code"].as_str().unwrap().to_owned()
+            let body = axum::body::to_bytes(answer.into_body(), 1 << 20)
+                .await
+                .unwrap();
+            serde_json::from_slice::<Value>(&body).unwrap()["code"]
+                .as_str()
+                .unwrap()
+                .to_owned()
         };
-        // One of unknown length, the others as long as may be; then there is no room for another, and for small ones there is.
+        // One of unknown length, the others as long as may be; then there is no room for another,
+        // and for small ones there is.
         let mut asked = vec![ask(None)];
         asked.extend((1..LARGEST).map(|_| ask(Some(BODY_BYTES))));
-        asked.extend([ask(Some(BODY_BYTES)), ask(None), ask(Some(SMALL_BODY_BYTES)), ask(Some(1))]);
+        asked.extend([
+            ask(Some(BODY_BYTES)),
+            ask(None),
+            ask(Some(SMALL_BODY_BYTES)),
+            ask(Some(1)),
+        ]);
         let mut codes = Vec::new();
         for answer in futures_util::future::join_all(asked).await {
             codes.push(code(answer.unwrap()).await);
         }
         let late = codes.split_off(LARGEST);
         assert!(codes.iter().all(|code| code == "UNAVAILABLE"), "{codes:?}");
-        assert_eq!(late, ["OVERLOADED", "OVERLOADED", "UNAVAILABLE", "UNAVAILABLE"]);
+        assert_eq!(
+            late,
+            ["OVERLOADED", "OVERLOADED", "UNAVAILABLE", "UNAVAILABLE"]
+        );
     }
 
     #[tokio::test]
     async fn answers_tell_browsers_to_be_careful_and_a_page_has_its_own_policy() {
         let api = api(1);
         let (_, headers, _) = ask(&api, Method::GET, "/n/1", &[]).await;
-        assert_eq!(headers[header::CONTENT_SECURITY_POLICY], "default-src 'none'; frame-ancestors 'none'");
+        assert_eq!(
+            headers[header::CONTENT_SECURITY_POLICY],
+            "default-src 'none'; frame-ancestors 'none'"
+        );
         assert_eq!(headers[header::CACHE_CONTROL], "no-store");
-        assert!(headers.contains_key(header::STRICT_TRANSPORT_SECURITY) && !headers.contains_key(header::SERVER));
+        assert!(
+            headers.contains_key(header::STRICT_TRANSPORT_SECURITY)
+                && !headers.contains_key(header::SERVER)
+        );
         let (_, headers, _) = ask(&api, Method::GET, "/docs", &[]).await;
-        assert_eq!(headers.get_all(header::CONTENT_SECURITY_POLICY).iter().collect::<Vec<_>>(), ["default-src 'self'"]);
+        assert_eq!(
+            headers
+                .get_all(header::CONTENT_SECURITY_POLICY)
+                .iter()
+                .collect::<Vec<_>>(),
+            ["default-src 'self'"]
+        );
     }
 
     #[tokio::test]
     async fn pages_that_are_not_listed_get_no_leave() {
         let api = api(1);
-        let preflight = |origin| [("origin", origin), ("access-control-request-method", "PATCH")];
-        let (status, headers, _) = ask(&api, Method::OPTIONS, "/n/1", &preflight("https://app.example.com")).await;
-        assert_eq!((status, headers["access-control-allow-origin"].as_bytes()), (StatusCode::OK, &b"https://app.example.com"[..]));
+        let preflight = |origin| {
+            [
+                ("origin", origin),
+                ("access-control-request-method", "PATCH"),
+            ]
+        };
+        let (status, headers, _) = ask(
+            &api,
+            Method::OPTIONS,
+            "/n/1",
+            &preflight("https://app.example.com"),
+        )
+        .await;
+        assert_eq!(
+            (status, headers["access-control-allow-origin"].as_bytes()),
+            (StatusCode::OK, &b"https://app.example.com"[..])
+        );
         assert_eq!(headers["access-control-allow-credentials"], "true");
-        let (_, headers, _) = ask(&api, Method::OPTIONS, "/n/1", &preflight("https://app.example.com.evil.example")).await;
+        let (_, headers, _) = ask(
+            &api,
+            Method::OPTIONS,
+            "/n/1",
+            &preflight("https://app.example.com.evil.example"),
+        )
+        .await;
         assert!(!headers.contains_key("access-control-allow-origin"));
         // A refusal is readable for the page too.
-        let (status, headers, _) = ask(&api, Method::GET, "/nowhere", &[("origin", "https://app.example.com")]).await;
-        assert_eq!((status, headers["access-control-allow-origin"].as_bytes()), (StatusCode::NOT_FOUND, &b"https://app.example.com"[..]));
-        assert!(headers["access-control-expose-headers"].to_str().unwrap().contains("ratelimit-reset"));
+        let (status, headers, _) = ask(
+            &api,
+            Method::GET,
+            "/nowhere",
+            &[("origin", "https://app.example.com")],
+        )
+        .await;
+        assert_eq!(
+            (status, headers["access-control-allow-origin"].as_bytes()),
+            (StatusCode::NOT_FOUND, &b"https://app.example.com"[..])
+        );
+        assert!(
+            headers["access-control-expose-headers"]
+                .to_str()
+                .unwrap()
+                .contains("ratelimit-reset")
+        );
     }
 }

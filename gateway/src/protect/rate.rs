@@ -1,6 +1,7 @@
-//! How often somebody may ask: `RATE_LIMIT_*`. Each gateway counts for itself and keeps the counts in memory, so with N of
-//! them behind a balancer a caller may get up to N times as much. An allowance refills evenly over its window (GCRA):
-//! whoever has used it up waits for the next drop, not for the end of the window.
+//! How often somebody may ask: `RATE_LIMIT_*`. Each gateway counts for itself and keeps the counts
+//! in memory, so with N of them behind a balancer a caller may get up to N times as much. An
+//! allowance refills evenly over its window (GCRA): whoever has used it up waits for the next drop,
+//! not for the end of the window.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
@@ -26,7 +27,8 @@ use super::address::{ClientAddress, network};
 use crate::auth::Caller;
 use crate::problem::Problem;
 
-/// Parties that one limit counts apart, some 100 bytes each; beyond it new ones share one allowance.
+/// Parties that one limit counts apart, some 100 bytes each; beyond it new ones share one
+/// allowance.
 const MAX_PARTIES: usize = 100_000;
 /// Time between two looks for parties whose allowance is whole again, which are forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
@@ -51,7 +53,8 @@ enum Party {
 pub struct RateLimits {
     /// `RATE_LIMIT_WINDOW`
     window: Duration,
-    /// `RATE_LIMIT_MAX`: of each user, and of each address without a valid token, under `/api/v1` but for what `RATE_LIMIT_AUTH_MAX` counts.
+    /// `RATE_LIMIT_MAX`: of each user, and of each address without a valid token, under `/api/v1`
+    /// but for what `RATE_LIMIT_AUTH_MAX` counts.
     max: Option<NonZeroU32>,
     /// `RATE_LIMIT_SERVICE_MAX`: of the internal services together, there.
     service_max: Option<NonZeroU32>,
@@ -64,10 +67,22 @@ impl RateLimits {
     pub fn read(settings: &mut Settings) -> RateLimits {
         const DAY: Duration = Duration::from_secs(86_400);
         RateLimits {
-            window: settings.duration("RATE_LIMIT_WINDOW", Duration::from_secs(900), Duration::from_secs(1)..=DAY),
+            window: settings.duration(
+                "RATE_LIMIT_WINDOW",
+                Duration::from_secs(900),
+                Duration::from_secs(1)..=DAY,
+            ),
             max: NonZeroU32::new(settings.number("RATE_LIMIT_MAX", 300, 0..=MAX_REQUESTS)),
-            service_max: NonZeroU32::new(settings.number("RATE_LIMIT_SERVICE_MAX", 60_000, 0..=MAX_REQUESTS)),
-            auth_max: NonZeroU32::new(settings.number("RATE_LIMIT_AUTH_MAX", 100, 0..=MAX_REQUESTS)),
+            service_max: NonZeroU32::new(settings.number(
+                "RATE_LIMIT_SERVICE_MAX",
+                60_000,
+                0..=MAX_REQUESTS,
+            )),
+            auth_max: NonZeroU32::new(settings.number(
+                "RATE_LIMIT_AUTH_MAX",
+                100,
+                0..=MAX_REQUESTS,
+            )),
         }
     }
 }
@@ -85,8 +100,17 @@ pub struct RateLimiters {
 impl RateLimiters {
     /// Nothing counted yet.
     pub fn new(limits: &RateLimits) -> RateLimiters {
-        let limit =
-            |name, max: Option<NonZeroU32>| max.map(|max| Arc::new(Limit::new(name, max, limits.window, MAX_PARTIES, MonotonicClock)));
+        let limit = |name, max: Option<NonZeroU32>| {
+            max.map(|max| {
+                Arc::new(Limit::new(
+                    name,
+                    max,
+                    limits.window,
+                    MAX_PARTIES,
+                    MonotonicClock,
+                ))
+            })
+        };
         RateLimiters {
             users: limit("users", limits.max),
             strangers: limit("strangers", limits.max),
@@ -99,7 +123,10 @@ impl RateLimiters {
     pub async fn forget_the_quiet(self, stop: CancellationToken) {
         let mut tick = tokio::time::interval(FORGET_EVERY);
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
-            for limit in [&self.users, &self.strangers, &self.services, &self.auth].into_iter().flatten() {
+            for limit in [&self.users, &self.strangers, &self.services, &self.auth]
+                .into_iter()
+                .flatten()
+            {
                 limit.forget_the_quiet();
             }
         }
@@ -107,7 +134,11 @@ impl RateLimiters {
 }
 
 /// A layer for all other routes: counts by caller, whom [`crate::auth::identify`] has found.
-pub async fn by_caller(State(limiters): State<RateLimiters>, request: Request, next: Next) -> Response {
+pub async fn by_caller(
+    State(limiters): State<RateLimiters>,
+    request: Request,
+    next: Next,
+) -> Response {
     let (limit, party) = match request.extensions().get::<Result<Caller, Problem>>() {
         Some(Ok(Caller::Staff { user, .. })) => (&limiters.users, Party::User(*user)),
         Some(Ok(Caller::Service)) => (&limiters.services, Party::Services),
@@ -117,24 +148,38 @@ pub async fn by_caller(State(limiters): State<RateLimiters>, request: Request, n
 }
 
 /// A layer for how a login begins, goes on and ends: counts by address.
-pub async fn by_address(State(limiters): State<RateLimiters>, request: Request, next: Next) -> Response {
+pub async fn by_address(
+    State(limiters): State<RateLimiters>,
+    request: Request,
+    next: Next,
+) -> Response {
     let party = address_of(&request);
     limited(limiters.auth.as_deref(), party, request, next).await
 }
 
 fn address_of(request: &Request) -> Party {
-    let address = request.extensions().get().map_or(Ipv4Addr::UNSPECIFIED.into(), |ClientAddress(address)| *address);
+    let address = request
+        .extensions()
+        .get()
+        .map_or(Ipv4Addr::UNSPECIFIED.into(), |ClientAddress(address)| {
+            *address
+        });
     Party::Address(network(address))
 }
 
 async fn limited(limit: Option<&Limit>, party: Party, request: Request, next: Next) -> Response {
-    let Some(limit) = limit else { return next.run(request).await };
+    let Some(limit) = limit else {
+        return next.run(request).await;
+    };
     let standing = limit.count(party);
     let mut response = match standing.refused_for {
         None => next.run(request).await,
         Some(wait) => {
             counter!("http_rate_limited_total", "limit" => limit.name).increment(1);
-            Problem::RateLimited { after: whole_seconds(wait) }.into_response()
+            Problem::RateLimited {
+                after: whole_seconds(wait),
+            }
+            .into_response()
         }
     };
     limit.describe(standing, response.headers_mut());
@@ -158,17 +203,39 @@ struct Standing {
 }
 
 impl<C: Clock> Limit<C> {
-    fn new(name: &'static str, max: NonZeroU32, window: Duration, max_parties: usize, clock: C) -> Limit<C> {
+    fn new(
+        name: &'static str,
+        max: NonZeroU32,
+        window: Duration,
+        max_parties: usize,
+        clock: C,
+    ) -> Limit<C> {
         // At least 100 ns: the shortest window over the largest limit.
-        let quota = Quota::with_period(window / max.get()).unwrap_or(Quota::per_second(max)).allow_burst(max);
-        let parties = Parties { known: DashMapStateStore::default(), max: max_parties };
-        Limit { name, max, window, limiter: RateLimiter::new(quota, parties, clock) }
+        let quota = Quota::with_period(window / max.get())
+            .unwrap_or(Quota::per_second(max))
+            .allow_burst(max);
+        let parties = Parties {
+            known: DashMapStateStore::default(),
+            max: max_parties,
+        };
+        Limit {
+            name,
+            max,
+            window,
+            limiter: RateLimiter::new(quota, parties, clock),
+        }
     }
 
     fn count(&self, party: Party) -> Standing {
         match self.limiter.check_key(&party) {
-            Ok(state) => Standing { remaining: state.remaining_burst_capacity(), refused_for: None },
-            Err(until) => Standing { remaining: 0, refused_for: Some(until.wait_time_from(self.limiter.clock().now())) },
+            Ok(state) => Standing {
+                remaining: state.remaining_burst_capacity(),
+                refused_for: None,
+            },
+            Err(until) => Standing {
+                remaining: 0,
+                refused_for: Some(until.wait_time_from(self.limiter.clock().now())),
+            },
         }
     }
 
@@ -180,7 +247,9 @@ impl<C: Clock> Limit<C> {
         headers.insert("ratelimit-limit", max.into());
         headers.insert("ratelimit-remaining", standing.remaining.into());
         headers.insert("ratelimit-reset", reset.into());
-        if let Ok(policy) = HeaderValue::from_str(&format!("{max};w={}", whole_seconds(self.window))) {
+        if let Ok(policy) =
+            HeaderValue::from_str(&format!("{max};w={}", whole_seconds(self.window)))
+        {
             headers.insert("ratelimit-policy", policy);
         }
     }
@@ -195,7 +264,8 @@ fn whole_seconds(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
 
-/// What the parties have used, of so many at the most. Those who are known keep their own count when it is full.
+/// What the parties have used, of so many at the most. Those who are known keep their own count
+/// when it is full.
 struct Parties {
     known: DashMapStateStore<Party>,
     max: usize,
@@ -209,7 +279,8 @@ impl StateStore for Parties {
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
         let room = self.known.contains_key(party) || self.known.len() < self.max;
-        self.known.measure_and_replace(if room { party } else { &Party::Rest }, f)
+        self.known
+            .measure_and_replace(if room { party } else { &Party::Rest }, f)
     }
 }
 
@@ -241,7 +312,16 @@ mod tests {
 
     fn limit(max: u32, max_parties: usize) -> (Limit<FakeRelativeClock>, FakeRelativeClock) {
         let clock = FakeRelativeClock::default();
-        (Limit::new("test", NonZeroU32::new(max).unwrap(), WINDOW, max_parties, clock.clone()), clock)
+        (
+            Limit::new(
+                "test",
+                NonZeroU32::new(max).unwrap(),
+                WINDOW,
+                max_parties,
+                clock.clone(),
+            ),
+            clock,
+        )
     }
 
     fn address(n: u8) -> Party {
@@ -253,14 +333,29 @@ mod tests {
         let (limit, clock) = limit(300, 10);
         let user = Party::User("d".repeat(24).parse().unwrap());
         for left in (0..300).rev() {
-            assert_eq!(limit.count(user), Standing { remaining: left, refused_for: None });
+            assert_eq!(
+                limit.count(user),
+                Standing {
+                    remaining: left,
+                    refused_for: None
+                }
+            );
         }
-        let refused = Standing { remaining: 0, refused_for: Some(Duration::from_secs(3)) };
+        let refused = Standing {
+            remaining: 0,
+            refused_for: Some(Duration::from_secs(3)),
+        };
         assert_eq!(limit.count(user), refused);
         assert_eq!(limit.count(user), refused);
         assert_eq!(limit.count(address(1)).remaining, 299);
         clock.advance(Duration::from_secs(3));
-        assert_eq!(limit.count(user), Standing { remaining: 0, refused_for: None });
+        assert_eq!(
+            limit.count(user),
+            Standing {
+                remaining: 0,
+                refused_for: None
+            }
+        );
         assert_eq!(limit.count(user), refused);
         clock.advance(WINDOW);
         assert_eq!(limit.count(user).remaining, 299);
@@ -272,12 +367,23 @@ mod tests {
         let described = |standing| {
             let mut headers = HeaderMap::new();
             limit.describe(standing, &mut headers);
-            ["limit", "remaining", "reset", "policy"].map(|name| headers[&format!("ratelimit-{name}")].to_str().unwrap().to_owned())
+            ["limit", "remaining", "reset", "policy"].map(|name| {
+                headers[&format!("ratelimit-{name}")]
+                    .to_str()
+                    .unwrap()
+                    .to_owned()
+            })
         };
-        assert_eq!(described(limit.count(address(1))), ["300", "299", "3", "300;w=900"]);
+        assert_eq!(
+            described(limit.count(address(1))),
+            ["300", "299", "3", "300;w=900"]
+        );
         clock.advance(Duration::from_millis(500));
         while limit.count(address(1)).refused_for.is_none() {}
-        assert_eq!(described(limit.count(address(1))), ["300", "0", "900", "300;w=900"]);
+        assert_eq!(
+            described(limit.count(address(1))),
+            ["300", "0", "900", "300;w=900"]
+        );
     }
 
     #[test]
@@ -307,7 +413,11 @@ mod tests {
             settings.finish().unwrap();
             RateLimiters::new(&limits)
         };
-        assert!(limits("0").users.is_none() && limits("0").strangers.is_none() && limits("0").auth.is_some());
+        assert!(
+            limits("0").users.is_none()
+                && limits("0").strangers.is_none()
+                && limits("0").auth.is_some()
+        );
         assert!(limits("1").users.is_some());
     }
 }

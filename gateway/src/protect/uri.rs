@@ -1,5 +1,6 @@
-//! What a path and a query string may be, for every route alike: handlers and axum's extractors then see decodable text
-//! only, and no name twice; and there is one host. Which names a route knows is not known here; unknown ones are ignored.
+//! What a path and a query string may be, for every route alike: handlers and axum's extractors
+//! then see decodable text only, and no name twice; and there is one host. Which names a route
+//! knows is not known here; unknown ones are ignored.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -24,15 +25,28 @@ pub async fn check(request: Request, next: Next) -> Response {
 }
 
 fn acceptable(uri: &Uri) -> Result<(), Problem> {
-    if uri.path_and_query().is_some_and(|p| p.as_str().len() > URI_BYTES) {
+    if uri
+        .path_and_query()
+        .is_some_and(|p| p.as_str().len() > URI_BYTES)
+    {
         return Err(Problem::UriTooLong);
     }
     decoded(uri.path()).ok_or(Problem::BadRequest("the path is not percent-encoded UTF-8"))?;
     let mut names = HashSet::new();
-    for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+    for pair in uri
+        .query()
+        .unwrap_or_default()
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+    {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let Some((name, _)) = decoded(&name.replace('+', " ")).map(Cow::into_owned).zip(decoded(value)) else {
-            return Err(Problem::BadRequest("the query string is not percent-encoded UTF-8"));
+        let Some((name, _)) = decoded(&name.replace('+', " "))
+            .map(Cow::into_owned)
+            .zip(decoded(value))
+        else {
+            return Err(Problem::BadRequest(
+                "the query string is not percent-encoded UTF-8",
+            ));
         };
         if let Some(name) = names.replace(name) {
             return Err(Problem::field(name, "is given more than once"));
@@ -43,16 +57,27 @@ fn acceptable(uri: &Uri) -> Result<(), Problem> {
 
 /// RFC 9112, 3.2: with two, this gateway and what stands before it might each believe another.
 fn one_host(request: &Request) -> Result<(), Problem> {
-    match (request.headers().get_all(header::HOST).iter().count(), request.version()) {
+    match (
+        request.headers().get_all(header::HOST).iter().count(),
+        request.version(),
+    ) {
         (1, _) | (0, Version::HTTP_10) => Ok(()),
         _ => Err(Problem::BadRequest("there must be one Host header")),
     }
 }
 
 fn decoded(text: &str) -> Option<Cow<'_, str>> {
-    let escapes = |after: &str| after.as_bytes().get(..2).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+    let escapes = |after: &str| {
+        after
+            .as_bytes()
+            .get(..2)
+            .is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
     let well_formed = text.split('%').skip(1).all(escapes);
-    percent_decode_str(text).decode_utf8().ok().filter(|_| well_formed)
+    percent_decode_str(text)
+        .decode_utf8()
+        .ok()
+        .filter(|_| well_formed)
 }
 
 #[cfg(test)]
@@ -65,7 +90,15 @@ mod tests {
 
     #[test]
     fn ordinary_addresses_pass() {
-        for uri in ["/", "/a/b?c=1&d=%C3%A9&e=a+b&f", "/%C3%A9?", "/a?&&x=%2525", "*", "/a?b=c=d", "/a?%20a=1&+b=2"] {
+        for uri in [
+            "/",
+            "/a/b?c=1&d=%C3%A9&e=a+b&f",
+            "/%C3%A9?",
+            "/a?&&x=%2525",
+            "*",
+            "/a?b=c=d",
+            "/a?%20a=1&+b=2",
+        ] {
             assert_eq!(check(uri), Ok(()), "{uri}");
         }
     }
@@ -73,22 +106,41 @@ mod tests {
     #[test]
     fn there_is_one_host() {
         let with = |hosts: usize, version: Version| {
-            let request = (0..hosts).fold(Request::builder().version(version), |r, _| r.header(header::HOST, "gateway"));
+            let request = (0..hosts).fold(Request::builder().version(version), |r, _| {
+                r.header(header::HOST, "gateway")
+            });
             one_host(&request.body(axum::body::Body::empty()).unwrap()).is_ok()
         };
-        assert!(with(1, Version::HTTP_11) && with(1, Version::HTTP_10) && with(0, Version::HTTP_10));
-        assert!(!with(0, Version::HTTP_11) && !with(2, Version::HTTP_11) && !with(2, Version::HTTP_10));
+        assert!(
+            with(1, Version::HTTP_11) && with(1, Version::HTTP_10) && with(0, Version::HTTP_10)
+        );
+        assert!(
+            !with(0, Version::HTTP_11) && !with(2, Version::HTTP_11) && !with(2, Version::HTTP_10)
+        );
     }
 
     #[test]
     fn what_reads_two_ways_is_refused() {
-        for uri in ["/%ff", "/%", "/a%2", "/%zz", "/%C3(", "/%+1", "/a?b=%ff", "/a?%c0%af=1", "/a?b=%g1"] {
+        for uri in [
+            "/%ff",
+            "/%",
+            "/a%2",
+            "/%zz",
+            "/%C3(",
+            "/%+1",
+            "/a?b=%ff",
+            "/a?%c0%af=1",
+            "/a?b=%g1",
+        ] {
             assert!(matches!(check(uri), Err(Problem::BadRequest(_))), "{uri}");
         }
         for uri in ["/a?b=1&b=1", "/a?b=1&%62=2", "/a?b&c&b", "/a?a+b=1&a%20b=2"] {
             assert!(matches!(check(uri), Err(Problem::Validation(_))), "{uri}");
         }
-        assert_eq!(check(&format!("/{}", "a".repeat(URI_BYTES))), Err(Problem::UriTooLong));
+        assert_eq!(
+            check(&format!("/{}", "a".repeat(URI_BYTES))),
+            Err(Problem::UriTooLong)
+        );
         assert_eq!(check(&format!("/{}", "a".repeat(URI_BYTES - 1))), Ok(()));
     }
 }

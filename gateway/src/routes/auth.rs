@@ -1,4 +1,5 @@
-//! `/auth`: register a company or join one, log in, invite, see who one is. How a login goes on and ends is in `sessions`.
+//! `/auth`: register a company or join one, log in, invite, see who one is. How a login goes on and
+//! ends is in `sessions`.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -18,8 +19,8 @@ use crate::http::{JsonObject, Trace, json};
 use crate::log::Log;
 use crate::problem::Problem;
 use crate::schema::{
-    BadBody, BadLogin, Credentials, Denied, Forbidden, InvitationBody, Invited, Locked, LoggedIn, Missing, OneUser, Refused,
-    RegistrationBody, Taken,
+    BadBody, BadLogin, Credentials, Denied, Forbidden, InvitationBody, Invited, Locked, LoggedIn,
+    Missing, OneUser, Refused, RegistrationBody, Taken,
 };
 use crate::validate::Fields;
 
@@ -39,7 +40,8 @@ enum Place {
     Invited(Invitation),
 }
 
-/// `POST /auth/register`: a company with its first manager, or, with an invitation, one more of its staff.
+/// `POST /auth/register`: a company with its first manager, or, with an invitation, one more of its
+/// staff.
 #[utoipa::path(
     post,
     path = "/register",
@@ -56,9 +58,25 @@ pub async fn register(
     Trace(trace): Trace,
     JsonObject(body): JsonObject,
 ) -> Result<Response, Problem> {
-    let Registration { place, full_name, email, password } = read_registration(&body, &logins)?;
-    let taken = Problem::Duplicate { key: "email", holder: None };
-    match log.ask(&UserByEmail { email: email.clone() }, trace).await {
+    let Registration {
+        place,
+        full_name,
+        email,
+        password,
+    } = read_registration(&body, &logins)?;
+    let taken = Problem::Duplicate {
+        key: "email",
+        holder: None,
+    };
+    match log
+        .ask(
+            &UserByEmail {
+                email: email.clone(),
+            },
+            trace,
+        )
+        .await
+    {
         Ok(_) => return Err(taken),
         Err(QueryError::NotFound) => {}
         Err(e) => return Err(e.into()),
@@ -69,13 +87,32 @@ pub async fn register(
         Place::Founder(_) => (Id::generate(now), StaffRole::Manager),
         Place::Invited(invitation) => (invitation.company_id, invitation.role),
     };
-    let user = User { id: Id::generate(now), company_id, email, full_name, role, password_hash, created_at: now };
-    let mut answer = Map::from_iter([("message".to_owned(), json!("Registered successfully")), ("user".to_owned(), public(&user))]);
+    let user = User {
+        id: Id::generate(now),
+        company_id,
+        email,
+        full_name,
+        role,
+        password_hash,
+        created_at: now,
+    };
+    let mut answer = Map::from_iter([
+        ("message".to_owned(), json!("Registered successfully")),
+        ("user".to_owned(), public(&user)),
+    ]);
     let event = match place {
         Place::Founder(name) => {
-            let company = Company { id: company_id, name, created_at: now, sla: SlaTargets::default() };
+            let company = Company {
+                id: company_id,
+                name,
+                created_at: now,
+                sla: SlaTargets::default(),
+            };
             answer.insert("company".into(), json!(company));
-            Event::CompanyCreated(CompanyCreated { company, manager: user.clone() })
+            Event::CompanyCreated(CompanyCreated {
+                company,
+                manager: user.clone(),
+            })
         }
         Place::Invited(_) => Event::UserCreated(user.clone()),
     };
@@ -83,11 +120,17 @@ pub async fn register(
     let open = logins.sessions.open(user.id, now).await?;
     let envelope = Envelope::new(now, Actor::User { id: user.id }, company_id, event);
     // Two who register one email at once: the log takes the first.
-    let (settled, receipt) = log.command(&envelope, format!("email:{}", user.email), trace).await?;
+    let (settled, receipt) = log
+        .command(&envelope, format!("email:{}", user.email), trace)
+        .await?;
     if receipt.duplicate || matches!(settled.outcome, Some(Outcome::Conflict { .. })) {
         return Err(taken);
     }
-    let status = if settled.outcome.is_some() { StatusCode::CREATED } else { StatusCode::ACCEPTED };
+    let status = if settled.outcome.is_some() {
+        StatusCode::CREATED
+    } else {
+        StatusCode::ACCEPTED
+    };
     logins.answer(status, answer, &user, open, now)
 }
 
@@ -110,14 +153,21 @@ fn read_registration(body: &Map<String, Value>, logins: &Logins) -> Result<Regis
         (None, Some(name)) => Place::Founder(name),
         (None, None) => return Err(Problem::Internal),
     };
-    Ok(Registration { place, full_name, email, password })
+    Ok(Registration {
+        place,
+        full_name,
+        email,
+        password,
+    })
 }
 
 fn invited(logins: &Logins, token: &str, email: &Email) -> Result<Invitation, Problem> {
     match logins.grants.verify::<Invitation>(token) {
         Ok(invitation) if invitation.email == *email => Ok(invitation),
         Ok(_) => Err(Problem::Forbidden("the invitation is for another email")),
-        Err(Problem::TokenExpired) => Err(Problem::Forbidden("the invitation has expired; ask for another")),
+        Err(Problem::TokenExpired) => Err(Problem::Forbidden(
+            "the invitation has expired; ask for another",
+        )),
         Err(_) => Err(Problem::Forbidden("the invitation is none of ours")),
     }
 }
@@ -143,8 +193,18 @@ pub async fn login(
     let email = f.required("email", Email::new);
     let password = f.required("password", |p| Ok::<_, InvalidText>(p.to_owned()));
     f.finish()?;
-    let (Some(email), Some(password)) = (email, password) else { return Err(Problem::Internal) };
-    let user = match log.ask(&UserByEmail { email: email.clone() }, trace).await {
+    let (Some(email), Some(password)) = (email, password) else {
+        return Err(Problem::Internal);
+    };
+    let user = match log
+        .ask(
+            &UserByEmail {
+                email: email.clone(),
+            },
+            trace,
+        )
+        .await
+    {
         Ok(user) => Some(user),
         Err(QueryError::NotFound) => None,
         Err(e) => return Err(e.into()),
@@ -152,16 +212,29 @@ pub async fn login(
     // Last of all the attempt is counted, so that none counts that we were too busy to check.
     let turn = logins.passwords.turn().await?;
     logins.lockout.reserve(&email).await?;
-    let good = logins.passwords.check(turn, password, user.as_ref().map(|u| u.password_hash.clone())).await?;
-    let Some(user) = user.filter(|_| good) else { return Err(Problem::BadLogin) };
+    let good = logins
+        .passwords
+        .check(
+            turn,
+            password,
+            user.as_ref().map(|u| u.password_hash.clone()),
+        )
+        .await?;
+    let Some(user) = user.filter(|_| good) else {
+        return Err(Problem::BadLogin);
+    };
     logins.lockout.forget(&email).await;
     let now = Timestamp::now();
     let open = logins.sessions.open(user.id, now).await?;
-    let body = Map::from_iter([("message".to_owned(), json!("Logged in")), ("user".to_owned(), public(&user))]);
+    let body = Map::from_iter([
+        ("message".to_owned(), json!("Logged in")),
+        ("user".to_owned(), public(&user)),
+    ]);
     logins.answer(StatusCode::OK, body, &user, open, now)
 }
 
-/// `POST /auth/invitations`: what somebody needs to join the caller's company. It is handed over by the caller; we send no mail.
+/// `POST /auth/invitations`: what somebody needs to join the caller's company. It is handed over by
+/// the caller; we send no mail.
 #[utoipa::path(
     post,
     path = "/invitations",
@@ -171,7 +244,11 @@ pub async fn login(
     request_body = InvitationBody,
     responses((status = 201, body = Invited), Refused, Denied, BadBody),
 )]
-pub async fn invite(State(logins): State<Arc<Logins>>, caller: Caller, JsonObject(body): JsonObject) -> Result<Response, Problem> {
+pub async fn invite(
+    State(logins): State<Arc<Logins>>,
+    caller: Caller,
+    JsonObject(body): JsonObject,
+) -> Result<Response, Problem> {
     let company_id = caller.manager()?;
     let mut f = Fields::of(&body);
     let email = f.required("email", Email::new);
@@ -181,9 +258,17 @@ pub async fn invite(State(logins): State<Arc<Logins>>, caller: Caller, JsonObjec
         _ => Err(InvalidText::Form("manager or receptionist")),
     });
     f.finish()?;
-    let (Some(email), Some(role)) = (email, role) else { return Err(Problem::Internal) };
-    let invitation = Invitation { company_id, email, role };
-    let invitation = logins.grants.sign(invitation, INVITATION_TTL, Timestamp::now())?;
+    let (Some(email), Some(role)) = (email, role) else {
+        return Err(Problem::Internal);
+    };
+    let invitation = Invitation {
+        company_id,
+        email,
+        role,
+    };
+    let invitation = logins
+        .grants
+        .sign(invitation, INVITATION_TTL, Timestamp::now())?;
     let mut answer = json!({"invitation": invitation, "expiresIn": INVITATION_TTL.as_secs()});
     if let Some(frontend) = &logins.frontend_url {
         answer["url"] = json!(format!("{frontend}/register?invitation={invitation}"));
@@ -200,8 +285,19 @@ pub async fn invite(State(logins): State<Arc<Logins>>, caller: Caller, JsonObjec
     responses((status = 200, body = OneUser), Refused, Denied, Missing),
 )]
 pub async fn me(Call { log, caller, trace }: Call) -> Result<Response, Problem> {
-    let Caller::Staff { user, company, .. } = caller else { return Err(Problem::Forbidden("a service is nobody's account")) };
-    let user = log.ask(&GetUser { company_id: company, id: user }, trace).await.map_err(Problem::missing("user"))?;
+    let Caller::Staff { user, company, .. } = caller else {
+        return Err(Problem::Forbidden("a service is nobody's account"));
+    };
+    let user = log
+        .ask(
+            &GetUser {
+                company_id: company,
+                id: user,
+            },
+            trace,
+        )
+        .await
+        .map_err(Problem::missing("user"))?;
     Ok(json(StatusCode::OK, json!({"user": public(&user)})))
 }
 

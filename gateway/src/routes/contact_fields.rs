@@ -1,5 +1,5 @@
-//! The fields of a contact, as a body gives them. Read the same way for a new contact and for an edit: a new one is an edit
-//! of nothing. Null, or an empty text, removes a field.
+//! The fields of a contact, as a body gives them. Read the same way for a new contact and for an
+//! edit: a new one is an edit of nothing. Null, or an empty text, removes a field.
 
 use nats::domain::{Contact, ContactPatch, Email, Profile, ShortText, Social, SocialPatch};
 use nats::{Id, Timestamp};
@@ -33,7 +33,9 @@ pub fn contact(fields: ContactPatch, company_id: Id, now: Timestamp) -> Result<C
     Ok(Contact {
         id: Id::generate(now),
         company_id,
-        full_name: fields.full_name.ok_or_else(|| Problem::field("fullName", "is required"))?,
+        full_name: fields
+            .full_name
+            .ok_or_else(|| Problem::field("fullName", "is required"))?,
         email: fields.email.flatten(),
         phone: fields.phone.flatten(),
         social_network_name: fields.social_network_name.flatten(),
@@ -55,7 +57,12 @@ pub fn contact(fields: ContactPatch, company_id: Id, now: Timestamp) -> Result<C
 
 fn read_social(f: &mut Fields<'_>) -> SocialPatch {
     if f.is_null("social") {
-        return SocialPatch { facebook_id: Some(None), instagram_id: Some(None), telegram_id: Some(None), whatsapp_id: Some(None) };
+        return SocialPatch {
+            facebook_id: Some(None),
+            instagram_id: Some(None),
+            telegram_id: Some(None),
+            whatsapp_id: Some(None),
+        };
     }
     let read = |s: &mut Fields<'_>| SocialPatch {
         facebook_id: s.given("facebookId", ShortText::new),
@@ -72,15 +79,24 @@ fn read_profile(f: &mut Fields<'_>) -> Option<Profile> {
     }
     let object = f.object("profile")?;
     if Value::Object(object.clone()).to_string().len() > PROFILE_BYTES {
-        f.wrong("profile", format!("must have at most {PROFILE_BYTES} bytes as JSON"));
+        f.wrong(
+            "profile",
+            format!("must have at most {PROFILE_BYTES} bytes as JSON"),
+        );
         return None;
     }
     if has_nul_key(object) {
         f.wrong("profile", "must not have names with NUL characters");
         return None;
     }
-    let name = f.inside("profile", |p| p.non_empty("name", ShortText::new)).flatten();
-    let rest = object.iter().filter(|(k, _)| *k != "name").map(|(k, v)| (k.clone(), v.clone())).collect();
+    let name = f
+        .inside("profile", |p| p.non_empty("name", ShortText::new))
+        .flatten();
+    let rest = object
+        .iter()
+        .filter(|(k, _)| *k != "name")
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
     Some(Profile { name, rest })
 }
 
@@ -93,7 +109,9 @@ fn has_nul_key(object: &Map<String, Value>) -> bool {
             _ => false,
         }
     }
-    object.iter().any(|(name, value)| name.contains('\0') || inside(value))
+    object
+        .iter()
+        .any(|(name, value)| name.contains('\0') || inside(value))
 }
 
 #[cfg(test)]
@@ -113,13 +131,26 @@ mod tests {
         let patch =
             try_read(json!({"email": null, "phone": "", "leadStage": " won ", "botSuspended": null, "social": {"facebookId": null}}))
                 .unwrap();
-        assert_eq!((patch.email, patch.phone, patch.contact_status), (Some(None), Some(None), None));
+        assert_eq!(
+            (patch.email, patch.phone, patch.contact_status),
+            (Some(None), Some(None), None)
+        );
         assert_eq!(patch.lead_stage.flatten().unwrap().as_str(), "won");
         assert_eq!(patch.bot_suspended, Some(false));
-        assert_eq!((patch.social.facebook_id, patch.social.instagram_id, patch.profile), (Some(None), None, None));
+        assert_eq!(
+            (
+                patch.social.facebook_id,
+                patch.social.instagram_id,
+                patch.profile
+            ),
+            (Some(None), None, None)
+        );
         assert_eq!(try_read(json!({})).unwrap(), ContactPatch::default());
         let cleared = try_read(json!({"social": null, "profile": null})).unwrap();
-        assert_eq!((cleared.social.whatsapp_id, cleared.profile), (Some(None), Some(Profile::default())));
+        assert_eq!(
+            (cleared.social.whatsapp_id, cleared.profile),
+            (Some(None), Some(Profile::default()))
+        );
     }
 
     #[test]
@@ -130,14 +161,40 @@ mod tests {
             panic!("accepted")
         };
         let fields: Vec<&str> = errors.iter().map(|e| e.field.as_str()).collect();
-        assert_eq!(fields, ["fullName", "email", "phone", "botSuspended", "botSuspendUntil", "social.facebookId", "profile"]);
+        assert_eq!(
+            fields,
+            [
+                "fullName",
+                "email",
+                "phone",
+                "botSuspended",
+                "botSuspendUntil",
+                "social.facebookId",
+                "profile"
+            ]
+        );
     }
 
     #[test]
     fn a_new_contact_needs_a_name() {
         let (company, now) = (Id::from_bytes([1; 12]), Timestamp::from_millis(0));
-        assert!(matches!(contact(try_read(json!({"email": "a@b.c"})).unwrap(), company, now), Err(Problem::Validation(_))));
-        let new = contact(try_read(json!({"fullName": "Ada", "social": {"telegramId": "7"}})).unwrap(), company, now).unwrap();
-        assert_eq!((new.full_name.as_str(), new.social.telegram_id.unwrap().as_str(), new.bot_suspended), ("Ada", "7", false));
+        assert!(matches!(
+            contact(try_read(json!({"email": "a@b.c"})).unwrap(), company, now),
+            Err(Problem::Validation(_))
+        ));
+        let new = contact(
+            try_read(json!({"fullName": "Ada", "social": {"telegramId": "7"}})).unwrap(),
+            company,
+            now,
+        )
+        .unwrap();
+        assert_eq!(
+            (
+                new.full_name.as_str(),
+                new.social.telegram_id.unwrap().as_str(),
+                new.bot_suspended
+            ),
+            ("Ada", "7", false)
+        );
     }
 }

@@ -21,7 +21,8 @@ use crate::http::{JsonObject, json, raw_json};
 use crate::log::Log;
 use crate::problem::Problem;
 use crate::schema::{
-    After, BadBody, ContactEdit, ContactList, Denied, Later, Missing, NewContact, OfCompany, OneContact, PageOf, Refused, Reused,
+    After, BadBody, ContactEdit, ContactList, Denied, Later, Missing, NewContact, OfCompany,
+    OneContact, PageOf, Refused, Reused,
 };
 use crate::validate::{Fields, QueryFields, path_id};
 
@@ -49,7 +50,11 @@ struct Entered {
     params(("Idempotency-Key" = Option<String>, Header, description = "For two minutes the same key with the same body gives the same answer.", min_length = 1, max_length = 255, pattern = "^[!-~]+$")),
     responses((status = 201, body = Entered), Refused, Denied, BadBody, Reused),
 )]
-pub async fn create(Call { log, caller, trace }: Call, headers: HeaderMap, JsonObject(body): JsonObject) -> Result<Response, Problem> {
+pub async fn create(
+    Call { log, caller, trace }: Call,
+    headers: HeaderMap,
+    JsonObject(body): JsonObject,
+) -> Result<Response, Problem> {
     let now = Timestamp::now();
     let mut f = Fields::of(&body);
     let company = f.optional("company_id", str::parse::<Id>);
@@ -60,21 +65,47 @@ pub async fn create(Call { log, caller, trace }: Call, headers: HeaderMap, JsonO
     f.finish()?;
     let contact = contact_fields::contact(fields, caller.company(company)?, now)?;
     let (id, company) = (contact.id, contact.company_id);
-    let request = request_key(&headers)?.map(|key| idempotency(&caller, key, &body)).transpose()?;
-    // A contact has no unique key in the view, so a repetition is known for as long as the log knows its id.
-    let msg_id = request.as_ref().map_or_else(|| id.to_string(), |request| format!("contact:{company}:{}", request.key));
-    let mut envelope = Log::envelope(&caller, company, Event::ContactCreated(Box::new(contact)), now);
+    let request = request_key(&headers)?
+        .map(|key| idempotency(&caller, key, &body))
+        .transpose()?;
+    // A contact has no unique key in the view, so a repetition is known for as long as the log
+    // knows its id.
+    let msg_id = request.as_ref().map_or_else(
+        || id.to_string(),
+        |request| format!("contact:{company}:{}", request.key),
+    );
+    let mut envelope = Log::envelope(
+        &caller,
+        company,
+        Event::ContactCreated(Box::new(contact)),
+        now,
+    );
     envelope.idempotency = request;
-    let receipt = log.publish(Outgoing::event(&envelope, msg_id, trace)?).await?;
-    let first = if receipt.duplicate { Some(log.stored(receipt.seq).await?) } else { None };
+    let receipt = log
+        .publish(Outgoing::event(&envelope, msg_id, trace)?)
+        .await?;
+    let first = if receipt.duplicate {
+        Some(log.stored(receipt.seq).await?)
+    } else {
+        None
+    };
     // Our own event: an answer of the log was lost on the way, and the repetition found it.
     let first = first.filter(|first| first.id != envelope.id);
-    if first.as_ref().is_some_and(|first| first.idempotency != envelope.idempotency) {
+    if first
+        .as_ref()
+        .is_some_and(|first| first.idempotency != envelope.idempotency)
+    {
         return Err(Problem::KeyReused);
     }
     let replayed = first.is_some();
-    let Event::ContactCreated(contact) = first.unwrap_or(envelope).event else { return Err(Problem::Internal) };
-    let entered = Entered { message: "Contact created successfully", contact: *contact, seq: receipt.seq };
+    let Event::ContactCreated(contact) = first.unwrap_or(envelope).event else {
+        return Err(Problem::Internal);
+    };
+    let entered = Entered {
+        message: "Contact created successfully",
+        contact: *contact,
+        seq: receipt.seq,
+    };
     let mut response = json(StatusCode::CREATED, entered);
     if replayed {
         say_replayed(response.headers_mut());
@@ -91,13 +122,20 @@ pub async fn create(Call { log, caller, trace }: Call, headers: HeaderMap, JsonO
     params(("search" = Option<String>, Query, max_length = 100, description = "Each word must begin a word of names, email, phone or ids on the networks."), PageOf, After, OfCompany),
     responses((status = 200, body = ContactList), Refused, Denied),
 )]
-pub async fn list(Call { log, caller, trace }: Call, QueryFields(query): QueryFields) -> Result<Response, Problem> {
+pub async fn list(
+    Call { log, caller, trace }: Call,
+    QueryFields(query): QueryFields,
+) -> Result<Response, Problem> {
     let mut f = Fields::of(&query);
     let company = f.optional("company_id", str::parse::<Id>);
     let search = f.non_empty("search", search_text);
     let page = page(&mut f);
     f.finish()?;
-    let question = ListContacts { company_id: caller.company(company)?, search, page };
+    let question = ListContacts {
+        company_id: caller.company(company)?,
+        search,
+        page,
+    };
     let answer = log.ask_raw(&question, trace).await?;
     Ok(with_page(&answer, page))
 }
@@ -111,9 +149,19 @@ pub async fn list(Call { log, caller, trace }: Call, QueryFields(query): QueryFi
     params(("id" = Id, Path, description = "The contact."), OfCompany),
     responses((status = 200, body = OneContact), Refused, Denied, Missing),
 )]
-pub async fn get(Call { log, caller, trace }: Call, Path(id): Path<String>, QueryFields(query): QueryFields) -> Result<Response, Problem> {
-    let question = GetContact { company_id: company_in(&query, &caller)?, id: path_id(&id)? };
-    let answer = log.ask_raw(&question, trace).await.map_err(Problem::missing("contact"))?;
+pub async fn get(
+    Call { log, caller, trace }: Call,
+    Path(id): Path<String>,
+    QueryFields(query): QueryFields,
+) -> Result<Response, Problem> {
+    let question = GetContact {
+        company_id: company_in(&query, &caller)?,
+        id: path_id(&id)?,
+    };
+    let answer = log
+        .ask_raw(&question, trace)
+        .await
+        .map_err(Problem::missing("contact"))?;
     Ok(raw_json(StatusCode::OK, r#"{"contact":"#, &answer, "}"))
 }
 
@@ -128,7 +176,11 @@ pub async fn get(Call { log, caller, trace }: Call, Path(id): Path<String>, Quer
     params(("id" = Id, Path, description = "The contact.")),
     responses((status = 200, body = Entered), Refused, Denied, BadBody, Later, Missing),
 )]
-pub async fn update(Call { log, caller, trace }: Call, Path(id): Path<String>, JsonObject(body): JsonObject) -> Result<Response, Problem> {
+pub async fn update(
+    Call { log, caller, trace }: Call,
+    Path(id): Path<String>,
+    JsonObject(body): JsonObject,
+) -> Result<Response, Problem> {
     let id = path_id(&id)?;
     let mut f = Fields::of(&body);
     let company = f.optional("company_id", str::parse::<Id>);
@@ -140,29 +192,46 @@ pub async fn update(Call { log, caller, trace }: Call, Path(id): Path<String>, J
     f.finish()?;
     let company_id = caller.company(company)?;
     if patch == ContactPatch::default() {
-        return Err(Problem::field("fullName", "is required, or another field to change"));
+        return Err(Problem::field(
+            "fullName",
+            "is required, or another field to change",
+        ));
     }
     // Nothing is stored about a contact that does not exist.
     find(&log, company_id, id, trace).await?;
-    let event = Event::ContactUpdated(Box::new(ContactUpdated { contact_id: id, patch }));
+    let event = Event::ContactUpdated(Box::new(ContactUpdated {
+        contact_id: id,
+        patch,
+    }));
     let settled = command(&log, &caller, company_id, event, trace).await?;
     match settled.outcome {
         None => Ok(accepted(&settled, &format!("/api/v1/contacts/{id}"))),
         Some(Outcome::NotFound) => Err(Problem::NotFound("contact")),
         Some(_) => {
             let contact = find(&log, company_id, id, trace).await?;
-            Ok(json(StatusCode::OK, Entered { message: "Contact updated successfully", contact, seq: settled.seq }))
+            Ok(json(
+                StatusCode::OK,
+                Entered {
+                    message: "Contact updated successfully",
+                    contact,
+                    seq: settled.seq,
+                },
+            ))
         }
     }
 }
 
 async fn find(log: &Log, company_id: Id, id: Id, trace: TraceContext) -> Result<Contact, Problem> {
-    log.ask(&GetContact { company_id, id }, trace).await.map_err(Problem::missing("contact"))
+    log.ask(&GetContact { company_id, id }, trace)
+        .await
+        .map_err(Problem::missing("contact"))
 }
 
 fn search_text(text: &str) -> Result<String, String> {
     match text.chars().count() {
         0..=SEARCH_CHARS => Ok(text.to_owned()),
-        has => Err(format!("must have at most {SEARCH_CHARS} characters, has {has}")),
+        has => Err(format!(
+            "must have at most {SEARCH_CHARS} characters, has {has}"
+        )),
     }
 }

@@ -1,5 +1,5 @@
-//! A company's conversations, latest first, with what is unread: `GET /conversations`, and `POST /messages/instagram` as the
-//! old backend had it.
+//! A company's conversations, latest first, with what is unread: `GET /conversations`, and `POST
+//! /messages/instagram` as the old backend had it.
 
 use axum::response::Response;
 use nats::Id;
@@ -11,7 +11,10 @@ use super::Call;
 use super::page::{page, with_page};
 use crate::http::JsonObject;
 use crate::problem::Problem;
-use crate::schema::{After, BadBody, ConversationList, ConversationsBody, Denied, OfCompany, OnPlatform, PageOf, Refused};
+use crate::schema::{
+    After, BadBody, ConversationList, ConversationsBody, Denied, OfCompany, OnPlatform, PageOf,
+    Refused,
+};
 use crate::validate::{Fields, QueryFields, platform_name};
 
 /// `GET /conversations`: of every platform, unless one is named.
@@ -41,13 +44,21 @@ pub async fn instagram(call: Call, JsonObject(body): JsonObject) -> Result<Respo
     answer(call, &body, Some(Platform::Instagram)).await
 }
 
-async fn answer(Call { log, caller, trace }: Call, given: &Map<String, Value>, default: Option<Platform>) -> Result<Response, Problem> {
+async fn answer(
+    Call { log, caller, trace }: Call,
+    given: &Map<String, Value>,
+    default: Option<Platform>,
+) -> Result<Response, Problem> {
     let mut f = Fields::of(given);
     let company = f.optional("company_id", str::parse::<Id>);
     let platform = f.optional("platform", platform_name).or(default);
     let page = page(&mut f);
     f.finish()?;
-    let question = ListConversations { company_id: caller.company(company)?, platform, page };
+    let question = ListConversations {
+        company_id: caller.company(company)?,
+        platform,
+        page,
+    };
     let answer = log.ask_raw(&question, trace).await?;
     Ok(with_page(&answer, page))
 }

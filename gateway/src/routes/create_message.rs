@@ -1,5 +1,6 @@
-//! `POST /messages`: accept a message. 201 once the log has it on disk; with `Prefer: wait=N` once the bot has it, or will not.
-//! The same path with a `contact_id` and nothing of a message lists a conversation, as the old backend's did.
+//! `POST /messages`: accept a message. 201 once the log has it on disk; with `Prefer: wait=N` once
+//! the bot has it, or will not. The same path with a `contact_id` and nothing of a message lists a
+//! conversation, as the old backend's did.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +8,10 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
-use nats::domain::{Attachment, Content, Delivery, DeliveryState, ExternalId, MAX_ATTACHMENTS, Message, MessageView, ShortText, Url};
+use nats::domain::{
+    Attachment, Content, Delivery, DeliveryState, ExternalId, MAX_ATTACHMENTS, Message,
+    MessageView, ShortText, Url,
+};
 use nats::{Id, Timestamp};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -40,7 +44,10 @@ pub async fn create_or_list(
     headers: HeaderMap,
     JsonObject(body): JsonObject,
 ) -> Result<Response, Problem> {
-    let is_list = body.contains_key("contact_id") && !["role", "direction", "content", "attachments"].iter().any(|f| body.contains_key(*f));
+    let is_list = body.contains_key("contact_id")
+        && !["role", "direction", "content", "attachments"]
+            .iter()
+            .any(|f| body.contains_key(*f));
     // A list has no use for it; a bad one is refused all the same.
     let key = request_key(&headers)?;
     match is_list {
@@ -64,16 +71,27 @@ async fn create(
     let create = Create::new(&caller, message, request, now);
     // Listen first: the bot may be quicker than the log's answer.
     let wait = match within {
-        Some(within) => waits.open(company, contact).await.map(|wait| (wait, within)),
+        Some(within) => waits
+            .open(company, contact)
+            .await
+            .map(|wait| (wait, within)),
         None => None,
     };
     let published = log.publish(create.outgoing(trace)?).await;
     let stored = create.settle(&log, published).await?;
     let replayed = stored.replayed;
-    let Some((wait, within)) = wait else { return Ok(answer(Created::new(stored), replayed, None)) };
+    let Some((wait, within)) = wait else {
+        return Ok(answer(Created::new(stored), replayed, None));
+    };
     let is_old = stored.message.id != id;
-    let delivery = wait.settled(&log, &stored.message, is_old, within, trace).await;
-    Ok(answer(Created::new(stored).delivered(delivery), replayed, Some(within)))
+    let delivery = wait
+        .settled(&log, &stored.message, is_old, within, trace)
+        .await;
+    Ok(answer(
+        Created::new(stored).delivered(delivery),
+        replayed,
+        Some(within),
+    ))
 }
 
 fn answer(created: Created, replayed: bool, waited: Option<Duration>) -> Response {
@@ -82,7 +100,9 @@ fn answer(created: Created, replayed: bool, waited: Option<Duration>) -> Respons
     if replayed {
         say_replayed(headers);
     }
-    if let Some(applied) = waited.and_then(|w| HeaderValue::from_str(&format!("wait={}", w.as_secs())).ok()) {
+    if let Some(applied) =
+        waited.and_then(|w| HeaderValue::from_str(&format!("wait={}", w.as_secs())).ok())
+    {
         headers.insert("preference-applied", applied);
     }
     response
@@ -109,11 +129,27 @@ enum Forwarding {
     /// It is, and nobody has waited.
     Queued { queued: bool },
     /// The bot has it.
-    Delivered { success: bool, state: DeliveryState, attempts: u32, delivered_at: Option<Timestamp> },
+    Delivered {
+        success: bool,
+        state: DeliveryState,
+        attempts: u32,
+        delivered_at: Option<Timestamp>,
+    },
     /// The bot does not get it as things stand.
-    Failed { success: bool, failed: bool, state: DeliveryState, attempts: u32, error: Option<String> },
+    Failed {
+        success: bool,
+        failed: bool,
+        state: DeliveryState,
+        attempts: u32,
+        error: Option<String>,
+    },
     /// It was waited for in vain.
-    Pending { queued: bool, state: DeliveryState, attempts: u32, error: Option<String> },
+    Pending {
+        queued: bool,
+        state: DeliveryState,
+        attempts: u32,
+        error: Option<String>,
+    },
 }
 
 impl Created {
@@ -121,24 +157,60 @@ impl Created {
     pub fn new(Stored { message, seq, .. }: Stored) -> Created {
         let forwarding = match message.is_forwardable() {
             true => Forwarding::Queued { queued: true },
-            false => Forwarding::Skipped { skipped: true, reason: "only operator messages to facebook and instagram are forwarded" },
+            false => Forwarding::Skipped {
+                skipped: true,
+                reason: "only operator messages to facebook and instagram are forwarded",
+            },
         };
         let message_data = message.initial_view(Some(seq));
-        Created { message: "Message created successfully", message_data, forwarding, warning: None, seq }
+        Created {
+            message: "Message created successfully",
+            message_data,
+            forwarding,
+            warning: None,
+            seq,
+        }
     }
 
     /// With what the wait for its delivery has come to.
     fn delivered(mut self, delivery: Delivery) -> Created {
-        let Delivery { state, attempts, last_error: error, delivered_at, .. } = delivery.clone();
+        let Delivery {
+            state,
+            attempts,
+            last_error: error,
+            delivered_at,
+            ..
+        } = delivery.clone();
         (self.forwarding, self.warning) = match state {
-            DeliveryState::Delivered => (Forwarding::Delivered { success: true, state, attempts, delivered_at }, None),
+            DeliveryState::Delivered => (
+                Forwarding::Delivered {
+                    success: true,
+                    state,
+                    attempts,
+                    delivered_at,
+                },
+                None,
+            ),
             DeliveryState::Failed | DeliveryState::Held => (
-                Forwarding::Failed { success: false, failed: true, state, attempts, error },
+                Forwarding::Failed {
+                    success: false,
+                    failed: true,
+                    state,
+                    attempts,
+                    error,
+                },
                 Some("Message saved, but forwarding to the platform failed"),
             ),
             DeliveryState::Queued | DeliveryState::Sending | DeliveryState::Retrying => (
-                Forwarding::Pending { queued: true, state, attempts, error },
-                Some("Message saved, but not forwarded to the platform yet; it will be tried again"),
+                Forwarding::Pending {
+                    queued: true,
+                    state,
+                    attempts,
+                    error,
+                },
+                Some(
+                    "Message saved, but not forwarded to the platform yet; it will be tried again",
+                ),
             ),
         };
         self.message_data.delivered = state == DeliveryState::Delivered;
@@ -147,7 +219,11 @@ impl Created {
     }
 }
 
-pub(super) fn read(body: &Map<String, Value>, caller: &Caller, now: Timestamp) -> Result<Message, Problem> {
+pub(super) fn read(
+    body: &Map<String, Value>,
+    caller: &Caller,
+    now: Timestamp,
+) -> Result<Message, Problem> {
     let mut f = Fields::of(body);
     let named_company = f.optional("company_id", str::parse::<Id>);
     let contact_id = f.required("contact_id", str::parse::<Id>);
@@ -165,7 +241,9 @@ pub(super) fn read(body: &Map<String, Value>, caller: &Caller, now: Timestamp) -
         f.wrong("content", "is required where there are no attachments");
     }
     f.finish()?;
-    let (Some(contact_id), Some(role), Some(platform), Some(direction)) = (contact_id, role, platform, direction) else {
+    let (Some(contact_id), Some(role), Some(platform), Some(direction)) =
+        (contact_id, role, platform, direction)
+    else {
         return Err(Problem::Internal); // finish() has refused what is absent
     };
     Ok(Message {
@@ -178,7 +256,8 @@ pub(super) fn read(body: &Map<String, Value>, caller: &Caller, now: Timestamp) -
         content: content.unwrap_or_else(Content::empty),
         attachments: attachments.unwrap_or_default(),
         external_message_id,
-        // Whose clock is ahead has written it now. Refused, the message would be lost; believed, it would stay on top for long.
+        // Whose clock is ahead has written it now. Refused, the message would be lost; believed, it
+        // would stay on top for long.
         created_at: created_at.map_or(now, |at| at.min(now)),
         extra: Map::new(),
     })
@@ -188,7 +267,11 @@ pub(super) fn attachment(f: &mut Fields<'_>) -> Option<Attachment> {
     let kind = f.required("type", ShortText::new);
     let url = f.required("url", Url::new);
     let file_description = f.non_empty("file_description", ShortText::new);
-    Some(Attachment { kind: kind?, url: url?, file_description })
+    Some(Attachment {
+        kind: kind?,
+        url: url?,
+        file_description,
+    })
 }
 
 #[cfg(test)]
@@ -198,13 +281,20 @@ mod tests {
     use super::*;
 
     fn staff() -> Caller {
-        let (user, company) = ("d".repeat(24).parse().unwrap(), "a".repeat(24).parse().unwrap());
-        Caller::Staff { user, company, role: nats::domain::StaffRole::Receptionist, session: None }
+        let (user, company) = (
+            "d".repeat(24).parse().unwrap(),
+            "a".repeat(24).parse().unwrap(),
+        );
+        Caller::Staff {
+            user,
+            company,
+            role: nats::domain::StaffRole::Receptionist,
+            session: None,
+        }
     }
 
     fn try_read(changes: Value) -> Result<Message, Problem> {
-        let mut body =
-            json!({"contact_id": "b".repeat(24), "role": "user", "platform": "Facebook", "direction": "inbound", "content": " hi "});
+        let mut body = json!({"contact_id": "b".repeat(24), "role": "user", "platform": "Facebook", "direction": "inbound", "content": " hi "});
         for (k, v) in changes.as_object().unwrap() {
             body[k] = v.clone();
         }
@@ -214,7 +304,14 @@ mod tests {
     #[test]
     fn a_good_body_becomes_a_message_of_the_callers_company() {
         let m = try_read(json!({})).unwrap();
-        assert_eq!((m.content.as_str(), m.platform.as_str(), m.company_id.to_string()), ("hi", "facebook", "a".repeat(24)));
+        assert_eq!(
+            (
+                m.content.as_str(),
+                m.platform.as_str(),
+                m.company_id.to_string()
+            ),
+            ("hi", "facebook", "a".repeat(24))
+        );
         assert_eq!(
             try_read(json!({"content": null, "attachments": [{"type": "image", "url": "https://x.example/a"}]})).unwrap().attachments.len(),
             1
@@ -230,16 +327,41 @@ mod tests {
             panic!("accepted")
         };
         let fields: Vec<&str> = errors.iter().map(|e| e.field.as_str()).collect();
-        assert_eq!(fields, ["role", "platform", "content", "attachments[1].url", "attachments[2]", "created_at"]);
+        assert_eq!(
+            fields,
+            [
+                "role",
+                "platform",
+                "content",
+                "attachments[1].url",
+                "attachments[2]",
+                "created_at"
+            ]
+        );
     }
 
     #[test]
     fn ids_companies_and_emptiness_have_their_own_answers() {
-        assert_eq!(try_read(json!({"contact_id": "x"})), Err(Problem::BadId("contact_id")));
-        assert!(matches!(try_read(json!({"company_id": "c".repeat(24)})), Err(Problem::Forbidden(_))));
-        for empty in [json!({"content": "  "}), json!({"content": null}), json!({"content": "", "attachments": []})] {
+        assert_eq!(
+            try_read(json!({"contact_id": "x"})),
+            Err(Problem::BadId("contact_id"))
+        );
+        assert!(matches!(
+            try_read(json!({"company_id": "c".repeat(24)})),
+            Err(Problem::Forbidden(_))
+        ));
+        for empty in [
+            json!({"content": "  "}),
+            json!({"content": null}),
+            json!({"content": "", "attachments": []}),
+        ] {
             assert!(matches!(try_read(empty), Err(Problem::Validation(_))));
         }
-        assert!(try_read(json!({"created_at": "2999-01-01T00:00:00Z"})).unwrap().created_at <= Timestamp::now());
+        assert!(
+            try_read(json!({"created_at": "2999-01-01T00:00:00Z"}))
+                .unwrap()
+                .created_at
+                <= Timestamp::now()
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! `/dead-letters`: what could not be processed, for the managers of the company that it belongs to. What is done with a letter
-//! is done by `nats::runtime::dead_letters`, as the operator's command line does it too.
+//! `/dead-letters`: what could not be processed, for the managers of the company that it belongs
+//! to. What is done with a letter is done by `nats::runtime::dead_letters`, as the operator's
+//! command line does it too.
 
 use std::sync::Arc;
 
@@ -7,7 +8,9 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use nats::domain::ShortText;
-use nats::runtime::dead_letters::{DeadLetter, Filter, MAX_LETTERS, MAX_REPLAYS, Replayed, Scope, ShownLetter};
+use nats::runtime::dead_letters::{
+    DeadLetter, Filter, MAX_LETTERS, MAX_REPLAYS, Replayed, Scope, ShownLetter,
+};
 use nats::{Id, Timestamp};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -17,7 +20,10 @@ use crate::auth::Caller;
 use crate::http::{JsonObject, MaybeJson, json};
 use crate::letters::Letters;
 use crate::problem::Problem;
-use crate::schema::{BadBody, Denied, DiscardBody, DryRun, DryRunBody, Missing, OfCompany, OfLetters, Refused, ReplayBody, Settled};
+use crate::schema::{
+    BadBody, Denied, DiscardBody, DryRun, DryRunBody, Missing, OfCompany, OfLetters, Refused,
+    ReplayBody, Settled,
+};
 use crate::validate::{Fields, QueryFields};
 
 /// Entries of a page, unless the request says.
@@ -72,7 +78,11 @@ struct ManyDone {
     params(OfLetters, OfCompany),
     responses((status = 200, body = Listed), Refused, Denied),
 )]
-pub async fn list(State(letters): State<Arc<Letters>>, caller: Caller, QueryFields(query): QueryFields) -> Result<Response, Problem> {
+pub async fn list(
+    State(letters): State<Arc<Letters>>,
+    caller: Caller,
+    QueryFields(query): QueryFields,
+) -> Result<Response, Problem> {
     caller.manager()?;
     let mut f = Fields::of(&query);
     let mut filter = filter(&mut f);
@@ -81,7 +91,14 @@ pub async fn list(State(letters): State<Arc<Letters>>, caller: Caller, QueryFiel
     let (scope, cursor) = scope_and_cursor(f, &caller)?;
     let (letters, _turn) = letters.turn()?;
     let page = letters.list(scope, &filter, cursor, limit).await?;
-    Ok(json(StatusCode::OK, Listed { dead_letters: page.letters, limit, next_cursor: page.next_cursor }))
+    Ok(json(
+        StatusCode::OK,
+        Listed {
+            dead_letters: page.letters,
+            limit,
+            next_cursor: page.next_cursor,
+        },
+    ))
 }
 
 /// `GET /dead-letters/{seq}`: with headers and payload.
@@ -104,7 +121,12 @@ pub async fn show(
     let scope = Scope::Company(super::company_in(&query, &caller)?);
     let seq = sequence(&seq)?;
     let (letters, _turn) = letters.turn()?;
-    Ok(json(StatusCode::OK, One { dead_letter: letters.show(scope, seq).await? }))
+    Ok(json(
+        StatusCode::OK,
+        One {
+            dead_letter: letters.show(scope, seq).await?,
+        },
+    ))
 }
 
 /// `POST /dead-letters/{seq}/replay`: once, however often it is asked.
@@ -130,10 +152,24 @@ pub async fn replay(
     let dry_run = dry_run(&query, &body)?;
     let (letters, _turn) = letters.turn()?;
     let (message, dead_letter) = match dry_run {
-        true => ("This dead letter can be replayed", letters.try_replay(scope, seq).await?),
-        false => ("Dead letter replayed", letters.replay(scope, seq, &name(&caller), Timestamp::now).await?),
+        true => (
+            "This dead letter can be replayed",
+            letters.try_replay(scope, seq).await?,
+        ),
+        false => (
+            "Dead letter replayed",
+            letters
+                .replay(scope, seq, &name(&caller), Timestamp::now)
+                .await?,
+        ),
     };
-    Ok(json(StatusCode::OK, Done { message, dead_letter }))
+    Ok(json(
+        StatusCode::OK,
+        Done {
+            message,
+            dead_letter,
+        },
+    ))
 }
 
 /// `POST /dead-letters/replay`: many, in the order of the log.
@@ -161,9 +197,23 @@ pub async fn replay_many(
     let (scope, cursor) = scope_and_cursor(f, &caller)?;
     let (letters, _turn) = letters.turn()?;
     let by = (!dry_run).then(|| name(&caller));
-    let replayed = letters.replay_many(scope, &filter, cursor, limit, by.as_deref(), Timestamp::now).await?;
-    let message = if dry_run { "These dead letters would be replayed" } else { "Dead letters replayed" };
-    Ok(json(StatusCode::OK, ManyDone { message, dry_run, count: replayed.sequences.len(), replayed }))
+    let replayed = letters
+        .replay_many(scope, &filter, cursor, limit, by.as_deref(), Timestamp::now)
+        .await?;
+    let message = if dry_run {
+        "These dead letters would be replayed"
+    } else {
+        "Dead letters replayed"
+    };
+    Ok(json(
+        StatusCode::OK,
+        ManyDone {
+            message,
+            dry_run,
+            count: replayed.sequences.len(),
+            replayed,
+        },
+    ))
 }
 
 /// `POST /dead-letters/{seq}/discard`: it is not to be replayed.
@@ -192,11 +242,26 @@ pub async fn discard(
     let scope = Scope::Company(caller.company(named)?);
     let reason = reason.ok_or(Problem::Internal)?; // finish() has refused its absence
     let (letters, _turn) = letters.turn()?;
-    let dead_letter = letters.discard(scope, seq, &name(&caller), reason.as_str(), Timestamp::now()).await?;
-    Ok(json(StatusCode::OK, Done { message: "Dead letter discarded", dead_letter }))
+    let dead_letter = letters
+        .discard(
+            scope,
+            seq,
+            &name(&caller),
+            reason.as_str(),
+            Timestamp::now(),
+        )
+        .await?;
+    Ok(json(
+        StatusCode::OK,
+        Done {
+            message: "Dead letter discarded",
+            dead_letter,
+        },
+    ))
 }
 
-/// Whether only to say what would be done: heeded in the query string and in the body, for what is replayed cannot be taken back.
+/// Whether only to say what would be done: heeded in the query string and in the body, for what is
+/// replayed cannot be taken back.
 fn dry_run(query: &Map<String, Value>, body: &Map<String, Value>) -> Result<bool, Problem> {
     let (mut q, mut b) = (Fields::of(query), Fields::of(body));
     let (in_query, in_body) = (q.optional("dry_run", str::parse::<bool>), b.flag("dry_run"));
@@ -247,8 +312,19 @@ mod tests {
     #[test]
     fn a_sequence_is_a_whole_number() {
         assert_eq!(sequence("7"), Ok(7));
-        for bad in ["", "0", "-1", "1.5", "x", "9007199254740992", "18446744073709551616"] {
-            assert!(matches!(sequence(bad), Err(Problem::Validation(_))), "{bad}");
+        for bad in [
+            "",
+            "0",
+            "-1",
+            "1.5",
+            "x",
+            "9007199254740992",
+            "18446744073709551616",
+        ] {
+            assert!(
+                matches!(sequence(bad), Err(Problem::Validation(_))),
+                "{bad}"
+            );
         }
     }
 }

@@ -1,5 +1,6 @@
-//! `/integrations/google`, for the document only: the handlers of `integrations` answer it. A schema cannot say that a body depends
-//! on what stands in the path, so in the document Google has a path of its own.
+//! `/integrations/google`, for the document only: the handlers of `integrations` answer it. A
+//! schema cannot say that a body depends on what stands in the path, so in the document Google has
+//! a path of its own.
 #![expect(dead_code, reason = "they describe, nobody calls them")]
 
 use utoipa::OpenApi;

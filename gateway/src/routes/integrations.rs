@@ -1,5 +1,5 @@
-//! `/integrations`: a company's access to the platforms. Tokens go in and never come out: they are sealed before anything is
-//! stored, and no answer holds one, sealed or not.
+//! `/integrations`: a company's access to the platforms. Tokens go in and never come out: they are
+//! sealed before anything is stored, and no answer holds one, sealed or not.
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -20,7 +20,9 @@ use super::command::{accepted, command};
 use crate::auth::Caller;
 use crate::http::{JsonObject, json};
 use crate::problem::Problem;
-use crate::schema::{BadBody, ChannelProvider, Denied, IntegrationBody, Later, Missing, OfCompany, Refused};
+use crate::schema::{
+    BadBody, ChannelProvider, Denied, IntegrationBody, Later, Missing, OfCompany, Refused,
+};
 use crate::validate::{Fields, QueryFields, provider_name};
 
 /// Longest token.
@@ -45,17 +47,40 @@ pub struct Shown {
 
 impl From<IntegrationView> for Shown {
     fn from(view: IntegrationView) -> Shown {
-        Shown { refresh_error: view.refresh_error, ..Shown::from(view.integration) }
+        Shown {
+            refresh_error: view.refresh_error,
+            ..Shown::from(view.integration)
+        }
     }
 }
 
 impl From<Integration> for Shown {
     fn from(integration: Integration) -> Shown {
-        let Integration { company_id, provider, account_id, account_name, access_token, refresh_token, token_expires_at, updated_at } =
-            integration;
+        let Integration {
+            company_id,
+            provider,
+            account_id,
+            account_name,
+            access_token,
+            refresh_token,
+            token_expires_at,
+            updated_at,
+        } = integration;
         // Both are sealed with the same key, and one of them is there.
-        let Sealed { key_id, .. } = access_token.or(refresh_token).unwrap_or(Sealed { key_id: String::new(), sealed: String::new() });
-        Shown { company_id, provider, account_id, account_name, token_expires_at, updated_at, key_id, refresh_error: None }
+        let Sealed { key_id, .. } = access_token.or(refresh_token).unwrap_or(Sealed {
+            key_id: String::new(),
+            sealed: String::new(),
+        });
+        Shown {
+            company_id,
+            provider,
+            account_id,
+            account_name,
+            token_expires_at,
+            updated_at,
+            key_id,
+            refresh_error: None,
+        }
     }
 }
 
@@ -117,25 +142,55 @@ pub async fn put(
     let account_id = f.non_empty("account_id", ShortText::new);
     let account_name = f.non_empty("account_name", ShortText::new);
     // It is the access token's.
-    let token_expires_at = f.optional("token_expires_at", str::parse::<Timestamp>).filter(|_| access_token.is_some());
+    let token_expires_at = f
+        .optional("token_expires_at", str::parse::<Timestamp>)
+        .filter(|_| access_token.is_some());
     f.finish()?;
     caller.company(named)?;
     let seal = |token: Option<SecretString>| {
-        token.map(|token| keyring.seal(&token, company_id, provider)).transpose().map_err(|e| {
-            error!(error = %e, "a token cannot be sealed");
-            Problem::Internal
-        })
+        token
+            .map(|token| keyring.seal(&token, company_id, provider))
+            .transpose()
+            .map_err(|e| {
+                error!(error = %e, "a token cannot be sealed");
+                Problem::Internal
+            })
     };
     let (access_token, refresh_token) = (seal(access_token)?, seal(refresh_token)?);
     let updated_at = Timestamp::now();
-    let integration =
-        Integration { company_id, provider, account_id, account_name, access_token, refresh_token, token_expires_at, updated_at };
-    let settled = command(&log, &caller, company_id, Event::IntegrationUpdated(integration.clone()), trace).await?;
+    let integration = Integration {
+        company_id,
+        provider,
+        account_id,
+        account_name,
+        access_token,
+        refresh_token,
+        token_expires_at,
+        updated_at,
+    };
+    let settled = command(
+        &log,
+        &caller,
+        company_id,
+        Event::IntegrationUpdated(integration.clone()),
+        trace,
+    )
+    .await?;
     if settled.outcome.is_none() {
-        return Ok(accepted(&settled, &format!("/api/v1/integrations/{provider}")));
+        return Ok(accepted(
+            &settled,
+            &format!("/api/v1/integrations/{provider}"),
+        ));
     }
     let shown = Shown::from(integration);
-    Ok(json(StatusCode::OK, Saved { message: "Integration saved successfully", integration: shown, seq: settled.seq }))
+    Ok(json(
+        StatusCode::OK,
+        Saved {
+            message: "Integration saved successfully",
+            integration: shown,
+            seq: settled.seq,
+        },
+    ))
 }
 
 /// `GET /integrations`
@@ -147,10 +202,18 @@ pub async fn put(
     params(OfCompany),
     responses((status = 200, body = All), Refused, Denied),
 )]
-pub async fn list(Call { log, caller, trace }: Call, QueryFields(query): QueryFields) -> Result<Response, Problem> {
+pub async fn list(
+    Call { log, caller, trace }: Call,
+    QueryFields(query): QueryFields,
+) -> Result<Response, Problem> {
     let company_id = company(&caller, &query)?;
     let found = log.ask(&ListIntegrations { company_id }, trace).await?;
-    Ok(json(StatusCode::OK, All { integrations: found.into_iter().map(Shown::from).collect() }))
+    Ok(json(
+        StatusCode::OK,
+        All {
+            integrations: found.into_iter().map(Shown::from).collect(),
+        },
+    ))
 }
 
 /// `GET /integrations/{platform}`
@@ -167,9 +230,20 @@ pub async fn get(
     Path(platform): Path<String>,
     QueryFields(query): QueryFields,
 ) -> Result<Response, Problem> {
-    let question = GetIntegration { company_id: company(&caller, &query)?, provider: provider(&platform)? };
-    let found = log.ask(&question, trace).await.map_err(Problem::missing("integration"))?;
-    Ok(json(StatusCode::OK, One { integration: Shown::from(found) }))
+    let question = GetIntegration {
+        company_id: company(&caller, &query)?,
+        provider: provider(&platform)?,
+    };
+    let found = log
+        .ask(&question, trace)
+        .await
+        .map_err(Problem::missing("integration"))?;
+    Ok(json(
+        StatusCode::OK,
+        One {
+            integration: Shown::from(found),
+        },
+    ))
 }
 
 /// `DELETE /integrations/{platform}`
@@ -182,21 +256,45 @@ pub async fn get(
     params(("platform" = inline(ChannelProvider), Path, description = "Upper and lower case are the same.")),
     responses((status = 200, body = Removed), Refused, Denied, Later, Missing),
 )]
-pub async fn delete(Call { log, caller, trace }: Call, Path(platform): Path<String>) -> Result<Response, Problem> {
+pub async fn delete(
+    Call { log, caller, trace }: Call,
+    Path(platform): Path<String>,
+) -> Result<Response, Problem> {
     let company_id = caller.manager()?;
     let provider = provider(&platform)?;
-    log.ask(&GetIntegration { company_id, provider }, trace).await.map_err(Problem::missing("integration"))?;
+    log.ask(
+        &GetIntegration {
+            company_id,
+            provider,
+        },
+        trace,
+    )
+    .await
+    .map_err(Problem::missing("integration"))?;
     let event = Event::IntegrationDeleted(IntegrationDeleted { provider });
     let settled = command(&log, &caller, company_id, event, trace).await?;
     match settled.outcome {
-        None => Ok(accepted(&settled, &format!("/api/v1/integrations/{provider}"))),
+        None => Ok(accepted(
+            &settled,
+            &format!("/api/v1/integrations/{provider}"),
+        )),
         Some(Outcome::NotFound) => Err(Problem::NotFound("integration")),
-        Some(_) => Ok(json(StatusCode::OK, Removed { message: "Integration deleted successfully", provider, seq: settled.seq })),
+        Some(_) => Ok(json(
+            StatusCode::OK,
+            Removed {
+                message: "Integration deleted successfully",
+                provider,
+                seq: settled.seq,
+            },
+        )),
     }
 }
 
 /// The company whose integrations a member of staff looks at.
-fn company(caller: &Caller, query: &serde_json::Map<String, serde_json::Value>) -> Result<Id, Problem> {
+fn company(
+    caller: &Caller,
+    query: &serde_json::Map<String, serde_json::Value>,
+) -> Result<Id, Problem> {
     caller.staff()?;
     super::company_in(query, caller)
 }
@@ -206,10 +304,14 @@ fn provider(name: &str) -> Result<Provider, Problem> {
     provider_name(name).map_err(|e| Problem::field("platform", e.to_string()))
 }
 
-/// Access token and refresh token. Google needs the second, which gets the first; the others have just the first.
+/// Access token and refresh token. Google needs the second, which gets the first; the others have
+/// just the first.
 fn tokens(f: &mut Fields<'_>, provider: Provider) -> (Option<SecretString>, Option<SecretString>) {
     if provider == Provider::Google {
-        return (f.optional("access_token", token), f.required("refresh_token", token));
+        return (
+            f.optional("access_token", token),
+            f.required("refresh_token", token),
+        );
     }
     if f.has("refresh_token") {
         f.wrong("refresh_token", format!("{provider} has none"));
@@ -222,7 +324,9 @@ fn token(text: &str) -> Result<SecretString, String> {
     let text = text.trim();
     match (1..=TOKEN_CHARS).contains(&text.len()) && text.bytes().all(|c| c.is_ascii_graphic()) {
         true => Ok(text.into()),
-        false => Err(format!("must have 1 to {TOKEN_CHARS} visible ASCII characters")),
+        false => Err(format!(
+            "must have 1 to {TOKEN_CHARS} visible ASCII characters"
+        )),
     }
 }
 
@@ -243,7 +347,10 @@ mod tests {
     fn who_gives_no_access_is_refused_and_case_does_not_matter() {
         assert_eq!(provider("FaceBook"), Ok(Provider::Facebook));
         for bad in ["web", "Other", "", "x"] {
-            assert!(matches!(provider(bad), Err(Problem::Validation(_))), "{bad}");
+            assert!(
+                matches!(provider(bad), Err(Problem::Validation(_))),
+                "{bad}"
+            );
         }
     }
 }

@@ -22,8 +22,8 @@ use crate::http::{JsonObject, json, raw_json};
 use crate::log::Log;
 use crate::problem::Problem;
 use crate::schema::{
-    After, BadBody, Denied, Emptied, Later, MessageEdit, MessageId, MessageList, Missing, OfCompany, OnPlatform, OneMessage, PageOf,
-    ReadBody, Refused,
+    After, BadBody, Denied, Emptied, Later, MessageEdit, MessageId, MessageList, Missing,
+    OfCompany, OnPlatform, OneMessage, PageOf, ReadBody, Refused,
 };
 use crate::validate::{Fields, QueryFields, path_id, platform_name};
 
@@ -82,21 +82,39 @@ struct MarkedRead {
     params(("contact_id" = Id, Query, description = "The customer."), OnPlatform, PageOf, After, OfCompany),
     responses((status = 200, body = MessageList), Refused, Denied, Missing),
 )]
-pub async fn list(Call { log, caller, trace }: Call, QueryFields(query): QueryFields) -> Result<Response, Problem> {
+pub async fn list(
+    Call { log, caller, trace }: Call,
+    QueryFields(query): QueryFields,
+) -> Result<Response, Problem> {
     list_of(&log, &caller, trace, &query).await
 }
 
 /// A conversation's page, by body or query string.
-pub async fn list_of(log: &Log, caller: &Caller, trace: TraceContext, given: &Map<String, Value>) -> Result<Response, Problem> {
+pub async fn list_of(
+    log: &Log,
+    caller: &Caller,
+    trace: TraceContext,
+    given: &Map<String, Value>,
+) -> Result<Response, Problem> {
     let mut f = Fields::of(given);
     let company = f.optional("company_id", str::parse::<Id>);
     let contact_id = f.required("contact_id", str::parse::<Id>);
     let platform = f.optional("platform", platform_name);
     let page = page(&mut f);
     f.finish()?;
-    let Some(contact_id) = contact_id else { return Err(Problem::Internal) };
-    let question = ListMessages { company_id: caller.company(company)?, contact_id, platform, page };
-    let answer = log.ask_raw(&question, trace).await.map_err(Problem::missing("contact"))?;
+    let Some(contact_id) = contact_id else {
+        return Err(Problem::Internal);
+    };
+    let question = ListMessages {
+        company_id: caller.company(company)?,
+        contact_id,
+        platform,
+        page,
+    };
+    let answer = log
+        .ask_raw(&question, trace)
+        .await
+        .map_err(Problem::missing("contact"))?;
     Ok(with_page(&answer, page))
 }
 
@@ -109,9 +127,19 @@ pub async fn list_of(log: &Log, caller: &Caller, trace: TraceContext, given: &Ma
     params(("id" = Id, Path, description = "The message."), OfCompany),
     responses((status = 200, body = OneMessage), Refused, Denied, Missing),
 )]
-pub async fn get(Call { log, caller, trace }: Call, Path(id): Path<String>, QueryFields(query): QueryFields) -> Result<Response, Problem> {
-    let question = GetMessage { company_id: company_in(&query, &caller)?, id: path_id(&id)? };
-    let answer = log.ask_raw(&question, trace).await.map_err(Problem::missing("message"))?;
+pub async fn get(
+    Call { log, caller, trace }: Call,
+    Path(id): Path<String>,
+    QueryFields(query): QueryFields,
+) -> Result<Response, Problem> {
+    let question = GetMessage {
+        company_id: company_in(&query, &caller)?,
+        id: path_id(&id)?,
+    };
+    let answer = log
+        .ask_raw(&question, trace)
+        .await
+        .map_err(Problem::missing("message"))?;
     Ok(raw_json(StatusCode::OK, r#"{"messageData":"#, &answer, "}"))
 }
 
@@ -129,8 +157,14 @@ pub async fn delivery(
     Path(id): Path<String>,
     QueryFields(query): QueryFields,
 ) -> Result<Response, Problem> {
-    let question = GetDelivery { company_id: company_in(&query, &caller)?, id: path_id(&id)? };
-    let answer = log.ask_raw(&question, trace).await.map_err(Problem::missing("message"))?;
+    let question = GetDelivery {
+        company_id: company_in(&query, &caller)?,
+        id: path_id(&id)?,
+    };
+    let answer = log
+        .ask_raw(&question, trace)
+        .await
+        .map_err(Problem::missing("message"))?;
     Ok(raw_json(StatusCode::OK, "", &answer, ""))
 }
 
@@ -143,7 +177,10 @@ pub async fn delivery(
     request_body = MessageEdit,
     responses((status = 200, body = Updated), Refused, Denied, BadBody, Later, Missing, Emptied),
 )]
-pub async fn update(Call { log, caller, trace }: Call, JsonObject(body): JsonObject) -> Result<Response, Problem> {
+pub async fn update(
+    Call { log, caller, trace }: Call,
+    JsonObject(body): JsonObject,
+) -> Result<Response, Problem> {
     let mut f = Fields::of(&body);
     let id = message_id(&mut f);
     f.refuse(IMMUTABLE);
@@ -156,19 +193,52 @@ pub async fn update(Call { log, caller, trace }: Call, JsonObject(body): JsonObj
     f.finish()?;
     let company_id = caller.company(company)?;
     let before = find(&log, company_id, id, trace).await?;
-    let patch = MessagePatch { content, attachments };
+    let patch = MessagePatch {
+        content,
+        attachments,
+    };
     let (content, attachments) = (patch.content.as_ref(), patch.attachments.as_ref());
-    if content.unwrap_or(&before.message.content).as_str().is_empty() && attachments.unwrap_or(&before.message.attachments).is_empty() {
+    if content
+        .unwrap_or(&before.message.content)
+        .as_str()
+        .is_empty()
+        && attachments
+            .unwrap_or(&before.message.attachments)
+            .is_empty()
+    {
         // Of the message as it stands, so it is no wrong field.
-        return Err(Problem::Conflict("nothing would be left of the message: it has to keep content or attachments"));
+        return Err(Problem::Conflict(
+            "nothing would be left of the message: it has to keep content or attachments",
+        ));
     }
-    let event = MessageUpdated { message_id: before.message.id, contact_id: before.message.contact_id, patch };
-    let settled = command(&log, &caller, company_id, Event::MessageUpdated(event), trace).await?;
+    let event = MessageUpdated {
+        message_id: before.message.id,
+        contact_id: before.message.contact_id,
+        patch,
+    };
+    let settled = command(
+        &log,
+        &caller,
+        company_id,
+        Event::MessageUpdated(event),
+        trace,
+    )
+    .await?;
     if settled.outcome.is_none() {
-        return Ok(accepted(&settled, &format!("/api/v1/messages/{}", before.message.id)));
+        return Ok(accepted(
+            &settled,
+            &format!("/api/v1/messages/{}", before.message.id),
+        ));
     }
     let after = find(&log, company_id, id, trace).await?;
-    Ok(json(StatusCode::OK, Updated { message: "Message updated successfully", message_data: after, seq: settled.seq }))
+    Ok(json(
+        StatusCode::OK,
+        Updated {
+            message: "Message updated successfully",
+            message_data: after,
+            seq: settled.seq,
+        },
+    ))
 }
 
 /// `DELETE /messages`
@@ -181,19 +251,42 @@ pub async fn update(Call { log, caller, trace }: Call, JsonObject(body): JsonObj
     request_body = MessageId,
     responses((status = 200, body = Deleted), Refused, Denied, BadBody, Later, Missing),
 )]
-pub async fn delete(Call { log, caller, trace }: Call, JsonObject(body): JsonObject) -> Result<Response, Problem> {
+pub async fn delete(
+    Call { log, caller, trace }: Call,
+    JsonObject(body): JsonObject,
+) -> Result<Response, Problem> {
     let mut f = Fields::of(&body);
     let id = message_id(&mut f);
     let company = f.optional("company_id", str::parse::<Id>);
     f.finish()?;
     let company_id = caller.company(company)?;
     let before = find(&log, company_id, id, trace).await?;
-    let event = MessageDeleted { message_id: before.message.id, contact_id: before.message.contact_id };
-    let settled = command(&log, &caller, company_id, Event::MessageDeleted(event), trace).await?;
+    let event = MessageDeleted {
+        message_id: before.message.id,
+        contact_id: before.message.contact_id,
+    };
+    let settled = command(
+        &log,
+        &caller,
+        company_id,
+        Event::MessageDeleted(event),
+        trace,
+    )
+    .await?;
     match settled.outcome {
-        None => Ok(accepted(&settled, &format!("/api/v1/messages/{}", before.message.id))),
+        None => Ok(accepted(
+            &settled,
+            &format!("/api/v1/messages/{}", before.message.id),
+        )),
         Some(Outcome::NotFound) => Err(Problem::NotFound("message")),
-        Some(_) => Ok(json(StatusCode::OK, Deleted { message: "Message deleted successfully", _id: before.message.id, seq: settled.seq })),
+        Some(_) => Ok(json(
+            StatusCode::OK,
+            Deleted {
+                message: "Message deleted successfully",
+                _id: before.message.id,
+                seq: settled.seq,
+            },
+        )),
     }
 }
 
@@ -206,23 +299,56 @@ pub async fn delete(Call { log, caller, trace }: Call, JsonObject(body): JsonObj
     request_body = ReadBody,
     responses((status = 200, body = MarkedRead), Refused, Denied, BadBody, Later, Missing),
 )]
-pub async fn mark_read(Call { log, caller, trace }: Call, JsonObject(body): JsonObject) -> Result<Response, Problem> {
+pub async fn mark_read(
+    Call { log, caller, trace }: Call,
+    JsonObject(body): JsonObject,
+) -> Result<Response, Problem> {
     let mut f = Fields::of(&body);
     let contact_id = f.required("contact_id", str::parse::<Id>);
     let platform = f.optional("platform", platform_name);
     let company = f.optional("company_id", str::parse::<Id>);
     f.finish()?;
-    let Some(contact_id) = contact_id else { return Err(Problem::Internal) };
+    let Some(contact_id) = contact_id else {
+        return Err(Problem::Internal);
+    };
     let company_id = caller.company(company)?;
     // Nothing is stored about a conversation that does not exist: its list tells.
-    let page = Page { limit: 1, skip: 0, after: None };
-    log.ask_raw(&ListMessages { company_id, contact_id, platform: None, page }, trace).await.map_err(Problem::missing("contact"))?;
-    let event = Event::MessageRead(MessageRead { contact_id, platform });
+    let page = Page {
+        limit: 1,
+        skip: 0,
+        after: None,
+    };
+    log.ask_raw(
+        &ListMessages {
+            company_id,
+            contact_id,
+            platform: None,
+            page,
+        },
+        trace,
+    )
+    .await
+    .map_err(Problem::missing("contact"))?;
+    let event = Event::MessageRead(MessageRead {
+        contact_id,
+        platform,
+    });
     let settled = command(&log, &caller, company_id, event, trace).await?;
     let Some(Outcome::Applied { matched, modified }) = settled.outcome else {
-        return Ok(accepted(&settled, &format!("/api/v1/messages?contact_id={contact_id}")));
+        return Ok(accepted(
+            &settled,
+            &format!("/api/v1/messages?contact_id={contact_id}"),
+        ));
     };
-    Ok(json(StatusCode::OK, MarkedRead { message: "Messages marked as read", matched, modified, seq: settled.seq }))
+    Ok(json(
+        StatusCode::OK,
+        MarkedRead {
+            message: "Messages marked as read",
+            matched,
+            modified,
+            seq: settled.seq,
+        },
+    ))
 }
 
 /// `_id`, or `id` as some of the old clients have it.
@@ -230,14 +356,24 @@ fn message_id(f: &mut Fields<'_>) -> Option<Id> {
     if !f.has("id") {
         return f.required("_id", str::parse::<Id>);
     }
-    let (id, alias) = (f.optional("_id", str::parse::<Id>), f.optional("id", str::parse::<Id>));
+    let (id, alias) = (
+        f.optional("_id", str::parse::<Id>),
+        f.optional("id", str::parse::<Id>),
+    );
     if id.is_some() && alias.is_some() && id != alias {
         f.wrong("id", "differs from _id");
     }
     id.or(alias)
 }
 
-async fn find(log: &Log, company_id: Id, id: Option<Id>, trace: TraceContext) -> Result<MessageView, Problem> {
+async fn find(
+    log: &Log,
+    company_id: Id,
+    id: Option<Id>,
+    trace: TraceContext,
+) -> Result<MessageView, Problem> {
     let id = id.ok_or(Problem::Internal)?; // finish() has refused its absence
-    log.ask(&GetMessage { company_id, id }, trace).await.map_err(Problem::missing("message"))
+    log.ask(&GetMessage { company_id, id }, trace)
+        .await
+        .map_err(Problem::missing("message"))
 }

@@ -43,10 +43,12 @@ use crate::validate::Fields;
 
 /// Largest body of a request without a token.
 const AUTH_BODY_BYTES: usize = 16 * 1024;
-/// Largest body about a contact, an integration or targets: a profile of 16 KiB, a token of 4 KiB, and some thousand characters.
+/// Largest body about a contact, an integration or targets: a profile of 16 KiB, a token of 4 KiB,
+/// and some thousand characters.
 const DIRECTORY_BODY_BYTES: usize = 128 * 1024;
 
-/// What the routes need; each handler takes only its part. It is cloned for each request and layer, so every part is cheap to clone.
+/// What the routes need; each handler takes only its part. It is cloned for each request and layer,
+/// so every part is cheap to clone.
 #[derive(Clone)]
 pub struct App {
     /// Events and queries.
@@ -95,19 +97,30 @@ impl FromRequestParts<App> for Call {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Call, Problem> {
         let caller = Caller::from_request_parts(parts, app).await?;
         let Trace(trace) = Trace::from_request_parts(parts, app).await?;
-        Ok(Call { log: app.log.clone(), caller, trace })
+        Ok(Call {
+            log: app.log.clone(),
+            caller,
+            trace,
+        })
     }
 }
 
 /// All of them, and what they say of themselves.
 pub fn router(app: App, limiters: RateLimiters) -> (Router, OpenApi) {
-    routes(&app.tokens, limiters).with_state(app).split_for_parts()
+    routes(&app.tokens, limiters)
+        .with_state(app)
+        .split_for_parts()
 }
 
 /// All of them, under `/api/v1`, with the layers that depend on who calls.
 pub fn routes(tokens: &Tokens, limiters: RateLimiters) -> OpenApiRouter<App> {
     let messages = OpenApiRouter::new()
-        .routes(routes!(create_message::create_or_list, messages::list, messages::update, messages::delete))
+        .routes(routes!(
+            create_message::create_or_list,
+            messages::list,
+            messages::update,
+            messages::delete
+        ))
         .routes(routes!(messages::get))
         .routes(routes!(messages::delivery))
         .routes(routes!(messages::mark_read))
@@ -117,14 +130,22 @@ pub fn routes(tokens: &Tokens, limiters: RateLimiters) -> OpenApiRouter<App> {
         .layer(from_fn_with_state(room_for_bodies(), bound_bodies))
         .layer(from_fn_with_state(limiters.clone(), by_caller));
     // The twin of `POST /messages/instagram` counts like it.
-    let conversations = OpenApiRouter::new().routes(routes!(conversations::list)).layer(from_fn_with_state(limiters.clone(), by_caller));
-    let contacts = OpenApiRouter::new().routes(routes!(contacts::create, contacts::list)).routes(routes!(contacts::get, contacts::update));
-    let integrations = OpenApiRouter::with_openapi(google::Google::openapi()).routes(routes!(integrations::list)).routes(routes!(
-        integrations::put,
-        integrations::get,
-        integrations::delete
-    ));
-    let sla = OpenApiRouter::new().routes(routes!(sla::report)).routes(routes!(sla::targets, sla::set_targets));
+    let conversations = OpenApiRouter::new()
+        .routes(routes!(conversations::list))
+        .layer(from_fn_with_state(limiters.clone(), by_caller));
+    let contacts = OpenApiRouter::new()
+        .routes(routes!(contacts::create, contacts::list))
+        .routes(routes!(contacts::get, contacts::update));
+    let integrations = OpenApiRouter::with_openapi(google::Google::openapi())
+        .routes(routes!(integrations::list))
+        .routes(routes!(
+            integrations::put,
+            integrations::get,
+            integrations::delete
+        ));
+    let sla = OpenApiRouter::new()
+        .routes(routes!(sla::report))
+        .routes(routes!(sla::targets, sla::set_targets));
     let dead_letters = OpenApiRouter::new()
         .routes(routes!(dead_letters::list))
         .routes(routes!(dead_letters::show))
@@ -132,20 +153,27 @@ pub fn routes(tokens: &Tokens, limiters: RateLimiters) -> OpenApiRouter<App> {
         .routes(routes!(dead_letters::replay_many))
         .routes(routes!(dead_letters::discard));
     let directory = |routes: OpenApiRouter<App>| {
-        routes.layer(DefaultBodyLimit::max(DIRECTORY_BODY_BYTES)).layer(from_fn_with_state(limiters.clone(), by_caller))
+        routes
+            .layer(DefaultBodyLimit::max(DIRECTORY_BODY_BYTES))
+            .layer(from_fn_with_state(limiters.clone(), by_caller))
     };
     let (contacts, integrations) = (directory(contacts), directory(integrations));
     let (sla, dead_letters) = (directory(sla), directory(dead_letters));
-    // Nobody has been asked who they are here; and whoever has used up their requests can log out still.
+    // Nobody has been asked who they are here; and whoever has used up their requests can log out
+    // still.
     let open = OpenApiRouter::new()
         .routes(routes!(auth::register))
         .routes(routes!(auth::login))
         .routes(routes!(sessions::refresh))
         .routes(routes!(sessions::logout))
         .layer(from_fn_with_state(limiters.clone(), by_address));
-    let known =
-        OpenApiRouter::new().routes(routes!(auth::invite)).routes(routes!(auth::me)).layer(from_fn_with_state(limiters.clone(), by_caller));
-    let auth = open.merge(known).layer(DefaultBodyLimit::max(AUTH_BODY_BYTES));
+    let known = OpenApiRouter::new()
+        .routes(routes!(auth::invite))
+        .routes(routes!(auth::me))
+        .layer(from_fn_with_state(limiters.clone(), by_caller));
+    let auth = open
+        .merge(known)
+        .layer(DefaultBodyLimit::max(AUTH_BODY_BYTES));
     let api = OpenApiRouter::new()
         .nest("/messages", messages)
         .nest("/conversations", conversations)

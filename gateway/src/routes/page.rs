@@ -16,11 +16,20 @@ pub fn page(f: &mut Fields<'_>) -> Page {
     let skip = f.number("skip", 0, 0..=MAX_SKIP);
     let after = f.non_empty("cursor", str::parse);
     // The cursor is the exacter one.
-    Page { limit, skip: if after.is_some() { 0 } else { skip }, after }
+    Page {
+        limit,
+        skip: if after.is_some() { 0 } else { skip },
+        after,
+    }
 }
 
 /// The persister's answer, and the page that was asked for, in one object.
 pub fn with_page(answer: &[u8], Page { limit, skip, .. }: Page) -> Response {
     let inner = answer.strip_suffix(b"}").unwrap_or(answer);
-    raw_json(StatusCode::OK, "", inner, &format!(r#","limit":{limit},"skip":{skip}}}"#))
+    raw_json(
+        StatusCode::OK,
+        "",
+        inner,
+        &format!(r#","limit":{limit},"skip":{skip}}}"#),
+    )
 }

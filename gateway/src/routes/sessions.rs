@@ -1,4 +1,5 @@
-//! `/auth/refresh` and `/auth/logout`: how a login goes on, and how it ends. How it begins is in `auth`.
+//! `/auth/refresh` and `/auth/logout`: how a login goes on, and how it ends. How it begins is in
+//! `auth`.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -15,7 +16,9 @@ use crate::auth::{Caller, Logins, Open, Refresh, refresh_token};
 use crate::http::{MaybeJson, Trace};
 use crate::log::Log;
 use crate::problem::Problem;
-use crate::schema::{BadBody, BadLogin, Denied, Forbidden, LoggedIn, LogoutBody, RefreshBody, Refused};
+use crate::schema::{
+    BadBody, BadLogin, Denied, Forbidden, LoggedIn, LogoutBody, RefreshBody, Refused,
+};
 use crate::validate::Fields;
 
 /// `POST /auth/refresh`: the next access token, and the next refresh token, in place of this one.
@@ -42,21 +45,48 @@ pub async fn refresh(
         (None, Some(_)) => return Err(Problem::InvalidToken),
         (None, None) => return Err(Problem::field("refreshToken", "is required")),
     };
-    let Refresh { user_id, company_id, sid, jti } = logins.grants.verify(&token)?;
+    let Refresh {
+        user_id,
+        company_id,
+        sid,
+        jti,
+    } = logins.grants.verify(&token)?;
     // Asked first: where the database is away, the token stays good.
-    let user = log.ask(&GetUser { company_id, id: user_id }, trace).await.map_err(|e| match e {
-        QueryError::NotFound => Problem::InvalidToken,
-        other => other.into(),
-    })?;
+    let user = log
+        .ask(
+            &GetUser {
+                company_id,
+                id: user_id,
+            },
+            trace,
+        )
+        .await
+        .map_err(|e| match e {
+            QueryError::NotFound => Problem::InvalidToken,
+            other => other.into(),
+        })?;
     let now = Timestamp::now();
-    let open = logins.sessions.rotate(user_id, Open { session: sid, token: jti }, now).await?;
-    let body = Map::from_iter([("message".to_owned(), json!("Refreshed")), ("user".to_owned(), public(&user))]);
+    let open = logins
+        .sessions
+        .rotate(
+            user_id,
+            Open {
+                session: sid,
+                token: jti,
+            },
+            now,
+        )
+        .await?;
+    let body = Map::from_iter([
+        ("message".to_owned(), json!("Refreshed")),
+        ("user".to_owned(), public(&user)),
+    ]);
     logins.answer(StatusCode::OK, body, &user, open, now)
 }
 
-/// `POST /auth/logout`: ends the session of the access token, and that of the refresh token, if one comes with it; beside a good
-/// refresh token the access token may have expired. 204 also if they have ended already. The access token itself is good until
-/// it expires.
+/// `POST /auth/logout`: ends the session of the access token, and that of the refresh token, if one
+/// comes with it; beside a good refresh token the access token may have expired. 204 also if they
+/// have ended already. The access token itself is good until it expires.
 #[utoipa::path(
     post,
     path = "/logout",
@@ -78,18 +108,26 @@ pub async fn logout(
         Err(Problem::TokenExpired) => None,
         Err(problem) => return Err(problem),
     };
-    let refresh = match given(&logins, &headers, &body)?.map(|token| logins.grants.verify::<Refresh>(&token)) {
+    let refresh = match given(&logins, &headers, &body)?
+        .map(|token| logins.grants.verify::<Refresh>(&token))
+    {
         Some(Ok(refresh)) => Some((refresh.user_id, refresh.sid)),
         // Its session has expired with it.
         Some(Err(Problem::TokenExpired)) | None => None,
         Some(Err(problem)) => return Err(problem),
     };
-    let Some((user, _)) = access.or(refresh.map(|(user, sid)| (user, Some(sid)))) else { return Err(Problem::TokenExpired) };
+    let Some((user, _)) = access.or(refresh.map(|(user, sid)| (user, Some(sid)))) else {
+        return Err(Problem::TokenExpired);
+    };
     if refresh.is_some_and(|(of, _)| of != user) {
         return Err(Problem::Forbidden("the refresh token is somebody else's"));
     }
     let session = access.and_then(|(_, session)| session);
-    for session in session.into_iter().chain(refresh.map(|(_, sid)| sid).filter(|sid| Some(*sid) != session)) {
+    for session in session.into_iter().chain(
+        refresh
+            .map(|(_, sid)| sid)
+            .filter(|sid| Some(*sid) != session),
+    ) {
         logins.sessions.end(user, session).await?;
     }
     let mut response = StatusCode::NO_CONTENT.into_response();
@@ -100,7 +138,11 @@ pub async fn logout(
 }
 
 /// The refresh token, from where this gateway has it come.
-fn given(logins: &Logins, headers: &HeaderMap, body: &Map<String, Value>) -> Result<Option<String>, Problem> {
+fn given(
+    logins: &Logins,
+    headers: &HeaderMap,
+    body: &Map<String, Value>,
+) -> Result<Option<String>, Problem> {
     if logins.cookies.is_some() {
         return refresh_token(headers);
     }

@@ -51,12 +51,25 @@ struct Saved {
     params(OnPlatform, InRange),
     responses((status = 200, body = SlaReport), Refused, Denied),
 )]
-pub async fn report(Call { log, caller, trace }: Call, QueryFields(query): QueryFields) -> Result<Response, Problem> {
+pub async fn report(
+    Call { log, caller, trace }: Call,
+    QueryFields(query): QueryFields,
+) -> Result<Response, Problem> {
     let company_id = caller.manager()?;
     let (from, to, mut f) = range(&query, Timestamp::now());
     let platform = f.non_empty("platform", platform_name);
     f.finish()?;
-    let report = log.ask_raw(&ReportSla { company_id, platform, from, to }, trace).await?;
+    let report = log
+        .ask_raw(
+            &ReportSla {
+                company_id,
+                platform,
+                from,
+                to,
+            },
+            trace,
+        )
+        .await?;
     Ok(raw_json(StatusCode::OK, "", &report, ""))
 }
 
@@ -71,8 +84,16 @@ pub async fn report(Call { log, caller, trace }: Call, QueryFields(query): Query
 )]
 pub async fn targets(Call { log, caller, trace }: Call) -> Result<Response, Problem> {
     let company_id = caller.manager()?;
-    let company = log.ask(&GetCompany { company_id }, trace).await.map_err(Problem::missing("company"))?;
-    Ok(json(StatusCode::OK, Shown { targets: company.sla }))
+    let company = log
+        .ask(&GetCompany { company_id }, trace)
+        .await
+        .map_err(Problem::missing("company"))?;
+    Ok(json(
+        StatusCode::OK,
+        Shown {
+            targets: company.sla,
+        },
+    ))
 }
 
 /// `PUT /sla/targets`: they hold for what is accepted from now on.
@@ -85,14 +106,24 @@ pub async fn targets(Call { log, caller, trace }: Call) -> Result<Response, Prob
     request_body = SlaTargets,
     responses((status = 200, body = Saved), Refused, Denied, BadBody, Later),
 )]
-pub async fn set_targets(Call { log, caller, trace }: Call, JsonObject(body): JsonObject) -> Result<Response, Problem> {
+pub async fn set_targets(
+    Call { log, caller, trace }: Call,
+    JsonObject(body): JsonObject,
+) -> Result<Response, Problem> {
     let company_id = caller.manager()?;
     let targets = read_targets(&body)?;
     let event = Event::CompanyUpdated(CompanyUpdated { sla: Some(targets) });
     let settled = command(&log, &caller, company_id, event, trace).await?;
     match settled.outcome {
         None => Ok(accepted(&settled, "/api/v1/sla/targets")),
-        Some(_) => Ok(json(StatusCode::OK, Saved { message: "Targets saved successfully", targets, seq: settled.seq })),
+        Some(_) => Ok(json(
+            StatusCode::OK,
+            Saved {
+                message: "Targets saved successfully",
+                targets,
+                seq: settled.seq,
+            },
+        )),
     }
 }
 
@@ -104,22 +135,30 @@ fn read_targets(body: &Map<String, Value>) -> Result<SlaTargets, Problem> {
         }
         f.number(field, 0, 1..=SlaTargets::LONGEST_SECONDS.into()) as u32
     };
-    let targets = SlaTargets { delivery_seconds: seconds("delivery_seconds"), first_response_seconds: seconds("first_response_seconds") };
+    let targets = SlaTargets {
+        delivery_seconds: seconds("delivery_seconds"),
+        first_response_seconds: seconds("first_response_seconds"),
+    };
     f.finish().map(|()| targets)
 }
 
-/// The range of a query string: the last day, or the day after `from` or before `to`. What is wrong is noted.
+/// The range of a query string: the last day, or the day after `from` or before `to`. What is wrong
+/// is noted.
 fn range(query: &Map<String, Value>, now: Timestamp) -> (Timestamp, Timestamp, Fields<'_>) {
     let mut f = Fields::of(query);
     let from = f.optional("from", str::parse::<Timestamp>);
     let to = f.optional("to", str::parse::<Timestamp>);
     let day = DEFAULT_RANGE.as_millis() as i64;
-    let to = to.unwrap_or_else(|| from.map_or(now, |from| from.plus(DEFAULT_RANGE).min(now.max(from))));
+    let to =
+        to.unwrap_or_else(|| from.map_or(now, |from| from.plus(DEFAULT_RANGE).min(now.max(from))));
     let from = from.unwrap_or_else(|| Timestamp::from_millis(to.millis() - day));
     if to < from {
         f.wrong("to", "must not be before from");
     } else if to.since(from) > LONGEST_RANGE {
-        f.wrong("from", format!("must be at most {MAX_REPORT_DAYS} days before to"));
+        f.wrong(
+            "from",
+            format!("must be at most {MAX_REPORT_DAYS} days before to"),
+        );
     }
     (from, to, f)
 }
@@ -141,18 +180,35 @@ mod tests {
             let (from, to, f) = range(&query, now);
             f.finish().map(|()| (from.to_string(), to.to_string()))
         };
-        let day = |from: &str, to: &str| Ok((format!("2026-11-{from}:00:00.000Z"), format!("2026-11-{to}:00:00.000Z")));
+        let day = |from: &str, to: &str| {
+            Ok((
+                format!("2026-11-{from}:00:00.000Z"),
+                format!("2026-11-{to}:00:00.000Z"),
+            ))
+        };
         assert_eq!(of(json!({})), day("21T12", "22T12"));
-        assert_eq!(of(json!({"from": "2026-11-22T03:00:00Z"})), day("22T03", "22T12"));
-        assert_eq!(of(json!({"from": "2026-11-12T03:00:00Z"})), day("12T03", "13T03"));
-        assert_eq!(of(json!({"to": "2026-11-12T03:00:00Z"})), day("11T03", "12T03"));
+        assert_eq!(
+            of(json!({"from": "2026-11-22T03:00:00Z"})),
+            day("22T03", "22T12")
+        );
+        assert_eq!(
+            of(json!({"from": "2026-11-12T03:00:00Z"})),
+            day("12T03", "13T03")
+        );
+        assert_eq!(
+            of(json!({"to": "2026-11-12T03:00:00Z"})),
+            day("11T03", "12T03")
+        );
         for bad in [
             json!({"from": "2026-11-22T03:00:00Z", "to": "2026-11-22T02:00:00Z"}),
             json!({"from": "2026-09-01T00:00:00Z", "to": "2026-11-01T00:00:00Z"}),
             json!({"to": "now"}),
             json!({"from": ""}),
         ] {
-            assert!(matches!(of(bad.clone()), Err(Problem::Validation(_))), "{bad}");
+            assert!(
+                matches!(of(bad.clone()), Err(Problem::Validation(_))),
+                "{bad}"
+            );
         }
     }
 
@@ -160,14 +216,23 @@ mod tests {
     fn targets_are_seconds_of_a_day() {
         let of = |body: Value| read_targets(&object(body));
         let good = of(json!({"delivery_seconds": 1, "first_response_seconds": 86_400}));
-        assert_eq!(good, Ok(SlaTargets { delivery_seconds: 1, first_response_seconds: 86_400 }));
+        assert_eq!(
+            good,
+            Ok(SlaTargets {
+                delivery_seconds: 1,
+                first_response_seconds: 86_400
+            })
+        );
         for bad in [
             json!({}),
             json!({"delivery_seconds": 0, "first_response_seconds": 1}),
             json!({"delivery_seconds": 1, "first_response_seconds": 86_401}),
             json!({"delivery_seconds": 1.5, "first_response_seconds": 1}),
         ] {
-            assert!(matches!(of(bad.clone()), Err(Problem::Validation(_))), "{bad}");
+            assert!(
+                matches!(of(bad.clone()), Err(Problem::Validation(_))),
+                "{bad}"
+            );
         }
     }
 }

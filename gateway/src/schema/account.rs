@@ -4,7 +4,8 @@ use nats::domain::{Company, Email, ShortText, StaffRole};
 use nats::{Id, Timestamp};
 use utoipa::ToSchema;
 
-/// A new company with its first manager; or, with an `invitation` in place of `company_name`, one more of a company's staff.
+/// A new company with its first manager; or, with an `invitation` in place of `company_name`, one
+/// more of a company's staff.
 #[derive(ToSchema)]
 #[schema(example = json!({
     "company_name": "Happy Paws", "fullName": "Bo Boss", "email": "boss@example.com", "password": "correct horse battery",
@@ -29,7 +30,8 @@ pub struct Credentials {
     password: String,
 }
 
-/// The refresh token; in cookie mode it comes as the cookie `refreshToken`, and `X-CSRF-Token` with it.
+/// The refresh token; in cookie mode it comes as the cookie `refreshToken`, and `X-CSRF-Token` with
+/// it.
 #[derive(ToSchema)]
 #[schema(example = json!({"refreshToken": "eyJhbGciOiJIUzI1NiJ9.…"}))]
 pub struct RefreshBody {

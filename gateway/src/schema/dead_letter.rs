@@ -34,7 +34,12 @@ pub struct OfLetters {
     #[param(required = false, inline)]
     reason: Reason,
     /// Which service gave them up.
-    #[param(required = false, max_length = 32, pattern = "^[a-z-]+$", example = "forwarder")]
+    #[param(
+        required = false,
+        max_length = 32,
+        pattern = "^[a-z-]+$",
+        example = "forwarder"
+    )]
     service: String,
     /// Of one conversation.
     #[param(required = false)]
@@ -49,7 +54,12 @@ pub struct OfLetters {
     #[param(minimum = 1, maximum = 200, default = 50, required = false)]
     limit: u32,
     /// `next_cursor` of the page before.
-    #[param(minimum = 0, maximum = 9_007_199_254_740_991_u64, default = 0, required = false)]
+    #[param(
+        minimum = 0,
+        maximum = 9_007_199_254_740_991_u64,
+        default = 0,
+        required = false
+    )]
     cursor: u64,
 }
 

@@ -25,7 +25,8 @@ pub struct IntegrationBody {
 #[schema(example = json!({"refresh_token": "1//the-refresh-token", "account_name": "clinic@example.com"}))]
 pub struct GoogleBody {
     company_id: Option<Id>,
-    /// From Google's consent page, which is the frontend's matter. Stored encrypted; no answer holds it.
+    /// From Google's consent page, which is the frontend's matter. Stored encrypted; no answer
+    /// holds it.
     #[schema(min_length = 1, max_length = 4_096, pattern = "^[!-~]+$")]
     refresh_token: String,
     /// Without one the first is fetched within minutes. Likewise stored encrypted.

@@ -57,7 +57,8 @@ pub struct ListBody {
     cursor: Option<String>,
 }
 
-/// What `POST /messages` does: with one of `role`, `direction`, `content` and `attachments` it creates, else it lists.
+/// What `POST /messages` does: with one of `role`, `direction`, `content` and `attachments` it
+/// creates, else it lists.
 #[derive(ToSchema)]
 #[serde(untagged)]
 pub enum CreateOrList {

@@ -47,7 +47,8 @@ pub enum Refused {
     /// The request did not arrive in time.
     #[response(status = 408, content_type = "application/problem+json")]
     Slow(ProblemDetails),
-    /// More than 10 MB; under `/auth` 16 KiB; about contacts, integrations, targets and dead letters 128 KiB.
+    /// More than 10 MB; under `/auth` 16 KiB; about contacts, integrations, targets and dead
+    /// letters 128 KiB.
     #[response(status = 413, content_type = "application/problem+json")]
     TooLarge(ProblemDetails),
     /// Path and query string are longer than 4 KiB.
@@ -56,7 +57,8 @@ pub enum Refused {
     /// More requests than the limit; `Retry-After` says when there is room.
     #[response(status = 429, content_type = "application/problem+json")]
     TooMany(ProblemDetails),
-    /// The log, the database or this gateway is overloaded or away; `Retry-After` says when to try again.
+    /// The log, the database or this gateway is overloaded or away; `Retry-After` says when to try
+    /// again.
     #[response(status = 503, content_type = "application/problem+json")]
     Unavailable(ProblemDetails),
 }
@@ -123,7 +125,8 @@ pub enum BadLogin {
 /// What one who is not known can meet.
 #[derive(IntoResponses)]
 pub enum Forbidden {
-    /// The invitation is not good, or is for another email; in cookie mode, the CSRF token is missing.
+    /// The invitation is not good, or is for another email; in cookie mode, the CSRF token is
+    /// missing.
     #[response(status = 403, content_type = "application/problem+json")]
     Denied(ProblemDetails),
 }
@@ -139,7 +142,8 @@ pub enum Locked {
 /// What a dead letter can meet of which something has become.
 #[derive(IntoResponses)]
 pub enum Settled {
-    /// `CONFLICT`: it was discarded and is to be replayed, or the other way round; or no stream takes its message.
+    /// `CONFLICT`: it was discarded and is to be replayed, or the other way round; or no stream
+    /// takes its message.
     #[response(status = 409, content_type = "application/problem+json")]
     Conflict(ProblemDetails),
 }

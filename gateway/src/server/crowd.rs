@@ -1,5 +1,5 @@
-//! How many connections each address has open. Holds an entry for those only that have some, so it is no larger than the
-//! number of connections.
+//! How many connections each address has open. Holds an entry for those only that have some, so it
+//! is no larger than the number of connections.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -20,7 +20,10 @@ impl Crowd {
     /// Counts one more, unless there are `max` already.
     pub fn enter(&self, address: IpAddr, max: usize) -> Option<Seat> {
         self.change(address, |open| (open < max).then_some(open + 1))?;
-        Some(Seat { crowd: self.clone(), address })
+        Some(Seat {
+            crowd: self.clone(),
+            address,
+        })
     }
 
     fn change(&self, address: IpAddr, to: impl FnOnce(usize) -> Option<usize>) -> Option<()> {

@@ -1,6 +1,7 @@
-//! A TCP connection on which neither half of a conversation may take for ever: once a request has begun its head must be
-//! complete in time, and once an answer no longer fits into the system's buffer the client must take all of it in time.
-//! Bodies are bounded where they are read, idle time and sizes by hyper.
+//! A TCP connection on which neither half of a conversation may take for ever: once a request has
+//! begun its head must be complete in time, and once an answer no longer fits into the system's
+//! buffer the client must take all of it in time. Bodies are bounded where they are read, idle time
+//! and sizes by hyper.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -57,15 +58,25 @@ pub struct TimedStream<S> {
 }
 
 impl<S> TimedStream<S> {
-    /// Its first head is due from now. After `stop` no head is waited for; hyper alone would wait for the first one.
+    /// Its first head is due from now. After `stop` no head is waited for; hyper alone would wait
+    /// for the first one.
     pub fn new(inner: S, turns: Turns, stop: CancellationToken) -> TimedStream<S> {
         let head = Some((turns.now(), Box::pin(tokio::time::sleep(HEAD_WITHIN))));
-        TimedStream { inner, turns, stop, head, answer: None }
+        TimedStream {
+            inner,
+            turns,
+            stop,
+            head,
+            answer: None,
+        }
     }
 
-    /// The client has not taken the last bytes yet; ends the connection once that has lasted too long.
+    /// The client has not taken the last bytes yet; ends the connection once that has lasted too
+    /// long.
     fn poll_answer<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
-        let deadline = self.answer.get_or_insert_with(|| Box::pin(tokio::time::sleep(ANSWER_WITHIN)));
+        let deadline = self
+            .answer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(ANSWER_WITHIN)));
         ready!(deadline.as_mut().poll(cx));
         cut("answer")
     }
@@ -77,7 +88,11 @@ fn cut<T>(reason: &'static str) -> Poll<io::Result<T>> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for TimedStream<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let turn = this.turns.now();
         this.head.take_if(|(began, _)| *began != turn);
@@ -105,14 +120,22 @@ impl<S: AsyncRead + Unpin> AsyncRead for TimedStream<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         match Pin::new(&mut self.inner).poll_write(cx, bytes) {
             Poll::Pending => self.poll_answer(cx),
             written => written,
         }
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         match Pin::new(&mut self.inner).poll_write_vectored(cx, bytes) {
             Poll::Pending => self.poll_answer(cx),
             written => written,
@@ -175,7 +198,15 @@ mod tests {
         assert!(start.elapsed() < HEAD_WITHIN + LITTLE);
 
         let (_silent, server) = duplex(64);
-        assert_eq!(read_error(&mut TimedStream::new(server, Turns::default(), CancellationToken::new())).await, io::ErrorKind::TimedOut);
+        assert_eq!(
+            read_error(&mut TimedStream::new(
+                server,
+                Turns::default(),
+                CancellationToken::new()
+            ))
+            .await,
+            io::ErrorKind::TimedOut
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -187,9 +218,19 @@ mod tests {
             client.write_all(b"head").await.unwrap();
             stream.read_exact(&mut [0; 4]).await.unwrap();
             let turn = turns.begin();
-            assert!(tokio::time::timeout(HEAD_WITHIN * 3, stream.read_u8()).await.is_err(), "the body is slow");
+            assert!(
+                tokio::time::timeout(HEAD_WITHIN * 3, stream.read_u8())
+                    .await
+                    .is_err(),
+                "the body is slow"
+            );
             drop(turn);
-            assert!(tokio::time::timeout(HEAD_WITHIN * 3, stream.read_u8()).await.is_err(), "idle");
+            assert!(
+                tokio::time::timeout(HEAD_WITHIN * 3, stream.read_u8())
+                    .await
+                    .is_err(),
+                "idle"
+            );
         }
         client.write_all(b"h").await.unwrap();
         let start = Instant::now();

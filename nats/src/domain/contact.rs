@@ -101,7 +101,8 @@ pub struct Profile {
     pub rest: Map<String, Value>,
 }
 
-/// The fields of a contact that an edit changes. Outer `None` leaves a field as it is, inner `None` removes it.
+/// The fields of a contact that an edit changes. Outer `None` leaves a field as it is, inner `None`
+/// removes it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ContactPatch {
@@ -162,6 +163,8 @@ impl SocialPatch {
 }
 
 /// A field that is there, even as null.
-fn given<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
+fn given<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<T>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
 }

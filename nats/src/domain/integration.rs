@@ -1,4 +1,5 @@
-//! A company's access to a platform. Tokens are here only in their sealed form; sealing is the runtime's.
+//! A company's access to a platform. Tokens are here only in their sealed form; sealing is the
+//! runtime's.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,7 +7,8 @@ use super::text::ShortText;
 use crate::{Id, Timestamp};
 
 names!(
-    /// What a company can be connected with. In JSON, documents and paths it is the `platform`: most are a channel of messages.
+    /// What a company can be connected with. In JSON, documents and paths it is the `platform`:
+    /// most are a channel of messages.
     Provider, "instagram, facebook, telegram, whatsapp, google",
     /// Instagram direct messages.
     Instagram = "instagram",
@@ -20,8 +22,8 @@ names!(
     Google = "google"
 );
 
-/// The access that one company has to one platform. Also the data of `integration.updated`. The answer to a client leaves
-/// the tokens out.
+/// The access that one company has to one platform. Also the data of `integration.updated`. The
+/// answer to a client leaves the tokens out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Integration {
     /// The tenant.
@@ -35,10 +37,12 @@ pub struct Integration {
     /// Its name there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account_name: Option<ShortText>,
-    /// What the platform wants with every call. `None` until the first one is fetched with the refresh token.
+    /// What the platform wants with every call. `None` until the first one is fetched with the
+    /// refresh token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access_token: Option<Sealed>,
-    /// What a new access token is fetched with; [`Provider::Google`] has one, the others none. Sealed with the same key.
+    /// What a new access token is fetched with; [`Provider::Google`] has one, the others none.
+    /// Sealed with the same key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refresh_token: Option<Sealed>,
     /// When the platform stops taking the access token, where it says.
@@ -65,7 +69,10 @@ mod tests {
     fn a_platforms_provider_has_its_name_so_that_what_was_sealed_for_it_still_opens() {
         for platform in Platform::ALL {
             let provider = platform.provider().map(|provider| provider.as_str());
-            assert!(provider.is_none_or(|name| name == platform.as_str()), "{platform}");
+            assert!(
+                provider.is_none_or(|name| name == platform.as_str()),
+                "{platform}"
+            );
         }
     }
 }

@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use crate::Timestamp;
 
-/// A tick comes up to this much late: the server's own lateness, and a new leader in a cluster. Only then it counts as missed.
+/// A tick comes up to this much late: the server's own lateness, and a new leader in a cluster.
+/// Only then it counts as missed.
 const LATENESS: Duration = Duration::from_secs(10);
 
 /// How a run stands.
@@ -29,10 +30,11 @@ pub struct JobRun {
     pub job: String,
     /// The tick's sequence in `JOBS`.
     pub tick_seq: u64,
-    /// When the server made the tick. Unlike the sequence it goes on growing if the stream is ever made anew.
+    /// When the server made the tick. Unlike the sequence it goes on growing if the stream is ever
+    /// made anew.
     pub tick_at: Timestamp,
-    /// When the run began, by the server's clock as `tick_at` is. While it is under way, by the clock of its replica: then the
-    /// entry's own time is the server's.
+    /// When the run began, by the server's clock as `tick_at` is. While it is under way, by the
+    /// clock of its replica: then the entry's own time is the server's.
     pub started_at: Timestamp,
     /// When it ended.
     pub finished_at: Option<Timestamp>,
@@ -46,7 +48,8 @@ pub struct JobRun {
     pub next_at: Timestamp,
 }
 
-/// Whether a tick of a job that runs every `interval` was missed: it has not run since `last_began`.
+/// Whether a tick of a job that runs every `interval` was missed: it has not run since
+/// `last_began`.
 pub fn is_overdue(last_began: Timestamp, interval: Duration, now: Timestamp) -> bool {
     now.since(last_began) > interval.saturating_add(LATENESS)
 }

@@ -47,7 +47,8 @@ names!(
 names!(
     /// How far a forwardable message has come.
     DeliveryState, "queued, sending, retrying, held, delivered, failed",
-    /// In the log, waiting for the forwarder. Every forwardable message starts here, without an event.
+    /// In the log, waiting for the forwarder. Every forwardable message starts here, without an
+    /// event.
     Queued = "queued",
     /// A call to the bot is under way.
     Sending = "sending",
@@ -127,15 +128,27 @@ pub struct Message {
 }
 
 impl Message {
-    /// Whether the forwarder takes it to the bot. The server's source filter of `OUTBOUND` says the same in subjects.
+    /// Whether the forwarder takes it to the bot. The server's source filter of `OUTBOUND` says the
+    /// same in subjects.
     pub fn is_forwardable(&self) -> bool {
-        self.role == Role::Operator && self.direction == Direction::Outbound && self.platform.is_forwardable()
+        self.role == Role::Operator
+            && self.direction == Direction::Outbound
+            && self.platform.is_forwardable()
     }
 
     /// The document as clients see it right after it was accepted at `seq`.
     pub fn initial_view(self, seq: Option<u64>) -> MessageView {
         let delivery = self.is_forwardable().then(Delivery::queued);
-        MessageView { read: false, delivered: false, read_at: None, updated_at: self.created_at, delivery, sla: None, seq, message: self }
+        MessageView {
+            read: false,
+            delivered: false,
+            read_at: None,
+            updated_at: self.created_at,
+            delivery,
+            sla: None,
+            seq,
+            message: self,
+        }
     }
 }
 
@@ -194,7 +207,13 @@ pub struct Delivery {
 impl Delivery {
     /// Where every forwardable message starts.
     pub fn queued() -> Delivery {
-        Delivery { state: DeliveryState::Queued, attempts: 0, last_error: None, next_attempt_at: None, delivered_at: None }
+        Delivery {
+            state: DeliveryState::Queued,
+            attempts: 0,
+            last_error: None,
+            next_attempt_at: None,
+            delivered_at: None,
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! The domain: messages, contacts, companies and users, valid by construction. No I/O, no storage form.
+//! The domain: messages, contacts, companies and users, valid by construction. No I/O, no storage
+//! form.
 
 #[macro_use]
 mod names;
@@ -18,7 +19,8 @@ pub use integration::{Integration, Provider, Sealed};
 pub use job::{JobOutcome, JobRun, is_overdue};
 pub use lane::LaneEntry;
 pub use message::{
-    Attachment, Delivery, DeliveryState, Direction, MAX_ATTACHMENTS, Message, MessagePatch, MessageView, Platform, Role, SlaBreach,
+    Attachment, Delivery, DeliveryState, Direction, MAX_ATTACHMENTS, Message, MessagePatch,
+    MessageView, Platform, Role, SlaBreach,
 };
 pub use names::UnknownName;
 pub use text::{Content, Email, ExternalId, InvalidText, ShortText, Url};

@@ -1,4 +1,5 @@
-//! Sets of names: an enum with the text of each value in JSON, subjects and documents. What they mean is said where they are used.
+//! Sets of names: an enum with the text of each value in JSON, subjects and documents. What they
+//! mean is said where they are used.
 
 /// The text is none of the known names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,4 +1,5 @@
-//! Texts with bounds. Each is trimmed and checked when it is made, so that a value that exists is valid.
+//! Texts with bounds. Each is trimmed and checked when it is made, so that a value that exists is
+//! valid.
 
 use std::fmt;
 
@@ -26,7 +27,8 @@ pub enum InvalidText {
     Form(&'static str),
 }
 
-/// Trims and bounds; control characters are refused unless `multiline`, where tab and line breaks pass.
+/// Trims and bounds; control characters are refused unless `multiline`, where tab and line breaks
+/// pass.
 fn checked(text: &str, max: usize, multiline: bool) -> Result<String, InvalidText> {
     let text = text.trim();
     let has = text.chars().count();
@@ -34,7 +36,11 @@ fn checked(text: &str, max: usize, multiline: bool) -> Result<String, InvalidTex
         return Err(InvalidText::TooLong { max, has });
     }
     let bad = |c: char| c.is_control() && !(multiline && matches!(c, '\t' | '\n' | '\r'));
-    if text.chars().any(bad) { Err(InvalidText::Control) } else { Ok(text.to_owned()) }
+    if text.chars().any(bad) {
+        Err(InvalidText::Control)
+    } else {
+        Ok(text.to_owned())
+    }
 }
 
 macro_rules! text {
@@ -102,7 +108,9 @@ mod schema {
     );
 
     pub fn text(pattern: &str) -> ObjectBuilder {
-        ObjectBuilder::new().schema_type(Type::String).pattern(Some(pattern))
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .pattern(Some(pattern))
     }
 }
 
@@ -130,7 +138,8 @@ text!(
 );
 
 text!(
-    /// The id that a platform gave a message: 1 to 256 characters, unique within company and platform.
+    /// The id that a platform gave a message: 1 to 256 characters, unique within company and
+    /// platform.
     ExternalId,
     schema::text(schema::ONE_LINE).min_length(Some(1)).max_length(Some(256)),
     |t| match checked(t, 256, false)? {
@@ -140,7 +149,8 @@ text!(
 );
 
 text!(
-    /// An absolute `http` or `https` URL of at most 2,048 characters. It is passed on, never fetched.
+    /// An absolute `http` or `https` URL of at most 2,048 characters. It is passed on, never
+    /// fetched.
     Url,
     schema::text(r"^https?://[0-9A-Za-z\[][!-~]*$").max_length(Some(2_048)),
     |t| {
@@ -154,7 +164,8 @@ text!(
 );
 
 text!(
-    /// An email address in lower case: one `@`, something before it, a dotted or local host after it; at most 254 characters.
+    /// An email address in lower case: one `@`, something before it, a dotted or local host after
+    /// it; at most 254 characters.
     Email,
     schema::text(r"^[0-9A-Za-z!#$%&'*+/=?^_`{|}~.-]+@[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*$").max_length(Some(254)),
     |t| {
@@ -176,23 +187,43 @@ mod tests {
     fn content_counts_characters_not_bytes_and_is_trimmed() {
         assert_eq!(Content::new("  hi\nthere ").unwrap().as_str(), "hi\nthere");
         assert!(Content::new(&"é".repeat(5_000)).is_ok());
-        assert_eq!(Content::new(&"é".repeat(5_001)), Err(InvalidText::TooLong { max: 5_000, has: 5_001 }));
+        assert_eq!(
+            Content::new(&"é".repeat(5_001)),
+            Err(InvalidText::TooLong {
+                max: 5_000,
+                has: 5_001
+            })
+        );
         assert_eq!(Content::new("a\0b"), Err(InvalidText::Control));
     }
 
     #[test]
     fn urls_and_emails_have_their_form() {
-        for good in ["https://a.example/x?y=1", "http://[::1]/", "http://127.0.0.1:1/a"] {
+        for good in [
+            "https://a.example/x?y=1",
+            "http://[::1]/",
+            "http://127.0.0.1:1/a",
+        ] {
             assert!(Url::new(good).is_ok(), "{good}");
         }
-        for bad in ["", "a.example", "javascript:alert(1)", "https://", "https:///x", "http://a b"] {
+        for bad in [
+            "",
+            "a.example",
+            "javascript:alert(1)",
+            "https://",
+            "https:///x",
+            "http://a b",
+        ] {
             assert!(Url::new(bad).is_err(), "{bad}");
         }
         assert_eq!(Email::new(" A@B.example ").unwrap().as_str(), "a@b.example");
         for bad in ["", "a", "@b", "a@", "a@b..c", "a@b@c", "a b@c"] {
             assert!(Email::new(bad).is_err(), "{bad}");
         }
-        assert_eq!(Email::new(&format!("{}@a.b", "İ".repeat(150))), Err(InvalidText::TooLong { max: 254, has: 304 }));
+        assert_eq!(
+            Email::new(&format!("{}@a.b", "İ".repeat(150))),
+            Err(InvalidText::TooLong { max: 254, has: 304 })
+        );
     }
 
     proptest! {

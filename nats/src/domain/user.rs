@@ -25,7 +25,8 @@ pub struct Company {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(example = json!({"delivery_seconds": 60, "first_response_seconds": 900})))]
 pub struct SlaTargets {
-    /// From accepted to taken by the bot, in seconds; 1 to 86,400. A forwardable message that misses it is a breach.
+    /// From accepted to taken by the bot, in seconds; 1 to 86,400. A forwardable message that
+    /// misses it is a breach.
     #[cfg_attr(feature = "schema", schema(minimum = 1, maximum = 86_400))]
     pub delivery_seconds: u32,
     /// From a customer's message to the operator's answer, in seconds; 1 to 86,400. Reported only.
@@ -45,7 +46,10 @@ impl SlaTargets {
 impl Default for SlaTargets {
     /// A minute to the bot, a quarter of an hour for an answer.
     fn default() -> SlaTargets {
-        SlaTargets { delivery_seconds: 60, first_response_seconds: 900 }
+        SlaTargets {
+            delivery_seconds: 60,
+            first_response_seconds: 900,
+        }
     }
 }
 
@@ -60,7 +64,8 @@ pub enum StaffRole {
     Receptionist,
 }
 
-/// A member of staff, as the log and the database keep them. The answer to a client leaves `password_hash` out.
+/// A member of staff, as the log and the database keep them. The answer to a client leaves
+/// `password_hash` out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
     /// Made by the gateway.

@@ -1,4 +1,5 @@
-//! What `petbuddy audit` asks: which messages the view has, of all companies. For operators; the gateway asks none of this.
+//! What `petbuddy audit` asks: which messages the view has, of all companies. For operators; the
+//! gateway asks none of this.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +10,8 @@ use crate::domain::DeliveryState;
 /// Most messages in one question or answer of an audit.
 pub const MAX_AUDIT: u32 = 1_000;
 
-/// What the view has of these messages. Asked by id, not by sequence: an index on the sequence would cost every insert.
+/// What the view has of these messages. Asked by id, not by sequence: an index on the sequence
+/// would cost every insert.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AuditMessages {
     /// At most [`MAX_AUDIT`].

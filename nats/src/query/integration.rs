@@ -61,7 +61,8 @@ pub struct RefreshError {
 /// Most entries of an [`ExpiringPage`].
 pub const MAX_EXPIRING: u32 = 500;
 
-/// The Facebook and Instagram tokens of all companies that expire within a time, in no order that matters.
+/// The Facebook and Instagram tokens of all companies that expire within a time, in no order that
+/// matters.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct ListExpiring {
     /// Not earlier …
@@ -74,8 +75,8 @@ pub struct ListExpiring {
     pub limit: u32,
 }
 
-/// The integrations of all companies that have a refresh token, and an access token that expires before a time, or at a time
-/// that is not known, or none at all; in no order that matters.
+/// The integrations of all companies that have a refresh token, and an access token that expires
+/// before a time, or at a time that is not known, or none at all; in no order that matters.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct ListRefreshable {
     /// With whom.

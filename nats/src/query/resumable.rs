@@ -8,8 +8,8 @@ use crate::{Id, Timestamp};
 /// Most contacts in one [`ResumablePage`].
 pub const MAX_RESUMABLE: u32 = 500;
 
-/// Contacts of all companies whose `botSuspendUntil` has passed and was not lifted yet. The answer waits until the view has what
-/// the log had when this was asked.
+/// Contacts of all companies whose `botSuspendUntil` has passed and was not lifted yet. The answer
+/// waits until the view has what the log had when this was asked.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct ListResumable {
     /// It passed at this moment or before it.
@@ -20,7 +20,8 @@ pub struct ListResumable {
     pub after: Option<Resumable>,
 }
 
-/// A contact whom the bot may speak to again. Also where a page ends: the list is ordered by `until`, then by `contact_id`.
+/// A contact whom the bot may speak to again. Also where a page ends: the list is ordered by
+/// `until`, then by `contact_id`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resumable {
     /// The tenant.

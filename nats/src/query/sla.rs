@@ -1,5 +1,5 @@
-//! Questions about what companies promise their customers: targets, the report, and what has missed its target. What is counted how
-//! stands in `docs/decisions/0011-sla.md`.
+//! Questions about what companies promise their customers: targets, the report, and what has missed
+//! its target. What is counted how stands in `docs/decisions/0011-sla.md`.
 
 use serde::{Deserialize, Serialize};
 
@@ -78,8 +78,9 @@ pub struct DeliveryCounts {
     pub within_target_ratio: Option<f64>,
 }
 
-/// How soon operators answered. A wait begins with a customer's first unanswered message in a conversation, and ends with the
-/// next outbound one; it counts if an operator wrote that. Both must lie in the range.
+/// How soon operators answered. A wait begins with a customer's first unanswered message in a
+/// conversation, and ends with the next outbound one; it counts if an operator wrote that. Both
+/// must lie in the range.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct FirstResponse {
@@ -135,9 +136,11 @@ pub struct SlaReport {
     pub counted_from: Timestamp,
     /// Everything up to this sequence of the log is counted.
     pub as_of_seq: u64,
-    /// Events of the log that are not in the database yet. While there are many, what is newest is not counted.
+    /// Events of the log that are not in the database yet. While there are many, what is newest is
+    /// not counted.
     pub behind: u64,
-    /// From accepted to found by reads, by the minute in which messages were accepted; each at most one step of a scale too long.
+    /// From accepted to found by reads, by the minute in which messages were accepted; each at most
+    /// one step of a scale too long.
     pub persisted: Percentiles,
     /// From accepted to taken by the bot.
     pub delivered: Percentiles,
@@ -152,8 +155,9 @@ pub struct SlaReport {
 /// Most messages in one [`OverduePage`].
 pub const MAX_OVERDUE: u32 = 500;
 
-/// Messages for the bot, of all companies, whose target passed within a time, and that were not delivered by then; those for
-/// which a breach is known are left out. The answer waits until the view has what the log had when this was asked.
+/// Messages for the bot, of all companies, whose target passed within a time, and that were not
+/// delivered by then; those for which a breach is known are left out. The answer waits until the
+/// view has what the log had when this was asked.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct ListOverdue {
     /// Their targets passed after this moment, …

@@ -1,5 +1,6 @@
-//! Entries of a KV bucket: JSON, each with a time to live. It asks the stream's leader, for another replica may still have
-//! what was overwritten. Needs no more permissions than to ask for an entry and to publish one; lists and watches nothing.
+//! Entries of a KV bucket: JSON, each with a time to live. It asks the stream's leader, for another
+//! replica may still have what was overwritten. Needs no more permissions than to ask for an entry
+//! and to publish one; lists and watches nothing.
 
 use std::time::Duration;
 
@@ -53,37 +54,76 @@ impl Bucket {
     /// [`BucketError::Unavailable`], also where the entry is not ours.
     pub async fn read<T: DeserializeOwned>(&self, key: &str) -> Result<Entry<T>, BucketError> {
         let read = async {
-            let stream = self.connection.jetstream.get_stream_no_info(format!("KV_{}", self.name)).await.map_err(|e| e.to_string())?;
-            match stream.get_last_raw_message_by_subject(&subject::entry(self.name, key)).await {
+            let stream = self
+                .connection
+                .jetstream
+                .get_stream_no_info(format!("KV_{}", self.name))
+                .await
+                .map_err(|e| e.to_string())?;
+            match stream
+                .get_last_raw_message_by_subject(&subject::entry(self.name, key))
+                .await
+            {
                 // The marker of what was removed or has expired.
-                Ok(message) if message.payload.is_empty() => Ok(Entry { value: None, revision: message.sequence }),
+                Ok(message) if message.payload.is_empty() => Ok(Entry {
+                    value: None,
+                    revision: message.sequence,
+                }),
                 Ok(message) => {
-                    let value = serde_json::from_slice(&message.payload).map_err(|e| e.to_string())?;
-                    Ok(Entry { value: Some(value), revision: message.sequence })
+                    let value =
+                        serde_json::from_slice(&message.payload).map_err(|e| e.to_string())?;
+                    Ok(Entry {
+                        value: Some(value),
+                        revision: message.sequence,
+                    })
                 }
-                Err(e) if e.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(Entry { value: None, revision: 0 }),
+                Err(e) if e.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(Entry {
+                    value: None,
+                    revision: 0,
+                }),
                 Err(e) => Err(e.to_string()),
             }
         };
         self.bounded(read).await?.map_err(|e| self.unavailable(e))
     }
 
-    /// Writes a value that lives for `ttl` (whole seconds, 1 or more) in place of what stands at `revision`.
+    /// Writes a value that lives for `ttl` (whole seconds, 1 or more) in place of what stands at
+    /// `revision`.
     ///
     /// # Errors
-    /// [`BucketError::Overtaken`] if something else stands there, else [`BucketError::Unavailable`].
-    pub async fn write<T: Serialize>(&self, key: &str, value: &T, revision: u64, ttl: Duration) -> Result<(), BucketError> {
+    /// [`BucketError::Overtaken`] if something else stands there, else
+    /// [`BucketError::Unavailable`].
+    pub async fn write<T: Serialize>(
+        &self,
+        key: &str,
+        value: &T,
+        revision: u64,
+        ttl: Duration,
+    ) -> Result<(), BucketError> {
         let value = serde_json::to_vec(value).map_err(|e| self.unavailable(e.to_string()))?;
-        self.publish(key, PublishMessage::build().payload(value.into()).ttl(ttl).expected_last_subject_sequence(revision)).await
+        self.publish(
+            key,
+            PublishMessage::build()
+                .payload(value.into())
+                .ttl(ttl)
+                .expected_last_subject_sequence(revision),
+        )
+        .await
     }
 
     /// Writes a value that lives for `ttl` (whole seconds, 1 or more) over whatever stands there.
     ///
     /// # Errors
     /// [`BucketError::Unavailable`].
-    pub async fn put<T: Serialize>(&self, key: &str, value: &T, ttl: Duration) -> Result<(), BucketError> {
+    pub async fn put<T: Serialize>(
+        &self,
+        key: &str,
+        value: &T,
+        ttl: Duration,
+    ) -> Result<(), BucketError> {
         let value = serde_json::to_vec(value).map_err(|e| self.unavailable(e.to_string()))?;
-        self.publish(key, PublishMessage::build().payload(value.into()).ttl(ttl)).await
+        self.publish(key, PublishMessage::build().payload(value.into()).ttl(ttl))
+            .await
     }
 
     /// Removes what stands at `revision`, or whatever stands there.
@@ -92,25 +132,46 @@ impl Bucket {
     /// As [`Bucket::write`]; nothing to remove is none.
     pub async fn remove(&self, key: &str, revision: Option<u64>) -> Result<(), BucketError> {
         // A marker without a time to live would stay for good.
-        let marker = PublishMessage::build().header("KV-Operation", "PURGE").header("Nats-Rollup", "sub").ttl(stream::BUCKET_MARKERS);
-        self.publish(key, revision.into_iter().fold(marker, PublishMessage::expected_last_subject_sequence)).await
+        let marker = PublishMessage::build()
+            .header("KV-Operation", "PURGE")
+            .header("Nats-Rollup", "sub")
+            .ttl(stream::BUCKET_MARKERS);
+        self.publish(
+            key,
+            revision
+                .into_iter()
+                .fold(marker, PublishMessage::expected_last_subject_sequence),
+        )
+        .await
     }
 
     async fn publish(&self, key: &str, message: PublishMessage) -> Result<(), BucketError> {
-        let publish = async { self.connection.jetstream.send_publish(subject::entry(self.name, key), message).await?.await };
-        self.bounded(publish).await?.map(drop).map_err(|e| match e.kind() {
-            PublishErrorKind::WrongLastSequence => BucketError::Overtaken,
-            _ => self.unavailable(e.to_string()),
-        })
+        let publish = async {
+            self.connection
+                .jetstream
+                .send_publish(subject::entry(self.name, key), message)
+                .await?
+                .await
+        };
+        self.bounded(publish)
+            .await?
+            .map(drop)
+            .map_err(|e| match e.kind() {
+                PublishErrorKind::WrongLastSequence => BucketError::Overtaken,
+                _ => self.unavailable(e.to_string()),
+            })
     }
 
     /// The client's own limit begins only once its queue has taken the request.
     async fn bounded<T>(&self, request: impl Future<Output = T>) -> Result<T, BucketError> {
         if !self.connection.is_connected() {
-            // A write now would lie in the client's buffer and happen after the caller was told otherwise.
+            // A write now would lie in the client's buffer and happen after the caller was told
+            // otherwise.
             return Err(self.unavailable("not connected to NATS".into()));
         }
-        tokio::time::timeout(REQUEST_TIMEOUT, request).await.map_err(|_| self.unavailable(format!("no answer within {REQUEST_TIMEOUT:?}")))
+        tokio::time::timeout(REQUEST_TIMEOUT, request)
+            .await
+            .map_err(|_| self.unavailable(format!("no answer within {REQUEST_TIMEOUT:?}")))
     }
 
     fn unavailable(&self, error: String) -> BucketError {

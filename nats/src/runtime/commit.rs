@@ -1,5 +1,5 @@
-//! Writes queued events into the log: what is waiting together shares one atomic batch, and so one fsync. It retries within
-//! each caller's deadline, with the same `Nats-Msg-Id`.
+//! Writes queued events into the log: what is waiting together shares one atomic batch, and so one
+//! fsync. It retries within each caller's deadline, with the same `Nats-Msg-Id`.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -25,7 +25,8 @@ use crate::{Id, header};
 const MAX_GROUP: usize = 1_000;
 /// And so many bytes, to keep one group's write short.
 const MAX_GROUP_BYTES: usize = 4 * 1024 * 1024;
-/// Up to here single publishes in flight together beat a batch, whose staging costs about 3 ms (`performance-notes`).
+/// Up to here single publishes in flight together beat a batch, whose staging costs about 3 ms
+/// (`performance-notes`).
 const MAX_SINGLES: usize = 16;
 /// One try of a publish; a lost answer is asked for again within the deadline.
 const TRY_TIMEOUT: Duration = Duration::from_millis(800);
@@ -43,15 +44,16 @@ mod code {
 pub(super) async fn write_groups(connection: Connection, mut waiting: mpsc::Receiver<Waiting>) {
     let mut check = UniqueCheck::new();
     while let Some(first) = waiting.recv().await {
-        // Two turns of the executor let the requests that are ready join the group; measured, not a delay.
+        // Two turns of the executor let the requests that are ready join the group; measured, not a
+        // delay.
         tokio::task::yield_now().await;
         tokio::task::yield_now().await;
         let mut group = vec![first];
         fill(&mut group, &mut waiting);
         let started = Instant::now();
         let mut group = refuse_taken(&connection, &mut check, group).await;
-        // Those whom the last group has answered are back by now, and a batch costs little more with them. Measured at 64
-        // connections: groups of 62 instead of 42.
+        // Those whom the last group has answered are back by now, and a batch costs little more
+        // with them. Measured at 64 connections: groups of 62 instead of 42.
         let checked = group.len();
         fill(&mut group, &mut waiting);
         let late = group.split_off(checked);
@@ -76,10 +78,17 @@ fn fill(group: &mut Vec<Waiting>, waiting: &mut mpsc::Receiver<Waiting>) {
     }
 }
 
-/// Answers those whose key is taken, and returns the others. One query a group, made here rather than ahead of the queue:
-/// a group half as large would cost the same batch.
-async fn refuse_taken(connection: &Connection, check: &mut UniqueCheck, group: Vec<Waiting>) -> Vec<Waiting> {
-    let keys: Vec<UniqueKey> = group.iter().filter_map(|w| w.event.unique.clone()).collect();
+/// Answers those whose key is taken, and returns the others. One query a group, made here rather
+/// than ahead of the queue: a group half as large would cost the same batch.
+async fn refuse_taken(
+    connection: &Connection,
+    check: &mut UniqueCheck,
+    group: Vec<Waiting>,
+) -> Vec<Waiting> {
+    let keys: Vec<UniqueKey> = group
+        .iter()
+        .filter_map(|w| w.event.unique.clone())
+        .collect();
     let taken = check.holders(connection, keys).await;
     if taken.is_empty() {
         return group;
@@ -99,7 +108,8 @@ async fn refuse_taken(connection: &Connection, check: &mut UniqueCheck, group: V
 
 async fn write_group(connection: &Connection, group: Vec<Waiting>) {
     if !connection.is_connected() {
-        // A publish now would lie in the client's buffer and be stored after the caller was told otherwise.
+        // A publish now would lie in the client's buffer and be stored after the caller was told
+        // otherwise.
         for w in group {
             w.answer(Err(PublishError::Unavailable("not connected".into())));
         }
@@ -113,23 +123,40 @@ async fn write_group(connection: &Connection, group: Vec<Waiting>) {
             write_singles(connection, part).await;
             continue;
         }
-        // Each caller is answered within their own; the batch must not time out for the one who has waited longest.
-        let deadline = part.iter().map(|w| w.deadline).max().unwrap_or_else(Instant::now);
-        let written = if has_repeated_id(&part) { Err(BatchError::Duplicate) } else { write_batch(connection, &part, deadline).await };
+        // Each caller is answered within their own; the batch must not time out for the one who has
+        // waited longest.
+        let deadline = part
+            .iter()
+            .map(|w| w.deadline)
+            .max()
+            .unwrap_or_else(Instant::now);
+        let written = if has_repeated_id(&part) {
+            Err(BatchError::Duplicate)
+        } else {
+            write_batch(connection, &part, deadline).await
+        };
         match written {
             Ok(last) => {
                 let first = last + 1 - part.len() as u64;
                 for (seq, w) in (first..).zip(part) {
-                    w.answer(Ok(Receipt { seq, duplicate: false }));
+                    w.answer(Ok(Receipt {
+                        seq,
+                        duplicate: false,
+                    }));
                 }
             }
-            // The server does not say which one. Halves find it in a few batches; one by one, everybody behind would wait.
+            // The server does not say which one. Halves find it in a few batches; one by one,
+            // everybody behind would wait.
             Err(BatchError::Duplicate) => {
                 counter!("publish_batch_halved_total").increment(1);
                 parts.extend(halves(part));
             }
             Err(BatchError::OneByOne(why)) => {
-                debug!(why, events = part.len(), "batch falls back to single publishes");
+                debug!(
+                    why,
+                    events = part.len(),
+                    "batch falls back to single publishes"
+                );
                 counter!("publish_batch_fallback_total").increment(1);
                 write_singles(connection, part).await;
             }
@@ -157,7 +184,11 @@ enum BatchError {
 }
 
 /// The sequence of the last event. The server stores all or none, contiguously.
-async fn write_batch(connection: &Connection, group: &[Waiting], deadline: Instant) -> Result<u64, BatchError> {
+async fn write_batch(
+    connection: &Connection,
+    group: &[Waiting],
+    deadline: Instant,
+) -> Result<u64, BatchError> {
     let batch = Id::generate(crate::Timestamp::now()).to_string();
     let last = group.len();
     let fail = |e: &dyn std::fmt::Display| BatchError::OneByOne(e.to_string());
@@ -168,16 +199,29 @@ async fn write_batch(connection: &Connection, group: &[Waiting], deadline: Insta
         headers.insert(header::BATCH_SEQUENCE, position.to_string());
         let (subject, payload) = (w.event.subject.clone(), w.event.payload.clone());
         if position < last {
-            connection.client.publish_with_headers(subject, headers, payload).await.map_err(|e| fail(&e))?;
+            connection
+                .client
+                .publish_with_headers(subject, headers, payload)
+                .await
+                .map_err(|e| fail(&e))?;
             continue;
         }
         headers.insert(header::BATCH_COMMIT, "1");
         let timeout = TRY_TIMEOUT.min(deadline.saturating_duration_since(Instant::now()));
-        let request = Request::new().headers(headers).payload(payload).timeout(Some(timeout));
-        let reply = connection.client.send_request(subject, request).await.map_err(|e| fail(&e))?;
+        let request = Request::new()
+            .headers(headers)
+            .payload(payload)
+            .timeout(Some(timeout));
+        let reply = connection
+            .client
+            .send_request(subject, request)
+            .await
+            .map_err(|e| fail(&e))?;
         return match serde_json::from_slice::<Response<PublishAck>>(&reply.payload) {
             Ok(Response::Ok(ack)) => Ok(ack.sequence),
-            Ok(Response::Err { error }) if error.error_code().0 == code::BATCH_DUPLICATE => Err(BatchError::Duplicate),
+            Ok(Response::Err { error }) if error.error_code().0 == code::BATCH_DUPLICATE => {
+                Err(BatchError::Duplicate)
+            }
             Ok(Response::Err { error }) => {
                 warn!(%error, "the log refused a batch");
                 Err(fail(&error))
@@ -188,7 +232,8 @@ async fn write_batch(connection: &Connection, group: &[Waiting], deadline: Insta
     Err(BatchError::OneByOne("empty".into()))
 }
 
-/// All at once, except that those of one order follow each other: what is in flight together may be stored in any order.
+/// All at once, except that those of one order follow each other: what is in flight together may be
+/// stored in any order.
 async fn write_singles(connection: &Connection, group: Vec<Waiting>) {
     join_all(chains(group).into_iter().map(|chain| async move {
         for w in chain {
@@ -210,7 +255,9 @@ fn chains(group: Vec<Waiting>) -> Vec<Vec<Waiting>> {
     let mut ordered: Vec<(Order, usize)> = Vec::new();
     for w in group {
         let order = w.event.order.clone();
-        let chain = order.as_ref().and_then(|order| ordered.iter().find(|(known, _)| known.is_same(order)));
+        let chain = order
+            .as_ref()
+            .and_then(|order| ordered.iter().find(|(known, _)| known.is_same(order)));
         match (chain, order) {
             (Some((_, chain)), _) => chains[*chain].push(w),
             (None, order) => {
@@ -222,16 +269,29 @@ fn chains(group: Vec<Waiting>) -> Vec<Vec<Waiting>> {
     chains
 }
 
-async fn write_single(connection: &Connection, event: &Outgoing, deadline: Instant) -> Result<Receipt, PublishError> {
+async fn write_single(
+    connection: &Connection,
+    event: &Outgoing,
+    deadline: Instant,
+) -> Result<Receipt, PublishError> {
     let mut headers = event.headers.clone();
     headers.insert(header::MSG_ID, event.msg_id.as_str());
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() || !connection.is_connected() {
-            return Err(PublishError::Unavailable("no acknowledgement in time".into()));
+            return Err(PublishError::Unavailable(
+                "no acknowledgement in time".into(),
+            ));
         }
-        let request = Request::new().headers(headers.clone()).payload(event.payload.clone()).timeout(Some(TRY_TIMEOUT.min(left)));
-        let error = match connection.client.send_request(event.subject.clone(), request).await {
+        let request = Request::new()
+            .headers(headers.clone())
+            .payload(event.payload.clone())
+            .timeout(Some(TRY_TIMEOUT.min(left)));
+        let error = match connection
+            .client
+            .send_request(event.subject.clone(), request)
+            .await
+        {
             Ok(reply) => match settle(&reply.payload) {
                 Err(PublishError::Unavailable(e)) => e,
                 settled => return settled,
@@ -253,17 +313,25 @@ async fn write_single(connection: &Connection, event: &Outgoing, deadline: Insta
 /// What a publish acknowledgement says.
 fn settle(payload: &[u8]) -> Result<Receipt, PublishError> {
     match serde_json::from_slice::<Response<PublishAck>>(payload) {
-        Ok(Response::Ok(ack)) => Ok(Receipt { seq: ack.sequence, duplicate: ack.duplicate }),
+        Ok(Response::Ok(ack)) => Ok(Receipt {
+            seq: ack.sequence,
+            duplicate: ack.duplicate,
+        }),
         Ok(Response::Err { error }) => match error.error_code().0 {
             code::STORE_FAILED | code::INSUFFICIENT_RESOURCES
-                if error.to_string().contains("exceeded") || error.to_string().contains("resources") =>
+                if error.to_string().contains("exceeded")
+                    || error.to_string().contains("resources") =>
             {
                 Err(PublishError::Full)
             }
-            _ if error.code() >= 500 || error.code() == 429 => Err(PublishError::Unavailable(error.to_string())),
+            _ if error.code() >= 500 || error.code() == 429 => {
+                Err(PublishError::Unavailable(error.to_string()))
+            }
             _ => Err(PublishError::Refused(error.to_string())),
         },
-        Err(e) => Err(PublishError::Unavailable(format!("unreadable acknowledgement: {e}"))),
+        Err(e) => Err(PublishError::Unavailable(format!(
+            "unreadable acknowledgement: {e}"
+        ))),
     }
 }
 
@@ -278,11 +346,24 @@ mod tests {
         let (a, b) = (Order::default(), Order::default());
         let mut group = Vec::new();
         let mut queued = Vec::new();
-        for (n, order) in [Some(&a), None, Some(&b), Some(&a), None, Some(&b)].into_iter().enumerate() {
-            queued.push(publisher.queue(Outgoing { msg_id: n.to_string(), ..event(order) }).unwrap());
+        for (n, order) in [Some(&a), None, Some(&b), Some(&a), None, Some(&b)]
+            .into_iter()
+            .enumerate()
+        {
+            queued.push(
+                publisher
+                    .queue(Outgoing {
+                        msg_id: n.to_string(),
+                        ..event(order)
+                    })
+                    .unwrap(),
+            );
             group.push(waiting.recv().await.unwrap());
         }
-        let chains: Vec<String> = chains(group).iter().map(|c| c.iter().map(|w| w.event.msg_id.as_str()).collect()).collect();
+        let chains: Vec<String> = chains(group)
+            .iter()
+            .map(|c| c.iter().map(|w| w.event.msg_id.as_str()).collect())
+            .collect();
         assert_eq!(chains, ["03", "1", "25", "4"]);
     }
 
@@ -291,7 +372,14 @@ mod tests {
         let (publisher, mut waiting) = Publisher::new();
         let (mut group, mut queued) = (Vec::new(), Vec::new());
         for n in 0..5 {
-            queued.push(publisher.queue(Outgoing { msg_id: n.to_string(), ..event(None) }).unwrap());
+            queued.push(
+                publisher
+                    .queue(Outgoing {
+                        msg_id: n.to_string(),
+                        ..event(None)
+                    })
+                    .unwrap(),
+            );
             group.push(waiting.recv().await.unwrap());
         }
         let (mut parts, mut order) = (vec![group], String::new());
@@ -306,14 +394,40 @@ mod tests {
 
     #[test]
     fn acknowledgements_are_told_apart() {
-        assert_eq!(settle(br#"{"stream":"EVENTS","seq":7}"#), Ok(Receipt { seq: 7, duplicate: false }));
-        assert_eq!(settle(br#"{"stream":"EVENTS","seq":7,"duplicate":true}"#), Ok(Receipt { seq: 7, duplicate: true }));
+        assert_eq!(
+            settle(br#"{"stream":"EVENTS","seq":7}"#),
+            Ok(Receipt {
+                seq: 7,
+                duplicate: false
+            })
+        );
+        assert_eq!(
+            settle(br#"{"stream":"EVENTS","seq":7,"duplicate":true}"#),
+            Ok(Receipt {
+                seq: 7,
+                duplicate: true
+            })
+        );
         let error = |code: u16, err_code: u64, text: &str| {
-            settle(format!(r#"{{"error":{{"code":{code},"err_code":{err_code},"description":"{text}"}}}}"#).as_bytes())
+            settle(
+                format!(
+                    r#"{{"error":{{"code":{code},"err_code":{err_code},"description":"{text}"}}}}"#
+                )
+                .as_bytes(),
+            )
         };
-        assert_eq!(error(503, 10_077, "maximum bytes exceeded"), Err(PublishError::Full));
-        assert!(matches!(error(503, 10_008, "JetStream system temporarily unavailable"), Err(PublishError::Unavailable(_))));
-        assert!(matches!(error(400, 10_054, "message size exceeds maximum allowed"), Err(PublishError::Refused(_))));
+        assert_eq!(
+            error(503, 10_077, "maximum bytes exceeded"),
+            Err(PublishError::Full)
+        );
+        assert!(matches!(
+            error(503, 10_008, "JetStream system temporarily unavailable"),
+            Err(PublishError::Unavailable(_))
+        ));
+        assert!(matches!(
+            error(400, 10_054, "message size exceeds maximum allowed"),
+            Err(PublishError::Refused(_))
+        ));
         assert!(matches!(settle(b"?"), Err(PublishError::Unavailable(_))));
     }
 }

@@ -1,4 +1,5 @@
-//! One NATS connection a service, watched: its state and the server's complaints become health, log lines and metrics.
+//! One NATS connection a service, watched: its state and the server's complaints become health, log
+//! lines and metrics.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +16,8 @@ use tracing::{debug, error, info, warn};
 use super::settings::NatsSettings;
 use crate::Id;
 
-/// A server that answers no ping for two of these is given up. The client's default of 60 s would hide a hung server.
+/// A server that answers no ping for two of these is given up. The client's default of 60 s would
+/// hide a hung server.
 const PING_INTERVAL: Duration = Duration::from_secs(2);
 /// Longest wait between attempts to reconnect.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(1);
@@ -40,11 +42,16 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Starts to connect and returns at once; [`Connection::is_connected`] tells when it has. So a service starts before NATS does.
+    /// Starts to connect and returns at once; [`Connection::is_connected`] tells when it has. So a
+    /// service starts before NATS does.
     ///
     /// # Errors
     /// An address that is none.
-    pub async fn open(settings: &NatsSettings, service: &'static str, instance: Id) -> Result<Connection, async_nats::Error> {
+    pub async fn open(
+        settings: &NatsSettings,
+        service: &'static str,
+        instance: Id,
+    ) -> Result<Connection, async_nats::Error> {
         let lame_duck = Arc::new(AtomicBool::new(false));
         let duck = lame_duck.clone();
         let gaps = Arc::new(watch::Sender::new(0));
@@ -57,19 +64,41 @@ impl Connection {
             .request_timeout(Some(REQUEST_TIMEOUT))
             .subscription_capacity(SUBSCRIPTION_CAPACITY)
             .retry_on_initial_connect()
-            .reconnect_delay_callback(|attempt| Duration::from_millis(50 * attempt as u64).min(MAX_RECONNECT_DELAY))
+            .reconnect_delay_callback(|attempt| {
+                Duration::from_millis(50 * attempt as u64).min(MAX_RECONNECT_DELAY)
+            })
             .event_callback(move |event| {
                 note(&event, &duck, &gap);
                 std::future::ready(())
             });
-        let servers = settings.url.split(',').map(|s| s.trim().parse()).collect::<Result<Vec<ServerAddr>, _>>()?;
+        let servers = settings
+            .url
+            .split(',')
+            .map(|s| s.trim().parse())
+            .collect::<Result<Vec<ServerAddr>, _>>()?;
         // The client takes no login from an address by itself.
-        let login = servers.iter().find_map(|s| Some((s.username()?.to_owned(), s.password()?.to_owned())));
-        let (user, password) = login.unwrap_or_else(|| (settings.user.clone(), settings.password.expose_secret().to_owned()));
+        let login = servers
+            .iter()
+            .find_map(|s| Some((s.username()?.to_owned(), s.password()?.to_owned())));
+        let (user, password) = login.unwrap_or_else(|| {
+            (
+                settings.user.clone(),
+                settings.password.expose_secret().to_owned(),
+            )
+        });
         let options = options.user_and_password(user, password);
         let client = options.connect(servers).await?;
-        let jetstream = ContextBuilder::new().timeout(REQUEST_TIMEOUT).build(client.clone());
-        Ok(Connection { client, jetstream, service, instance, lame_duck, gaps })
+        let jetstream = ContextBuilder::new()
+            .timeout(REQUEST_TIMEOUT)
+            .build(client.clone());
+        Ok(Connection {
+            client,
+            jetstream,
+            service,
+            instance,
+            lame_duck,
+            gaps,
+        })
     }
 
     /// Whether requests reach a server right now. Reconnecting is not connected.
@@ -77,18 +106,21 @@ impl Connection {
         self.client.connection_state() == State::Connected
     }
 
-    /// Changes whenever core subscriptions have missed something: the connection was lost, or one was too slow.
+    /// Changes whenever core subscriptions have missed something: the connection was lost, or one
+    /// was too slow.
     pub fn gaps(&self) -> watch::Receiver<u64> {
         self.gaps.subscribe()
     }
 
-    /// Says that core subscriptions may have missed something, for a reason that the connection cannot see.
+    /// Says that core subscriptions may have missed something, for a reason that the connection
+    /// cannot see.
     pub fn note_gap(&self) {
         self.gaps.send_modify(|count| *count += 1);
     }
 
-    /// How often a connection was made, the first included. It is counted before the subscriptions are made anew: whoever gets
-    /// a message and sees the number that he saw before has missed nothing by a lost connection.
+    /// How often a connection was made, the first included. It is counted before the subscriptions
+    /// are made anew: whoever gets a message and sees the number that he saw before has missed
+    /// nothing by a lost connection.
     pub fn connects(&self) -> u64 {
         self.client.statistics().connects.load(Ordering::Relaxed)
     }

@@ -1,5 +1,6 @@
-//! Health of one service: named checks that the workers keep fresh, and the routes `/health`, `/ready`, `/metrics`.
-//! Ready means: every check is good, and was confirmed within its limit. A worker that hangs goes stale by itself.
+//! Health of one service: named checks that the workers keep fresh, and the routes `/health`,
+//! `/ready`, `/metrics`. Ready means: every check is good, and was confirmed within its limit. A
+//! worker that hangs goes stale by itself.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,7 +38,12 @@ pub struct Health {
 impl Health {
     /// No checks yet. Cancelling `stopping` makes it unready for good.
     pub fn new(service: &'static str, instance: Arc<str>, stopping: CancellationToken) -> Health {
-        Health { service, instance, checks: Arc::default(), stopping }
+        Health {
+            service,
+            instance,
+            checks: Arc::default(),
+            stopping,
+        }
     }
 
     /// Announces checks that must be confirmed before the service is ready.
@@ -59,7 +65,17 @@ impl Health {
 
     fn set(&self, name: &'static str, good: bool, detail: Value) {
         // A poisoned lock still holds a whole map: every write is one insert.
-        self.checks.lock().unwrap_or_else(PoisonError::into_inner).insert(name, Check { good, detail, at: Instant::now() });
+        self.checks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(
+                name,
+                Check {
+                    good,
+                    detail,
+                    at: Instant::now(),
+                },
+            );
     }
 
     /// Whether the service can do its work, and why or why not.
@@ -99,7 +115,10 @@ pub async fn watch_connection(health: Health, connection: Connection, stop: Canc
         let state = connection.client.connection_state().to_string();
         match connection.is_connected() && !connection.is_lame_duck() {
             true => health.good("nats", json!({"state": state})),
-            false => health.bad("nats", json!({"state": state, "lame_duck": connection.is_lame_duck()})),
+            false => health.bad(
+                "nats",
+                json!({"state": state, "lame_duck": connection.is_lame_duck()}),
+            ),
         }
     }
 }
@@ -126,10 +145,22 @@ async fn show_health(State(ops): State<Ops>) -> Json<Value> {
 
 async fn show_ready(State(ops): State<Ops>) -> Response {
     let (ready, report) = ops.health.report();
-    (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(report)).into_response()
+    (
+        if ready {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        },
+        Json(report),
+    )
+        .into_response()
 }
 
 async fn show_metrics(State(ops): State<Ops>) -> Response {
     ops.metrics.run_upkeep();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], ops.metrics.render()).into_response()
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
+        ops.metrics.render(),
+    )
+        .into_response()
 }

@@ -1,5 +1,5 @@
-//! How a service speaks the contract: settings, connection, publish, worker loop, dead letters, queries, health, telemetry,
-//! life cycle. No business rule of any one service.
+//! How a service speaks the contract: settings, connection, publish, worker loop, dead letters,
+//! queries, health, telemetry, life cycle. No business rule of any one service.
 
 pub mod bot_watch;
 pub mod bucket;
@@ -25,6 +25,7 @@ pub mod worker;
 
 pub use tokio_util::sync::CancellationToken;
 
-/// For every process that is linked with the runtime. A fifth of the time of a query went into glibc's.
+/// For every process that is linked with the runtime. A fifth of the time of a query went into
+/// glibc's.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -1,11 +1,12 @@
-//! An order that several events of one caller keep in the log, although they are published together. Only a flag that they
-//! share; the publisher obeys it.
+//! An order that several events of one caller keep in the log, although they are published
+//! together. Only a flag that they share; the publisher obeys it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Events that carry clones of one order are stored in the order in which they were queued. Once one of them is not known to
-/// be stored, none of the later ones is sent: stored now, they would come before it when it is sent again.
+/// Events that carry clones of one order are stored in the order in which they were queued. Once
+/// one of them is not known to be stored, none of the later ones is sent: stored now, they would
+/// come before it when it is sent again.
 #[derive(Clone, Debug, Default)]
 pub struct Order(Arc<AtomicBool>);
 

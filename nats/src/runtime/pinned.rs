@@ -1,8 +1,10 @@
-//! One partition of a work queue, of which one process at a time is the owner: a durable consumer that the server pins to one
-//! member of a group. Gives its messages in order, from the oldest that is not settled; it settles none.
+//! One partition of a work queue, of which one process at a time is the owner: a durable consumer
+//! that the server pins to one member of a group. Gives its messages in order, from the oldest that
+//! is not settled; it settles none.
 //!
-//! A pin alone does not keep order: what the last owner had not settled would come after newer messages. So a new owner has
-//! the server begin again at the first unsettled message, and passes over what was on its way before that.
+//! A pin alone does not keep order: what the last owner had not settled would come after newer
+//! messages. So a new owner has the server begin again at the first unsettled message, and passes
+//! over what was on its way before that.
 
 use async_nats::jetstream::Message;
 
@@ -51,14 +53,33 @@ impl Pinned {
     ///
     /// # Errors
     /// The consumer cannot be had.
-    pub async fn open(connection: &Connection, stream: &'static str, consumer: String, group: &'static str) -> Result<Pinned, String> {
-        find_or_make(&connection.jetstream, stream, &consumer).await.map_err(|e| e.to_string())?;
-        let pull = Pull::open(connection, stream, &consumer).await?.in_group(group);
-        Ok(Pinned { connection: connection.clone(), stream, consumer, group, pull, pin: None, expected: None, begun: false, sent_to: 0 })
+    pub async fn open(
+        connection: &Connection,
+        stream: &'static str,
+        consumer: String,
+        group: &'static str,
+    ) -> Result<Pinned, String> {
+        find_or_make(&connection.jetstream, stream, &consumer)
+            .await
+            .map_err(|e| e.to_string())?;
+        let pull = Pull::open(connection, stream, &consumer)
+            .await?
+            .in_group(group);
+        Ok(Pinned {
+            connection: connection.clone(),
+            stream,
+            consumer,
+            group,
+            pull,
+            pin: None,
+            expected: None,
+            begun: false,
+            sent_to: 0,
+        })
     }
 
-    /// Waits for a pin, then for messages. Must be awaited all the time, for it is by asking that an owner stays one. May be
-    /// cancelled and called again.
+    /// Waits for a pin, then for messages. Must be awaited all the time, for it is by asking that
+    /// an owner stays one. May be cancelled and called again.
     ///
     /// # Errors
     /// The pin or the server is lost, or messages are missing: this member is of no more use.
@@ -67,10 +88,18 @@ impl Pinned {
             if !self.pull.is_open() {
                 self.pull.request(BATCH).await?;
             }
-            let Pulled::Message(message) = self.pull.next().await? else { continue };
-            let pin = message.headers.as_ref().and_then(|h| h.get(PIN_ID)).map(|v| v.as_str());
+            let Pulled::Message(message) = self.pull.next().await? else {
+                continue;
+            };
+            let pin = message
+                .headers
+                .as_ref()
+                .and_then(|h| h.get(PIN_ID))
+                .map(|v| v.as_str());
             match (&self.pin, pin) {
-                (_, None) => return Err("the consumer pins nobody: compare it with the contract".into()),
+                (_, None) => {
+                    return Err("the consumer pins nobody: compare it with the contract".into());
+                }
                 (Some(ours), Some(theirs)) if ours == theirs => {}
                 (Some(_), Some(_)) => return Err("the pin was lost".into()),
                 (None, Some(pin)) => {
@@ -80,13 +109,17 @@ impl Pinned {
                 }
             }
             let seq = message.info().map_err(|e| e.to_string())?.consumer_sequence;
-            let Some(expected) = self.expected else { continue };
+            let Some(expected) = self.expected else {
+                continue;
+            };
             if seq == expected {
                 (self.expected, self.begun) = (Some(expected + 1), true);
                 return Ok(Arrival::Message(message));
             }
             if self.begun {
-                return Err(format!("message {seq} came instead of {expected}: some are lost, or the consumer was reset"));
+                return Err(format!(
+                    "message {seq} came instead of {expected}: some are lost, or the consumer was reset"
+                ));
             }
         }
     }
@@ -96,11 +129,24 @@ impl Pinned {
     /// # Errors
     /// The server does not answer, or refuses.
     pub async fn take_over(&mut self) -> Result<Takeover, String> {
-        let stream = self.connection.jetstream.get_stream_no_info(self.stream).await.map_err(|e| e.to_string())?;
-        let before = stream.consumer_info(&self.consumer).await.map_err(|e| e.to_string())?;
-        let reset = stream.reset_consumer(&self.consumer, None).await.map_err(|e| e.to_string())?;
+        let stream = self
+            .connection
+            .jetstream
+            .get_stream_no_info(self.stream)
+            .await
+            .map_err(|e| e.to_string())?;
+        let before = stream
+            .consumer_info(&self.consumer)
+            .await
+            .map_err(|e| e.to_string())?;
+        let reset = stream
+            .reset_consumer(&self.consumer, None)
+            .await
+            .map_err(|e| e.to_string())?;
         (self.expected, self.begun) = (Some(reset.info.ack_floor.consumer_sequence + 1), false);
-        Ok(Takeover { delivered_to: before.delivered.stream_sequence.max(self.sent_to) })
+        Ok(Takeover {
+            delivered_to: before.delivered.stream_sequence.max(self.sent_to),
+        })
     }
 
     /// The consumer's sequence of the last message that has come.
@@ -112,10 +158,24 @@ impl Pinned {
     ///
     /// # Errors
     /// The server does not answer.
-    pub async fn standing(connection: &Connection, stream: &str, consumer: &str) -> Result<Standing, String> {
-        let stream = connection.jetstream.get_stream_no_info(stream).await.map_err(|e| e.to_string())?;
-        let info = stream.consumer_info(consumer).await.map_err(|e| e.to_string())?;
-        let pinned = info.priority_groups.iter().any(|group| group.pinned_client_id.is_some());
+    pub async fn standing(
+        connection: &Connection,
+        stream: &str,
+        consumer: &str,
+    ) -> Result<Standing, String> {
+        let stream = connection
+            .jetstream
+            .get_stream_no_info(stream)
+            .await
+            .map_err(|e| e.to_string())?;
+        let info = stream
+            .consumer_info(consumer)
+            .await
+            .map_err(|e| e.to_string())?;
+        let pinned = info
+            .priority_groups
+            .iter()
+            .any(|group| group.pinned_client_id.is_some());
         Ok(Standing {
             pending: info.num_pending,
             in_work: info.num_ack_pending as u64,
@@ -124,21 +184,42 @@ impl Pinned {
         })
     }
 
-    /// Has the server send what the last owner had not settled. It pins a member only with a message, and those were all sent.
+    /// Has the server send what the last owner had not settled. It pins a member only with a
+    /// message, and those were all sent.
     ///
     /// # Errors
     /// The server does not answer, or refuses.
     pub async fn nudge(&mut self) -> Result<(), String> {
-        let stream = self.connection.jetstream.get_stream_no_info(self.stream).await.map_err(|e| e.to_string())?;
-        let before = stream.consumer_info(&self.consumer).await.map_err(|e| e.to_string())?;
+        let stream = self
+            .connection
+            .jetstream
+            .get_stream_no_info(self.stream)
+            .await
+            .map_err(|e| e.to_string())?;
+        let before = stream
+            .consumer_info(&self.consumer)
+            .await
+            .map_err(|e| e.to_string())?;
         self.sent_to = self.sent_to.max(before.delivered.stream_sequence);
-        stream.reset_consumer(&self.consumer, None).await.map(drop).map_err(|e| e.to_string())
+        stream
+            .reset_consumer(&self.consumer, None)
+            .await
+            .map(drop)
+            .map_err(|e| e.to_string())
     }
 
-    /// Leaves the group. If this member is its owner, the server pins another one at once instead of after its timeout; another
-    /// owner's pin is left alone.
+    /// Leaves the group. If this member is its owner, the server pins another one at once instead
+    /// of after its timeout; another owner's pin is left alone.
     pub async fn release(self) {
-        let Pinned { connection, stream, consumer, group, pull, pin, .. } = self;
+        let Pinned {
+            connection,
+            stream,
+            consumer,
+            group,
+            pull,
+            pin,
+            ..
+        } = self;
         // Its open request must be gone first, or it would be pinned again.
         drop(pull);
         if pin.is_none() || !connection.is_connected() {
@@ -146,9 +227,17 @@ impl Pinned {
         }
         let unpin = async {
             let _ = connection.client.flush().await;
-            let Ok(stream) = connection.jetstream.get_stream_no_info(stream).await else { return };
-            let Ok(info) = stream.consumer_info(&consumer).await else { return };
-            if info.priority_groups.iter().any(|of| of.group == group && of.pinned_client_id == pin) {
+            let Ok(stream) = connection.jetstream.get_stream_no_info(stream).await else {
+                return;
+            };
+            let Ok(info) = stream.consumer_info(&consumer).await else {
+                return;
+            };
+            if info
+                .priority_groups
+                .iter()
+                .any(|of| of.group == group && of.pinned_client_id == pin)
+            {
                 let _ = stream.unpin_consumer(&consumer, group).await;
             }
         };

@@ -1,5 +1,5 @@
-//! Publishing into the log: a queue that is written in groups (see `commit`). Answers only what the server has acknowledged,
-//! within the caller's deadline; it keeps nothing across a restart.
+//! Publishing into the log: a queue that is written in groups (see `commit`). Answers only what the
+//! server has acknowledged, within the caller's deadline; it keeps nothing across a restart.
 
 use std::time::Duration;
 
@@ -37,7 +37,8 @@ pub struct Outgoing {
     pub headers: HeaderMap,
     /// A key that no other message may hold, also beyond the duplicate window.
     pub unique: Option<UniqueKey>,
-    /// The order that it keeps with others; without one, events that are queued together may be stored in any order.
+    /// The order that it keeps with others; without one, events that are queued together may be
+    /// stored in any order.
     pub order: Option<Order>,
 }
 
@@ -46,13 +47,26 @@ impl Outgoing {
     ///
     /// # Errors
     /// The envelope does not serialise.
-    pub fn event(envelope: &Envelope, msg_id: String, trace: TraceContext) -> Result<Outgoing, PublishError> {
-        let payload = envelope.to_json().map_err(|e| PublishError::Refused(e.to_string()))?;
+    pub fn event(
+        envelope: &Envelope,
+        msg_id: String,
+        trace: TraceContext,
+    ) -> Result<Outgoing, PublishError> {
+        let payload = envelope
+            .to_json()
+            .map_err(|e| PublishError::Refused(e.to_string()))?;
         let mut headers = HeaderMap::new();
         headers.insert(header::EVENT_TYPE, envelope.event.kind());
         headers.insert(header::EVENT_VERSION, VERSION.to_string());
         headers.insert(header::TRACEPARENT, trace.to_string());
-        Ok(Outgoing { subject: envelope.subject().to_string(), payload: payload.into(), msg_id, headers, unique: None, order: None })
+        Ok(Outgoing {
+            subject: envelope.subject().to_string(),
+            payload: payload.into(),
+            msg_id,
+            headers,
+            unique: None,
+            order: None,
+        })
     }
 
     /// About what it takes of a group's bounds.
@@ -76,7 +90,8 @@ pub enum PublishError {
     /// Too many wait; nothing was sent.
     #[error("too many events are waiting for the log")]
     Overloaded,
-    /// No connection, no leader, or no answer in time. It may be stored all the same: repeat with the same `Nats-Msg-Id`.
+    /// No connection, no leader, or no answer in time. It may be stored all the same: repeat with
+    /// the same `Nats-Msg-Id`.
     #[error("the log does not answer: {0}")]
     Unavailable(String),
     /// The log has reached its size limit.
@@ -102,7 +117,10 @@ pub(super) struct Waiting {
 impl Waiting {
     /// Tells the caller, and ends the event's order if it is lost.
     pub fn answer(self, result: Result<Receipt, PublishError>) {
-        let is_lost = matches!(result, Err(PublishError::Unavailable(_) | PublishError::Full));
+        let is_lost = matches!(
+            result,
+            Err(PublishError::Unavailable(_) | PublishError::Full)
+        );
         if let Some(order) = self.event.order.as_ref().filter(|_| is_lost) {
             order.end();
         }
@@ -144,7 +162,9 @@ impl Queued {
         match tokio::time::timeout_at(self.deadline, self.answered).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(PublishError::Unavailable("shutting down".into())),
-            Err(_) => Err(PublishError::Unavailable("no acknowledgement in time".into())),
+            Err(_) => Err(PublishError::Unavailable(
+                "no acknowledgement in time".into(),
+            )),
         }
     }
 }
@@ -156,12 +176,16 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Starts the writing task. It ends when the last handle is gone and what was waiting is written, which may be after the
-    /// stop; if it ends by itself, the process does.
+    /// Starts the writing task. It ends when the last handle is gone and what was waiting is
+    /// written, which may be after the stop; if it ends by itself, the process does.
     pub fn start(service: &mut Service) -> Publisher {
         let publisher = Publisher::unsupervised(service.connection.clone(), &service.tasks);
         let (queue, stop) = (publisher.queue.clone(), service.stop.clone());
-        service.spawn("publisher", async move { stop.run_until_cancelled(queue.closed()).await.unwrap_or_default() });
+        service.spawn("publisher", async move {
+            stop.run_until_cancelled(queue.closed())
+                .await
+                .unwrap_or_default()
+        });
         publisher
     }
 
@@ -197,16 +221,24 @@ impl Publisher {
         }
         let (answer, answered) = oneshot::channel();
         let deadline = Instant::now() + PUBLISH_DEADLINE;
-        self.queue.try_send(Waiting { event, answer, deadline }).map_err(|e| {
-            order.inspect(Order::end);
-            match e {
-                mpsc::error::TrySendError::Full(_) => {
-                    counter!("publish_refused_total", "reason" => "overloaded").increment(1);
-                    PublishError::Overloaded
+        self.queue
+            .try_send(Waiting {
+                event,
+                answer,
+                deadline,
+            })
+            .map_err(|e| {
+                order.inspect(Order::end);
+                match e {
+                    mpsc::error::TrySendError::Full(_) => {
+                        counter!("publish_refused_total", "reason" => "overloaded").increment(1);
+                        PublishError::Overloaded
+                    }
+                    mpsc::error::TrySendError::Closed(_) => {
+                        PublishError::Unavailable("shutting down".into())
+                    }
                 }
-                mpsc::error::TrySendError::Closed(_) => PublishError::Unavailable("shutting down".into()),
-            }
-        })?;
+            })?;
         Ok(Queued { answered, deadline })
     }
 }
@@ -217,20 +249,46 @@ pub(super) mod tests {
 
     pub fn event(order: Option<&Order>) -> Outgoing {
         let (subject, msg_id) = ("message.created.x".to_owned(), String::new());
-        Outgoing { subject, payload: Bytes::new(), msg_id, headers: HeaderMap::new(), unique: None, order: order.cloned() }
+        Outgoing {
+            subject,
+            payload: Bytes::new(),
+            msg_id,
+            headers: HeaderMap::new(),
+            unique: None,
+            order: order.cloned(),
+        }
     }
 
     #[tokio::test]
     async fn what_follows_a_lost_event_of_its_order_is_not_sent() {
         let (publisher, mut waiting) = Publisher::new();
         let order = Order::default();
-        let queued: Vec<Queued> = [Some(&order), Some(&order), None].map(|order| publisher.queue(event(order)).unwrap()).into();
-        let (first, second, other) = (waiting.recv().await.unwrap(), waiting.recv().await.unwrap(), waiting.recv().await.unwrap());
-        first.if_wanted().unwrap().answer(Err(PublishError::Unavailable("no leader".into())));
+        let queued: Vec<Queued> = [Some(&order), Some(&order), None]
+            .map(|order| publisher.queue(event(order)).unwrap())
+            .into();
+        let (first, second, other) = (
+            waiting.recv().await.unwrap(),
+            waiting.recv().await.unwrap(),
+            waiting.recv().await.unwrap(),
+        );
+        first
+            .if_wanted()
+            .unwrap()
+            .answer(Err(PublishError::Unavailable("no leader".into())));
         assert!(second.if_wanted().is_none());
-        other.if_wanted().unwrap().answer(Ok(Receipt { seq: 1, duplicate: false }));
+        other.if_wanted().unwrap().answer(Ok(Receipt {
+            seq: 1,
+            duplicate: false,
+        }));
         let results = futures_util::future::join_all(queued.into_iter().map(Queued::receipt)).await;
-        assert!(matches!(results.as_slice(), [Err(PublishError::Unavailable(_)), Err(PublishError::Unavailable(_)), Ok(_)]));
+        assert!(matches!(
+            results.as_slice(),
+            [
+                Err(PublishError::Unavailable(_)),
+                Err(PublishError::Unavailable(_)),
+                Ok(_)
+            ]
+        ));
         assert!(publisher.queue(event(Some(&order))).is_err());
     }
 

@@ -1,5 +1,5 @@
-//! Asking and answering queries over NATS request/reply, as endpoints of the NATS micro service of the one who answers.
-//! Knows how, not what: the questions are in `crate::query`.
+//! Asking and answering queries over NATS request/reply, as endpoints of the NATS micro service of
+//! the one who answers. Knows how, not what: the questions are in `crate::query`.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -26,7 +26,8 @@ use crate::trace::TraceContext;
 
 /// How long a question may take, waiting for the persister to catch up included.
 pub const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Questions that one replica answers at a time; the next ones wait in the subscription, whose bound is the connection's.
+/// Questions that one replica answers at a time; the next ones wait in the subscription, whose
+/// bound is the connection's.
 pub const CONCURRENT_QUERIES: usize = 64;
 /// And beside them, of those that writers wait for: each gateway asks one at a time.
 const CONCURRENT_QUERIES_OF_WRITERS: usize = 16;
@@ -54,22 +55,44 @@ pub enum QueryError {
 ///
 /// # Errors
 /// See [`QueryError`]; within [`QUERY_TIMEOUT`] in any case.
-pub async fn ask_raw<Q: Query>(connection: &Connection, question: &Q, trace: TraceContext) -> Result<Bytes, QueryError> {
+pub async fn ask_raw<Q: Query>(
+    connection: &Connection,
+    question: &Q,
+    trace: TraceContext,
+) -> Result<Bytes, QueryError> {
     let payload = serde_json::to_vec(question).map_err(|e| QueryError::Bad(e.to_string()))?;
     let mut headers = HeaderMap::new();
     headers.insert(header::TRACEPARENT, trace.child().to_string());
-    let request = Request::new().headers(headers).payload(payload.into()).timeout(Some(QUERY_TIMEOUT));
+    let request = Request::new()
+        .headers(headers)
+        .payload(payload.into())
+        .timeout(Some(QUERY_TIMEOUT));
     if !connection.is_connected() {
         return Err(QueryError::Unavailable("not connected to NATS".into()));
     }
     // The client's own limit begins only once its queue has taken the request.
-    let asked = tokio::time::timeout(QUERY_TIMEOUT, connection.client.send_request(Q::SUBJECT, request)).await;
-    let reply = asked.map_err(|_| QueryError::Unavailable(format!("no answer within {QUERY_TIMEOUT:?}")))?.map_err(|e| match e.kind() {
-        RequestErrorKind::NoResponders => QueryError::Unavailable("no persister is there".into()),
-        _ => QueryError::Unavailable(e.to_string()),
-    })?;
-    let Some(code) = reply.headers.as_ref().and_then(|h| h.get(ERROR_CODE)) else { return Ok(reply.payload) };
-    let text = reply.headers.as_ref().and_then(|h| h.get(ERROR_TEXT)).map(ToString::to_string).unwrap_or_default();
+    let asked = tokio::time::timeout(
+        QUERY_TIMEOUT,
+        connection.client.send_request(Q::SUBJECT, request),
+    )
+    .await;
+    let reply = asked
+        .map_err(|_| QueryError::Unavailable(format!("no answer within {QUERY_TIMEOUT:?}")))?
+        .map_err(|e| match e.kind() {
+            RequestErrorKind::NoResponders => {
+                QueryError::Unavailable("no persister is there".into())
+            }
+            _ => QueryError::Unavailable(e.to_string()),
+        })?;
+    let Some(code) = reply.headers.as_ref().and_then(|h| h.get(ERROR_CODE)) else {
+        return Ok(reply.payload);
+    };
+    let text = reply
+        .headers
+        .as_ref()
+        .and_then(|h| h.get(ERROR_TEXT))
+        .map(ToString::to_string)
+        .unwrap_or_default();
     Err(match code.as_str() {
         "404" => QueryError::NotFound,
         "503" => QueryError::Unavailable(text),
@@ -81,7 +104,11 @@ pub async fn ask_raw<Q: Query>(connection: &Connection, question: &Q, trace: Tra
 ///
 /// # Errors
 /// As [`ask_raw`].
-pub async fn ask<Q: Query>(connection: &Connection, question: &Q, trace: TraceContext) -> Result<Q::Answer, QueryError> {
+pub async fn ask<Q: Query>(
+    connection: &Connection,
+    question: &Q,
+    trace: TraceContext,
+) -> Result<Q::Answer, QueryError> {
     let answer = ask_raw(connection, question, trace).await?;
     serde_json::from_slice(&answer).map_err(|e| QueryError::Bad(e.to_string()))
 }
@@ -100,7 +127,11 @@ impl Answers {
     ///
     /// # Errors
     /// The subscriptions are refused.
-    pub async fn register(connection: &Connection, tasks: &TaskTracker, stop: CancellationToken) -> Result<Answers, ServiceError> {
+    pub async fn register(
+        connection: &Connection,
+        tasks: &TaskTracker,
+        stop: CancellationToken,
+    ) -> Result<Answers, ServiceError> {
         let metadata = [("instance".to_owned(), connection.instance.to_string())].into();
         let service = connection
             .client
@@ -112,13 +143,23 @@ impl Answers {
             .await
             .map_err(|e| ServiceError::Nats(e.to_string()))?;
         let slots = |number| Arc::new(Semaphore::new(number));
-        let (slots, slots_of_writers) = (slots(CONCURRENT_QUERIES), slots(CONCURRENT_QUERIES_OF_WRITERS));
-        Ok(Answers { service, slots, slots_of_writers, tasks: tasks.clone(), stop })
+        let (slots, slots_of_writers) = (
+            slots(CONCURRENT_QUERIES),
+            slots(CONCURRENT_QUERIES_OF_WRITERS),
+        );
+        Ok(Answers {
+            service,
+            slots,
+            slots_of_writers,
+            tasks: tasks.clone(),
+            stop,
+        })
     }
 
-    /// Answers one kind of question with `handle`, up to [`CONCURRENT_QUERIES`] at a time over all kinds; those that writers wait
-    /// for have slots of their own. What `handle` gives
-    /// must be written as `Q::Answer` is; it need not be that type, so that documents can be passed on as they are.
+    /// Answers one kind of question with `handle`, up to [`CONCURRENT_QUERIES`] at a time over all
+    /// kinds; those that writers wait for have slots of their own. What `handle` gives must be
+    /// written as `Q::Answer` is; it need not be that type, so that documents can be passed on as
+    /// they are.
     ///
     /// # Errors
     /// The subscription is refused.
@@ -130,11 +171,16 @@ impl Answers {
         A: Serialize,
     {
         let handle = Arc::new(handle);
-        let slots = if Q::IS_OF_WRITERS { &self.slots_of_writers } else { &self.slots };
+        let slots = if Q::IS_OF_WRITERS {
+            &self.slots_of_writers
+        } else {
+            &self.slots
+        };
         self.answer(Q::SUBJECT, slots.clone(), move |payload| {
             let handle = handle.clone();
             async move {
-                let question: Q = serde_json::from_slice(&payload).map_err(|e| QueryError::Bad(e.to_string()))?;
+                let question: Q =
+                    serde_json::from_slice(&payload).map_err(|e| QueryError::Bad(e.to_string()))?;
                 to_json(&handle(question).await?)
             }
         })
@@ -145,7 +191,11 @@ impl Answers {
     ///
     /// # Errors
     /// The subscription is refused.
-    pub async fn endpoint<F, Fut>(&self, subject: &'static str, handle: F) -> Result<(), ServiceError>
+    pub async fn endpoint<F, Fut>(
+        &self,
+        subject: &'static str,
+        handle: F,
+    ) -> Result<(), ServiceError>
     where
         F: Fn(Bytes) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Bytes, QueryError>> + Send,
@@ -153,18 +203,32 @@ impl Answers {
         self.answer(subject, self.slots.clone(), handle).await
     }
 
-    async fn answer<F, Fut>(&self, subject: &'static str, slots: Arc<Semaphore>, handle: F) -> Result<(), ServiceError>
+    async fn answer<F, Fut>(
+        &self,
+        subject: &'static str,
+        slots: Arc<Semaphore>,
+        handle: F,
+    ) -> Result<(), ServiceError>
     where
         F: Fn(Bytes) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Bytes, QueryError>> + Send,
     {
         let name = subject.replace('.', "-");
-        let mut requests = self.service.endpoint_builder().name(name).add(subject).await.map_err(|e| ServiceError::Nats(e.to_string()))?;
+        let mut requests = self
+            .service
+            .endpoint_builder()
+            .name(name)
+            .add(subject)
+            .await
+            .map_err(|e| ServiceError::Nats(e.to_string()))?;
         let (tasks, stop, handle) = (self.tasks.clone(), self.stop.clone(), Arc::new(handle));
         self.tasks.spawn(async move {
-            // The endpoint stops taking questions at shutdown; those taken are answered by their tasks.
+            // The endpoint stops taking questions at shutdown; those taken are answered by their
+            // tasks.
             while let Some(Some(request)) = stop.run_until_cancelled(requests.next()).await {
-                let Ok(slot) = slots.clone().acquire_owned().await else { break };
+                let Ok(slot) = slots.clone().acquire_owned().await else {
+                    break;
+                };
                 let handle = handle.clone();
                 let trace = request
                     .message
@@ -177,7 +241,8 @@ impl Answers {
                     async move {
                         let started = tokio::time::Instant::now();
                         let answer = handle(request.message.payload.clone()).await;
-                        histogram!("query_seconds", "subject" => subject).record(started.elapsed().as_secs_f64());
+                        histogram!("query_seconds", "subject" => subject)
+                            .record(started.elapsed().as_secs_f64());
                         let answer = answer.map_err(|e| micro_error(subject, e));
                         if let Err(e) = request.respond(answer).await {
                             warn!(error = %e, "an answer could not be sent");
@@ -193,7 +258,9 @@ impl Answers {
 }
 
 fn to_json<T: Serialize>(value: &T) -> Result<Bytes, QueryError> {
-    serde_json::to_vec(value).map(Bytes::from).map_err(|e| QueryError::Bad(e.to_string()))
+    serde_json::to_vec(value)
+        .map(Bytes::from)
+        .map_err(|e| QueryError::Bad(e.to_string()))
 }
 
 fn micro_error(subject: &'static str, error: QueryError) -> MicroError {

@@ -1,5 +1,6 @@
-//! The life of a service process: settings, telemetry, connection, signals, and an end within 30 s in which what was
-//! accepted is answered and what was pulled is settled. A task that ends early ends the process; someone restarts it.
+//! The life of a service process: settings, telemetry, connection, signals, and an end within 30 s
+//! in which what was accepted is answered and what was pulled is settled. A task that ends early
+//! ends the process; someone restarts it.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -79,10 +80,16 @@ impl Service {
     ///
     /// # Errors
     /// See [`ServiceError`]. A NATS that is not there yet is none.
-    pub async fn start(name: &'static str, common: &Common, stop: CancellationToken) -> Result<Service, ServiceError> {
+    pub async fn start(
+        name: &'static str,
+        common: &Common,
+        stop: CancellationToken,
+    ) -> Result<Service, ServiceError> {
         let telemetry = telemetry::init(common, name)?;
         let instance = Id::generate(Timestamp::now());
-        let connection = Connection::open(&common.nats, name, instance).await.map_err(|e| ServiceError::Nats(e.to_string()))?;
+        let connection = Connection::open(&common.nats, name, instance)
+            .await
+            .map_err(|e| ServiceError::Nats(e.to_string()))?;
         info!(instance = &*connection.instance, "starting");
         let health = Health::new(name, connection.instance.clone(), stop.clone());
         health.expect(&["nats"]);
@@ -90,7 +97,11 @@ impl Service {
         let answers = Answers::register(&connection, &tasks, stop.clone()).await?;
         let reported = health.clone();
         let subject: &'static str = Box::leak(subject::health(name).into_boxed_str()); // once a process
-        answers.endpoint(subject, move |_| std::future::ready(Ok(Bytes::from(reported.report().1.to_string())))).await?;
+        answers
+            .endpoint(subject, move |_| {
+                std::future::ready(Ok(Bytes::from(reported.report().1.to_string())))
+            })
+            .await?;
         let mut service = Service {
             connection,
             health,
@@ -102,7 +113,11 @@ impl Service {
             ended: Arc::default(),
             _telemetry: telemetry,
         };
-        let watch = health::watch_connection(service.health.clone(), service.connection.clone(), service.stop.clone());
+        let watch = health::watch_connection(
+            service.health.clone(),
+            service.connection.clone(),
+            service.stop.clone(),
+        );
         service.spawn("connection watch", watch);
         Ok(service)
     }
@@ -114,7 +129,10 @@ impl Service {
             task.await;
             if !stop.is_cancelled() {
                 let _ = ended.set(name); // the first one counts
-                error!(task = name, "a task ended that should run on; the process stops");
+                error!(
+                    task = name,
+                    "a task ended that should run on; the process stops"
+                );
                 stop.cancel();
             }
         });
@@ -130,10 +148,15 @@ impl Service {
     /// # Errors
     /// The port cannot be had.
     pub async fn serve_ops(&mut self, address: SocketAddr) -> Result<(), ServiceError> {
-        let listener = tokio::net::TcpListener::bind(address).await.map_err(|error| ServiceError::Listen { address, error })?;
+        let listener = tokio::net::TcpListener::bind(address)
+            .await
+            .map_err(|error| ServiceError::Listen { address, error })?;
         let (router, stop) = (self.ops_routes(), self.stop.clone());
         self.spawn("operations port", async move {
-            if let Err(e) = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await {
+            if let Err(e) = axum::serve(listener, router)
+                .with_graceful_shutdown(stop.cancelled_owned())
+                .await
+            {
                 error!(error = %e, "operations port");
             }
         });
@@ -169,7 +192,11 @@ impl Service {
         };
         let settled = tokio::time::timeout(STOP_DEADLINE - STOP_RESERVE, settle).await;
         info!("stopped");
-        let early = early.or_else(|| self.ended.get().map(|name| ServiceError::TaskEnded((*name).to_owned())));
+        let early = early.or_else(|| {
+            self.ended
+                .get()
+                .map(|name| ServiceError::TaskEnded((*name).to_owned()))
+        });
         match (early, settled) {
             (Some(e), _) => Err(e),
             (None, Ok(())) => Ok(()),
@@ -178,8 +205,8 @@ impl Service {
     }
 }
 
-/// The whole `main` of a service: reads the settings with `read`, runs `run` until SIGINT or SIGTERM. Exit code 2 for bad
-/// settings, 1 for a failure.
+/// The whole `main` of a service: reads the settings with `read`, runs `run` until SIGINT or
+/// SIGTERM. Exit code 2 for bad settings, 1 for a failure.
 pub fn main<C, R, F, Fut>(read: R, run: F) -> ExitCode
 where
     R: FnOnce(&mut Settings) -> C,
@@ -192,7 +219,10 @@ where
         eprintln!("{problems}");
         return ExitCode::from(2);
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(e) => {
             eprintln!("cannot start: {e}");
@@ -202,7 +232,10 @@ where
     let result = runtime.block_on(async {
         let stop = CancellationToken::new();
         let signalled = stop.clone();
-        let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+        let signals = (
+            signal(SignalKind::interrupt()),
+            signal(SignalKind::terminate()),
+        );
         let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
             return Err(ServiceError::Start("signals cannot be received".into()));
         };

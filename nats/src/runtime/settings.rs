@@ -1,5 +1,6 @@
-//! Settings: defaults in the code, then `petbuddy.toml`, then the environment; every problem is listed at once. Names are
-//! those of the environment, upper case with underscores. It knows no service's settings; each reads its own.
+//! Settings: defaults in the code, then `petbuddy.toml`, then the environment; every problem is
+//! listed at once. Names are those of the environment, upper case with underscores. It knows no
+//! service's settings; each reads its own.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
@@ -27,12 +28,14 @@ pub struct Settings {
 pub struct BadSettings(pub Vec<String>);
 
 impl Settings {
-    /// From `petbuddy.toml` (or the file that `PETBUDDY_CONFIG` names) and the environment of this process.
+    /// From `petbuddy.toml` (or the file that `PETBUDDY_CONFIG` names) and the environment of this
+    /// process.
     pub fn load() -> Settings {
         let file = std::env::var("PETBUDDY_CONFIG").unwrap_or_else(|_| "petbuddy.toml".into());
         Settings::merge(
             Figment::from(Toml::file(&file)),
-            std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))),
+            std::env::vars_os()
+                .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))),
         )
     }
 
@@ -41,7 +44,8 @@ impl Settings {
         Settings::merge(Figment::new(), values)
     }
 
-    /// The environment is taken as text, not through figment's guesses: `NATS_PASSWORD=0123` is not a number.
+    /// The environment is taken as text, not through figment's guesses: `NATS_PASSWORD=0123` is not
+    /// a number.
     fn merge(file: Figment, environment: impl IntoIterator<Item = (String, String)>) -> Settings {
         let (mut values, mut problems) = (BTreeMap::new(), Vec::new());
         match file.extract::<BTreeMap<String, Value>>() {
@@ -49,7 +53,9 @@ impl Settings {
                 for (name, value) in entries {
                     match scalar(&value) {
                         Some(text) => drop(values.insert(name.to_uppercase(), text)),
-                        None => problems.push(format!("{name} in the settings file must be a text, number or boolean")),
+                        None => problems.push(format!(
+                            "{name} in the settings file must be a text, number or boolean"
+                        )),
                     }
                 }
             }
@@ -84,7 +90,10 @@ impl Settings {
 
     /// A secret of at least [`MIN_SECRET`] characters.
     pub fn secret(&mut self, name: &str) -> SecretString {
-        let value = self.required(name, "give it a random value, such as `openssl rand -hex 32` prints");
+        let value = self.required(
+            name,
+            "give it a random value, such as `openssl rand -hex 32` prints",
+        );
         if !value.is_empty() && value.chars().count() < MIN_SECRET {
             self.problem(format!("{name} must have at least {MIN_SECRET} characters"));
         }
@@ -92,12 +101,23 @@ impl Settings {
     }
 
     /// Something that parses, within a range.
-    pub fn number<T: FromStr + PartialOrd + Display + Copy>(&mut self, name: &str, default: T, range: RangeInclusive<T>) -> T {
-        let Some(text) = self.optional(name) else { return default };
+    pub fn number<T: FromStr + PartialOrd + Display + Copy>(
+        &mut self,
+        name: &str,
+        default: T,
+        range: RangeInclusive<T>,
+    ) -> T {
+        let Some(text) = self.optional(name) else {
+            return default;
+        };
         match text.trim().parse::<T>() {
             Ok(n) if range.contains(&n) => n,
             _ => {
-                self.problem(format!("{name} must be a number from {} to {}, not `{text}`", range.start(), range.end()));
+                self.problem(format!(
+                    "{name} must be a number from {} to {}, not `{text}`",
+                    range.start(),
+                    range.end()
+                ));
                 default
             }
         }
@@ -118,19 +138,35 @@ impl Settings {
     }
 
     /// `15m`, `7d`, `500ms`, `30s`, `24h`; a bare number means seconds.
-    pub fn duration(&mut self, name: &str, default: Duration, range: RangeInclusive<Duration>) -> Duration {
-        let Some(text) = self.optional(name) else { return default };
+    pub fn duration(
+        &mut self,
+        name: &str,
+        default: Duration,
+        range: RangeInclusive<Duration>,
+    ) -> Duration {
+        let Some(text) = self.optional(name) else {
+            return default;
+        };
         match parse_duration(&text) {
             Some(d) if range.contains(&d) => d,
             _ => {
-                self.problem(format!("{name} must be a time from {:?} to {:?}, such as 15m, not `{text}`", range.start(), range.end()));
+                self.problem(format!(
+                    "{name} must be a time from {:?} to {:?}, such as 15m, not `{text}`",
+                    range.start(),
+                    range.end()
+                ));
                 default
             }
         }
     }
 
     /// The same in whole seconds, as the server's schedules count.
-    pub fn seconds(&mut self, name: &str, default: Duration, range: RangeInclusive<Duration>) -> Duration {
+    pub fn seconds(
+        &mut self,
+        name: &str,
+        default: Duration,
+        range: RangeInclusive<Duration>,
+    ) -> Duration {
         let duration = self.duration(name, default, range);
         if duration.subsec_nanos() != 0 {
             self.problem(format!("{name} must be whole seconds"));
@@ -153,7 +189,10 @@ impl Settings {
     /// Texts separated by commas.
     pub fn list(&mut self, name: &str) -> Vec<String> {
         let text = self.text(name, "");
-        text.split(',').map(|t| t.trim().to_owned()).filter(|t| !t.is_empty()).collect()
+        text.split(',')
+            .map(|t| t.trim().to_owned())
+            .filter(|t| !t.is_empty())
+            .collect()
     }
 
     /// Ends the reading.
@@ -161,7 +200,11 @@ impl Settings {
     /// # Errors
     /// [`BadSettings`] with every problem found.
     pub fn finish(self) -> Result<(), BadSettings> {
-        if self.problems.is_empty() { Ok(()) } else { Err(BadSettings(self.problems)) }
+        if self.problems.is_empty() {
+            Ok(())
+        } else {
+            Err(BadSettings(self.problems))
+        }
     }
 }
 
@@ -170,9 +213,11 @@ fn scalar(value: &Value) -> Option<String> {
         Value::String(_, s) => Some(s.clone()),
         Value::Char(_, c) => Some(c.to_string()),
         Value::Bool(_, b) => Some(b.to_string()),
-        Value::Num(_, n) => {
-            n.to_i128().map(|i| i.to_string()).or_else(|| n.to_u128().map(|u| u.to_string())).or_else(|| n.to_f64().map(|f| f.to_string()))
-        }
+        Value::Num(_, n) => n
+            .to_i128()
+            .map(|i| i.to_string())
+            .or_else(|| n.to_u128().map(|u| u.to_string()))
+            .or_else(|| n.to_f64().map(|f| f.to_string())),
         _ => None,
     }
 }
@@ -232,7 +277,9 @@ pub struct NatsSettings {
 impl fmt::Debug for NatsSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The URL may hold a password too.
-        f.debug_struct("NatsSettings").field("user", &self.user).finish_non_exhaustive()
+        f.debug_struct("NatsSettings")
+            .field("user", &self.user)
+            .finish_non_exhaustive()
     }
 }
 
@@ -244,26 +291,45 @@ impl Common {
             "production" => Environment::Production,
             "test" => Environment::Test,
             other => {
-                settings.problem(format!("NODE_ENV must be development, production or test, not `{other}`"));
+                settings.problem(format!(
+                    "NODE_ENV must be development, production or test, not `{other}`"
+                ));
                 Environment::Production
             }
         };
         let log_level = settings.text("LOG_LEVEL", "info");
         if !["error", "warn", "info", "debug", "trace"].contains(&log_level.as_str()) {
-            settings.problem(format!("LOG_LEVEL must be error, warn, info, debug or trace, not `{log_level}`"));
+            settings.problem(format!(
+                "LOG_LEVEL must be error, warn, info, debug or trace, not `{log_level}`"
+            ));
         }
         let host = settings.text("HOST", "127.0.0.1");
         let host = host.parse().unwrap_or_else(|_| {
-            settings.problem(format!("HOST must be an IP address such as 0.0.0.0, not `{host}`"));
+            settings.problem(format!(
+                "HOST must be an IP address such as 0.0.0.0, not `{host}`"
+            ));
             std::net::IpAddr::from([127, 0, 0, 1])
         });
         let url = settings.text("NATS_URL", "nats://127.0.0.1:4222");
         let password = match url.contains('@') {
             true => settings.text("NATS_PASSWORD", ""),
-            false => settings.required("NATS_PASSWORD", &format!("the password of the NATS user `{service}`, see nats/server/users.conf")),
+            false => settings.required(
+                "NATS_PASSWORD",
+                &format!("the password of the NATS user `{service}`, see nats/server/users.conf"),
+            ),
         };
-        let nats = NatsSettings { user: settings.text("NATS_USER", service), password: password.into(), url };
-        Common { environment, log_level, log_dir: settings.text("LOG_DIR", "logs"), host, nats }
+        let nats = NatsSettings {
+            user: settings.text("NATS_USER", service),
+            password: password.into(),
+            url,
+        };
+        Common {
+            environment,
+            log_level,
+            log_dir: settings.text("LOG_DIR", "logs"),
+            host,
+            nats,
+        }
     }
 }
 
@@ -281,7 +347,11 @@ mod tests {
         let mut s = settings(&[("PORT", "99999"), ("JWT", "short-secret"), ("TTL", "soon")]);
         s.number::<u16>("PORT", 4000, 1..=65535);
         s.secret("JWT");
-        s.duration("TTL", Duration::from_secs(1), Duration::ZERO..=Duration::from_secs(9));
+        s.duration(
+            "TTL",
+            Duration::from_secs(1),
+            Duration::ZERO..=Duration::from_secs(9),
+        );
         s.required("MONGODB_URI", "say where MongoDB is");
         let text = s.finish().unwrap_err().to_string();
         for part in ["PORT", "JWT", "TTL", "MONGODB_URI"] {
@@ -300,8 +370,18 @@ mod tests {
 
     #[test]
     fn durations_have_units() {
-        for (text, seconds) in [("15m", 900), ("7d", 604_800), ("30", 30), ("24h", 86_400), ("2 s", 2)] {
-            assert_eq!(parse_duration(text), Some(Duration::from_secs(seconds)), "{text}");
+        for (text, seconds) in [
+            ("15m", 900),
+            ("7d", 604_800),
+            ("30", 30),
+            ("24h", 86_400),
+            ("2 s", 2),
+        ] {
+            assert_eq!(
+                parse_duration(text),
+                Some(Duration::from_secs(seconds)),
+                "{text}"
+            );
         }
         for text in ["", "m", "5y", "-1s", "99999999999999999999d", "é"] {
             assert_eq!(parse_duration(text), None, "{text}");

@@ -1,11 +1,15 @@
-//! Makes streams, consumers and buckets what the contract says. Idempotent. Adding and widening happens by itself; what
-//! could lose messages or state is only reported, for a person to decide.
+//! Makes streams, consumers and buckets what the contract says. Idempotent. Adding and widening
+//! happens by itself; what could lose messages or state is only reported, for a person to decide.
 
 use std::fmt;
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PriorityPolicy, PullConsumer, pull};
+use async_nats::jetstream::consumer::{
+    AckPolicy, DeliverPolicy, PriorityPolicy, PullConsumer, pull,
+};
 use async_nats::jetstream::kv;
-use async_nats::jetstream::stream::{Config, DiscardPolicy, Republish, RetentionPolicy, Source, StorageType, SubjectTransform};
+use async_nats::jetstream::stream::{
+    Config, DiscardPolicy, Republish, RetentionPolicy, Source, StorageType, SubjectTransform,
+};
 use async_nats::jetstream::{Context, context::GetStreamErrorKind};
 
 use crate::stream;
@@ -33,7 +37,9 @@ pub struct Report(pub Vec<(String, Change)>);
 impl Report {
     /// Whether something differs that a person must decide on.
     pub fn has_drift(&self) -> bool {
-        self.0.iter().any(|(_, change)| matches!(change, Change::Drift(_)))
+        self.0
+            .iter()
+            .any(|(_, change)| matches!(change, Change::Drift(_)))
     }
 }
 
@@ -42,7 +48,9 @@ impl fmt::Display for Report {
         for (name, change) in &self.0 {
             match change {
                 Change::Created => writeln!(f, "{name}: created")?,
-                Change::Deleted => writeln!(f, "{name}: deleted, it belonged to an earlier contract")?,
+                Change::Deleted => {
+                    writeln!(f, "{name}: deleted, it belonged to an earlier contract")?
+                }
                 Change::Unchanged => writeln!(f, "{name}: as it should be")?,
                 Change::Updated(fields) => writeln!(f, "{name}: updated {}", fields.join(", "))?,
                 Change::Drift(fields) => writeln!(
@@ -67,7 +75,10 @@ pub struct Sizes {
 
 impl Default for Sizes {
     fn default() -> Sizes {
-        Sizes { replicas: 1, events_max_bytes: stream::EVENTS_MAX_BYTES }
+        Sizes {
+            replicas: 1,
+            events_max_bytes: stream::EVENTS_MAX_BYTES,
+        }
     }
 }
 
@@ -87,23 +98,46 @@ pub async fn reconcile(jetstream: &Context, sizes: Sizes) -> Result<Report, Setu
     let mut report = Report::default();
     for config in streams(sizes) {
         let name = config.name.clone();
-        let change = reconcile_stream(jetstream, config).await.map_err(|error| SetupError { what: format!("stream {name}"), error })?;
+        let change = reconcile_stream(jetstream, config)
+            .await
+            .map_err(|error| SetupError {
+                what: format!("stream {name}"),
+                error,
+            })?;
         report.0.push((format!("stream {name}"), change));
     }
-    // Its filter overlaps those of the partitions, which a work queue refuses. What it had not settled is theirs.
+    // Its filter overlaps those of the partitions, which a work queue refuses. What it had not
+    // settled is theirs.
     let (of, name) = (stream::OUTBOUND, stream::RETIRED_FORWARDER);
-    if retire(jetstream, of, name).await.map_err(|error| SetupError { what: format!("consumer {of}/{name}"), error })? {
-        report.0.push((format!("consumer {of}/{name}"), Change::Deleted));
+    if retire(jetstream, of, name)
+        .await
+        .map_err(|error| SetupError {
+            what: format!("consumer {of}/{name}"),
+            error,
+        })?
+    {
+        report
+            .0
+            .push((format!("consumer {of}/{name}"), Change::Deleted));
     }
     for (of, config) in consumers() {
         let name = config.durable_name.clone().unwrap_or_default();
-        let change =
-            reconcile_consumer(jetstream, of, config).await.map_err(|error| SetupError { what: format!("consumer {of}/{name}"), error })?;
+        let change = reconcile_consumer(jetstream, of, config)
+            .await
+            .map_err(|error| SetupError {
+                what: format!("consumer {of}/{name}"),
+                error,
+            })?;
         report.0.push((format!("consumer {of}/{name}"), change));
     }
     for config in buckets(sizes) {
         let name = config.bucket.clone();
-        let change = reconcile_bucket(jetstream, config).await.map_err(|error| SetupError { what: format!("bucket {name}"), error })?;
+        let change = reconcile_bucket(jetstream, config)
+            .await
+            .map_err(|error| SetupError {
+                what: format!("bucket {name}"),
+                error,
+            })?;
         report.0.push((format!("bucket {name}"), change));
     }
     Ok(report)
@@ -119,7 +153,12 @@ fn streams(sizes: Sizes) -> Vec<Config> {
         max_message_size: stream::MAX_EVENT_BYTES,
         ..Config::default()
     };
-    let transforms = subject::Outbound::transforms().into_iter().map(|(source, destination)| SubjectTransform { source, destination });
+    let transforms = subject::Outbound::transforms()
+        .into_iter()
+        .map(|(source, destination)| SubjectTransform {
+            source,
+            destination,
+        });
     vec![
         Config {
             description: Some("The log: every change, in one sequence.".into()),
@@ -142,7 +181,11 @@ fn streams(sizes: Sizes) -> Vec<Config> {
             discard: DiscardPolicy::New,
             // A replay is published once within it.
             duplicate_window: stream::DUPLICATE_WINDOW,
-            sources: Some(vec![Source { name: stream::EVENTS.into(), subject_transforms: transforms.collect(), ..Source::default() }]),
+            sources: Some(vec![Source {
+                name: stream::EVENTS.into(),
+                subject_transforms: transforms.collect(),
+                ..Source::default()
+            }]),
             // What the server sources, and what an operator replays; nobody else may publish here.
             ..file(stream::OUTBOUND, &[subject::OUTBOUND])
         },
@@ -168,7 +211,8 @@ fn streams(sizes: Sizes) -> Vec<Config> {
     ]
 }
 
-/// The durable consumers, each with its stream. A deleted one is made anew by its worker, from this.
+/// The durable consumers, each with its stream. A deleted one is made anew by its worker, from
+/// this.
 pub fn consumers() -> Vec<(&'static str, pull::Config)> {
     let durable = |name: &str, pending: i64, description: &str| pull::Config {
         durable_name: Some(name.into()),
@@ -176,7 +220,8 @@ pub fn consumers() -> Vec<(&'static str, pull::Config)> {
         deliver_policy: DeliverPolicy::All,
         ack_policy: AckPolicy::Explicit,
         ack_wait: stream::ACK_WAIT,
-        // The worker settles every message itself, and dead-letters with the payload; the server must not give up before.
+        // The worker settles every message itself, and dead-letters with the payload; the server
+        // must not give up before.
         max_deliver: -1,
         max_ack_pending: pending,
         // As many copies as its stream has.
@@ -185,11 +230,19 @@ pub fn consumers() -> Vec<(&'static str, pull::Config)> {
     };
     let ticks = pull::Config {
         filter_subject: subject::JOB_TICKS.into(),
-        ..durable(stream::SCHEDULER, stream::SCHEDULER_MAX_ACK_PENDING, "Does the jobs.")
+        ..durable(
+            stream::SCHEDULER,
+            stream::SCHEDULER_MAX_ACK_PENDING,
+            "Does the jobs.",
+        )
     };
     let work = pull::Config {
         filter_subject: subject::JOB_WORK.into(),
-        ..durable(stream::SCHEDULER_WORK, stream::SCHEDULER_WORK_MAX_ACK_PENDING, "Does what jobs hand out, piece by piece.")
+        ..durable(
+            stream::SCHEDULER_WORK,
+            stream::SCHEDULER_WORK_MAX_ACK_PENDING,
+            "Does what jobs hand out, piece by piece.",
+        )
     };
     let partition = |partition: u32| pull::Config {
         filter_subject: subject::outbound_of_partition(partition),
@@ -197,10 +250,21 @@ pub fn consumers() -> Vec<(&'static str, pull::Config)> {
         priority_policy: PriorityPolicy::PinnedClient,
         priority_groups: vec![stream::FORWARDER_GROUP.into()],
         priority_timeout: stream::PARTITION_PIN_TIMEOUT,
-        ..durable(&stream::forwarder(partition), stream::PARTITION_MAX_ACK_PENDING, "Calls the bot, one conversation at a time in order.")
+        ..durable(
+            &stream::forwarder(partition),
+            stream::PARTITION_MAX_ACK_PENDING,
+            "Calls the bot, one conversation at a time in order.",
+        )
     };
     let mut consumers = vec![
-        (stream::EVENTS, durable(stream::PERSISTER, stream::PERSISTER_MAX_ACK_PENDING, "Writes MongoDB.")),
+        (
+            stream::EVENTS,
+            durable(
+                stream::PERSISTER,
+                stream::PERSISTER_MAX_ACK_PENDING,
+                "Writes MongoDB.",
+            ),
+        ),
         (stream::JOBS, ticks),
         (stream::JOBS, work),
     ];
@@ -226,9 +290,15 @@ fn buckets(sizes: Sizes) -> Vec<kv::Config> {
         bucket(stream::JOB_RUNS, "The last run of each job."),
         expiring(stream::SESSIONS, "Logins that can be refreshed."),
         expiring(stream::LOCKOUTS, "Failed logins."),
-        expiring(stream::LANES, "Conversations whose next message waits for more than its turn."),
+        expiring(
+            stream::LANES,
+            "Conversations whose next message waits for more than its turn.",
+        ),
         expiring(stream::BOT_HEALTH, "How the Meta bot is."),
-        kv::Config { max_age: stream::DEAD_MAX_AGE, ..expiring(stream::DEAD_LETTERS, "What became of dead letters.") },
+        kv::Config {
+            max_age: stream::DEAD_MAX_AGE,
+            ..expiring(stream::DEAD_LETTERS, "What became of dead letters.")
+        },
     ]
 }
 
@@ -242,11 +312,16 @@ struct Difference {
 impl Difference {
     fn note(&mut self, field: &'static str, differs: bool, safe: bool) {
         if differs {
-            if safe { self.safe.push(field) } else { self.unsafe_.push(field) }
+            if safe {
+                self.safe.push(field)
+            } else {
+                self.unsafe_.push(field)
+            }
         }
     }
 
-    /// Safe ones are applied only where no unsafe one stands in the way: an update sends the whole configuration.
+    /// Safe ones are applied only where no unsafe one stands in the way: an update sends the whole
+    /// configuration.
     fn change(self) -> Change {
         match (self.safe.is_empty(), self.unsafe_.is_empty()) {
             (true, true) => Change::Unchanged,
@@ -266,7 +341,10 @@ async fn reconcile_stream(jetstream: &Context, want: Config) -> Result<Change, S
         Ok(stream) => stream.cached_info().config.clone(),
         Err(e) => match e.kind() {
             GetStreamErrorKind::JetStream(e) if e.code() == 404 => {
-                jetstream.create_stream(want).await.map_err(|e| e.to_string())?;
+                jetstream
+                    .create_stream(want)
+                    .await
+                    .map_err(|e| e.to_string())?;
                 return Ok(Change::Created);
             }
             _ => return Err(e.to_string()),
@@ -274,13 +352,21 @@ async fn reconcile_stream(jetstream: &Context, want: Config) -> Result<Change, S
     };
     let mut d = Difference::default();
     d.note("description", have.description != want.description, true);
-    d.note("subjects", have.subjects != want.subjects, have.subjects.iter().all(|s| want.subjects.contains(s)));
+    d.note(
+        "subjects",
+        have.subjects != want.subjects,
+        have.subjects.iter().all(|s| want.subjects.contains(s)),
+    );
     d.note(
         "max_bytes",
         have.max_bytes != want.max_bytes && (have.max_bytes > 0 || want.max_bytes > 0),
         widens(have.max_bytes, want.max_bytes),
     );
-    d.note("max_age", have.max_age != want.max_age, widens(have.max_age.as_secs() as i64, want.max_age.as_secs() as i64));
+    d.note(
+        "max_age",
+        have.max_age != want.max_age,
+        widens(have.max_age.as_secs() as i64, want.max_age.as_secs() as i64),
+    );
     d.note(
         "max_message_size",
         have.max_message_size != want.max_message_size,
@@ -292,61 +378,144 @@ async fn reconcile_stream(jetstream: &Context, want: Config) -> Result<Change, S
         widens(have.max_messages_per_subject, want.max_messages_per_subject),
     );
     let window_set = !want.duplicate_window.is_zero();
-    d.note("duplicate_window", window_set && have.duplicate_window != want.duplicate_window, want.duplicate_window > have.duplicate_window);
-    d.note("num_replicas", have.num_replicas != want.num_replicas, want.num_replicas > have.num_replicas);
+    d.note(
+        "duplicate_window",
+        window_set && have.duplicate_window != want.duplicate_window,
+        want.duplicate_window > have.duplicate_window,
+    );
+    d.note(
+        "num_replicas",
+        have.num_replicas != want.num_replicas,
+        want.num_replicas > have.num_replicas,
+    );
     // Nothing stored changes by it.
     d.note("republish", have.republish != want.republish, true);
-    d.note("allow_direct", have.allow_direct != want.allow_direct, want.allow_direct);
-    d.note("allow_atomic_publish", have.allow_atomic_publish != want.allow_atomic_publish, want.allow_atomic_publish);
+    d.note(
+        "allow_direct",
+        have.allow_direct != want.allow_direct,
+        want.allow_direct,
+    );
+    d.note(
+        "allow_atomic_publish",
+        have.allow_atomic_publish != want.allow_atomic_publish,
+        want.allow_atomic_publish,
+    );
     // Neither can be taken back.
-    d.note("allow_message_ttl", have.allow_message_ttl != want.allow_message_ttl, want.allow_message_ttl);
-    d.note("allow_rollup", have.allow_rollup != want.allow_rollup, want.allow_rollup);
-    d.note("allow_message_schedules", have.allow_message_schedules != want.allow_message_schedules, want.allow_message_schedules);
-    d.note("discard", have.discard != want.discard, want.discard == DiscardPolicy::New);
+    d.note(
+        "allow_message_ttl",
+        have.allow_message_ttl != want.allow_message_ttl,
+        want.allow_message_ttl,
+    );
+    d.note(
+        "allow_rollup",
+        have.allow_rollup != want.allow_rollup,
+        want.allow_rollup,
+    );
+    d.note(
+        "allow_message_schedules",
+        have.allow_message_schedules != want.allow_message_schedules,
+        want.allow_message_schedules,
+    );
+    d.note(
+        "discard",
+        have.discard != want.discard,
+        want.discard == DiscardPolicy::New,
+    );
     d.note("retention", have.retention != want.retention, false);
     d.note("storage", have.storage != want.storage, false);
-    let transforms = |c: &Config| c.sources.iter().flatten().flat_map(|s| s.subject_transforms.clone()).collect::<Vec<_>>();
+    let transforms = |c: &Config| {
+        c.sources
+            .iter()
+            .flatten()
+            .flat_map(|s| s.subject_transforms.clone())
+            .collect::<Vec<_>>()
+    };
     d.note("sources", transforms(&have) != transforms(&want), false);
     let change = d.change();
     if matches!(change, Change::Updated(_)) {
-        jetstream.update_stream(want).await.map_err(|e| e.to_string())?;
+        jetstream
+            .update_stream(want)
+            .await
+            .map_err(|e| e.to_string())?;
     }
     Ok(change)
 }
 
-async fn reconcile_consumer(jetstream: &Context, of: &str, want: pull::Config) -> Result<Change, String> {
+async fn reconcile_consumer(
+    jetstream: &Context,
+    of: &str,
+    want: pull::Config,
+) -> Result<Change, String> {
     let name = want.durable_name.clone().unwrap_or_default();
-    let stream = jetstream.get_stream_no_info(of).await.map_err(|e| e.to_string())?;
+    let stream = jetstream
+        .get_stream_no_info(of)
+        .await
+        .map_err(|e| e.to_string())?;
     let have: Option<PullConsumer> = match stream.consumer_info(&name).await {
-        Ok(_) => Some(stream.get_consumer(&name).await.map_err(|e| e.to_string())?),
+        Ok(_) => Some(
+            stream
+                .get_consumer(&name)
+                .await
+                .map_err(|e| e.to_string())?,
+        ),
         Err(e) if e.to_string().contains("not found") => None,
         Err(e) => return Err(e.to_string()),
     };
     let Some(have) = have else {
-        stream.create_consumer(want).await.map_err(|e| e.to_string())?;
+        stream
+            .create_consumer(want)
+            .await
+            .map_err(|e| e.to_string())?;
         return Ok(Change::Created);
     };
     let have = &have.cached_info().config;
     let mut d = Difference::default();
     d.note("description", have.description != want.description, true);
     d.note("ack_wait", have.ack_wait != want.ack_wait, true);
-    d.note("max_ack_pending", have.max_ack_pending != want.max_ack_pending, true);
-    d.note("max_deliver", have.max_deliver.max(-1) != want.max_deliver, widens(have.max_deliver, want.max_deliver));
-    d.note("filter_subject", have.filter_subject != want.filter_subject, false);
-    let priority = have.priority_policy != want.priority_policy || have.priority_groups != want.priority_groups;
-    d.note("priority", priority || have.priority_timeout != want.priority_timeout, false);
+    d.note(
+        "max_ack_pending",
+        have.max_ack_pending != want.max_ack_pending,
+        true,
+    );
+    d.note(
+        "max_deliver",
+        have.max_deliver.max(-1) != want.max_deliver,
+        widens(have.max_deliver, want.max_deliver),
+    );
+    d.note(
+        "filter_subject",
+        have.filter_subject != want.filter_subject,
+        false,
+    );
+    let priority = have.priority_policy != want.priority_policy
+        || have.priority_groups != want.priority_groups;
+    d.note(
+        "priority",
+        priority || have.priority_timeout != want.priority_timeout,
+        false,
+    );
     d.note("ack_policy", have.ack_policy != want.ack_policy, false);
-    d.note("deliver_policy", have.deliver_policy != want.deliver_policy, false);
+    d.note(
+        "deliver_policy",
+        have.deliver_policy != want.deliver_policy,
+        false,
+    );
     let change = d.change();
     if matches!(change, Change::Updated(_)) {
-        stream.update_consumer(want).await.map_err(|e| e.to_string())?;
+        stream
+            .update_consumer(want)
+            .await
+            .map_err(|e| e.to_string())?;
     }
     Ok(change)
 }
 
 /// Deletes a consumer, if it is there.
 async fn retire(jetstream: &Context, of: &str, name: &str) -> Result<bool, String> {
-    let stream = jetstream.get_stream_no_info(of).await.map_err(|e| e.to_string())?;
+    let stream = jetstream
+        .get_stream_no_info(of)
+        .await
+        .map_err(|e| e.to_string())?;
     match stream.delete_consumer(name).await {
         Ok(_) => Ok(true),
         Err(e) if e.to_string().contains("not found") => Ok(false),
@@ -359,23 +528,46 @@ async fn reconcile_bucket(jetstream: &Context, want: kv::Config) -> Result<Chang
         Ok(stream) => stream.cached_info().config.clone(),
         Err(e) => match e.kind() {
             GetStreamErrorKind::JetStream(e) if e.code() == 404 => {
-                jetstream.create_key_value(want).await.map_err(|e| e.to_string())?;
+                jetstream
+                    .create_key_value(want)
+                    .await
+                    .map_err(|e| e.to_string())?;
                 return Ok(Change::Created);
             }
             _ => return Err(e.to_string()),
         },
     };
     let mut d = Difference::default();
-    d.note("max_bytes", have.max_bytes.max(0) != want.max_bytes.max(0), widens(have.max_bytes, want.max_bytes));
-    d.note("max_age", have.max_age != want.max_age, widens(have.max_age.as_secs() as i64, want.max_age.as_secs() as i64));
-    d.note("num_replicas", have.num_replicas != want.num_replicas, want.num_replicas > have.num_replicas);
-    d.note("limit_markers", have.subject_delete_marker_ttl != want.limit_markers, have.subject_delete_marker_ttl.is_none());
+    d.note(
+        "max_bytes",
+        have.max_bytes.max(0) != want.max_bytes.max(0),
+        widens(have.max_bytes, want.max_bytes),
+    );
+    d.note(
+        "max_age",
+        have.max_age != want.max_age,
+        widens(have.max_age.as_secs() as i64, want.max_age.as_secs() as i64),
+    );
+    d.note(
+        "num_replicas",
+        have.num_replicas != want.num_replicas,
+        want.num_replicas > have.num_replicas,
+    );
+    d.note(
+        "limit_markers",
+        have.subject_delete_marker_ttl != want.limit_markers,
+        have.subject_delete_marker_ttl.is_none(),
+    );
     let change = d.change();
     if matches!(change, Change::Updated(_)) {
         let ttl = have.allow_message_ttl || want.limit_markers.is_some();
-        (have.max_bytes, have.max_age, have.num_replicas) = (want.max_bytes, want.max_age, want.num_replicas);
+        (have.max_bytes, have.max_age, have.num_replicas) =
+            (want.max_bytes, want.max_age, want.num_replicas);
         (have.subject_delete_marker_ttl, have.allow_message_ttl) = (want.limit_markers, ttl);
-        jetstream.update_stream(have).await.map_err(|e| e.to_string())?;
+        jetstream
+            .update_stream(have)
+            .await
+            .map_err(|e| e.to_string())?;
     }
     Ok(change)
 }

@@ -1,6 +1,7 @@
-//! Which unique keys of a commit group are taken, asked of the persister in one query. It covers what lies outside
-//! the log's duplicate window; inside it `Nats-Msg-Id` decides. Where the persister does not answer in time nobody waits
-//! for it: messages are accepted, and the unique index has the last word.
+//! Which unique keys of a commit group are taken, asked of the persister in one query. It covers
+//! what lies outside the log's duplicate window; inside it `Nats-Msg-Id` decides. Where the
+//! persister does not answer in time nobody waits for it: messages are accepted, and the unique
+//! index has the last word.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -27,11 +28,17 @@ pub struct UniqueCheck {
 impl UniqueCheck {
     /// Asks from the start.
     pub fn new() -> UniqueCheck {
-        UniqueCheck { paused_until: Instant::now() }
+        UniqueCheck {
+            paused_until: Instant::now(),
+        }
     }
 
     /// The taken ones of these keys, each with the message that holds it.
-    pub async fn holders(&mut self, connection: &Connection, keys: Vec<UniqueKey>) -> HashMap<UniqueKey, Holder> {
+    pub async fn holders(
+        &mut self,
+        connection: &Connection,
+        keys: Vec<UniqueKey>,
+    ) -> HashMap<UniqueKey, Holder> {
         if keys.is_empty() {
             return HashMap::new();
         }
@@ -41,12 +48,20 @@ impl UniqueCheck {
             return HashMap::new();
         }
         let question = FindHolders { keys };
-        let why = match tokio::time::timeout(TIMEOUT, query::ask(connection, &question, TraceContext::generate())).await {
+        let why = match tokio::time::timeout(
+            TIMEOUT,
+            query::ask(connection, &question, TraceContext::generate()),
+        )
+        .await
+        {
             Ok(Ok(holders)) => return holders.into_iter().map(|h| (h.key.clone(), h)).collect(),
             Ok(Err(e)) => e.to_string(),
             Err(_) => format!("no answer within {TIMEOUT:?}"),
         };
-        warn!(why, "unique keys cannot be checked against the database for now");
+        warn!(
+            why,
+            "unique keys cannot be checked against the database for now"
+        );
         counter!("unique_checks_skipped_total", "reason" => "failed").increment(count);
         self.paused_until = Instant::now() + PAUSE;
         HashMap::new()

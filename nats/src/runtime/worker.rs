@@ -1,5 +1,6 @@
-//! Consuming a durable pull consumer for as long as the service runs: lost heartbeats, deletion and server restarts
-//! rebuild the pull. Handlers say what became of a message; this is the one place that settles it. Knows no event.
+//! Consuming a durable pull consumer for as long as the service runs: lost heartbeats, deletion and
+//! server restarts rebuild the pull. Handlers say what became of a message; this is the one place
+//! that settles it. Knows no event.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -34,7 +35,8 @@ const REBUILD_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duratio
 const IDLE_BEAT: Duration = Duration::from_secs(1);
 /// After a batch of so many messages the next one is gathered.
 const BUSY_BATCH: usize = 32;
-/// A message that a stopping worker gives back comes again after this: at another replica, for here nothing is asked for.
+/// A message that a stopping worker gives back comes again after this: at another replica, for here
+/// nothing is asked for.
 const GIVE_BACK: Duration = Duration::from_millis(100);
 /// A stopping worker waits no longer than this for the end of its last request.
 const GIVE_BACK_WITHIN: Duration = Duration::from_secs(4);
@@ -78,7 +80,8 @@ pub struct Source {
     pub stream: &'static str,
     /// The durable consumer, made by `runtime::setup`.
     pub consumer: &'static str,
-    /// Messages asked of the server ahead of need. Their ack clock runs: keep it small for slow handlers.
+    /// Messages asked of the server ahead of need. Their ack clock runs: keep it small for slow
+    /// handlers.
     pub prefetch: usize,
 }
 
@@ -94,13 +97,26 @@ pub struct Worker {
 
 impl Worker {
     /// Consumes nothing yet.
-    pub fn new(connection: Connection, source: Source, health: Health, stop: CancellationToken) -> Worker {
+    pub fn new(
+        connection: Connection,
+        source: Source,
+        health: Health,
+        stop: CancellationToken,
+    ) -> Worker {
         health.expect(&[source.consumer]);
-        Worker { connection, source, health, stop, pull: None, pause: REBUILD_PAUSE.0 }
+        Worker {
+            connection,
+            source,
+            health,
+            stop,
+            pull: None,
+            pause: REBUILD_PAUSE.0,
+        }
     }
 
-    /// Hands batches to `handle`, which answers one [`Settle`] a message, in order. A batch is what is there at once, or
-    /// under load what arrives within `gather`, at most `max`. Returns when stopped, with everything settled or given back.
+    /// Hands batches to `handle`, which answers one [`Settle`] a message, in order. A batch is what
+    /// is there at once, or under load what arrives within `gather`, at most `max`. Returns when
+    /// stopped, with everything settled or given back.
     pub async fn run_batches<F, Fut>(mut self, max: usize, gather: Duration, mut handle: F)
     where
         F: FnMut(Arc<Vec<Delivery>>) -> Fut,
@@ -112,8 +128,12 @@ impl Worker {
             let until = Instant::now() + gather;
             while batch.len() < max {
                 let more = match busy {
-                    true => unconstrained(tokio::time::timeout_at(until, self.next())).await.ok().flatten(),
-                    // Unconstrained: tokio's cooperative budget would end every batch at about a hundred.
+                    true => unconstrained(tokio::time::timeout_at(until, self.next()))
+                        .await
+                        .ok()
+                        .flatten(),
+                    // Unconstrained: tokio's cooperative budget would end every batch at about a
+                    // hundred.
                     false => unconstrained(self.next()).now_or_never().flatten(),
                 };
                 let Some(more) = more else { break };
@@ -131,8 +151,9 @@ impl Worker {
         self.give_back().await;
     }
 
-    /// Hands messages to `handle`, up to `concurrency` at a time, each in a task of its own that keeps the server informed
-    /// that it is in work. Returns when stopped, once every task has ended.
+    /// Hands messages to `handle`, up to `concurrency` at a time, each in a task of its own that
+    /// keeps the server informed that it is in work. Returns when stopped, once every task has
+    /// ended.
     pub async fn run_each<F, Fut>(mut self, concurrency: usize, handle: F)
     where
         F: Fn(Arc<Delivery>) -> Fut,
@@ -140,9 +161,14 @@ impl Worker {
     {
         let (slots, tasks) = (Arc::new(Semaphore::new(concurrency)), TaskTracker::new());
         loop {
-            // The slot first: a message that waits in this process would run its ack clock for nothing.
-            let Some(slot) = self.slot(&slots).await else { break };
-            let Some(delivery) = self.next().await else { break };
+            // The slot first: a message that waits in this process would run its ack clock for
+            // nothing.
+            let Some(slot) = self.slot(&slots).await else {
+                break;
+            };
+            let Some(delivery) = self.next().await else {
+                break;
+            };
             let delivery = Arc::new(delivery);
             let (work, settler) = (handle(delivery.clone()), self.settler());
             tasks.spawn(async move {
@@ -156,7 +182,8 @@ impl Worker {
         tasks.wait().await;
     }
 
-    /// A free slot; `None` once stopped. All slots in use is work, not a hang: each of them is bounded.
+    /// A free slot; `None` once stopped. All slots in use is work, not a hang: each of them is
+    /// bounded.
     async fn slot(&self, slots: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
         loop {
             tokio::select! {
@@ -208,7 +235,10 @@ impl Worker {
     }
 
     fn beat(&self) {
-        self.health.good(self.source.consumer, json!({"consumer": self.source.consumer}));
+        self.health.good(
+            self.source.consumer,
+            json!({"consumer": self.source.consumer}),
+        );
     }
 
     fn lost(&mut self, why: &str) {
@@ -222,7 +252,9 @@ impl Worker {
         let (stop, source) = (self.stop.clone(), self.source);
         let connection = self.connection.clone();
         let attempt = async move {
-            find_or_make(&connection.jetstream, source.stream, source.consumer).await.map_err(|e| e.to_string())?;
+            find_or_make(&connection.jetstream, source.stream, source.consumer)
+                .await
+                .map_err(|e| e.to_string())?;
             Pull::open(&connection, source.stream, source.consumer).await
         };
         match stop.run_until_cancelled(attempt).await {
@@ -234,16 +266,21 @@ impl Worker {
             Some(Err(e)) => {
                 warn!(consumer = source.consumer, error = %e, "the consumer cannot be had");
                 self.health.bad(source.consumer, json!(e));
-                let _ = stop.run_until_cancelled(tokio::time::sleep(self.pause)).await;
+                let _ = stop
+                    .run_until_cancelled(tokio::time::sleep(self.pause))
+                    .await;
                 self.pause = (self.pause * 2).min(REBUILD_PAUSE.1);
             }
             None => {}
         }
     }
 
-    /// What the server has sent and nobody has begun is another replica's at once, not after the ack wait.
+    /// What the server has sent and nobody has begun is another replica's at once, not after the
+    /// ack wait.
     async fn give_back(&mut self) {
-        let Some(mut pull) = self.pull.take() else { return };
+        let Some(mut pull) = self.pull.take() else {
+            return;
+        };
         let drain = async {
             while let Ok(Pulled::Message(message)) = pull.next().await {
                 if let Err(e) = message.ack_with(AckKind::Nak(Some(GIVE_BACK))).await {
@@ -252,12 +289,18 @@ impl Worker {
             }
         };
         if tokio::time::timeout(GIVE_BACK_WITHIN, drain).await.is_err() {
-            warn!(consumer = self.source.consumer, "not everything could be given back; it comes again after the ack wait");
+            warn!(
+                consumer = self.source.consumer,
+                "not everything could be given back; it comes again after the ack wait"
+            );
         }
     }
 
     fn settler(&self) -> Settler {
-        Settler { connection: self.connection.clone(), consumer: self.source.consumer }
+        Settler {
+            connection: self.connection.clone(),
+            consumer: self.source.consumer,
+        }
     }
 
     async fn settle(&self, delivery: &Delivery, settle: Settle) {
@@ -280,13 +323,22 @@ impl Settler {
             Settle::Done => (AckKind::Ack, "done"),
             Settle::Retry(after) => (AckKind::Nak(Some(after)), "retry"),
             Settle::Reject(reason, why) => {
-                match dead_letter::store(&self.connection, delivery.into(), reason, &why, Timestamp::now()).await {
+                match dead_letter::store(
+                    &self.connection,
+                    delivery.into(),
+                    reason,
+                    &why,
+                    Timestamp::now(),
+                )
+                .await
+                {
                     true => (AckKind::Term, "dead"),
                     false => (AckKind::Nak(Some(DEAD_LETTER_RETRY)), "retry"),
                 }
             }
         };
-        counter!("worker_messages_total", "consumer" => self.consumer, "result" => result).increment(1);
+        counter!("worker_messages_total", "consumer" => self.consumer, "result" => result)
+            .increment(1);
         if let Err(e) = delivery.message.ack_with(kind).await {
             // It comes again; handlers are idempotent.
             warn!(error = %e, stream_seq = delivery.stream_seq, "a message could not be settled");
@@ -294,17 +346,29 @@ impl Settler {
     }
 }
 
-/// The consumer; one that was deleted is made anew, as `setup` makes it. It then begins with the stream's first message,
-/// which idempotent handlers bear.
-pub(super) async fn find_or_make(jetstream: &Context, stream: &str, consumer: &str) -> Result<PullConsumer, ConsumerError> {
+/// The consumer; one that was deleted is made anew, as `setup` makes it. It then begins with the
+/// stream's first message, which idempotent handlers bear.
+pub(super) async fn find_or_make(
+    jetstream: &Context,
+    stream: &str,
+    consumer: &str,
+) -> Result<PullConsumer, ConsumerError> {
     let missing = match jetstream.get_consumer_from_stream(consumer, stream).await {
-        Err(e) if matches!(e.kind(), ConsumerErrorKind::JetStream(e) if e.error_code() == ErrorCode::CONSUMER_NOT_FOUND) => e,
+        Err(e) if matches!(e.kind(), ConsumerErrorKind::JetStream(e) if e.error_code() == ErrorCode::CONSUMER_NOT_FOUND) => {
+            e
+        }
         found_or_failed => return found_or_failed,
     };
-    let Some((stream, config)) = setup::consumers().into_iter().find(|(_, c)| c.durable_name.as_deref() == Some(consumer)) else {
+    let Some((stream, config)) = setup::consumers()
+        .into_iter()
+        .find(|(_, c)| c.durable_name.as_deref() == Some(consumer))
+    else {
         return Err(missing);
     };
-    warn!(consumer, "the consumer was deleted; it is made anew and begins with the first message");
+    warn!(
+        consumer,
+        "the consumer was deleted; it is made anew and begins with the first message"
+    );
     jetstream.create_consumer_on_stream(config, stream).await
 }
 
@@ -327,7 +391,11 @@ impl Delivery {
     fn of(message: Message) -> Result<Delivery, String> {
         let info = message.info().map_err(|e| e.to_string())?;
         let stored_at = info.published.into();
-        let (stream, stream_seq, attempt) = (info.stream.to_owned(), info.stream_sequence, info.delivered.max(1) as u64);
+        let (stream, stream_seq, attempt) = (
+            info.stream.to_owned(),
+            info.stream_sequence,
+            info.delivered.max(1) as u64,
+        );
         Ok(Delivery {
             subject: message.subject.clone(),
             headers: message.headers.clone().unwrap_or_default(),
@@ -364,8 +432,11 @@ pub struct Lag {
 /// # Errors
 /// The server does not answer.
 pub async fn lag(connection: &Connection, source: Source) -> Result<Lag, String> {
-    let consumer: PullConsumer =
-        connection.jetstream.get_consumer_from_stream(source.consumer, source.stream).await.map_err(|e| e.to_string())?;
+    let consumer: PullConsumer = connection
+        .jetstream
+        .get_consumer_from_stream(source.consumer, source.stream)
+        .await
+        .map_err(|e| e.to_string())?;
     let info = consumer.cached_info();
     let lag = Lag {
         pending: info.num_pending,
@@ -378,14 +449,26 @@ pub async fn lag(connection: &Connection, source: Source) -> Result<Lag, String>
     Ok(lag)
 }
 
-/// Confirms the check `lag` every two seconds while the server answers; `limit` messages behind is not ready.
-pub async fn watch_lag(connection: Connection, source: Source, health: Health, limit: u64, stop: CancellationToken) {
+/// Confirms the check `lag` every two seconds while the server answers; `limit` messages behind is
+/// not ready.
+pub async fn watch_lag(
+    connection: Connection,
+    source: Source,
+    health: Health,
+    limit: u64,
+    stop: CancellationToken,
+) {
     let mut tick = tokio::time::interval(Duration::from_secs(2));
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
         match lag(&connection, source).await {
             Ok(lag) => {
-                let detail = json!({"pending": lag.pending, "in_work": lag.in_work, "limit": limit});
-                if lag.pending <= limit { health.good("lag", detail) } else { health.bad("lag", detail) }
+                let detail =
+                    json!({"pending": lag.pending, "in_work": lag.in_work, "limit": limit});
+                if lag.pending <= limit {
+                    health.good("lag", detail)
+                } else {
+                    health.bad("lag", detail)
+                }
             }
             Err(e) => health.bad("lag", json!(e)),
         }

@@ -1,4 +1,5 @@
-//! What `petbuddy audit` asks: the bare list of messages, deleted ones included. What is amiss is for the one who asks to find.
+//! What `petbuddy audit` asks: the bare list of messages, deleted ones included. What is amiss is
+//! for the one who asks to find.
 
 use mongodb::bson::{Document, doc, oid::ObjectId};
 use nats::query::{AuditLine, AuditMessages, AuditPage, MAX_AUDIT, WalkMessages};
@@ -13,18 +14,44 @@ impl Queries {
             return Err(QueryError::Bad(format!("at most {MAX_AUDIT} ids")));
         }
         let ids: Vec<ObjectId> = q.ids.iter().map(|id| oid(*id)).collect();
-        let found = self.all(self.view.collections.messages.find(doc! {"_id": {"$in": ids}}).projection(fields())).await?;
+        let found = self
+            .all(
+                self.view
+                    .collections
+                    .messages
+                    .find(doc! {"_id": {"$in": ids}})
+                    .projection(fields()),
+            )
+            .await?;
         Ok(found.iter().filter_map(line).collect())
     }
 
     pub(super) async fn walk(&self, q: WalkMessages) -> Result<AuditPage, QueryError> {
         let limit = q.limit.clamp(1, MAX_AUDIT);
-        let filter = q.after.map(|after| doc! {"_id": {"$gt": oid(after)}}).unwrap_or_default();
-        let find = self.view.collections.messages.find(filter).sort(doc! {"_id": 1}).limit(limit.into());
+        let filter = q
+            .after
+            .map(|after| doc! {"_id": {"$gt": oid(after)}})
+            .unwrap_or_default();
+        let find = self
+            .view
+            .collections
+            .messages
+            .find(filter)
+            .sort(doc! {"_id": 1})
+            .limit(limit.into());
         let found = self.all(find.projection(fields())).await?;
-        let last = found.last().filter(|_| found.len() == limit as usize).and_then(|d| d.get_object_id("_id").ok());
-        let lines = found.iter().filter_map(line).filter(|line| q.company_id.is_none_or(|company| company == line.company_id));
-        Ok(AuditPage { lines: lines.collect(), next: last.map(document::id) })
+        let last = found
+            .last()
+            .filter(|_| found.len() == limit as usize)
+            .and_then(|d| d.get_object_id("_id").ok());
+        let lines = found.iter().filter_map(line).filter(|line| {
+            q.company_id
+                .is_none_or(|company| company == line.company_id)
+        });
+        Ok(AuditPage {
+            lines: lines.collect(),
+            next: last.map(document::id),
+        })
     }
 }
 
@@ -38,7 +65,12 @@ fn line(d: &Document) -> Option<AuditLine> {
         id: document::id(d.get_object_id("_id").ok()?),
         company_id: document::id(d.get_object_id("company_id").ok()?),
         seq: d.get_i64("seq").ok()?.max(0) as u64,
-        state: d.get_document("delivery").ok().and_then(|delivery| delivery.get_str("state").ok()?.parse().ok()),
-        deleted: d.get_document("applied").is_ok_and(|applied| applied.contains_key("deleted")),
+        state: d
+            .get_document("delivery")
+            .ok()
+            .and_then(|delivery| delivery.get_str("state").ok()?.parse().ok()),
+        deleted: d
+            .get_document("applied")
+            .is_ok_and(|applied| applied.contains_key("deleted")),
     })
 }

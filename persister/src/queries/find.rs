@@ -1,4 +1,5 @@
-//! Looking into collections: within time limits, again while the view is behind the log, and a page at a time.
+//! Looking into collections: within time limits, again while the view is behind the log, and a page
+//! at a time.
 
 use std::time::Duration;
 
@@ -19,7 +20,8 @@ use crate::consume::SOURCE;
 use crate::database::limited;
 use crate::document::{self, oid};
 
-/// What misses waits for the view to catch up with the log, no longer than this; so a GET right after its POST finds.
+/// What misses waits for the view to catch up with the log, no longer than this; so a GET right
+/// after its POST finds.
 const CATCH_UP: Duration = Duration::from_secs(3);
 /// MongoDB itself gives a query up after this; the one who asked waits 5 s.
 pub const MAX_TIME: Duration = Duration::from_secs(4);
@@ -36,15 +38,24 @@ struct Behind {
 
 impl Behind {
     async fn has_caught_up(&mut self, connection: &Connection) -> Result<bool, QueryError> {
-        let lag = worker::lag(connection, SOURCE).await.map_err(QueryError::Unavailable)?;
+        let lag = worker::lag(connection, SOURCE)
+            .await
+            .map_err(QueryError::Unavailable)?;
         // The stream's last sequence at the first look; everything up to it counts.
-        let (target, _) = *self.target.get_or_insert((lag.delivered_to + lag.pending, Instant::now() + CATCH_UP));
+        let (target, _) = *self
+            .target
+            .get_or_insert((lag.delivered_to + lag.pending, Instant::now() + CATCH_UP));
         Ok(lag.settled_to >= target || (lag.pending == 0 && lag.in_work == 0))
     }
 
     async fn pause(&self) -> Result<(), QueryError> {
-        if self.target.is_some_and(|(_, until)| Instant::now() >= until) {
-            return Err(QueryError::Unavailable("the view is behind the log; try again".into()));
+        if self
+            .target
+            .is_some_and(|(_, until)| Instant::now() >= until)
+        {
+            return Err(QueryError::Unavailable(
+                "the view is behind the log; try again".into(),
+            ));
         }
         tokio::time::sleep(LOOK_EVERY).await;
         Ok(())
@@ -53,7 +64,10 @@ impl Behind {
 
 impl Queries {
     /// All documents that a query finds.
-    pub(super) async fn all<T: DeserializeOwned + Send + Sync>(&self, find: Find<'_, T>) -> Result<Vec<T>, QueryError> {
+    pub(super) async fn all<T: DeserializeOwned + Send + Sync>(
+        &self,
+        find: Find<'_, T>,
+    ) -> Result<Vec<T>, QueryError> {
         Ok(limited(async { Ok(find.max_time(MAX_TIME).await?.try_collect().await?) }).await?)
     }
 
@@ -66,8 +80,9 @@ impl Queries {
         Ok(limited(async { Ok(collection.find_one(filter).max_time(MAX_TIME).await?) }).await?)
     }
 
-    /// Looks for a document by `_id` alone, which MongoDB does without planning, and keeps it if `is_it`; and while the view
-    /// is behind the log as it was at the first look, looks again, bounded.
+    /// Looks for a document by `_id` alone, which MongoDB does without planning, and keeps it if
+    /// `is_it`; and while the view is behind the log as it was at the first look, looks again,
+    /// bounded.
     pub(super) async fn find_or_catch_up(
         &self,
         collection: &Collection<RawDocumentBuf>,
@@ -75,7 +90,13 @@ impl Queries {
         is_it: impl Fn(&RawDocument) -> bool,
     ) -> Result<RawDocumentBuf, QueryError> {
         let filter = doc! {"_id": id.into()};
-        let look = async || Ok::<_, QueryError>(self.one(collection, filter.clone()).await?.filter(|found| is_it(found)));
+        let look = async || {
+            Ok::<_, QueryError>(
+                self.one(collection, filter.clone())
+                    .await?
+                    .filter(|found| is_it(found)),
+            )
+        };
         if let Some(found) = look().await? {
             return Ok(found);
         }
@@ -117,15 +138,24 @@ pub fn carried<'a>(documents: impl Iterator<Item = &'a RawDocumentBuf>) -> usize
     documents.take_while(within).count().max(1)
 }
 
-/// Cuts what was read to the page, and to what one answer carries, and says where the next one begins.
-pub fn next(found: &mut Vec<RawDocumentBuf>, page: Page, key: impl Fn(&RawDocument) -> Option<i64>, id: &str) -> Option<Cursor> {
+/// Cuts what was read to the page, and to what one answer carries, and says where the next one
+/// begins.
+pub fn next(
+    found: &mut Vec<RawDocumentBuf>,
+    page: Page,
+    key: impl Fn(&RawDocument) -> Option<i64>,
+    id: &str,
+) -> Option<Cursor> {
     let limit = carried(found.iter()).min(page.limit.clamp(1, MAX_PAGE) as usize);
     if found.len() <= limit {
         return None;
     }
     found.truncate(limit);
     let last = found.last()?;
-    Some(Cursor { key: key(last)?, id: document::id(last.get_object_id(id).ok()?) })
+    Some(Cursor {
+        key: key(last)?,
+        id: document::id(last.get_object_id(id).ok()?),
+    })
 }
 
 /// What lists of messages and contacts are sorted by.

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use mongodb::bson::{Bson, Document, doc};
 use nats::domain::Provider;
 use nats::query::{
-    ExpiringPage, GetIntegration, IntegrationKey, IntegrationView, ListExpiring, ListIntegrations, ListRefreshable, MAX_EXPIRING,
+    ExpiringPage, GetIntegration, IntegrationKey, IntegrationView, ListExpiring, ListIntegrations,
+    ListRefreshable, MAX_EXPIRING,
 };
 use nats::runtime::query::QueryError;
 
@@ -14,17 +15,47 @@ use crate::document;
 use crate::view::integration_id;
 
 impl Queries {
-    pub(super) async fn integration(&self, q: GetIntegration) -> Result<IntegrationView, QueryError> {
+    pub(super) async fn integration(
+        &self,
+        q: GetIntegration,
+    ) -> Result<IntegrationView, QueryError> {
         let id = integration_id(q.company_id, q.provider);
-        let found = self.find_or_catch_up(&raw(&self.view.collections.integrations), id.clone(), is_visible).await?;
-        let failure = self.one(&self.view.collections.refresh_failures, doc! {"_id": id}).await?;
-        Ok(document::read_integration(&whole(&found)?, failure.as_ref())?)
+        let found = self
+            .find_or_catch_up(
+                &raw(&self.view.collections.integrations),
+                id.clone(),
+                is_visible,
+            )
+            .await?;
+        let failure = self
+            .one(&self.view.collections.refresh_failures, doc! {"_id": id})
+            .await?;
+        Ok(document::read_integration(
+            &whole(&found)?,
+            failure.as_ref(),
+        )?)
     }
 
-    pub(super) async fn integrations(&self, q: ListIntegrations) -> Result<Vec<IntegrationView>, QueryError> {
-        let ids: Vec<String> = Provider::ALL.iter().map(|provider| integration_id(q.company_id, *provider)).collect();
+    pub(super) async fn integrations(
+        &self,
+        q: ListIntegrations,
+    ) -> Result<Vec<IntegrationView>, QueryError> {
+        let ids: Vec<String> = Provider::ALL
+            .iter()
+            .map(|provider| integration_id(q.company_id, *provider))
+            .collect();
         let filter = doc! {"_id": {"$in": ids}, "deleted_at": {"$exists": false}};
-        self.with_failures(self.all(self.view.collections.integrations.find(filter).sort(doc! {"_id": 1})).await?).await
+        self.with_failures(
+            self.all(
+                self.view
+                    .collections
+                    .integrations
+                    .find(filter)
+                    .sort(doc! {"_id": 1}),
+            )
+            .await?,
+        )
+        .await
     }
 
     pub(super) async fn expiring(&self, q: ListExpiring) -> Result<ExpiringPage, QueryError> {
@@ -42,7 +73,9 @@ impl Queries {
             "token_expires_at": {"$not": {"$gte": document::date(q.before)}},
         };
         let again = |view: &IntegrationView| {
-            view.refresh_error.as_ref().is_none_or(|failed| q.failed_since.is_some_and(|since| failed.at >= since))
+            view.refresh_error
+                .as_ref()
+                .is_none_or(|failed| q.failed_since.is_some_and(|since| failed.at >= since))
         };
         self.due(filter, q.after, q.limit, again).await
     }
@@ -57,22 +90,61 @@ impl Queries {
     ) -> Result<ExpiringPage, QueryError> {
         let limit = limit.clamp(1, MAX_EXPIRING);
         if let Some(after) = after {
-            filter.insert("_id", doc! {"$gt": integration_id(after.company_id, after.provider)});
+            filter.insert(
+                "_id",
+                doc! {"$gt": integration_id(after.company_id, after.provider)},
+            );
         }
-        // Few are, every company has a handful, and it is asked every few minutes at most: no index.
-        let found = self.all(self.view.collections.integrations.find(filter).sort(doc! {"_id": 1}).limit(limit.into())).await?;
+        // Few are, every company has a handful, and it is asked every few minutes at most: no
+        // index.
+        let found = self
+            .all(
+                self.view
+                    .collections
+                    .integrations
+                    .find(filter)
+                    .sort(doc! {"_id": 1})
+                    .limit(limit.into()),
+            )
+            .await?;
         let found = self.with_failures(found).await?;
-        let key = |view: &IntegrationView| IntegrationKey { company_id: view.integration.company_id, provider: view.integration.provider };
-        let next = found.last().filter(|_| found.len() == limit as usize).map(key);
-        let expiring = found.iter().filter(|view| wanted(view)).map(|view| (key(view), view.integration.updated_at)).collect();
+        let key = |view: &IntegrationView| IntegrationKey {
+            company_id: view.integration.company_id,
+            provider: view.integration.provider,
+        };
+        let next = found
+            .last()
+            .filter(|_| found.len() == limit as usize)
+            .map(key);
+        let expiring = found
+            .iter()
+            .filter(|view| wanted(view))
+            .map(|view| (key(view), view.integration.updated_at))
+            .collect();
         Ok(ExpiringPage { expiring, next })
     }
 
-    async fn with_failures(&self, found: Vec<Document>) -> Result<Vec<IntegrationView>, QueryError> {
+    async fn with_failures(
+        &self,
+        found: Vec<Document>,
+    ) -> Result<Vec<IntegrationView>, QueryError> {
         let ids: Vec<&Bson> = found.iter().filter_map(|d| d.get("_id")).collect();
-        let failures = self.all(self.view.collections.refresh_failures.find(doc! {"_id": {"$in": ids}})).await?;
-        let failures: HashMap<&str, &Document> = failures.iter().filter_map(|d| Some((d.get_str("_id").ok()?, d))).collect();
+        let failures = self
+            .all(
+                self.view
+                    .collections
+                    .refresh_failures
+                    .find(doc! {"_id": {"$in": ids}}),
+            )
+            .await?;
+        let failures: HashMap<&str, &Document> = failures
+            .iter()
+            .filter_map(|d| Some((d.get_str("_id").ok()?, d)))
+            .collect();
         let failure = |d: &Document| failures.get(d.get_str("_id").ok()?).copied();
-        Ok(found.iter().map(|d| document::read_integration(d, failure(d))).collect::<Result<_, _>>()?)
+        Ok(found
+            .iter()
+            .map(|d| document::read_integration(d, failure(d)))
+            .collect::<Result<_, _>>()?)
     }
 }

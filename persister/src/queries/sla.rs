@@ -1,4 +1,5 @@
-//! Reports on what companies promise, and what has missed its target. What is counted is `crate::sla`'s.
+//! Reports on what companies promise, and what has missed its target. What is counted is
+//! `crate::sla`'s.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -8,8 +9,8 @@ use mongodb::bson::raw::{RawDocument, RawDocumentBuf};
 use mongodb::bson::{DateTime, Document, doc};
 use nats::domain::{Company, Direction, Platform, Role, SlaTargets};
 use nats::query::{
-    Backlog, GetCompany, ListOverdue, MAX_OVERDUE, MAX_REPORT_DAYS, MAX_REPORT_MESSAGES, Overdue, OverdueAfter, OverduePage, ReportSla,
-    SlaReport,
+    Backlog, GetCompany, ListOverdue, MAX_OVERDUE, MAX_REPORT_DAYS, MAX_REPORT_MESSAGES, Overdue,
+    OverdueAfter, OverduePage, ReportSla, SlaReport,
 };
 use nats::runtime::query::QueryError;
 use nats::runtime::worker;
@@ -26,29 +27,47 @@ use crate::sla::{Kind, Row, Step, Targets, tally};
 
 /// Companies with targets of their own that a sweep can know of.
 const MAX_COMPANIES: i64 = 100_000;
-/// A question about what is overdue begins with no other target after this; the one who asked waits 5 s, and asks for the rest.
+/// A question about what is overdue begins with no other target after this; the one who asked waits
+/// 5 s, and asks for the rest.
 const LOOK_FOR: Duration = Duration::from_secs(2);
 /// Documents of a report that come in one piece.
 const REPORT_BATCH: u32 = 10_000;
 
 impl Queries {
     pub(super) async fn company(&self, q: GetCompany) -> Result<Company, QueryError> {
-        let found = self.find_or_catch_up(&raw(&self.view.collections.companies), oid(q.company_id), is_visible).await?;
+        let found = self
+            .find_or_catch_up(
+                &raw(&self.view.collections.companies),
+                oid(q.company_id),
+                is_visible,
+            )
+            .await?;
         Ok(document::read_company(&whole(&found)?)?)
     }
 
     pub(super) async fn sla_report(&self, q: ReportSla) -> Result<SlaReport, QueryError> {
         if q.to.since(q.from).as_secs() > MAX_REPORT_DAYS * 86_400 || q.from > q.to {
-            return Err(QueryError::Bad(format!("a range has at most {MAX_REPORT_DAYS} days, and begins before it ends")));
+            return Err(QueryError::Bad(format!(
+                "a range has at most {MAX_REPORT_DAYS} days, and begins before it ends"
+            )));
         }
         // First, so that the rest can only know more than it says.
-        let lag = worker::lag(&self.connection, SOURCE).await.map_err(QueryError::Unavailable)?;
+        let lag = worker::lag(&self.connection, SOURCE)
+            .await
+            .map_err(QueryError::Unavailable)?;
         let now = (self.clock)();
-        let (targets, mut rows, backlog, persisted) =
-            tokio::try_join!(self.targets(q.company_id), self.accepted(&q), self.backlog(&q, now), self.persisted(&q))?;
+        let (targets, mut rows, backlog, persisted) = tokio::try_join!(
+            self.targets(q.company_id),
+            self.accepted(&q),
+            self.backlog(&q, now),
+            self.persisted(&q)
+        )?;
         let truncated = rows.len() > MAX_REPORT_MESSAGES as usize;
         rows.truncate(MAX_REPORT_MESSAGES as usize);
-        let oldest = rows.last().filter(|_| truncated).map(|row| Timestamp::from_millis(row.accepted_at));
+        let oldest = rows
+            .last()
+            .filter(|_| truncated)
+            .map(|row| Timestamp::from_millis(row.accepted_at));
         let tally = tally(&mut rows, &targets, now.millis(), q.to.millis());
         Ok(SlaReport {
             from: q.from,
@@ -69,23 +88,37 @@ impl Queries {
     }
 
     async fn targets(&self, company: Id) -> Result<Targets, QueryError> {
-        let found = self.one(&self.view.collections.companies, doc! {"_id": oid(company)}).await?;
-        Ok(found.map(|company| document::read_targets(&company)).unwrap_or_default())
+        let found = self
+            .one(&self.view.collections.companies, doc! {"_id": oid(company)})
+            .await?;
+        Ok(found
+            .map(|company| document::read_targets(&company))
+            .unwrap_or_default())
     }
 
-    /// What was accepted in the range, newest first, and at most one more than a report looks at. Deleted messages too: what
-    /// was promised was promised.
+    /// What was accepted in the range, newest first, and at most one more than a report looks at.
+    /// Deleted messages too: what was promised was promised.
     async fn accepted(&self, q: &ReportSla) -> Result<Vec<Row>, QueryError> {
         let between = doc! {"$gte": document::date(q.from), "$lt": document::date(q.to)};
-        let filter = of_platform(doc! {"company_id": oid(q.company_id), "accepted_at": between}, q.platform);
+        let filter = of_platform(
+            doc! {"company_id": oid(q.company_id), "accepted_at": between},
+            q.platform,
+        );
         let fields = doc! {
             "_id": 0, "seq": 1, "contact_id": 1, "platform": 1, "role": 1, "direction": 1, "accepted_at": 1, "delivery.state": 1,
             "delivery.delivered_at": 1, "sla.breached_at": 1,
         };
         let messages = raw(&self.view.collections.messages);
-        let find = messages.find(filter).sort(doc! {"accepted_at": -1}).projection(fields).batch_size(REPORT_BATCH);
+        let find = messages
+            .find(filter)
+            .sort(doc! {"accepted_at": -1})
+            .projection(fields)
+            .batch_size(REPORT_BATCH);
         let read = async {
-            let mut cursor = find.limit(i64::from(MAX_REPORT_MESSAGES) + 1).max_time(MAX_TIME).await?;
+            let mut cursor = find
+                .limit(i64::from(MAX_REPORT_MESSAGES) + 1)
+                .max_time(MAX_TIME)
+                .await?;
             let mut rows = Vec::new();
             while let Some(document) = cursor.try_next().await? {
                 rows.extend(row(&document));
@@ -100,7 +133,13 @@ impl Queries {
         filter.extend(undelivered());
         let group = doc! {"_id": "$delivery.state", "count": {"$sum": 1_i64}, "oldest": {"$min": "$accepted_at"}};
         let mut backlog = Backlog::default();
-        for state in self.summed(vec![doc! {"$match": filter}, doc! {"$group": group}], &self.view.collections.messages).await? {
+        for state in self
+            .summed(
+                vec![doc! {"$match": filter}, doc! {"$group": group}],
+                &self.view.collections.messages,
+            )
+            .await?
+        {
             let count = state.get_i64("count").unwrap_or_default().max(0) as u64;
             backlog.total += count;
             match state.get_str("_id").unwrap_or_default() {
@@ -109,8 +148,10 @@ impl Queries {
                 "retrying" => backlog.retrying = count,
                 _ => backlog.held = count,
             }
-            let age =
-                state.get_datetime("oldest").ok().map(|at| now.since(Timestamp::from_millis(at.timestamp_millis())).as_millis() as u64);
+            let age = state.get_datetime("oldest").ok().map(|at| {
+                now.since(Timestamp::from_millis(at.timestamp_millis()))
+                    .as_millis() as u64
+            });
             backlog.oldest_age_ms = backlog.oldest_age_ms.max(age);
         }
         Ok(backlog)
@@ -118,44 +159,83 @@ impl Queries {
 
     async fn persisted(&self, q: &ReportSla) -> Result<nats::query::Percentiles, QueryError> {
         let pipeline = latency::sum(q.company_id, q.platform, q.from, q.to);
-        let sum = self.summed(pipeline, &self.view.collections.persist_latencies).await?;
+        let sum = self
+            .summed(pipeline, &self.view.collections.persist_latencies)
+            .await?;
         Ok(latency::percentiles(sum.first()))
     }
 
-    async fn summed(&self, pipeline: Vec<Document>, of: &mongodb::Collection<Document>) -> Result<Vec<Document>, QueryError> {
-        Ok(limited(async { Ok(of.aggregate(pipeline).max_time(MAX_TIME).await?.try_collect().await?) }).await?)
+    async fn summed(
+        &self,
+        pipeline: Vec<Document>,
+        of: &mongodb::Collection<Document>,
+    ) -> Result<Vec<Document>, QueryError> {
+        Ok(limited(async {
+            Ok(of
+                .aggregate(pipeline)
+                .max_time(MAX_TIME)
+                .await?
+                .try_collect()
+                .await?)
+        })
+        .await?)
     }
 
-    /// For each target that holds anywhere, what was accepted so long before the time that is asked about. So a message is looked
-    /// at once, when its target passes, and none again and again. At least one target a page, and as many as there is time for.
+    /// For each target that holds anywhere, what was accepted so long before the time that is asked
+    /// about. So a message is looked at once, when its target passes, and none again and again. At
+    /// least one target a page, and as many as there is time for.
     pub(super) async fn overdue(&self, q: ListOverdue) -> Result<OverduePage, QueryError> {
         let begun = Instant::now();
         self.caught_up().await?;
         let histories = self.histories().await?;
         let default = SlaTargets::default().delivery_seconds;
-        let passing = |history: &Targets| history.delivery_seconds_passing(q.from.millis(), q.to.millis());
-        let targets: BTreeSet<u32> = histories.values().flat_map(passing).chain([default]).collect();
+        let passing =
+            |history: &Targets| history.delivery_seconds_passing(q.from.millis(), q.to.millis());
+        let targets: BTreeSet<u32> = histories
+            .values()
+            .flat_map(passing)
+            .chain([default])
+            .collect();
         let limit = q.limit.clamp(1, MAX_OVERDUE) as usize;
-        let mut page = OverduePage { overdue: Vec::new(), next: None };
+        let mut page = OverduePage {
+            overdue: Vec::new(),
+            next: None,
+        };
         let mut room = limit;
-        let left = targets.into_iter().filter(|target| q.after.is_none_or(|after| after.target_seconds <= *target));
+        let left = targets
+            .into_iter()
+            .filter(|target| q.after.is_none_or(|after| after.target_seconds <= *target));
         for (looked_at, target) in left.enumerate() {
             if looked_at > 0 && begun.elapsed() > LOOK_FOR {
                 page.next = Some(before(q, target));
                 break;
             }
             let after = q.after.filter(|after| after.target_seconds == target);
-            let find = self.view.collections.messages.find(late(q, target, after)).sort(doc! {"accepted_at": 1, "_id": 1});
+            let find = self
+                .view
+                .collections
+                .messages
+                .find(late(q, target, after))
+                .sort(doc! {"accepted_at": 1, "_id": 1});
             let fields = doc! {"company_id": 1, "contact_id": 1, "platform": 1, "accepted_at": 1};
             let found = self.all(find.projection(fields).limit(room as i64)).await?;
             let all: Vec<Overdue> = found.iter().filter_map(|d| overdue(d, target)).collect();
             room -= found.len().min(room);
             // Of another company's target there is another round.
-            let held = |o: &Overdue| histories.get(&o.company_id).map_or(default, |h| h.at(o.accepted_at.millis()).delivery_seconds);
-            page.overdue.extend(all.iter().filter(|o| held(o) == target));
+            let held = |o: &Overdue| {
+                histories
+                    .get(&o.company_id)
+                    .map_or(default, |h| h.at(o.accepted_at.millis()).delivery_seconds)
+            };
+            page.overdue
+                .extend(all.iter().filter(|o| held(o) == target));
             if room == 0 {
                 let last = all.last();
-                page.next = last.map(|o| OverdueAfter { target_seconds: target, accepted_at: o.accepted_at, message_id: o.message_id });
+                page.next = last.map(|o| OverdueAfter {
+                    target_seconds: target,
+                    accepted_at: o.accepted_at,
+                    message_id: o.message_id,
+                });
                 break;
             }
         }
@@ -164,9 +244,22 @@ impl Queries {
 
     /// Targets of the companies that have chosen some.
     async fn histories(&self) -> Result<HashMap<Id, Targets>, QueryError> {
-        let find = self.view.collections.companies.find(doc! {"sla.seq": {"$exists": true}}).projection(doc! {"sla": 1});
+        let find = self
+            .view
+            .collections
+            .companies
+            .find(doc! {"sla.seq": {"$exists": true}})
+            .projection(doc! {"sla": 1});
         let found = self.all(find.limit(MAX_COMPANIES)).await?;
-        Ok(found.iter().filter_map(|d| Some((document::id(d.get_object_id("_id").ok()?), document::read_targets(d)))).collect())
+        Ok(found
+            .iter()
+            .filter_map(|d| {
+                Some((
+                    document::id(d.get_object_id("_id").ok()?),
+                    document::read_targets(d),
+                ))
+            })
+            .collect())
     }
 }
 
@@ -177,7 +270,8 @@ fn of_platform(mut filter: Document, platform: Option<Platform>) -> Document {
     filter
 }
 
-/// Messages for the bot whose target passed in the time that is asked about, not delivered within it, with no breach known.
+/// Messages for the bot whose target passed in the time that is asked about, not delivered within
+/// it, with no breach known.
 fn late(q: ListOverdue, target: u32, after: Option<OverdueAfter>) -> Document {
     let ms = i64::from(target) * 1_000;
     let accepted = |passed: Timestamp| DateTime::from_millis(passed.millis() - ms);
@@ -197,7 +291,11 @@ fn late(q: ListOverdue, target: u32, after: Option<OverdueAfter>) -> Document {
 fn before(q: ListOverdue, target: u32) -> OverdueAfter {
     // None was accepted at this moment: those that are asked for were later.
     let accepted_at = Timestamp::from_millis(q.from.millis() - i64::from(target) * 1_000);
-    OverdueAfter { target_seconds: target, accepted_at, message_id: Id::from_bytes([0; 12]) }
+    OverdueAfter {
+        target_seconds: target,
+        accepted_at,
+        message_id: Id::from_bytes([0; 12]),
+    }
 }
 
 fn overdue(d: &Document, target_seconds: u32) -> Option<Overdue> {
@@ -214,9 +312,13 @@ fn overdue(d: &Document, target_seconds: u32) -> Option<Overdue> {
 fn row(d: &RawDocumentBuf) -> Option<Row> {
     let role: Role = d.get_str("role").ok()?.parse().ok()?;
     let direction: Direction = d.get_str("direction").ok()?.parse().ok()?;
-    let millis = |d: &RawDocument, name: &str| d.get_datetime(name).ok().map(DateTime::timestamp_millis);
+    let millis =
+        |d: &RawDocument, name: &str| d.get_datetime(name).ok().map(DateTime::timestamp_millis);
     let step = |delivery: &RawDocument| {
-        Some(Step { state: delivery.get_str("state").ok()?.parse().ok()?, delivered_at: millis(delivery, "delivered_at") })
+        Some(Step {
+            state: delivery.get_str("state").ok()?.parse().ok()?,
+            delivered_at: millis(delivery, "delivered_at"),
+        })
     };
     Some(Row {
         seq: d.get_i64("seq").ok()?,
@@ -241,13 +343,28 @@ mod tests {
 
     #[test]
     fn a_page_that_had_no_time_for_a_target_is_followed_by_all_of_it() {
-        let (from, to) = (Timestamp::from_millis(1_760_000_000_000), Timestamp::from_millis(1_760_000_060_000));
-        let q = ListOverdue { from, to, limit: 1, after: None };
+        let (from, to) = (
+            Timestamp::from_millis(1_760_000_000_000),
+            Timestamp::from_millis(1_760_000_060_000),
+        );
+        let q = ListOverdue {
+            from,
+            to,
+            limit: 1,
+            after: None,
+        };
         let after = before(q, 30);
         assert_eq!(after.target_seconds, 30);
         let filter = late(q, 30, Some(after));
-        let accepted =
-            |part: &Bson, bound: &str| *part.as_document().unwrap().get_document("accepted_at").unwrap().get_datetime(bound).unwrap();
+        let accepted = |part: &Bson, bound: &str| {
+            *part
+                .as_document()
+                .unwrap()
+                .get_document("accepted_at")
+                .unwrap()
+                .get_datetime(bound)
+                .unwrap()
+        };
         let all = filter.get_array("$and").unwrap();
         assert_eq!(accepted(&all[2], "$gte"), accepted(&all[0], "$gt"));
     }

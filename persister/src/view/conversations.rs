@@ -14,7 +14,8 @@ use crate::conversation::{Conversation, Effect, floor};
 use crate::database::{DatabaseError, limited, update_many};
 use crate::document::{date, long, oid};
 
-/// Rounds of reading and writing until no other replica was in between. Each round at least one replica gets through.
+/// Rounds of reading and writing until no other replica was in between. Each round at least one
+/// replica gets through.
 const MAX_ROUNDS: usize = 50;
 
 /// Which conversation.
@@ -28,19 +29,34 @@ pub struct Key {
 impl Key {
     /// A company's contact on a platform.
     pub fn new(company: ObjectId, contact: ObjectId, platform: Platform) -> Key {
-        Key { company, contact, platform }
+        Key {
+            company,
+            contact,
+            platform,
+        }
     }
 
-    /// The document's `_id`. The company is part of it: a contact id alone is only the caller's word.
+    /// The document's `_id`. The company is part of it: a contact id alone is only the caller's
+    /// word.
     pub fn id(&self) -> String {
-        format!("{}:{}:{}", self.company.to_hex(), self.contact.to_hex(), self.platform)
+        format!(
+            "{}:{}:{}",
+            self.company.to_hex(),
+            self.contact.to_hex(),
+            self.platform
+        )
     }
 
-    /// What a read event marks. One without a platform is a mark on every platform, also on those without a message so far: the
-    /// first may be late.
+    /// What a read event marks. One without a platform is a mark on every platform, also on those
+    /// without a message so far: the first may be late.
     pub fn of_read(company: Id, read: &MessageRead) -> impl Iterator<Item = Key> {
-        let platforms = read.platform.as_ref().map_or(Platform::ALL, std::slice::from_ref);
-        platforms.iter().map(move |platform| Key::new(oid(company), oid(read.contact_id), *platform))
+        let platforms = read
+            .platform
+            .as_ref()
+            .map_or(Platform::ALL, std::slice::from_ref);
+        platforms
+            .iter()
+            .map(move |platform| Key::new(oid(company), oid(read.contact_id), *platform))
     }
 }
 
@@ -73,15 +89,24 @@ impl Effects {
         self.by_conversation.entry(key).or_default().push(effect);
     }
 
-    /// Notes a deleted message. Which of several deletes counts is read only when the conversation has been.
+    /// Notes a deleted message. Which of several deletes counts is read only when the conversation
+    /// has been.
     pub fn deleted(&mut self, key: Key, id: ObjectId, of: i64, unread: bool) {
         self.by_conversation.entry(key).or_default();
-        self.deleted.entry(key).or_default().push(DeletedIn { id, of, unread });
+        self.deleted
+            .entry(key)
+            .or_default()
+            .push(DeletedIn { id, of, unread });
     }
 
     /// Notes a created message, for the read marks that may be there already.
     pub fn created(&mut self, key: Key, seq: i64, id: ObjectId, unread: bool) {
-        self.created.push(CreatedIn { key, seq, id, unread });
+        self.created.push(CreatedIn {
+            key,
+            seq,
+            id,
+            unread,
+        });
     }
 
     /// The read events.
@@ -89,7 +114,13 @@ impl Effects {
         for r in &sorted.read {
             let (company, read) = &r.event;
             for key in Key::of_read(*company, read) {
-                self.add(key, Effect::Read { seq: long(r.seq), at: date(r.envelope_at) });
+                self.add(
+                    key,
+                    Effect::Read {
+                        seq: long(r.seq),
+                        at: date(r.envelope_at),
+                    },
+                );
             }
         }
     }
@@ -107,7 +138,8 @@ impl Folded {
         self.conversations.get(key).map_or(0, Conversation::read_to)
     }
 
-    /// Messages of this batch that a read event above them had covered before they came: id, that event's sequence and time.
+    /// Messages of this batch that a read event above them had covered before they came: id, that
+    /// event's sequence and time.
     pub fn read_late(&self) -> impl Iterator<Item = (ObjectId, i64, DateTime)> + '_ {
         self.created.iter().filter(|c| c.unread).filter_map(|c| {
             let (seq, at) = self.conversations.get(&c.key)?.read_at(c.seq)?;
@@ -118,16 +150,28 @@ impl Folded {
 
 impl View {
     /// Applies the effects and writes every conversation that changed.
-    pub(super) async fn fold(&self, effects: Effects, settled_to: u64) -> Result<Folded, DatabaseError> {
-        let Effects { by_conversation, deleted, created } = effects;
+    pub(super) async fn fold(
+        &self,
+        effects: Effects,
+        settled_to: u64,
+    ) -> Result<Folded, DatabaseError> {
+        let Effects {
+            by_conversation,
+            deleted,
+            created,
+        } = effects;
         let mut conversations = HashMap::with_capacity(by_conversation.len());
         let mut open: Vec<Key> = by_conversation.keys().copied().collect();
         for _ in 0..MAX_ROUNDS {
             if open.is_empty() {
-                return Ok(Folded { conversations, created });
+                return Ok(Folded {
+                    conversations,
+                    created,
+                });
             }
             let mut read = self.read_conversations(&open).await?;
-            // After the conversations: a first delete that another replica counts later than this changes their revision.
+            // After the conversations: a first delete that another replica counts later than this
+            // changes their revision.
             let deletes = self.first_deletes(&deleted).await?;
             let mut writes = Vec::new();
             for key in &open {
@@ -135,9 +179,19 @@ impl View {
                 let known = conversation.revision;
                 let of_deletes = deleted.get(key).into_iter().flatten().filter_map(|d| {
                     let seq = *deletes.get(&d.id)?;
-                    Some(Effect::Deleted { seq, of: d.of, unread: d.unread })
+                    Some(Effect::Deleted {
+                        seq,
+                        of: d.of,
+                        unread: d.unread,
+                    })
                 });
-                let changed = by_conversation[key].iter().copied().chain(of_deletes).filter(|e| conversation.apply(*e)).count() > 0;
+                let changed = by_conversation[key]
+                    .iter()
+                    .copied()
+                    .chain(of_deletes)
+                    .filter(|e| conversation.apply(*e))
+                    .count()
+                    > 0;
                 if conversation.latest_is_stale {
                     conversation.latest = self.newest_message(key).await?;
                 }
@@ -153,28 +207,56 @@ impl View {
             if done.matched == expected && done.duplicates.is_empty() {
                 open.clear();
             }
-            // Else another replica wrote one of them in between. Which one is not said; all are read again, and those
-            // that were written show no change.
+            // Else another replica wrote one of them in between. Which one is not said; all are
+            // read again, and those that were written show no change.
         }
-        Err(DatabaseError::Unavailable(format!("conversations were changed by others {MAX_ROUNDS} times over")))
+        Err(DatabaseError::Unavailable(format!(
+            "conversations were changed by others {MAX_ROUNDS} times over"
+        )))
     }
 
     /// The sequence of the first delete of each message.
-    async fn first_deletes(&self, deleted: &HashMap<Key, Vec<DeletedIn>>) -> Result<HashMap<ObjectId, i64>, DatabaseError> {
+    async fn first_deletes(
+        &self,
+        deleted: &HashMap<Key, Vec<DeletedIn>>,
+    ) -> Result<HashMap<ObjectId, i64>, DatabaseError> {
         if deleted.is_empty() {
             return Ok(HashMap::new());
         }
         let ids: Vec<ObjectId> = deleted.values().flatten().map(|d| d.id).collect();
-        let found = self.find_messages(doc! {"_id": {"$in": ids}}, doc! {"applied.deleted": 1}).await?;
-        Ok(found.into_iter().filter_map(|(id, d)| Some((id, deleted_at(&d)?))).collect())
+        let found = self
+            .find_messages(doc! {"_id": {"$in": ids}}, doc! {"applied.deleted": 1})
+            .await?;
+        Ok(found
+            .into_iter()
+            .filter_map(|(id, d)| Some((id, deleted_at(&d)?)))
+            .collect())
     }
 
-    async fn read_conversations(&self, keys: &[Key]) -> Result<HashMap<String, Conversation>, DatabaseError> {
+    async fn read_conversations(
+        &self,
+        keys: &[Key],
+    ) -> Result<HashMap<String, Conversation>, DatabaseError> {
         let ids: Vec<String> = keys.iter().map(Key::id).collect();
-        let find =
-            async { Ok(self.collections.conversations.find(doc! {"_id": {"$in": ids}}).await?.try_collect::<Vec<Document>>().await?) };
+        let find = async {
+            Ok(self
+                .collections
+                .conversations
+                .find(doc! {"_id": {"$in": ids}})
+                .await?
+                .try_collect::<Vec<Document>>()
+                .await?)
+        };
         let found = limited(find).await?;
-        Ok(found.into_iter().filter_map(|d| Some((d.get_str("_id").ok()?.to_owned(), Conversation::from_document(&d)))).collect())
+        Ok(found
+            .into_iter()
+            .filter_map(|d| {
+                Some((
+                    d.get_str("_id").ok()?.to_owned(),
+                    Conversation::from_document(&d),
+                ))
+            })
+            .collect())
     }
 
     /// The newest message that is left, when the newest was deleted.
@@ -182,8 +264,18 @@ impl View {
         let filter = doc! {
             "contact_id": key.contact, "company_id": key.company, "platform": key.platform.as_str(), "seq": {"$exists": true}, "deleted_at": {"$exists": false},
         };
-        let find = async { Ok(self.collections.messages.find_one(filter).sort(doc! {"seq": -1}).projection(doc! {"seq": 1}).await?) };
-        Ok(limited(find).await?.and_then(|d| Some((d.get_i64("seq").ok()?, d.get_object_id("_id").ok()?))))
+        let find = async {
+            Ok(self
+                .collections
+                .messages
+                .find_one(filter)
+                .sort(doc! {"seq": -1})
+                .projection(doc! {"seq": 1})
+                .await?)
+        };
+        Ok(limited(find)
+            .await?
+            .and_then(|d| Some((d.get_i64("seq").ok()?, d.get_object_id("_id").ok()?))))
     }
 }
 

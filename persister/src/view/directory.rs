@@ -20,7 +20,11 @@ pub enum IntegrationChange {
 }
 
 impl View {
-    pub(super) async fn apply_directory(&self, sorted: &Sorted, verdicts: &mut [Verdict]) -> Result<(), DatabaseError> {
+    pub(super) async fn apply_directory(
+        &self,
+        sorted: &Sorted,
+        verdicts: &mut [Verdict],
+    ) -> Result<(), DatabaseError> {
         for c in &sorted.companies {
             // The manager first: without one there must be no company.
             if self.enter_user(&c.event.manager, c.seq).await? {
@@ -38,26 +42,48 @@ impl View {
         for change in &sorted.integrations {
             self.apply_integration(change, verdicts).await?;
         }
-        let failures = sorted.refresh_failures.iter().map(refresh_failure).collect();
+        let failures = sorted
+            .refresh_failures
+            .iter()
+            .map(refresh_failure)
+            .collect();
         upsert(&self.collections.refresh_failures, failures).await?;
         Ok(())
     }
 
     /// False if another user has the email.
     async fn enter_user(&self, user: &nats::domain::User, seq: u64) -> Result<bool, DatabaseError> {
-        if insert_new(&self.collections.users, &[document::user(user, seq)]).await?.is_empty() {
+        if insert_new(&self.collections.users, &[document::user(user, seq)])
+            .await?
+            .is_empty()
+        {
             return Ok(true);
         }
         let filter = doc! {"_id": oid(user.id)};
-        let find = async { Ok(self.collections.users.find_one(filter).projection(doc! {"_id": 1}).await?) };
+        let find = async {
+            Ok(self
+                .collections
+                .users
+                .find_one(filter)
+                .projection(doc! {"_id": 1})
+                .await?)
+        };
         Ok(limited(find).await?.is_some())
     }
 
     /// The latest change by sequence stays.
-    async fn apply_integration(&self, change: &At<IntegrationChange>, verdicts: &mut [Verdict]) -> Result<(), DatabaseError> {
+    async fn apply_integration(
+        &self,
+        change: &At<IntegrationChange>,
+        verdicts: &mut [Verdict],
+    ) -> Result<(), DatabaseError> {
         let seq = long(change.seq);
         let (company, provider, document) = match &change.event {
-            IntegrationChange::Entered(i) => (i.company_id, i.provider, document::integration(i, change.seq)),
+            IntegrationChange::Entered(i) => (
+                i.company_id,
+                i.provider,
+                document::integration(i, change.seq),
+            ),
             IntegrationChange::Removed(company, provider) => {
                 let gone = doc! {
                     "company_id": oid(*company), "platform": provider.as_str(), "deleted_at": date(change.envelope_at), "seq": seq,
@@ -67,18 +93,29 @@ impl View {
         };
         let id = integration_id(company, provider);
         if matches!(change.event, IntegrationChange::Removed(..)) {
-            let find = async { Ok(self.collections.integrations.find_one(doc! {"_id": &id}).await?) };
-            let there = |d: Document| !d.contains_key("deleted_at") || d.get_i64("seq").ok() == Some(seq);
+            let find = async {
+                Ok(self
+                    .collections
+                    .integrations
+                    .find_one(doc! {"_id": &id})
+                    .await?)
+            };
+            let there =
+                |d: Document| !d.contains_key("deleted_at") || d.get_i64("seq").ok() == Some(seq);
             if !limited(find).await?.is_some_and(there) {
                 verdicts[change.position] = Verdict::Applied(Outcome::NotFound);
             }
         }
-        let update = doc! {"q": {"_id": &id, "seq": {"$not": {"$gte": seq}}}, "u": document, "upsert": true};
-        upsert(&self.collections.integrations, vec![update]).await.map(drop)
+        let update =
+            doc! {"q": {"_id": &id, "seq": {"$not": {"$gte": seq}}}, "u": document, "upsert": true};
+        upsert(&self.collections.integrations, vec![update])
+            .await
+            .map(drop)
     }
 }
 
-/// The latest by sequence stays. In a collection of its own, because the integration's document is replaced whole.
+/// The latest by sequence stays. In a collection of its own, because the integration's document is
+/// replaced whole.
 fn refresh_failure(failed: &At<(Id, IntegrationRefreshFailed)>) -> Document {
     let (seq, (company, event)) = (long(failed.seq), &failed.event);
     let id = integration_id(*company, event.provider);
@@ -90,7 +127,9 @@ fn refresh_failure(failed: &At<(Id, IntegrationRefreshFailed)>) -> Document {
 }
 
 fn taken() -> Verdict {
-    Verdict::Applied(Outcome::Conflict { key: EMAIL_INDEX.into() })
+    Verdict::Applied(Outcome::Conflict {
+        key: EMAIL_INDEX.into(),
+    })
 }
 
 /// The document's `_id`.

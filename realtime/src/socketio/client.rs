@@ -1,5 +1,5 @@
-//! One client of Socket.IO, whatever carries its packets: it lets it in, carries out its events, keeps the times, and collects
-//! what is to go out. It reads and writes no connection.
+//! One client of Socket.IO, whatever carries its packets: it lets it in, carries out its events,
+//! keeps the times, and collects what is to go out. It reads and writes no connection.
 
 use std::collections::VecDeque;
 use std::future::pending;
@@ -111,9 +111,16 @@ impl Client {
         self.running.is_some()
     }
 
-    /// What happens next, beside its packets. Frames come only when it `can_take` them. May be dropped without a loss.
+    /// What happens next, beside its packets. Frames come only when it `can_take` them. May be
+    /// dropped without a loss.
     pub async fn wake(&mut self, can_take: bool) -> Wake {
-        let Client { timer, seat, running, shared, .. } = self;
+        let Client {
+            timer,
+            seat,
+            running,
+            shared,
+            ..
+        } = self;
         tokio::select! {
             () = timer.as_mut() => Wake::Timer,
             wake = finished(running) => wake,
@@ -160,8 +167,8 @@ impl Client {
         Ok(())
     }
 
-    /// The frame, and what else is there for one write. Where the end comes right behind, it is told with it: a poll that is
-    /// answered while the node stops is the last.
+    /// The frame, and what else is there for one write. Where the end comes right behind, it is
+    /// told with it: a poll that is answered while the node stops is the last.
     fn gather(&mut self, first: Frame) -> Result<(), CloseReason> {
         let mut bytes = 0;
         let mut frame = first;
@@ -172,7 +179,9 @@ impl Client {
             if self.out.len() >= WRITE_FRAMES || bytes >= GATHERED_BYTES {
                 return Ok(());
             }
-            let Some(seat) = &mut self.seat else { return Ok(()) };
+            let Some(seat) = &mut self.seat else {
+                return Ok(());
+            };
             frame = match seat.more() {
                 Some(frame) => frame,
                 None => match seat.next().now_or_never() {
@@ -203,7 +212,9 @@ impl Client {
             Ok(engine::Packet::Pong | engine::Packet::Noop) => Ok(()),
             Ok(engine::Packet::Binary) => self.strike(BINARY),
             // Probes and changes of transport have their place before.
-            Ok(engine::Packet::Ping(_) | engine::Packet::Upgrade) | Err(_) => Err(CloseReason::Protocol),
+            Ok(engine::Packet::Ping(_) | engine::Packet::Upgrade) | Err(_) => {
+                Err(CloseReason::Protocol)
+            }
         }
     }
 
@@ -231,13 +242,17 @@ impl Client {
                 self.say(&packet::write_elsewhere(namespace));
                 Ok(())
             }
-            Ok(Packet::Elsewhere(_, false)) => self.strike(Failure::malformed("there is no other namespace than the main one")),
+            Ok(Packet::Elsewhere(_, false)) => self.strike(Failure::malformed(
+                "there is no other namespace than the main one",
+            )),
             Err(BadPacket::Auth) => {
                 self.refuse("MALFORMED_FRAME", "`auth` has `token`, a text, and `last_seq`, a number, where events shall be resumed");
                 Ok(())
             }
             Err(BadPacket::Binary) => self.strike(BINARY),
-            Err(BadPacket::Malformed) => self.strike(Failure::malformed("this is not a packet of Socket.IO")),
+            Err(BadPacket::Malformed) => {
+                self.strike(Failure::malformed("this is not a packet of Socket.IO"))
+            }
         }
     }
 
@@ -246,7 +261,10 @@ impl Client {
         match self.shared.handshake.verify(auth.token.as_deref(), now) {
             Ok(session) => {
                 let hub = self.shared.hub.clone();
-                let entering = async move { hub.enter(Door::SocketIo, session, Id::generate(now), auth.last_seq).await };
+                let entering = async move {
+                    hub.enter(Door::SocketIo, session, Id::generate(now), auth.last_seq)
+                        .await
+                };
                 self.running = Some(Box::new(Running::Entering(Box::pin(entering))));
             }
             Err(bad) => self.refuse(Refusal::from(bad).code(), &bad.to_string()),
@@ -267,7 +285,8 @@ impl Client {
                 self.refuse(Refusal::from(why).code(), &why.to_string());
                 Ok(())
             }
-            // After a `connect_error` socket.io-client does not try again by itself; after a lost connection it does, with a pause.
+            // After a `connect_error` socket.io-client does not try again by itself; after a lost
+            // connection it does, with a pause.
             Err(why) => {
                 counter!("realtime_refused_total", "door" => Door::SocketIo.as_str(), "code" => Refusal::from(why).code()).increment(1);
                 Err(CloseReason::FeedLost)
@@ -276,12 +295,18 @@ impl Client {
     }
 
     fn refuse(&mut self, code: &'static str, message: &str) {
-        counter!("realtime_refused_total", "door" => Door::SocketIo.as_str(), "code" => code).increment(1);
-        self.say_if(packet::write_connect_error(message, &serde_json::json!({"code": code, "message": message})));
+        counter!("realtime_refused_total", "door" => Door::SocketIo.as_str(), "code" => code)
+            .increment(1);
+        self.say_if(packet::write_connect_error(
+            message,
+            &serde_json::json!({"code": code, "message": message}),
+        ));
     }
 
     fn on_event(&mut self, event: packet::Event<'_>) -> Result<(), CloseReason> {
-        let Some(seat) = &self.seat else { return Ok(()) };
+        let Some(seat) = &self.seat else {
+            return Ok(());
+        };
         // The old clients may give the bare id.
         let data = match event.data.map(|data| data.get()) {
             Some(id) if id.starts_with('"') => Some(format!("{{\"conversationId\":{id}}}")),
@@ -290,7 +315,9 @@ impl Client {
         match Command::parse(&event.name, data.as_deref()) {
             Ok(command) => match seat.begin(command) {
                 Execution::Now(outcome) => self.answer(event.ack, outcome),
-                Execution::Later(outcome) => self.running = Some(Box::new(Running::Command(event.ack, outcome))),
+                Execution::Later(outcome) => {
+                    self.running = Some(Box::new(Running::Command(event.ack, outcome)))
+                }
             },
             Err(failure) => {
                 self.conduct.strike(failure, self.heard)?;
@@ -311,9 +338,13 @@ impl Client {
     fn answer(&mut self, ack: Option<AckId>, outcome: Outcome) {
         match (ack, outcome) {
             (Some(id), Ok(done)) => self.say_if(packet::write_ack(id, &done)),
-            (Some(id), Err(failure)) => self.say_if(packet::write_ack(id, &Refused { ok: false, failure })),
+            (Some(id), Err(failure)) => {
+                self.say_if(packet::write_ack(id, &Refused { ok: false, failure }))
+            }
             (None, Ok(_)) => {}
-            (None, Err(failure)) => self.say_if(serde_json::to_string(&failure).map(|data| packet::write_event("error", &data))),
+            (None, Err(failure)) => self.say_if(
+                serde_json::to_string(&failure).map(|data| packet::write_event("error", &data)),
+            ),
         }
     }
 
@@ -329,7 +360,11 @@ impl Client {
         }
         let Some(code) = reason.code() else { return };
         let reconnect = comes_back(reason);
-        let said = serde_json::to_string(&Closing { code, reason: reason.as_str(), reconnect });
+        let said = serde_json::to_string(&Closing {
+            code,
+            reason: reason.as_str(),
+            reconnect,
+        });
         self.say_if(said.map(|data| packet::write_event(CLOSING, &data)));
         if !reconnect {
             // After this one socket.io-client stays away.
@@ -374,7 +409,14 @@ const BINARY: Failure = Failure::malformed("events are text");
 
 /// Whether the client may connect again by itself.
 const fn comes_back(reason: CloseReason) -> bool {
-    !matches!(reason, CloseReason::SessionEnded | CloseReason::Flood | CloseReason::TooLarge | CloseReason::Protocol | CloseReason::NotUtf8)
+    !matches!(
+        reason,
+        CloseReason::SessionEnded
+            | CloseReason::Flood
+            | CloseReason::TooLarge
+            | CloseReason::Protocol
+            | CloseReason::NotUtf8
+    )
 }
 
 /// The end of what is running; never, where nothing is.
@@ -386,7 +428,11 @@ async fn finished(running: &mut Option<Box<Running>>) -> Wake {
     }
 }
 
-async fn next(seat: &mut Option<Seat>, can_take: bool, shared: &Shared) -> Result<Frame, CloseReason> {
+async fn next(
+    seat: &mut Option<Seat>,
+    can_take: bool,
+    shared: &Shared,
+) -> Result<Frame, CloseReason> {
     match seat {
         Some(seat) if can_take => seat.next().await,
         // In boxes, as all that an idle WebSocket has no need of.

@@ -1,5 +1,6 @@
-//! The HTTP of the door: opens sessions, takes their polls and posts to them, and answers as a server of Socket.IO does, CORS
-//! included. The token comes in a session's first packet, so what is open without one is bounded here.
+//! The HTTP of the door: opens sessions, takes their polls and posts to them, and answers as a
+//! server of Socket.IO does, CORS included. The token comes in a session's first packet, so what is
+//! open without one is bounded here.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,12 +42,20 @@ pub struct Shared {
 
 /// The route `/socket.io/`.
 pub fn routes(handshake: Arc<Handshake>, hub: Hub) -> Router {
-    Router::new().route("/socket.io/", any(serve)).route("/socket.io", any(serve)).with_state(Arc::new(Shared::new(handshake, hub)))
+    Router::new()
+        .route("/socket.io/", any(serve))
+        .route("/socket.io", any(serve))
+        .with_state(Arc::new(Shared::new(handshake, hub)))
 }
 
 impl Shared {
     fn new(handshake: Arc<Handshake>, hub: Hub) -> Shared {
-        Shared { handshake, hub, opening: Arc::new(Semaphore::new(OPENING)), sessions: Mutex::default() }
+        Shared {
+            handshake,
+            hub,
+            opening: Arc::new(Semaphore::new(OPENING)),
+            sessions: Mutex::default(),
+        }
     }
 
     fn sessions(&self) -> MutexGuard<'_, HashMap<Sid, mpsc::Sender<Request>>> {
@@ -93,9 +102,15 @@ impl IntoResponse for Refused {
             Refused::Full => (StatusCode::SERVICE_UNAVAILABLE, 4, "Too many handshakes"),
         };
         counter!("realtime_refused_total", "door" => "socket.io", "code" => message).increment(1);
-        let mut response = (status, axum::Json(serde_json::json!({"code": code, "message": message}))).into_response();
+        let mut response = (
+            status,
+            axum::Json(serde_json::json!({"code": code, "message": message})),
+        )
+            .into_response();
         if self == Refused::Full {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
         }
         response
     }
@@ -128,15 +143,23 @@ async fn serve(
     let is_over = response.status() != StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
     if is_over {
-        // Connections that are no sockets end with their time; a client that used one again just then would see an error.
+        // Connections that are no sockets end with their time; a client that used one again just
+        // then would see an error.
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
     if let Some(origin) = origin {
-        // The cookie that may come is the balancer's. What lets a client in is in its packets, so no page borrows it.
+        // The cookie that may come is the balancer's. What lets a client in is in its packets, so
+        // no page borrows it.
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+        headers.insert(
+            header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
+            HeaderValue::from_static("true"),
+        );
         headers.insert(header::VARY, HeaderValue::from_static("origin"));
     }
     response
@@ -145,15 +168,26 @@ async fn serve(
 fn preflight(asked: &HeaderMap) -> Response {
     let mut response = StatusCode::NO_CONTENT.into_response();
     let headers = response.headers_mut();
-    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST"));
+    headers.insert(
+        header::ACCESS_CONTROL_ALLOW_METHODS,
+        HeaderValue::from_static("GET, POST"),
+    );
     if let Some(names) = asked.get(header::ACCESS_CONTROL_REQUEST_HEADERS) {
         headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, names.clone());
     }
-    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from(PREFLIGHT_SECONDS));
+    headers.insert(
+        header::ACCESS_CONTROL_MAX_AGE,
+        HeaderValue::from(PREFLIGHT_SECONDS),
+    );
     response
 }
 
-async fn dispatch(door: &Arc<Shared>, lease: &Lease, parameters: Parameters, request: HttpRequest) -> Result<Response, Refused> {
+async fn dispatch(
+    door: &Arc<Shared>,
+    lease: &Lease,
+    parameters: Parameters,
+    request: HttpRequest,
+) -> Result<Response, Refused> {
     let by_websocket = match parameters.transport.as_deref() {
         Some("websocket") => true,
         Some("polling") => false,
@@ -165,7 +199,10 @@ async fn dispatch(door: &Arc<Shared>, lease: &Lease, parameters: Parameters, req
     let session = match parameters.sid {
         None => None,
         Some(sid) => {
-            let sender = sid.parse().ok().and_then(|sid: Sid| door.sessions().get(&sid).cloned());
+            let sender = sid
+                .parse()
+                .ok()
+                .and_then(|sid: Sid| door.sessions().get(&sid).cloned());
             Some(sender.ok_or(Refused::Session)?)
         }
     };
@@ -181,18 +218,29 @@ async fn dispatch(door: &Arc<Shared>, lease: &Lease, parameters: Parameters, req
 }
 
 fn opening(door: &Shared) -> Result<OwnedSemaphorePermit, Refused> {
-    door.opening.clone().try_acquire_owned().map_err(|_| Refused::Full)
+    door.opening
+        .clone()
+        .try_acquire_owned()
+        .map_err(|_| Refused::Full)
 }
 
 fn open_packet(door: &Shared, sid: Sid, can_upgrade: bool) -> Result<String, Refused> {
     engine::open(sid, can_upgrade, door.hub.limits().frame_bytes).map_err(|_| Refused::Request)
 }
 
-/// A session that is a WebSocket from its first packet on. Nobody else can reach it, so it is in no table.
+/// A session that is a WebSocket from its first packet on. Nobody else can reach it, so it is in no
+/// table.
 fn open_websocket(door: &Arc<Shared>, request: HttpRequest) -> Result<Response, Refused> {
-    let Upgrade { response, upgrading } = upgrade::accept(request).ok_or(Refused::Request)?;
+    let Upgrade {
+        response,
+        upgrading,
+    } = upgrade::accept(request).ok_or(Refused::Request)?;
     let mut client = Client::new(door.clone(), opening(door)?);
-    client.out.push_back(wire::text(&open_packet(door, Sid::new(rand::random()), false)?));
+    client.out.push_back(wire::text(&open_packet(
+        door,
+        Sid::new(rand::random()),
+        false,
+    )?));
     let (limits, tasks) = (*door.hub.limits(), door.hub.tasks().clone());
     door.hub.tasks().spawn(async move {
         if let Some(pipe) = Pipe::of(upgrading, &limits).await {
@@ -208,19 +256,32 @@ fn open_polling(door: &Arc<Shared>) -> Result<Response, Refused> {
     let client = Client::new(door.clone(), opening(door)?);
     let (sender, requests) = mpsc::channel(REQUESTS);
     door.sessions().insert(sid, sender);
-    let entry = Entry { door: door.clone(), sid };
+    let entry = Entry {
+        door: door.clone(),
+        sid,
+    };
     let packet = open_packet(door, sid, true)?;
-    door.hub.tasks().spawn(polling::run(client, requests, entry));
+    door.hub
+        .tasks()
+        .spawn(polling::run(client, requests, entry));
     Ok(packets(packet))
 }
 
 /// A WebSocket for a session that began by polling.
-fn change(door: &Arc<Shared>, session: mpsc::Sender<Request>, request: HttpRequest) -> Result<Response, Refused> {
-    let Upgrade { response, upgrading } = upgrade::accept(request).ok_or(Refused::Request)?;
+fn change(
+    door: &Arc<Shared>,
+    session: mpsc::Sender<Request>,
+    request: HttpRequest,
+) -> Result<Response, Refused> {
+    let Upgrade {
+        response,
+        upgrading,
+    } = upgrade::accept(request).ok_or(Refused::Request)?;
     let limits = *door.hub.limits();
     door.hub.tasks().spawn(async move {
         if let Some(pipe) = Pipe::of(upgrading, &limits).await {
-            // A session that is gone, or has too much to do, lets it fall; the client goes on polling.
+            // A session that is gone, or has too much to do, lets it fall; the client goes on
+            // polling.
             let _ = session.try_send(Request::Upgrade(Box::new(pipe)));
         }
     });
@@ -245,7 +306,9 @@ impl Drop for Held {
 
 async fn poll(lease: &Lease, session: &mpsc::Sender<Request>) -> Result<Response, Refused> {
     let (answer, answered) = oneshot::channel();
-    session.try_send(Request::Poll(answer)).map_err(|_| Refused::Session)?;
+    session
+        .try_send(Request::Poll(answer))
+        .map_err(|_| Refused::Session)?;
     // It is held for longer than a handshake may take; then the connection is done, see `serve`.
     lease.extend();
     let held = Held::new();
@@ -254,18 +317,29 @@ async fn poll(lease: &Lease, session: &mpsc::Sender<Request>) -> Result<Response
     Ok(packets(body))
 }
 
-async fn post(door: &Shared, session: &mpsc::Sender<Request>, request: HttpRequest) -> Result<Response, Refused> {
-    let body = to_bytes(request.into_body(), door.hub.limits().frame_bytes).await.map_err(|_| Refused::TooLarge)?;
+async fn post(
+    door: &Shared,
+    session: &mpsc::Sender<Request>,
+    request: HttpRequest,
+) -> Result<Response, Refused> {
+    let body = to_bytes(request.into_body(), door.hub.limits().frame_bytes)
+        .await
+        .map_err(|_| Refused::TooLarge)?;
     let body = String::from_utf8(body.into()).map_err(|_| Refused::Request)?;
     let (done, is_done) = oneshot::channel();
-    session.try_send(Request::Post(body, done)).map_err(|_| Refused::Session)?;
+    session
+        .try_send(Request::Post(body, done))
+        .map_err(|_| Refused::Session)?;
     is_done.await.map_err(|_| Refused::Request)?;
     Ok(packets("ok".to_owned()))
 }
 
 fn packets(body: String) -> Response {
     let mut response = Response::new(Body::from(body));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=UTF-8"),
+    );
     response
 }
 
@@ -280,6 +354,12 @@ pub mod tests {
         let handshake = Handshake::new(&Config::read(&mut Settings::of([])));
         let door = Arc::new(Shared::new(Arc::new(handshake), hub));
         let permit = opening(&door).unwrap();
-        (Client::new(door.clone(), permit), Entry { door, sid: Sid::new(1) })
+        (
+            Client::new(door.clone(), permit),
+            Entry {
+                door,
+                sid: Sid::new(1),
+            },
+        )
     }
 }

@@ -1,5 +1,5 @@
-//! Engine.IO, protocol 4: the packets under Socket.IO, alone in a WebSocket frame or many in the body of a poll. Text only; it
-//! knows no transport and no event.
+//! Engine.IO, protocol 4: the packets under Socket.IO, alone in a WebSocket frame or many in the
+//! body of a poll. Text only; it knows no transport and no event.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +8,8 @@ use serde::Serialize;
 
 /// Between the packets of a body.
 const SEPARATOR: char = '\u{1e}';
-/// Packets in one body of a client. A page that opens may join many conversations at once; how many it may is not known here.
+/// Packets in one body of a client. A page that opens may join many conversations at once; how many
+/// it may is not known here.
 pub const MAX_PACKETS: usize = 4_096;
 
 /// The secret name of a session: who knows it can poll. Clients see another one as `socket.id`.
@@ -33,7 +34,10 @@ impl FromStr for Sid {
 
     fn from_str(text: &str) -> Result<Sid, BadPacket> {
         let digits = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
-        digits.then(|| u128::from_str_radix(text, 16).ok().map(Sid)).flatten().ok_or(BadPacket)
+        digits
+            .then(|| u128::from_str_radix(text, 16).ok().map(Sid))
+            .flatten()
+            .ok_or(BadPacket)
     }
 }
 
@@ -97,7 +101,12 @@ pub fn split(body: &str) -> Result<Vec<&str>, BadPacket> {
 
 /// A body of packets that are written already.
 pub fn join<'a>(packets: impl ExactSizeIterator<Item = &'a str> + Clone) -> String {
-    let mut body = String::with_capacity(packets.clone().map(|p| p.len() + SEPARATOR.len_utf8()).sum());
+    let mut body = String::with_capacity(
+        packets
+            .clone()
+            .map(|p| p.len() + SEPARATOR.len_utf8())
+            .sum(),
+    );
     for (n, packet) in packets.enumerate() {
         if n > 0 {
             body.push(SEPARATOR);
@@ -123,8 +132,17 @@ struct Open<'a> {
 /// None in practice: numbers and short texts.
 pub fn open(sid: Sid, can_upgrade: bool, max_payload: usize) -> Result<String, serde_json::Error> {
     let upgrades: &[&str] = if can_upgrade { &["websocket"] } else { &[] };
-    let (ping_interval, ping_timeout) = (super::PING_INTERVAL.as_millis() as u64, super::PING_TIMEOUT.as_millis() as u64);
-    let open = Open { sid: sid.to_string(), upgrades, ping_interval, ping_timeout, max_payload };
+    let (ping_interval, ping_timeout) = (
+        super::PING_INTERVAL.as_millis() as u64,
+        super::PING_TIMEOUT.as_millis() as u64,
+    );
+    let open = Open {
+        sid: sid.to_string(),
+        upgrades,
+        ping_interval,
+        ping_timeout,
+        max_payload,
+    };
     serde_json::to_string(&open).map(|json| format!("0{json}"))
 }
 
@@ -158,15 +176,22 @@ mod tests {
         for body in ["", "\u{1e}", "3\u{1e}", "3\u{1e}\u{1e}3"] {
             assert_eq!(split(body), Err(BadPacket), "{body:?}");
         }
-        assert_eq!(split(&vec!["3"; MAX_PACKETS].join("\u{1e}")).map(|p| p.len()), Ok(MAX_PACKETS));
-        assert_eq!(split(&vec!["3"; MAX_PACKETS + 1].join("\u{1e}")), Err(BadPacket));
+        assert_eq!(
+            split(&vec!["3"; MAX_PACKETS].join("\u{1e}")).map(|p| p.len()),
+            Ok(MAX_PACKETS)
+        );
+        assert_eq!(
+            split(&vec!["3"; MAX_PACKETS + 1].join("\u{1e}")),
+            Err(BadPacket)
+        );
         assert_eq!(join(["2", "42[]"].into_iter()), "2\u{1e}42[]");
         assert_eq!(join([].into_iter()), "");
     }
 
     #[test]
     fn a_session_opens_with_its_times() {
-        let json: serde_json::Value = serde_json::from_str(&open(Sid::new(0xab), true, 65_536).unwrap()[1..]).unwrap();
+        let json: serde_json::Value =
+            serde_json::from_str(&open(Sid::new(0xab), true, 65_536).unwrap()[1..]).unwrap();
         let sid = format!("{:0>32}", "ab");
         assert_eq!(
             json,
@@ -178,7 +203,12 @@ mod tests {
     fn a_sid_is_read_as_written_only() {
         let sid = Sid::new(u128::MAX - 1);
         assert!(sid.to_string().parse() == Ok(sid));
-        for text in ["", "+0000000000000000000000000000000", &"0".repeat(31), &"g".repeat(32)] {
+        for text in [
+            "",
+            "+0000000000000000000000000000000",
+            &"0".repeat(31),
+            &"g".repeat(32),
+        ] {
             assert!(text.parse::<Sid>().is_err(), "{text}");
         }
     }

@@ -1,5 +1,6 @@
-//! Socket.IO, protocol 5: the packets in the messages of Engine.IO. Of namespaces there is the main one, of packets the text
-//! ones. It reads what a client wants and writes what it gets; what an event does is in `command`.
+//! Socket.IO, protocol 5: the packets in the messages of Engine.IO. Of namespaces there is the main
+//! one, of packets the text ones. It reads what a client wants and writes what it gets; what an
+//! event does is in `command`.
 
 use std::fmt;
 
@@ -27,7 +28,9 @@ pub struct Auth {
 
 impl fmt::Debug for Auth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Auth").field("last_seq", &self.last_seq).finish_non_exhaustive()
+        f.debug_struct("Auth")
+            .field("last_seq", &self.last_seq)
+            .finish_non_exhaustive()
     }
 }
 
@@ -92,7 +95,9 @@ impl Packet<'_> {
     fn of(kind: char, rest: &str) -> Result<Packet<'_>, BadPacket> {
         match kind {
             '0' if rest.is_empty() => Ok(Packet::Connect(Auth::default())),
-            '0' => serde_json::from_str::<Option<Auth>>(rest).map(|a| Packet::Connect(a.unwrap_or_default())).map_err(|_| BadPacket::Auth),
+            '0' => serde_json::from_str::<Option<Auth>>(rest)
+                .map(|a| Packet::Connect(a.unwrap_or_default()))
+                .map_err(|_| BadPacket::Auth),
             '1' => Ok(Packet::Disconnect),
             '2' => event(rest).map(Packet::Event),
             '3' => Ok(Packet::Ack),
@@ -110,7 +115,8 @@ fn event(rest: &str) -> Result<Event<'_>, BadPacket> {
         1..=MAX_ACK_DIGITS => Some(number.parse().map_err(|_| BadPacket::Malformed)?),
         _ => return Err(BadPacket::Malformed),
     };
-    let Arguments { name, data } = serde_json::from_str(arguments).map_err(|_| BadPacket::Malformed)?;
+    let Arguments { name, data } =
+        serde_json::from_str(arguments).map_err(|_| BadPacket::Malformed)?;
     Ok(Event { name, data, ack })
 }
 
@@ -132,7 +138,9 @@ impl<'de> Deserialize<'de> for Arguments<'de> {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-                let name = list.next_element()?.ok_or_else(|| serde::de::Error::invalid_length(0, &self))?;
+                let name = list
+                    .next_element()?
+                    .ok_or_else(|| serde::de::Error::invalid_length(0, &self))?;
                 let data = list.next_element()?;
                 while list.next_element::<IgnoredAny>()?.is_some() {}
                 Ok(Arguments { name, data })
@@ -173,7 +181,10 @@ pub fn write_connected(id: Id) -> String {
 ///
 /// # Errors
 /// None in practice: what is said serialises.
-pub fn write_connect_error(message: &str, data: &impl Serialize) -> Result<String, serde_json::Error> {
+pub fn write_connect_error(
+    message: &str,
+    data: &impl Serialize,
+) -> Result<String, serde_json::Error> {
     #[derive(Serialize)]
     struct Refused<'a, D> {
         message: &'a str,
@@ -208,41 +219,103 @@ mod tests {
         };
         let full = auth(r#"0{"token":"t","last_seq":7,"more":[]}"#);
         assert_eq!((full.token.as_deref(), full.last_seq), (Some("t"), Some(7)));
-        assert!(!format!("{full:?}").contains("\"t\""), "tokens are not shown");
+        assert!(
+            !format!("{full:?}").contains("\"t\""),
+            "tokens are not shown"
+        );
         for text in ["0", "0{}", "0null", "0/", "0/,", "0/,{}"] {
             assert_eq!(auth(text), Auth::default(), "{text}");
         }
         assert_eq!(auth(r#"0/,{"token":"t"}"#).token.as_deref(), Some("t"));
-        for text in ["0[]", "0x", r#"0{"token":1}"#, r#"0{"last_seq":"7"}"#, r#"0{"last_seq":-1}"#] {
-            assert!(matches!(Packet::parse(text), Err(BadPacket::Auth)), "{text}");
+        for text in [
+            "0[]",
+            "0x",
+            r#"0{"token":1}"#,
+            r#"0{"last_seq":"7"}"#,
+            r#"0{"last_seq":-1}"#,
+        ] {
+            assert!(
+                matches!(Packet::parse(text), Err(BadPacket::Auth)),
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn an_event_has_a_name_an_argument_and_a_number() {
-        assert_eq!(parse_event(r#"2["typing:stop"]"#), ("typing:stop".into(), None, None));
-        assert_eq!(parse_event(r#"217["a",{"b":[1]},"c"]"#), ("a".into(), Some(r#"{"b":[1]}"#.into()), Some(17)));
-        assert_eq!(parse_event(r#"2/,0["a","b"]"#), ("a".into(), Some("\"b\"".into()), Some(0)));
-        for text in ["", "2", "2[]", "2[1]", "2{}", r#"2["a""#, r#"21234567890["a"]"#, r#"2-1["a"]"#, "7", "x"] {
-            assert!(matches!(Packet::parse(text), Err(BadPacket::Malformed)), "{text}");
+        assert_eq!(
+            parse_event(r#"2["typing:stop"]"#),
+            ("typing:stop".into(), None, None)
+        );
+        assert_eq!(
+            parse_event(r#"217["a",{"b":[1]},"c"]"#),
+            ("a".into(), Some(r#"{"b":[1]}"#.into()), Some(17))
+        );
+        assert_eq!(
+            parse_event(r#"2/,0["a","b"]"#),
+            ("a".into(), Some("\"b\"".into()), Some(0))
+        );
+        for text in [
+            "",
+            "2",
+            "2[]",
+            "2[1]",
+            "2{}",
+            r#"2["a""#,
+            r#"21234567890["a"]"#,
+            r#"2-1["a"]"#,
+            "7",
+            "x",
+        ] {
+            assert!(
+                matches!(Packet::parse(text), Err(BadPacket::Malformed)),
+                "{text}"
+            );
         }
-        assert!(matches!(Packet::parse(r#"51-["a",{"_placeholder":true,"num":0}]"#), Err(BadPacket::Binary)));
+        assert!(matches!(
+            Packet::parse(r#"51-["a",{"_placeholder":true,"num":0}]"#),
+            Err(BadPacket::Binary)
+        ));
     }
 
     #[test]
     fn other_namespaces_are_named() {
-        assert!(matches!(Packet::parse("0/admin,{}"), Ok(Packet::Elsewhere("/admin", true))));
-        assert!(matches!(Packet::parse(r#"2/admin,["a"]"#), Ok(Packet::Elsewhere("/admin", false))));
-        assert!(matches!(Packet::parse(&format!("0/{}", "a".repeat(MAX_NAMESPACE))), Err(BadPacket::Malformed)));
-        assert_eq!(write_elsewhere("/admin"), r#"44/admin,{"message":"Invalid namespace"}"#);
+        assert!(matches!(
+            Packet::parse("0/admin,{}"),
+            Ok(Packet::Elsewhere("/admin", true))
+        ));
+        assert!(matches!(
+            Packet::parse(r#"2/admin,["a"]"#),
+            Ok(Packet::Elsewhere("/admin", false))
+        ));
+        assert!(matches!(
+            Packet::parse(&format!("0/{}", "a".repeat(MAX_NAMESPACE))),
+            Err(BadPacket::Malformed)
+        ));
+        assert_eq!(
+            write_elsewhere("/admin"),
+            r#"44/admin,{"message":"Invalid namespace"}"#
+        );
     }
 
     #[test]
     fn what_clients_get_is_socket_io() {
-        assert_eq!(write_event("message:new", r#"{"seq":1}"#), r#"42["message:new",{"seq":1}]"#);
-        assert_eq!(write_ack(3, &json!({"ok": true})).unwrap(), r#"433[{"ok":true}]"#);
-        assert_eq!(write_connected(Id::from_bytes([0xab; 12])), format!(r#"40{{"sid":"{}"}}"#, "ab".repeat(12)));
-        assert_eq!(write_connect_error("no", &json!({"code": "X"})).unwrap(), r#"44{"message":"no","data":{"code":"X"}}"#);
+        assert_eq!(
+            write_event("message:new", r#"{"seq":1}"#),
+            r#"42["message:new",{"seq":1}]"#
+        );
+        assert_eq!(
+            write_ack(3, &json!({"ok": true})).unwrap(),
+            r#"433[{"ok":true}]"#
+        );
+        assert_eq!(
+            write_connected(Id::from_bytes([0xab; 12])),
+            format!(r#"40{{"sid":"{}"}}"#, "ab".repeat(12))
+        );
+        assert_eq!(
+            write_connect_error("no", &json!({"code": "X"})).unwrap(),
+            r#"44{"message":"no","data":{"code":"X"}}"#
+        );
     }
 
     proptest! {

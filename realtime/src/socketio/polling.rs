@@ -1,5 +1,5 @@
-//! A session by polling: GETs that are held until there is something, POSTs that bring packets, and the change to a WebSocket. One
-//! task; what comes over HTTP reaches it through a bounded channel.
+//! A session by polling: GETs that are held until there is something, POSTs that bring packets, and
+//! the change to a WebSocket. One task; what comes over HTTP reaches it through a bounded channel.
 
 use std::collections::VecDeque;
 use std::future::pending;
@@ -17,12 +17,13 @@ use crate::close::CloseReason;
 use crate::ws::pipe::Pipe;
 use crate::ws::wire;
 
-/// Requests of one session that wait for its task. A client has one GET, one POST and one upgrade at a time.
+/// Requests of one session that wait for its task. A client has one GET, one POST and one upgrade
+/// at a time.
 pub const REQUESTS: usize = 4;
 /// Bytes of one answer after which no further packet is added.
 const BODY_BYTES: usize = 256 * 1024;
-/// Answers that may wait for a GET: those to one body, such as a page's joins. Events wait in the bounded queue of the hub; these
-/// are of a client that asks and never polls.
+/// Answers that may wait for a GET: those to one body, such as a page's joins. Events wait in the
+/// bounded queue of the hub; these are of a client that asks and never polls.
 const WAITING_PACKETS: usize = engine::MAX_PACKETS;
 
 /// A packet without meaning, to end a poll.
@@ -68,9 +69,16 @@ enum Turn {
     Probe(Option<Message>),
 }
 
-/// Serves a session until it ends, by whichever transport. `entry` is its place in the table of sessions.
+/// Serves a session until it ends, by whichever transport. `entry` is its place in the table of
+/// sessions.
 pub async fn run(client: Client, requests: mpsc::Receiver<Request>, entry: Entry) {
-    let mut session = Session { client, requests, poll: None, post: None, probe: None };
+    let mut session = Session {
+        client,
+        requests,
+        poll: None,
+        post: None,
+        probe: None,
+    };
     let end = loop {
         match session.turn().await {
             Ok(None) => {}
@@ -96,7 +104,13 @@ impl Session {
         if self.client.out.len() > WAITING_PACKETS {
             return Err(CloseReason::TooSlow);
         }
-        let Session { client, requests, poll, probe, .. } = self;
+        let Session {
+            client,
+            requests,
+            poll,
+            probe,
+            ..
+        } = self;
         let (can_take, is_busy) = (poll.is_some(), client.is_busy());
         let turn = tokio::select! {
             request = requests.recv() => Turn::Request(request),
@@ -134,11 +148,18 @@ impl Session {
                 if self.post.is_some() {
                     return Err(CloseReason::Protocol);
                 }
-                self.post = Some(Post { packets: packets.into_iter().map(str::to_owned).collect(), done });
+                self.post = Some(Post {
+                    packets: packets.into_iter().map(str::to_owned).collect(),
+                    done,
+                });
             }
             Request::Upgrade(pipe) => {
                 let until = Instant::now() + CLOSE_DEADLINE;
-                self.probe = Some(Box::new(Probe { pipe: *pipe, until, answered: false }));
+                self.probe = Some(Box::new(Probe {
+                    pipe: *pipe,
+                    until,
+                    answered: false,
+                }));
             }
         }
         Ok(())
@@ -161,9 +182,12 @@ impl Session {
         Ok(())
     }
 
-    /// The client says `2probe` on the new connection and gets `3probe`; its open poll is ended; then it says `5`.
+    /// The client says `2probe` on the new connection and gets `3probe`; its open poll is ended;
+    /// then it says `5`.
     async fn on_probe(&mut self, message: Option<Message>) -> Result<Option<Pipe>, CloseReason> {
-        let Some(mut probe) = self.probe.take() else { return Ok(None) };
+        let Some(mut probe) = self.probe.take() else {
+            return Ok(None);
+        };
         let text = match message {
             Some(Message::Text(text)) => text,
             // Not what it should be, gone, or too late: the session goes on by polling.
@@ -173,7 +197,11 @@ impl Session {
         match engine::Packet::parse(&text) {
             Ok(engine::Packet::Ping(word)) if !probe.answered => {
                 let mut out = VecDeque::from([wire::text(&format!("3{word}"))]);
-                probe.answered = probe.pipe.write(&mut out, self.client.ended()).await.is_ok();
+                probe.answered = probe
+                    .pipe
+                    .write(&mut out, self.client.ended())
+                    .await
+                    .is_ok();
                 if probe.answered {
                     self.probe = Some(probe);
                 }
@@ -226,7 +254,11 @@ impl Session {
             self.read_out();
             self.end_poll(NOOP);
         } else {
-            let limit = if reason == CloseReason::GoingAway { STOP_CLOSE_DEADLINE } else { CLOSE_DEADLINE };
+            let limit = if reason == CloseReason::GoingAway {
+                STOP_CLOSE_DEADLINE
+            } else {
+                CLOSE_DEADLINE
+            };
             if timeout(limit, self.farewell(reason)).await.is_err() {
                 debug!("the closing was not taken");
             }
@@ -234,7 +266,8 @@ impl Session {
         self.client.left(reason);
     }
 
-    /// By a poll; or by the WebSocket, of a client that had begun to change to it and polls no more.
+    /// By a poll; or by the WebSocket, of a client that had begun to change to it and polls no
+    /// more.
     async fn farewell(&mut self, reason: CloseReason) -> Result<(), CloseReason> {
         self.client.out.push_back(wire::text(CLOSE));
         loop {
@@ -300,12 +333,22 @@ mod tests {
         tokio::spawn(run(client, requests, entry));
         let (done, is_done) = oneshot::channel();
         // Each is answered with a refusal: there is no such namespace.
-        sender.send(Request::Post(vec!["40/x,"; packets].join("\u{1e}"), done)).await.ok().unwrap();
+        sender
+            .send(Request::Post(vec!["40/x,"; packets].join("\u{1e}"), done))
+            .await
+            .ok()
+            .unwrap();
         is_done.await.unwrap();
         let (answer, answered) = oneshot::channel();
         sender.send(Request::Poll(answer)).await.ok().unwrap();
         let answer = answered.await.unwrap();
-        let (refusals, others): (Vec<&str>, Vec<&str>) = answer.split('\u{1e}').partition(|packet| packet.starts_with("44/x,"));
-        assert_eq!((refusals.len(), others), (packets, vec![]), "the session goes on");
+        let (refusals, others): (Vec<&str>, Vec<&str>) = answer
+            .split('\u{1e}')
+            .partition(|packet| packet.starts_with("44/x,"));
+        assert_eq!(
+            (refusals.len(), others),
+            (packets, vec![]),
+            "the session goes on"
+        );
     }
 }

@@ -9,8 +9,8 @@ use super::{CLOSE_DEADLINE, STOP_CLOSE_DEADLINE};
 use crate::close::CloseReason;
 use crate::ws::pipe::Pipe;
 
-/// Serves a client until it ends. What is to go out already is written first: an answer that no poll has taken before the change
-/// must not wait for the next thing to happen.
+/// Serves a client until it ends. What is to go out already is written first: an answer that no
+/// poll has taken before the change must not wait for the next thing to happen.
 #[allow(clippy::manual_async_fn)] // an `async fn` would hold its arguments twice, for as long as it runs
 pub fn run(mut pipe: Pipe, mut client: Client) -> impl Future<Output = ()> + Send {
     async move {
@@ -18,9 +18,16 @@ pub fn run(mut pipe: Pipe, mut client: Client) -> impl Future<Output = ()> + Sen
             Ok(()) => serve(&mut pipe, &mut client).await,
             Err(reason) => reason,
         };
-        let limit = if reason == CloseReason::GoingAway { STOP_CLOSE_DEADLINE } else { CLOSE_DEADLINE };
+        let limit = if reason == CloseReason::GoingAway {
+            STOP_CLOSE_DEADLINE
+        } else {
+            CLOSE_DEADLINE
+        };
         // In a box, as all that an idle socket has no need of.
-        if Box::pin(timeout(limit, close(&mut pipe, &mut client, reason))).await.is_err() {
+        if Box::pin(timeout(limit, close(&mut pipe, &mut client, reason)))
+            .await
+            .is_err()
+        {
             debug!("the closing was not answered");
         }
         client.left(reason);
@@ -58,7 +65,11 @@ async fn write(pipe: &mut Pipe, client: &mut Client) -> Result<(), CloseReason> 
 }
 
 /// Says why, and waits until the client has heard it.
-async fn close(pipe: &mut Pipe, client: &mut Client, reason: CloseReason) -> Result<(), CloseReason> {
+async fn close(
+    pipe: &mut Pipe,
+    client: &mut Client,
+    reason: CloseReason,
+) -> Result<(), CloseReason> {
     client.end(reason).await;
     pipe.write_all(&mut client.out).await?;
     pipe.close(reason).await
@@ -85,7 +96,10 @@ mod tests {
         client.out.push_back(wire::text("431[]"));
         let served = tokio::spawn(run(pipe, client));
         let first = timeout(Duration::from_secs(5), browser.next()).await;
-        assert_eq!(first.expect("something comes").unwrap().unwrap(), Message::text("431[]"));
+        assert_eq!(
+            first.expect("something comes").unwrap().unwrap(),
+            Message::text("431[]")
+        );
         served.abort();
     }
 }

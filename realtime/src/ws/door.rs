@@ -26,7 +26,9 @@ struct Door {
 
 /// The route `/ws`.
 pub fn routes(handshake: Arc<Handshake>, hub: Hub) -> Router {
-    Router::new().route("/ws", any(open)).with_state(Arc::new(Door { handshake, hub }))
+    Router::new()
+        .route("/ws", any(open))
+        .with_state(Arc::new(Door { handshake, hub }))
 }
 
 #[derive(Deserialize)]
@@ -42,10 +44,26 @@ async fn open(
     request: Request,
 ) -> Result<Response, Refusal> {
     door.handshake.check_origin(request.headers())?;
-    let Ok(Query(Parameters { token, last_seq })) = parameters else { return Err(Refusal::BadQuery) };
-    let session = door.handshake.verify(bearer(request.headers()).or(token.as_deref()), Timestamp::now())?;
-    let Upgrade { response, upgrading } = upgrade::accept(request).ok_or(Refusal::NotWebSocket)?;
-    let seat = door.hub.enter(Way::WebSocket, session, Id::generate(Timestamp::now()), last_seq).await?;
+    let Ok(Query(Parameters { token, last_seq })) = parameters else {
+        return Err(Refusal::BadQuery);
+    };
+    let session = door.handshake.verify(
+        bearer(request.headers()).or(token.as_deref()),
+        Timestamp::now(),
+    )?;
+    let Upgrade {
+        response,
+        upgrading,
+    } = upgrade::accept(request).ok_or(Refusal::NotWebSocket)?;
+    let seat = door
+        .hub
+        .enter(
+            Way::WebSocket,
+            session,
+            Id::generate(Timestamp::now()),
+            last_seq,
+        )
+        .await?;
     lease.extend();
     let (limits, tasks) = (*door.hub.limits(), door.hub.tasks().clone());
     door.hub.tasks().spawn(async move {

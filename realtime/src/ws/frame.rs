@@ -1,4 +1,5 @@
-//! JSON frames of `/ws`: reads what clients send, writes what answers them. `{"event", "data", "id"?}` both ways.
+//! JSON frames of `/ws`: reads what clients send, writes what answers them. `{"event", "data",
+//! "id"?}` both ways.
 
 use std::borrow::Cow;
 
@@ -53,18 +54,24 @@ impl ClientFrame {
     /// Reads a text frame.
     ///
     /// # Errors
-    /// Not JSON of the right shape, or an event that does not exist. The text itself is not repeated.
+    /// Not JSON of the right shape, or an event that does not exist. The text itself is not
+    /// repeated.
     pub fn parse(text: &str) -> Result<ClientFrame, BadFrame> {
         let outer: Outer<'_> = serde_json::from_str(text).map_err(|_| BadFrame {
             id: None,
-            failure: Failure::malformed("a frame is JSON: {\"event\": text, \"data\": object, \"id\"?: text or number}"),
+            failure: Failure::malformed(
+                "a frame is JSON: {\"event\": text, \"data\": object, \"id\"?: text or number}",
+            ),
         })?;
         let (id, bad_id) = match outer.id {
             Some(FrameId::Text(text)) if text.len() > MAX_FRAME_ID => (None, true),
             id => (id, false),
         };
         if bad_id {
-            return Err(BadFrame { id, failure: Failure::malformed("`id` is longer than 64 bytes") });
+            return Err(BadFrame {
+                id,
+                failure: Failure::malformed("`id` is longer than 64 bytes"),
+            });
         }
         match Command::parse(&outer.event, outer.data.map(RawValue::get)) {
             Ok(command) => Ok(ClientFrame { id, command }),
@@ -81,14 +88,25 @@ struct Answer<'a, D> {
     id: Option<&'a FrameId>,
 }
 
-/// What answers a client's frame: `ack` if it had an `id`, `error` in any case. `None` where nothing is to be said.
+/// What answers a client's frame: `ack` if it had an `id`, `error` in any case. `None` where
+/// nothing is to be said.
 pub fn answer(id: Option<&FrameId>, outcome: Outcome) -> Option<Bytes> {
     let text = match outcome {
         Ok(_) if id.is_none() => return None,
-        Ok(data) => serde_json::to_string(&Answer { event: "ack", data, id }),
-        Err(data) => serde_json::to_string(&Answer { event: "error", data, id }),
+        Ok(data) => serde_json::to_string(&Answer {
+            event: "ack",
+            data,
+            id,
+        }),
+        Err(data) => serde_json::to_string(&Answer {
+            event: "error",
+            data,
+            id,
+        }),
     };
-    text.inspect_err(|e| tracing::error!(error = %e, "an answer cannot be written")).ok().map(|text| wire::text(&text))
+    text.inspect_err(|e| tracing::error!(error = %e, "an answer cannot be written"))
+        .ok()
+        .map(|text| wire::text(&text))
 }
 
 #[cfg(test)]
@@ -111,31 +129,71 @@ mod tests {
     fn a_frame_is_an_event_with_data_and_perhaps_an_id() {
         let text = "b".repeat(24);
         let command = Command::Join(text.parse::<Id>().unwrap());
-        let frame = parse(json!({"event": "conversation:join", "data": {"conversationId": text}, "id": 7}));
-        assert_eq!(frame, Ok(ClientFrame { id: Some(FrameId::Number(7)), command }));
-        let frame = parse(json!({"event": "conversation:join", "data": {"conversationId": text}, "more": 1}));
+        let frame =
+            parse(json!({"event": "conversation:join", "data": {"conversationId": text}, "id": 7}));
+        assert_eq!(
+            frame,
+            Ok(ClientFrame {
+                id: Some(FrameId::Number(7)),
+                command
+            })
+        );
+        let frame = parse(
+            json!({"event": "conversation:join", "data": {"conversationId": text}, "more": 1}),
+        );
         assert_eq!(frame, Ok(ClientFrame { id: None, command }));
     }
 
     #[test]
     fn what_is_wrong_is_told_with_the_id_where_there_is_one() {
-        for text in ["", "null", "[]", "{}", "{\"event\":1}", "{\"event\":\"typing:start\",\"id\":{}}"] {
+        for text in [
+            "",
+            "null",
+            "[]",
+            "{}",
+            "{\"event\":1}",
+            "{\"event\":\"typing:start\",\"id\":{}}",
+        ] {
             assert_eq!(code(ClientFrame::parse(text)), "MALFORMED_FRAME", "{text}");
         }
         let bad = parse(json!({"event": "conversation:join", "data": {}, "id": "q"})).unwrap_err();
-        assert_eq!((bad.id, bad.failure.code), (Some(FrameId::Text("q".into())), "MALFORMED_FRAME"));
-        assert_eq!(code(parse(json!({"event": "message:new", "data": {}}))), "UNKNOWN_EVENT");
-        assert_eq!(code(parse(json!({"event": "typing:stop", "id": "i".repeat(65)}))), "MALFORMED_FRAME");
+        assert_eq!(
+            (bad.id, bad.failure.code),
+            (Some(FrameId::Text("q".into())), "MALFORMED_FRAME")
+        );
+        assert_eq!(
+            code(parse(json!({"event": "message:new", "data": {}}))),
+            "UNKNOWN_EVENT"
+        );
+        assert_eq!(
+            code(parse(json!({"event": "typing:stop", "id": "i".repeat(65)}))),
+            "MALFORMED_FRAME"
+        );
     }
 
     #[test]
     fn an_answer_carries_the_clients_id() {
-        let (id, seven) = (FrameId::Text("7".into()), Done { seq: Some(7), ..Done::OK });
+        let (id, seven) = (
+            FrameId::Text("7".into()),
+            Done {
+                seq: Some(7),
+                ..Done::OK
+            },
+        );
         let ack = wire::text(r#"{"event":"ack","data":{"ok":true,"seq":7},"id":"7"}"#);
         assert_eq!(answer(Some(&id), Ok(seven)), Some(ack));
         assert_eq!(answer(None, Ok(Done::OK)), None);
         let error = wire::text(r#"{"event":"error","data":{"code":"C","message":"m"}}"#);
-        assert_eq!(answer(None, Err(Failure { code: "C", message: "m" })), Some(error));
+        assert_eq!(
+            answer(
+                None,
+                Err(Failure {
+                    code: "C",
+                    message: "m"
+                })
+            ),
+            Some(error)
+        );
     }
 
     proptest! {

@@ -1,4 +1,5 @@
-//! The door `/ws`: plain WebSocket with JSON frames. What an event is, who gets it and what a command does is not known here.
+//! The door `/ws`: plain WebSocket with JSON frames. What an event is, who gets it and what a
+//! command does is not known here.
 
 mod door;
 mod frame;

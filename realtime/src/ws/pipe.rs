@@ -1,5 +1,6 @@
-//! An upgraded connection: tungstenite reads it, answers pings and closes it; frames for the client are written past it, as they
-//! are, so that one encoding serves every socket. Taken out of hyper, so that an idle one costs its TCP stream and little more.
+//! An upgraded connection: tungstenite reads it, answers pings and closes it; frames for the client
+//! are written past it, as they are, so that one encoding serves every socket. Taken out of hyper,
+//! so that an idle one costs its TCP stream and little more.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -24,9 +25,11 @@ use crate::close::CloseReason;
 use crate::config::Limits;
 use crate::listener::Stream;
 
-/// First size of a socket's read buffer, in bytes; it grows with a frame. The library's 128 KiB would be most of an idle socket.
+/// First size of a socket's read buffer, in bytes; it grows with a frame. The library's 128 KiB
+/// would be most of an idle socket.
 const READ_BUFFER_BYTES: usize = 128;
-/// Most bytes that wait in the library's own write buffer, which only has pongs and the close frame.
+/// Most bytes that wait in the library's own write buffer, which only has pongs and the close
+/// frame.
 const WRITE_BUFFER_BYTES: usize = 4 * 1024;
 /// What is read at once of what nobody looks at, in bytes.
 const SCRAP_BYTES: usize = 4 * 1024;
@@ -47,7 +50,8 @@ pub struct Pipe {
 }
 
 impl Pipe {
-    /// Of a connection that was asked to upgrade; `None` if it is gone or takes longer than a handshake may.
+    /// Of a connection that was asked to upgrade; `None` if it is gone or takes longer than a
+    /// handshake may.
     pub async fn of(upgrading: OnUpgrade, limits: &Limits) -> Option<Pipe> {
         let upgraded = match timeout(limits.handshake, upgrading).await {
             Ok(Ok(upgraded)) => upgraded,
@@ -70,15 +74,26 @@ impl Pipe {
     }
 
     /// Over a bare connection, of which `begun` is read.
-    async fn over(tcp: TcpStream, begun: Vec<u8>, permit: OwnedSemaphorePermit, limits: &Limits) -> Pipe {
+    async fn over(
+        tcp: TcpStream,
+        begun: Vec<u8>,
+        permit: OwnedSemaphorePermit,
+        limits: &Limits,
+    ) -> Pipe {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
             .write_buffer_size(0)
             .max_write_buffer_size(WRITE_BUFFER_BYTES)
             .max_message_size(Some(limits.frame_bytes))
             .max_frame_size(Some(limits.frame_bytes));
-        let stream = WebSocketStream::from_partially_read(tcp, begun, Role::Server, Some(config)).await;
-        Pipe { stream, pong_due: false, failed: false, _permit: permit }
+        let stream =
+            WebSocketStream::from_partially_read(tcp, begun, Role::Server, Some(config)).await;
+        Pipe {
+            stream,
+            pong_due: false,
+            failed: false,
+            _permit: permit,
+        }
     }
 
     /// What comes next of the client. May be dropped without a loss.
@@ -93,12 +108,18 @@ impl Pipe {
         Ok(message)
     }
 
-    /// Writes whole frames. They are written as they are, without a copy of this socket's own; so whatever `stream` has begun to
-    /// write itself must be out before, and nothing else may be written until a frame is whole.
+    /// Writes whole frames. They are written as they are, without a copy of this socket's own; so
+    /// whatever `stream` has begun to write itself must be out before, and nothing else may be
+    /// written until a frame is whole.
     ///
     /// # Errors
-    /// The connection is lost, too slow, or the socket has `ended` meanwhile; `out` keeps what is not written, the first perhaps in part.
-    pub async fn write(&mut self, out: &mut VecDeque<Bytes>, ended: impl Future<Output = CloseReason>) -> Result<(), CloseReason> {
+    /// The connection is lost, too slow, or the socket has `ended` meanwhile; `out` keeps what is
+    /// not written, the first perhaps in part.
+    pub async fn write(
+        &mut self,
+        out: &mut VecDeque<Bytes>,
+        ended: impl Future<Output = CloseReason>,
+    ) -> Result<(), CloseReason> {
         if out.is_empty() || self.try_write(out).map_err(|_| CloseReason::Lost)? {
             return Ok(());
         }
@@ -150,22 +171,31 @@ impl Pipe {
         Ok(())
     }
 
-    /// Ends it with the code of the reason, where somebody is still there, and reads until the client has heard it: dropped with
-    /// something unread, the connection would be reset and what was said lost on the way.
+    /// Ends it with the code of the reason, where somebody is still there, and reads until the
+    /// client has heard it: dropped with something unread, the connection would be reset and what
+    /// was said lost on the way.
     ///
     /// # Errors
     /// The connection is lost.
     pub async fn close(&mut self, reason: CloseReason) -> Result<(), CloseReason> {
         if let Some(code) = reason.code() {
-            let frame = CloseFrame { code: code.into(), reason: Utf8Bytes::from_static(reason.as_str()) };
-            self.stream.send(Message::Close(Some(frame))).await.map_err(|e| of_error(&e))?;
+            let frame = CloseFrame {
+                code: code.into(),
+                reason: Utf8Bytes::from_static(reason.as_str()),
+            };
+            self.stream
+                .send(Message::Close(Some(frame)))
+                .await
+                .map_err(|e| of_error(&e))?;
         }
         while let Some(read) = self.stream.next().await {
             self.failed |= read.is_err();
         }
         if self.failed {
             // In a box, as all that an idle socket has no need of.
-            Box::pin(self.read_out()).await.map_err(|_| CloseReason::Lost)?;
+            Box::pin(self.read_out())
+                .await
+                .map_err(|_| CloseReason::Lost)?;
         }
         Ok(())
     }
@@ -180,7 +210,10 @@ impl Pipe {
 }
 
 fn slices(out: &VecDeque<Bytes>) -> Vec<IoSlice<'_>> {
-    out.iter().take(WRITE_FRAMES).map(|frame| IoSlice::new(frame)).collect()
+    out.iter()
+        .take(WRITE_FRAMES)
+        .map(|frame| IoSlice::new(frame))
+        .collect()
 }
 
 fn advance(out: &mut VecDeque<Bytes>, mut count: usize) {
@@ -219,9 +252,20 @@ pub mod tests {
     /// A WebSocket and its client's end.
     pub async fn connected(limits: &Limits) -> (Pipe, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
         let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
-        (Pipe::over(listener.accept().await.unwrap().0, Vec::new(), permit, limits).await, client)
+        (
+            Pipe::over(
+                listener.accept().await.unwrap().0,
+                Vec::new(),
+                permit,
+                limits,
+            )
+            .await,
+            client,
+        )
     }
 
     #[tokio::test]
@@ -236,10 +280,16 @@ pub mod tests {
         // A text with a mask of zeros.
         let mut frame = [&[0x81, 0xff][..], &LENGTH.to_be_bytes(), &[0; 4]].concat();
         frame.resize(frame.len() + LENGTH as usize, b'x');
-        client.write_all(&frame).await.expect("the frame is taken, and thrown away");
+        client
+            .write_all(&frame)
+            .await
+            .expect("the frame is taken, and thrown away");
         let mut told = Vec::new();
         client.read_to_end(&mut told).await.expect("no reset");
-        assert_eq!(told, [&[0x88, 17][..], &1009_u16.to_be_bytes(), b"frame too large"].concat());
+        assert_eq!(
+            told,
+            [&[0x88, 17][..], &1009_u16.to_be_bytes(), b"frame too large"].concat()
+        );
         drop(client);
         assert_eq!(served.await.unwrap(), Ok(()));
     }

@@ -1,5 +1,5 @@
-//! One open WebSocket, one task: takes frames of the client, sends what comes for its seat, keeps the times, and ends with a
-//! code that says why.
+//! One open WebSocket, one task: takes frames of the client, sends what comes for its seat, keeps
+//! the times, and ends with a code that says why.
 
 use std::collections::VecDeque;
 use std::future::pending;
@@ -25,14 +25,16 @@ use crate::seat::Seat;
 const PING_INTERVAL: Duration = Duration::from_secs(25);
 /// A client that is silent for so long, pongs included, is gone.
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
-/// From the decision to close to the end of the connection: the client may first have to read what lies before the code.
+/// From the decision to close to the end of the connection: the client may first have to read what
+/// lies before the code.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 /// The same while the service stops.
 const STOP_CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 /// Bytes after which no further frame is added to a write.
 const WRITE_BYTES: usize = 64 * 1024;
 
-/// Serves a socket until it ends. Written out, because an `async fn` would hold its arguments twice, for as long as it runs.
+/// Serves a socket until it ends. Written out, because an `async fn` would hold its arguments
+/// twice, for as long as it runs.
 pub fn run(pipe: Pipe, seat: Seat) -> impl Future<Output = ()> + Send {
     let mut socket = Socket::new(pipe, seat);
     async move { socket.run().await }
@@ -130,7 +132,9 @@ impl Socket {
             self.next_ping = now + PING_INTERVAL;
             self.out.push_back(wire::PING);
         }
-        self.timer.as_mut().reset(self.next_ping.min(self.heard + SILENCE_LIMIT));
+        self.timer
+            .as_mut()
+            .reset(self.next_ping.min(self.heard + SILENCE_LIMIT));
         Ok(())
     }
 
@@ -184,10 +188,15 @@ impl Socket {
     async fn close(&mut self, reason: CloseReason) {
         // Nothing more is queued for it from here on.
         self.seat.end(reason);
-        let limit = if reason == CloseReason::GoingAway { STOP_CLOSE_DEADLINE } else { CLOSE_DEADLINE };
+        let limit = if reason == CloseReason::GoingAway {
+            STOP_CLOSE_DEADLINE
+        } else {
+            CLOSE_DEADLINE
+        };
         let farewell = async {
             if let Some(running) = self.running.take() {
-                self.out.extend(answer(running.id.as_ref(), running.outcome.await));
+                self.out
+                    .extend(answer(running.id.as_ref(), running.outcome.await));
             }
             self.pipe.write_all(&mut self.out).await?;
             self.pipe.close(reason).await

@@ -26,7 +26,10 @@ pub fn accept(mut request: Request) -> Option<Upgrade> {
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    Some(Upgrade { response, upgrading })
+    Some(Upgrade {
+        response,
+        upgrading,
+    })
 }
 
 /// The key of a WebSocket handshake, if it is one.
@@ -36,13 +39,22 @@ fn websocket_key(request: &Request) -> Option<&HeaderValue> {
         && request.version() == Version::HTTP_11
         && has_token(headers, &header::CONNECTION, "upgrade")
         && has_token(headers, &header::UPGRADE, "websocket")
-        && headers.get(header::SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13");
-    headers.get(header::SEC_WEBSOCKET_KEY).filter(|_| is_handshake)
+        && headers
+            .get(header::SEC_WEBSOCKET_VERSION)
+            .is_some_and(|version| version == "13");
+    headers
+        .get(header::SEC_WEBSOCKET_KEY)
+        .filter(|_| is_handshake)
 }
 
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(token))
+    let values = headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|value| value.split(','))
+        .any(|part| part.trim().eq_ignore_ascii_case(token))
 }
 
 #[cfg(test)]
@@ -51,11 +63,18 @@ mod tests {
 
     #[test]
     fn only_a_whole_handshake_has_a_key() {
-        let whole =
-            [("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket"), ("sec-websocket-version", "13"), ("sec-websocket-key", "k")];
+        let whole = [
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "WebSocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "k"),
+        ];
         let request = |method: &str, leave_out: &str| {
             let headers = whole.iter().filter(|(name, _)| *name != leave_out);
-            let request = headers.fold(axum::http::Request::builder().method(method), |r, (name, value)| r.header(*name, *value));
+            let request = headers.fold(
+                axum::http::Request::builder().method(method),
+                |r, (name, value)| r.header(*name, *value),
+            );
             request.body(Body::empty()).unwrap()
         };
         assert!(websocket_key(&request("GET", "")).is_some());

@@ -1,4 +1,5 @@
-//! WebSocket frames as a server writes them: unmasked, so one and the same for all sockets. Reading is tungstenite's work.
+//! WebSocket frames as a server writes them: unmasked, so one and the same for all sockets. Reading
+//! is tungstenite's work.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -40,7 +41,10 @@ pub fn of_text(frame: &Bytes) -> &str {
         Some(126) => 4,
         _ => 2,
     };
-    frame.get(header..).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default()
+    frame
+        .get(header..)
+        .and_then(|text| std::str::from_utf8(text).ok())
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -63,6 +67,9 @@ mod tests {
             assert_eq!(client.next().await.unwrap().unwrap(), Message::text(sent));
         }
         server.write_all(&PING).await.unwrap();
-        assert_eq!(client.next().await.unwrap().unwrap(), Message::Ping(Bytes::new()));
+        assert_eq!(
+            client.next().await.unwrap().unwrap(),
+            Message::Ping(Bytes::new())
+        );
     }
 }

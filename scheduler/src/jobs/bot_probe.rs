@@ -1,5 +1,6 @@
-//! Asks the Meta bot how it is, and tells forwarders by the bucket `bot-health`: an open breaker tries again at once when the bot
-//! is back, and opens sooner while the probe fails too. A bot that is down is no failure of the job.
+//! Asks the Meta bot how it is, and tells forwarders by the bucket `bot-health`: an open breaker
+//! tries again at once when the bot is back, and opens sooner while the probe fails too. A bot that
+//! is down is no failure of the job.
 
 use std::time::Duration;
 
@@ -22,9 +23,16 @@ pub async fn probe(tools: &Tools) -> Result<Value, JobError> {
     let probed = tools.bot.probe().await;
     let bucket = Bucket::new(tools.connection.clone(), stream::BOT_HEALTH);
     let failed = |e: BucketError| JobError(format!("the bucket {}: {e}", stream::BOT_HEALTH));
-    let last = bucket.read::<BotHealth>(stream::META_BOT).await.map_err(failed)?;
+    let last = bucket
+        .read::<BotHealth>(stream::META_BOT)
+        .await
+        .map_err(failed)?;
     let now = (tools.clock)();
-    let since = last.value.as_ref().filter(|last| last.status == probed.status).map_or(now, |last| last.since);
+    let since = last
+        .value
+        .as_ref()
+        .filter(|last| last.status == probed.status)
+        .map_or(now, |last| last.since);
     if last.value.is_none_or(|last| last.status != probed.status) {
         match &probed.why {
             None => info!("the bot is up"),
@@ -33,8 +41,18 @@ pub async fn probe(tools: &Tools) -> Result<Value, JobError> {
     }
     let took_ms = probed.took.as_millis() as u64;
     let by = tools.connection.instance.to_string();
-    let health = BotHealth { status: probed.status, why: probed.why, since, checked_at: now, took_ms, by };
-    match bucket.write(stream::META_BOT, &health, last.revision, TOLD_FOR).await {
+    let health = BotHealth {
+        status: probed.status,
+        why: probed.why,
+        since,
+        checked_at: now,
+        took_ms,
+        by,
+    };
+    match bucket
+        .write(stream::META_BOT, &health, last.revision, TOLD_FOR)
+        .await
+    {
         // Another replica's probe came in between: its word is as good.
         Ok(()) | Err(BucketError::Overtaken) => {}
         Err(e) => return Err(failed(e)),

@@ -1,12 +1,14 @@
 //! Lets the bot speak again to contacts whose `botSuspendUntil` has passed: `contact.bot_resumed`.
 //!
-//! By a sweep and not by a schedule (`@at`) for each contact: the time stands in the view already, so there is nothing to keep in
-//! step with it when staff change or remove it, a rebuilt view or a server that was down changes nothing, and the server need not
-//! hold a message for each contact. What it costs is one look at a small index every few seconds.
+//! By a sweep and not by a schedule (`@at`) for each contact: the time stands in the view already,
+//! so there is nothing to keep in step with it when staff change or remove it, a rebuilt view or a
+//! server that was down changes nothing, and the server need not hold a message for each contact.
+//! What it costs is one look at a small index every few seconds.
 //!
-//! Once a suspension, also when a run is repeated: the persister answers only when its view has what the log had when it was asked,
-//! so it leaves out what an earlier run has lifted; of two runs at once the log keeps one, because both name contact and time in
-//! `Nats-Msg-Id`; and whatever comes all the same lifts nothing but a suspension until that very time.
+//! Once a suspension, also when a run is repeated: the persister answers only when its view has
+//! what the log had when it was asked, so it leaves out what an earlier run has lifted; of two runs
+//! at once the log keeps one, because both name contact and time in `Nats-Msg-Id`; and whatever
+//! comes all the same lifts nothing but a suspension until that very time.
 
 use std::time::Duration;
 
@@ -22,7 +24,8 @@ use tokio::time::Instant;
 
 use super::{JobError, Tools};
 
-/// A run goes no further after this; the next one goes on. Short, so that what has passed meanwhile need not wait.
+/// A run goes no further after this; the next one goes on. Short, so that what has passed meanwhile
+/// need not wait.
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// One run.
@@ -33,9 +36,16 @@ pub async fn sweep(tools: &Tools) -> Result<Value, JobError> {
     let (passed, deadline) = ((tools.clock)(), Instant::now() + LONGEST);
     let (mut resumed, mut after) = (0, None);
     loop {
-        let question = ListResumable { passed, limit: MAX_RESUMABLE, after };
-        let page = ask(&tools.connection, &question, TraceContext::generate()).await.map_err(failed)?;
-        let stored = try_join_all(page.resumable.iter().map(|contact| resume(tools, contact))).await?;
+        let question = ListResumable {
+            passed,
+            limit: MAX_RESUMABLE,
+            after,
+        };
+        let page = ask(&tools.connection, &question, TraceContext::generate())
+            .await
+            .map_err(failed)?;
+        let stored =
+            try_join_all(page.resumable.iter().map(|contact| resume(tools, contact))).await?;
         resumed += stored.into_iter().filter(|is_new| *is_new).count();
         after = page.next;
         if after.is_none() || Instant::now() >= deadline {
@@ -45,7 +55,14 @@ pub async fn sweep(tools: &Tools) -> Result<Value, JobError> {
 }
 
 /// Stores the event; false if the log has it already.
-async fn resume(tools: &Tools, &Resumable { company_id, contact_id, until }: &Resumable) -> Result<bool, JobError> {
+async fn resume(
+    tools: &Tools,
+    &Resumable {
+        company_id,
+        contact_id,
+        until,
+    }: &Resumable,
+) -> Result<bool, JobError> {
     let event = Event::ContactBotResumed(ContactBotResumed { contact_id, until });
     let envelope = Envelope::new((tools.clock)(), Actor::System, company_id, event);
     let msg_id = format!("bot-resumed-{contact_id}-{}", until.millis());

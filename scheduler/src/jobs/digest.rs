@@ -1,5 +1,6 @@
-//! Counts the dead letters that nobody has replayed or discarded: by service and reason, and by company. The count is a log line,
-//! the detail of the run, and from there a gauge of every replica. It changes nothing, and tells nobody by itself.
+//! Counts the dead letters that nobody has replayed or discarded: by service and reason, and by
+//! company. The count is a log line, the detail of the run, and from there a gauge of every
+//! replica. It changes nothing, and tells nobody by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -59,7 +60,10 @@ pub async fn count(tools: &Tools) -> Result<Value, JobError> {
     let letters = DeadLetters::new(tools.connection.clone());
     let (mut count, mut cursor) = (Count::default(), 0);
     loop {
-        let page = letters.list(Scope::All, &Filter::default(), cursor, MAX_LETTERS).await.map_err(|e| JobError(e.to_string()))?;
+        let page = letters
+            .list(Scope::All, &Filter::default(), cursor, MAX_LETTERS)
+            .await
+            .map_err(|e| JobError(e.to_string()))?;
         page.letters.iter().for_each(|letter| count.add(letter));
         match page.next_cursor {
             Some(_) if count.open >= MAX_COUNTED => count.truncated = true,
@@ -70,7 +74,14 @@ pub async fn count(tools: &Tools) -> Result<Value, JobError> {
             None => {}
         }
         let digest = count.digest();
-        let Digest { open, truncated, companies_total, of_no_company, oldest_at, .. } = digest;
+        let Digest {
+            open,
+            truncated,
+            companies_total,
+            of_no_company,
+            oldest_at,
+            ..
+        } = digest;
         let (kinds, companies) = (json!(digest.kinds), json!(digest.companies));
         info!(open, truncated, companies_total, of_no_company, ?oldest_at, %kinds, %companies, "open dead letters");
         return Ok(json!(digest));
@@ -87,16 +98,28 @@ pub struct Gauges {
 impl Gauges {
     /// Sets them by the detail of a run; one that is under way or has failed changes nothing.
     pub fn show(&mut self, detail: &Value) {
-        let Ok(digest) = Digest::deserialize(detail) else { return };
+        let Ok(digest) = Digest::deserialize(detail) else {
+            return;
+        };
         gauge!("dead_letters_open").set(digest.open as f64);
         gauge!("dead_letters_open_companies").set(digest.companies_total as f64);
-        let oldest = digest.oldest_at.map_or(f64::NAN, |at| at.millis() as f64 / 1_000.0);
+        let oldest = digest
+            .oldest_at
+            .map_or(f64::NAN, |at| at.millis() as f64 / 1_000.0);
         gauge!("dead_letters_oldest_timestamp_seconds").set(oldest);
-        let counted: BTreeMap<(String, String), u64> = digest.kinds.into_iter().map(|k| ((k.service, k.reason), k.open)).collect();
+        let counted: BTreeMap<(String, String), u64> = digest
+            .kinds
+            .into_iter()
+            .map(|k| ((k.service, k.reason), k.open))
+            .collect();
         self.kinds.extend(counted.keys().cloned());
         for (service, reason) in &self.kinds {
-            let open = counted.get(&(service.clone(), reason.clone())).copied().unwrap_or_default();
-            gauge!("dead_letters_open_of", "from" => service.clone(), "reason" => reason.clone()).set(open as f64);
+            let open = counted
+                .get(&(service.clone(), reason.clone()))
+                .copied()
+                .unwrap_or_default();
+            gauge!("dead_letters_open_of", "from" => service.clone(), "reason" => reason.clone())
+                .set(open as f64);
         }
     }
 }
@@ -115,8 +138,14 @@ struct Count {
 impl Count {
     fn add(&mut self, letter: &DeadLetter) {
         self.open += 1;
-        self.oldest_at = Some(self.oldest_at.map_or(letter.stored_at, |at| at.min(letter.stored_at)));
-        *self.kinds.entry((letter.service.clone(), letter.reason.clone())).or_default() += 1;
+        self.oldest_at = Some(
+            self.oldest_at
+                .map_or(letter.stored_at, |at| at.min(letter.stored_at)),
+        );
+        *self
+            .kinds
+            .entry((letter.service.clone(), letter.reason.clone()))
+            .or_default() += 1;
         match letter.company_id {
             Some(company) => *self.companies.entry(company).or_default() += 1,
             None => self.of_no_company += 1,
@@ -124,15 +153,40 @@ impl Count {
     }
 
     fn digest(self) -> Digest {
-        let Count { open, truncated, oldest_at, kinds, companies, of_no_company } = self;
+        let Count {
+            open,
+            truncated,
+            oldest_at,
+            kinds,
+            companies,
+            of_no_company,
+        } = self;
         let companies_total = companies.len();
-        let mut kinds: Vec<Kind> = kinds.into_iter().map(|((service, reason), open)| Kind { service, reason, open }).collect();
-        let mut companies: Vec<OfCompany> = companies.into_iter().map(|(company_id, open)| OfCompany { company_id, open }).collect();
+        let mut kinds: Vec<Kind> = kinds
+            .into_iter()
+            .map(|((service, reason), open)| Kind {
+                service,
+                reason,
+                open,
+            })
+            .collect();
+        let mut companies: Vec<OfCompany> = companies
+            .into_iter()
+            .map(|(company_id, open)| OfCompany { company_id, open })
+            .collect();
         kinds.sort_by_key(|kind| std::cmp::Reverse(kind.open));
         companies.sort_by_key(|company| std::cmp::Reverse(company.open));
         kinds.truncate(MAX_NAMED);
         companies.truncate(MAX_NAMED);
-        Digest { open, truncated, oldest_at, kinds, companies, companies_total, of_no_company }
+        Digest {
+            open,
+            truncated,
+            oldest_at,
+            kinds,
+            companies,
+            companies_total,
+            of_no_company,
+        }
     }
 }
 
@@ -177,11 +231,31 @@ mod tests {
             count.add(&letter(service, reason, company, second));
         }
         let digest = count.digest();
-        let kinds: Vec<_> = digest.kinds.iter().map(|k| (k.service.as_str(), k.reason.as_str(), k.open)).collect();
-        assert_eq!(kinds, [("forwarder", "expired", 3), ("forwarder", "refused", 2), ("persister", "malformed", 1)]);
-        assert_eq!(digest.companies.iter().map(|c| c.open).collect::<Vec<_>>(), [4, 1]);
-        assert_eq!((digest.open, digest.companies_total, digest.of_no_company), (6, 2, 1));
-        assert_eq!(digest.oldest_at, Some(Timestamp::from_millis(1_760_000_005_000)));
+        let kinds: Vec<_> = digest
+            .kinds
+            .iter()
+            .map(|k| (k.service.as_str(), k.reason.as_str(), k.open))
+            .collect();
+        assert_eq!(
+            kinds,
+            [
+                ("forwarder", "expired", 3),
+                ("forwarder", "refused", 2),
+                ("persister", "malformed", 1)
+            ]
+        );
+        assert_eq!(
+            digest.companies.iter().map(|c| c.open).collect::<Vec<_>>(),
+            [4, 1]
+        );
+        assert_eq!(
+            (digest.open, digest.companies_total, digest.of_no_company),
+            (6, 2, 1)
+        );
+        assert_eq!(
+            digest.oldest_at,
+            Some(Timestamp::from_millis(1_760_000_005_000))
+        );
         assert_eq!(Digest::deserialize(&json!(digest)).unwrap(), digest);
     }
 
@@ -190,6 +264,9 @@ mod tests {
         let mut count = Count::default();
         (0..=255).for_each(|company| count.add(&letter("forwarder", "refused", Some(company), 0)));
         let digest = count.digest();
-        assert_eq!((digest.companies.len(), digest.companies_total, digest.open), (MAX_NAMED, 256, 256));
+        assert_eq!(
+            (digest.companies.len(), digest.companies_total, digest.open),
+            (MAX_NAMED, 256, 256)
+        );
     }
 }

@@ -1,12 +1,14 @@
-//! Finds the tokens of all companies that are about to expire, and hands each out as a piece of work of its own (see `work`).
-//! Exchanges none itself.
+//! Finds the tokens of all companies that are about to expire, and hands each out as a piece of
+//! work of its own (see `work`). Exchanges none itself.
 
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use nats::Timestamp;
 use nats::domain::Provider;
-use nats::query::{ExpiringPage, IntegrationKey, ListExpiring, ListRefreshable, MAX_EXPIRING, Query};
+use nats::query::{
+    ExpiringPage, IntegrationKey, ListExpiring, ListRefreshable, MAX_EXPIRING, Query,
+};
 use nats::runtime::query::ask;
 use nats::trace::TraceContext;
 use serde_json::{Value, json};
@@ -37,7 +39,13 @@ pub async fn of_meta(tools: &Tools) -> Result<Value, JobError> {
     }
     let now = (tools.clock)();
     let (from, before) = (before(now, BEHIND), now.plus(AHEAD));
-    hand_out(tools, |after| ListExpiring { from, before, after, limit: MAX_EXPIRING }).await
+    hand_out(tools, |after| ListExpiring {
+        from,
+        before,
+        after,
+        limit: MAX_EXPIRING,
+    })
+    .await
 }
 
 /// One run for Google.
@@ -49,9 +57,19 @@ pub async fn of_google(tools: &Tools) -> Result<Value, JobError> {
         return Ok(json!({"skipped": "GOOGLE_CLIENT_ID and GOOGLE_CLIENT_SECRET are not set"}));
     };
     let now = (tools.clock)();
-    let (provider, failed_since) = (Provider::Google, is_turn_of_refused(now, interval).then(|| before(now, REFUSED_FOR)));
+    let (provider, failed_since) = (
+        Provider::Google,
+        is_turn_of_refused(now, interval).then(|| before(now, REFUSED_FOR)),
+    );
     let before = now.plus(GOOGLE_AHEAD);
-    hand_out(tools, |after| ListRefreshable { provider, before, failed_since, after, limit: MAX_EXPIRING }).await
+    hand_out(tools, |after| ListRefreshable {
+        provider,
+        before,
+        failed_since,
+        after,
+        limit: MAX_EXPIRING,
+    })
+    .await
 }
 
 /// Of the runs within [`REFUSED_AGAIN`], the first.
@@ -65,15 +83,28 @@ fn before(now: Timestamp, by: Duration) -> Timestamp {
 }
 
 /// Page by page.
-async fn hand_out<Q>(tools: &Tools, question: impl Fn(Option<IntegrationKey>) -> Q) -> Result<Value, JobError>
+async fn hand_out<Q>(
+    tools: &Tools,
+    question: impl Fn(Option<IntegrationKey>) -> Q,
+) -> Result<Value, JobError>
 where
     Q: Query<Answer = ExpiringPage>,
 {
     let (mut due, mut handed_out, mut after) = (0, 0, None);
     loop {
-        let page = ask(&tools.connection, &question(after), TraceContext::generate()).await.map_err(failed)?;
+        let page = ask(
+            &tools.connection,
+            &question(after),
+            TraceContext::generate(),
+        )
+        .await
+        .map_err(failed)?;
         let all = page.expiring.iter().map(|(key, version)| {
-            let which = Which { company: key.company_id, provider: key.provider, version: *version };
+            let which = Which {
+                company: key.company_id,
+                provider: key.provider,
+                version: *version,
+            };
             work::hand_out(&tools.connection, which, (tools.clock)())
         });
         let stored = try_join_all(all).await.map_err(failed)?;
@@ -97,8 +128,11 @@ mod tests {
     #[test]
     fn what_was_refused_has_its_turn_once_an_hour() {
         for interval in [1, 60, 300, 600] {
-            let runs = (0..7_200 / interval).map(|n| Timestamp::from_millis(1_764_000_000_000 + 1_000 * n * interval + 700));
-            let taken = runs.filter(|at| is_turn_of_refused(*at, Duration::from_secs(interval as u64))).count();
+            let runs = (0..7_200 / interval)
+                .map(|n| Timestamp::from_millis(1_764_000_000_000 + 1_000 * n * interval + 700));
+            let taken = runs
+                .filter(|at| is_turn_of_refused(*at, Duration::from_secs(interval as u64)))
+                .count();
             assert_eq!(taken, 2, "every {interval} s for two hours");
         }
     }

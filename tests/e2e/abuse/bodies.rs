@@ -31,7 +31,10 @@ const BAD: &[(&[u8], &str)] = &[
     (b"{\"a\":\"\n\"}", NOT_JSON),
     (b"{\"a\":\"\\x41\"}", NOT_JSON),
     (b"{\"a\":1,\"a\":2}", "twice"),
-    (b"{\"contact_id\":\"a\",\"\\u0063ontact_id\":\"b\"}", "twice"),
+    (
+        b"{\"contact_id\":\"a\",\"\\u0063ontact_id\":\"b\"}",
+        "twice",
+    ),
     (b"\x1f\x8b\x08\x00\x00\x00\x00\x00", NOT_JSON),
     (b"a=b", NOT_JSON),
     (b"<a/>", NOT_JSON),
@@ -50,34 +53,83 @@ const OTHER_TYPES: &[&str] = &[
 
 /// For every body.
 pub fn in_bodies(api: &OpenApi, own: &Own) -> Vec<Trial> {
-    let lists = |depth: usize| format!("{{\"a\":{}1{}}}", "[".repeat(depth - 1), "]".repeat(depth - 1));
+    let lists = |depth: usize| {
+        format!(
+            "{{\"a\":{}1{}}}",
+            "[".repeat(depth - 1),
+            "]".repeat(depth - 1)
+        )
+    };
     let objects = |depth: usize| format!("{}1{}", "{\"a\":".repeat(depth), "}".repeat(depth));
-    let names = (0..1_001).map(|n| format!("\"{n}\":0")).collect::<Vec<_>>().join(",");
+    let names = (0..1_001)
+        .map(|n| format!("\"{n}\":0"))
+        .collect::<Vec<_>>()
+        .join(",");
     let values = vec![format!("[{}0]", "0,".repeat(999)); 101].join(",");
-    let mut bad: Vec<(Vec<u8>, &str)> = BAD.iter().map(|(body, says)| (body.to_vec(), *says)).collect();
+    let mut bad: Vec<(Vec<u8>, &str)> = BAD
+        .iter()
+        .map(|(body, says)| (body.to_vec(), *says))
+        .collect();
     bad.extend([33, 10_000].map(|depth| (lists(depth).into_bytes(), "32 levels")));
     bad.extend([33, 10_000].map(|depth| (objects(depth).into_bytes(), "32 levels")));
     bad.push(("[".repeat(10_000).into_bytes(), "32 levels"));
-    bad.push((format!("{{\"a\":[{}0]}}", "0,".repeat(1_000)).into_bytes(), "1000 elements"));
+    bad.push((
+        format!("{{\"a\":[{}0]}}", "0,".repeat(1_000)).into_bytes(),
+        "1000 elements",
+    ));
     bad.push((format!("{{{names}}}").into_bytes(), "1000 names"));
-    bad.push((format!("{{\"a\":[{values}]}}").into_bytes(), "100000 values"));
-    bad.push((format!("{{\"a\":1{}}}", "0".repeat(400)).into_bytes(), NOT_JSON));
+    bad.push((
+        format!("{{\"a\":[{values}]}}").into_bytes(),
+        "100000 values",
+    ));
+    bad.push((
+        format!("{{\"a\":1{}}}", "0".repeat(400)).into_bytes(),
+        NOT_JSON,
+    ));
     let mut trials = Vec::new();
     for operation in api.operations() {
         let bare = api.without_body(&operation, &own.things, false, false);
-        let Some(good) = api.bodies(&operation).into_iter().next() else { continue };
+        let Some(good) = api.bodies(&operation).into_iter().next() else {
+            continue;
+        };
         let good = good.example.to_string().into_bytes();
-        for (body, says) in bad.iter().chain(&[(good[..good.len() - 1].to_vec(), NOT_JSON)]) {
+        for (body, says) in bad
+            .iter()
+            .chain(&[(good[..good.len() - 1].to_vec(), NOT_JSON)])
+        {
             let what = String::from_utf8_lossy(body);
-            trials.push(own.trial(&what, bare.clone().with_body("application/json", body.clone()), &[says]));
+            trials.push(own.trial(
+                &what,
+                bare.clone().with_body("application/json", body.clone()),
+                &[says],
+            ));
         }
-        let other = OTHER_TYPES.iter().map(|content_type| bare.clone().with_body(content_type, good.clone()));
-        for request in other.chain([Request { body: Some(good.clone()), ..bare.clone() }]) {
-            trials.push(own.trial(&format!("{:?}", request.headers), request, &["UNSUPPORTED_MEDIA_TYPE"]).wants(415));
+        let other = OTHER_TYPES
+            .iter()
+            .map(|content_type| bare.clone().with_body(content_type, good.clone()));
+        for request in other.chain([Request {
+            body: Some(good.clone()),
+            ..bare.clone()
+        }]) {
+            trials.push(
+                own.trial(
+                    &format!("{:?}", request.headers),
+                    request,
+                    &["UNSUPPORTED_MEDIA_TYPE"],
+                )
+                .wants(415),
+            );
         }
         if operation.name() == "POST /messages" {
             let huge = format!("{{\"content\":\"{}\"}}", "x".repeat(11 * 1024 * 1024)).into_bytes();
-            trials.push(own.trial("11 MB", bare.with_body("application/json", huge), &["PAYLOAD_TOO_LARGE"]).wants(413));
+            trials.push(
+                own.trial(
+                    "11 MB",
+                    bare.with_body("application/json", huge),
+                    &["PAYLOAD_TOO_LARGE"],
+                )
+                .wants(413),
+            );
         }
     }
     trials
@@ -88,16 +140,27 @@ pub fn in_headers(api: &OpenApi, own: &Own) -> Vec<Trial> {
     let mut trials = Vec::new();
     for operation in api.operations() {
         let bare = api.without_body(&operation, &own.things, false, false);
-        for parameter in api.parameters(&operation).into_iter().filter(|p| p.name == "Idempotency-Key") {
+        for parameter in api
+            .parameters(&operation)
+            .into_iter()
+            .filter(|p| p.name == "Idempotency-Key")
+        {
             let good = api.bodies(&operation)[0].example.to_string().into_bytes();
             for key in ["", " ", "é", &"x".repeat(256), "a\tb\u{80}"] {
                 let mut request = bare.clone().with_body("application/json", good.clone());
                 request.headers.push((parameter.name.into(), key.into()));
-                trials.push(own.trial(&format!("the key {key}"), request, &[parameter.name]).wants(400));
+                trials.push(
+                    own.trial(&format!("the key {key}"), request, &[parameter.name])
+                        .wants(400),
+                );
             }
         }
     }
-    let me = api.operations().into_iter().find(|operation| operation.name() == "GET /auth/me").unwrap();
+    let me = api
+        .operations()
+        .into_iter()
+        .find(|operation| operation.name() == "GET /auth/me")
+        .unwrap();
     let me = api.without_body(&me, &own.things, false, false);
     let good = own.bearer();
     for (name, value) in [
@@ -111,10 +174,16 @@ pub fn in_headers(api: &OpenApi, own: &Own) -> Vec<Trial> {
         ("authorization", r#"Bearer {"$gt":""}"#.into()),
         ("x-api-key", "$ne".into()),
         ("x-api-key", "x".repeat(10_000)),
-        ("cookie", format!("accessToken={}", good.replace("Bearer ", ""))),
+        (
+            "cookie",
+            format!("accessToken={}", good.replace("Bearer ", "")),
+        ),
     ] {
         let trial = own.trial(&value, me.clone(), &["INVALID_TOKEN"]).wants(401);
-        trials.push(Trial { credentials: (name, value), ..trial });
+        trials.push(Trial {
+            credentials: (name, value),
+            ..trial
+        });
     }
     trials
 }

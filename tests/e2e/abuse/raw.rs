@@ -1,5 +1,5 @@
-//! Input that no HTTP client would send, over a socket: paths that lead elsewhere, requests that two readers may see differently,
-//! and what is no HTTP.
+//! Input that no HTTP client would send, over a socket: paths that lead elsewhere, requests that
+//! two readers may see differently, and what is no HTTP.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -56,7 +56,16 @@ const TARGETS: &[&str] = &[
     "https://user:password@example.com/",
     "*",
 ];
-const METHODS: &[&str] = &["TRACE", "PROPFIND", "PUT", "DELETE", "get", "GETT", "G-E-T", "X_HTTP_METHOD"];
+const METHODS: &[&str] = &[
+    "TRACE",
+    "PROPFIND",
+    "PUT",
+    "DELETE",
+    "get",
+    "GETT",
+    "G-E-T",
+    "X_HTTP_METHOD",
+];
 /// Heads, or their beginnings, that are no HTTP/1.1.
 const NO_HTTP: &[&[u8]] = &[
     b"GET /api/v1/contacts\r\n\r\n",
@@ -149,78 +158,185 @@ pub fn inputs(own: &Own) -> Vec<Input> {
     let mut all = Vec::new();
     let mut add = |wanted: Wanted, bytes: Vec<u8>| {
         let what = String::from_utf8_lossy(&bytes).replace(&own.token, "<token>");
-        all.push(Input { what, bytes, wanted });
+        all.push(Input {
+            what,
+            bytes,
+            wanted,
+        });
     };
-    let fields = format!("Host: gateway\r\nAuthorization: {}\r\nConnection: close\r\n", own.bearer());
+    let fields = format!(
+        "Host: gateway\r\nAuthorization: {}\r\nConnection: close\r\n",
+        own.bearer()
+    );
     for hosts in ["", "Host: a\r\nHost: a\r\n", "Host: a\r\nHost: b\r\n"] {
-        add(Wanted::Problem, format!("GET /api/v1/contacts HTTP/1.1\r\n{}\r\n", fields.replace("Host: gateway\r\n", hosts)).into_bytes());
+        add(
+            Wanted::Problem,
+            format!(
+                "GET /api/v1/contacts HTTP/1.1\r\n{}\r\n",
+                fields.replace("Host: gateway\r\n", hosts)
+            )
+            .into_bytes(),
+        );
     }
     for target in TARGETS {
-        add(Wanted::Problem, format!("GET {target} HTTP/1.1\r\n{fields}\r\n").into_bytes());
+        add(
+            Wanted::Problem,
+            format!("GET {target} HTTP/1.1\r\n{fields}\r\n").into_bytes(),
+        );
     }
-    add(Wanted::Problem, format!("GET /api/v1/contacts?search={} HTTP/1.1\r\n{fields}\r\n", "a".repeat(4_096)).into_bytes());
-    add(Wanted::Problem, format!("GET /api/v1/{} HTTP/1.1\r\n{fields}\r\n", "../".repeat(1_500)).into_bytes());
+    add(
+        Wanted::Problem,
+        format!(
+            "GET /api/v1/contacts?search={} HTTP/1.1\r\n{fields}\r\n",
+            "a".repeat(4_096)
+        )
+        .into_bytes(),
+    );
+    add(
+        Wanted::Problem,
+        format!(
+            "GET /api/v1/{} HTTP/1.1\r\n{fields}\r\n",
+            "../".repeat(1_500)
+        )
+        .into_bytes(),
+    );
     for method in METHODS {
-        add(Wanted::Problem, format!("{method} /api/v1/contacts HTTP/1.1\r\n{fields}\r\n").into_bytes());
+        add(
+            Wanted::Problem,
+            format!("{method} /api/v1/contacts HTTP/1.1\r\n{fields}\r\n").into_bytes(),
+        );
     }
-    add(Wanted::Problem, format!("CONNECT example.com:443 HTTP/1.1\r\n{fields}\r\n").into_bytes());
-    add(Wanted::Problem, format!("GET example.com:443 HTTP/1.1\r\n{fields}\r\n").into_bytes());
+    add(
+        Wanted::Problem,
+        format!("CONNECT example.com:443 HTTP/1.1\r\n{fields}\r\n").into_bytes(),
+    );
+    add(
+        Wanted::Problem,
+        format!("GET example.com:443 HTTP/1.1\r\n{fields}\r\n").into_bytes(),
+    );
 
-    NO_HTTP.iter().for_each(|bytes| add(Wanted::Status, bytes.to_vec()));
+    NO_HTTP
+        .iter()
+        .for_each(|bytes| add(Wanted::Status, bytes.to_vec()));
     add(Wanted::End, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec());
     add(Wanted::End, b"\r\n\r\n\r\n\r\n".to_vec());
     add(Wanted::End, b"GET / HT".to_vec());
-    let message =
-        format!(r#"{{"contact_id":"{}","role":"user","platform":"web","direction":"inbound","content":"smuggled"}}"#, own.things.contact);
+    let message = format!(
+        r#"{{"contact_id":"{}","role":"user","platform":"web","direction":"inbound","content":"smuggled"}}"#,
+        own.things.contact
+    );
     let typed = format!("{fields}Content-Type: application/json\r\n");
     for lines in BAD_LINES {
-        add(Wanted::Status, [format!("POST /api/v1/messages HTTP/1.1\r\n{typed}").as_bytes(), lines, b"\r\n", message.as_bytes()].concat());
+        add(
+            Wanted::Status,
+            [
+                format!("POST /api/v1/messages HTTP/1.1\r\n{typed}").as_bytes(),
+                lines,
+                b"\r\n",
+                message.as_bytes(),
+            ]
+            .concat(),
+        );
     }
-    add(Wanted::Status, format!("GET /api/v1/contacts HTTP/1.1\r\n{fields}X-Large: {}\r\n\r\n", "x".repeat(17 * 1024)).into_bytes());
-    add(Wanted::Status, format!("GET /api/v1/contacts HTTP/1.1\r\n{fields}{}\r\n", "X-Many: x\r\n".repeat(101)).into_bytes());
-    add(Wanted::End, format!("GET /{} HTTP/1.1\r\n{fields}\r\n", "x".repeat(70_000)).into_bytes());
+    add(
+        Wanted::Status,
+        format!(
+            "GET /api/v1/contacts HTTP/1.1\r\n{fields}X-Large: {}\r\n\r\n",
+            "x".repeat(17 * 1024)
+        )
+        .into_bytes(),
+    );
+    add(
+        Wanted::Status,
+        format!(
+            "GET /api/v1/contacts HTTP/1.1\r\n{fields}{}\r\n",
+            "X-Many: x\r\n".repeat(101)
+        )
+        .into_bytes(),
+    );
+    add(
+        Wanted::End,
+        format!("GET /{} HTTP/1.1\r\n{fields}\r\n", "x".repeat(70_000)).into_bytes(),
+    );
     add(
         Wanted::Status,
         format!("POST /api/v1/messages HTTP/1.0\r\n{typed}Transfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n").into_bytes(),
     );
-    add(Wanted::End, format!("POST /api/v1/messages HTTP/1.1\r\n{typed}Content-Length: 500\r\n\r\n{message}").into_bytes());
+    add(
+        Wanted::End,
+        format!("POST /api/v1/messages HTTP/1.1\r\n{typed}Content-Length: 500\r\n\r\n{message}")
+            .into_bytes(),
+    );
     add(Wanted::End, format!("POST /api/v1/messages HTTP/1.1\r\n{typed}Transfer-Encoding: chunked\r\n\r\n500\r\n{message}").into_bytes());
-    add(Wanted::End, format!("POST /api/v1/messages HTTP/1.1\r\n{typed}X-Cut-Off: ").into_bytes());
+    add(
+        Wanted::End,
+        format!("POST /api/v1/messages HTTP/1.1\r\n{typed}X-Cut-Off: ").into_bytes(),
+    );
 
     let post = format!("POST /api/v1/messages HTTP/1.1\r\n{typed}");
     for body in BAD_CHUNKS {
-        add(Wanted::Problem, format!("{post}Transfer-Encoding: chunked\r\n\r\n{body}").into_bytes());
+        add(
+            Wanted::Problem,
+            format!("{post}Transfer-Encoding: chunked\r\n\r\n{body}").into_bytes(),
+        );
     }
-    // Whoever believes the other of the two lengths takes the rest for a request of its own, or the message for a body.
+    // Whoever believes the other of the two lengths takes the rest for a request of its own, or the
+    // message for a body.
     let kept = post.replace("Connection: close", "Connection: keep-alive");
     let inner = format!("{post}Content-Length: {}\r\n\r\n{message}", message.len());
     let ends_early = format!("0\r\n\r\n{inner}");
     for lengths in [
-        format!("Content-Length: {}\r\nTransfer-Encoding: chunked\r\n", ends_early.len()),
-        format!("Transfer-Encoding: chunked\r\nContent-Length: {}\r\n", ends_early.len()),
-        format!("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\nContent-Length: {}\r\n", ends_early.len()),
-        format!("Content-Length: {}\r\nTransfer-Encoding: ,chunked\r\n", ends_early.len()),
+        format!(
+            "Content-Length: {}\r\nTransfer-Encoding: chunked\r\n",
+            ends_early.len()
+        ),
+        format!(
+            "Transfer-Encoding: chunked\r\nContent-Length: {}\r\n",
+            ends_early.len()
+        ),
+        format!(
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\nContent-Length: {}\r\n",
+            ends_early.len()
+        ),
+        format!(
+            "Content-Length: {}\r\nTransfer-Encoding: ,chunked\r\n",
+            ends_early.len()
+        ),
     ] {
-        add(Wanted::Problem, format!("{kept}{lengths}\r\n{ends_early}").into_bytes());
+        add(
+            Wanted::Problem,
+            format!("{kept}{lengths}\r\n{ends_early}").into_bytes(),
+        );
     }
     for lengths in [
         format!("Content-Length: 0\r\nContent-Length: {}\r\n", message.len()),
         format!("Content-Length: {}\r\nContent-Length: 0\r\n", message.len()),
         "Content-Length: 5\r\nTransfer-Encoding: chunked, identity\r\n".to_owned(),
     ] {
-        add(Wanted::Status, format!("{kept}{lengths}\r\n{message}{inner}").into_bytes());
+        add(
+            Wanted::Status,
+            format!("{kept}{lengths}\r\n{message}{inner}").into_bytes(),
+        );
     }
     let one_chunk = format!("{:x}\r\n{message}\r\n0\r\n\r\n", message.len());
-    add(Wanted::Status, format!("{kept}Content-Length: 4\r\nTransfer-Encoding : chunked\r\n\r\n{one_chunk}").into_bytes());
+    add(
+        Wanted::Status,
+        format!("{kept}Content-Length: 4\r\nTransfer-Encoding : chunked\r\n\r\n{one_chunk}")
+            .into_bytes(),
+    );
     all
 }
 
 /// What is wrong with what comes back.
 pub async fn complaint(system: &System, input: &Input) -> Option<String> {
     let answer = exchange(system, input).await;
-    let statuses: Vec<&str> = answer.lines().filter_map(|line| line.strip_prefix("HTTP/1.1 ")?.get(..3)).collect();
+    let statuses: Vec<&str> = answer
+        .lines()
+        .filter_map(|line| line.strip_prefix("HTTP/1.1 ")?.get(..3))
+        .collect();
     let is_refused = statuses.iter().all(|status| status.starts_with('4'));
-    let is_problem = answer.contains("content-type: application/problem+json") && answer.contains(r#""code":"#);
+    let is_problem =
+        answer.contains("content-type: application/problem+json") && answer.contains(r#""code":"#);
     let is_wanted = match input.wanted {
         Wanted::Problem => statuses.len() == 1 && is_problem,
         Wanted::Status => statuses.len() == 1,
@@ -228,13 +344,20 @@ pub async fn complaint(system: &System, input: &Input) -> Option<String> {
     };
     let is_split = answer.to_ascii_lowercase().contains("evil=1");
     let is_good = is_refused && is_wanted && !is_split;
-    (!is_good).then(|| format!("{:?}: {answer:?}", input.what.chars().take(300).collect::<String>()))
+    (!is_good).then(|| {
+        format!(
+            "{:?}: {answer:?}",
+            input.what.chars().take(300).collect::<String>()
+        )
+    })
 }
 
 /// Everything that the gateway says to it until it closes the connection.
 async fn exchange(system: &System, input: &Input) -> String {
     let gateway = system.url("gateway");
-    let mut connection = TcpStream::connect(gateway.strip_prefix("http://").unwrap()).await.unwrap();
+    let mut connection = TcpStream::connect(gateway.strip_prefix("http://").unwrap())
+        .await
+        .unwrap();
     let mut said = Vec::new();
     let talk = async {
         // The gateway may have enough before it has all.
@@ -244,6 +367,8 @@ async fn exchange(system: &System, input: &Input) -> String {
         }
         let _ = connection.read_to_end(&mut said).await;
     };
-    tokio::time::timeout(SOON, talk).await.unwrap_or_else(|_| panic!("no end: {:?}", input.what));
+    tokio::time::timeout(SOON, talk)
+        .await
+        .unwrap_or_else(|_| panic!("no end: {:?}", input.what));
     String::from_utf8_lossy(&said).into_owned()
 }

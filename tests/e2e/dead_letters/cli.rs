@@ -16,54 +16,122 @@ async fn the_command_line_lists_shows_replays_and_discards() {
     let contact = staff.new_contact().await;
     // It finds the system by its folder, too.
     let folder = system.folder.0.to_str().unwrap().to_owned();
-    let run = |args: &[&str]| petbuddy().args(["dead-letters", "--dir", &folder]).args(args).output().unwrap();
-    let text = |output: &Output| (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned());
+    let run = |args: &[&str]| {
+        petbuddy()
+            .args(["dead-letters", "--dir", &folder])
+            .args(args)
+            .output()
+            .unwrap()
+    };
+    let text = |output: &Output| {
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+        )
+    };
     let json_of = |args: &[&str]| {
         let output = run(&[args, &["--json"]].concat());
-        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         serde_json::from_slice::<Value>(&output.stdout).unwrap()
     };
-    assert_eq!(json_of(&["list"]), json!({"dead_letters": [], "next_cursor": null}));
+    assert_eq!(
+        json_of(&["list"]),
+        json!({"dead_letters": [], "next_cursor": null})
+    );
 
     system.bot_mode(json!({"status": 400})).await;
     let id = sent(&staff, &contact, "from the command line").await;
     delivery(&staff, &id, "failed").await;
     let letter = only_letter(&staff, "refused").await;
     let seq = letter["seq"].to_string();
-    let listed = json_of(&["list", "--reason", "refused", "--service", "forwarder", "--company", &staff.company, "--contact", &contact]);
+    let listed = json_of(&[
+        "list",
+        "--reason",
+        "refused",
+        "--service",
+        "forwarder",
+        "--company",
+        &staff.company,
+        "--contact",
+        &contact,
+    ]);
     assert_eq!(listed["dead_letters"], json!([letter]));
-    for nothing in [["--reason", "expired"], ["--service", "persister"], ["--contact", &staff.company], ["--state", "replayed"]] {
-        assert_eq!(json_of(&[&["list"], &nothing[..]].concat())["dead_letters"], json!([]), "{nothing:?}");
+    for nothing in [
+        ["--reason", "expired"],
+        ["--service", "persister"],
+        ["--contact", &staff.company],
+        ["--state", "replayed"],
+    ] {
+        assert_eq!(
+            json_of(&[&["list"], &nothing[..]].concat())["dead_letters"],
+            json!([]),
+            "{nothing:?}"
+        );
     }
     let (code, table) = text(&run(&["list"]));
     assert_eq!((code, table.lines().count()), (Some(0), 2), "{table}");
-    assert!(table.contains("refused") && table.contains("HTTP 400"), "{table}");
+    assert!(
+        table.contains("refused") && table.contains("HTTP 400"),
+        "{table}"
+    );
     let (code, whole) = text(&run(&["show", &seq]));
     assert_eq!(code, Some(0));
-    for part in ["from the command line", "Dead-Reason: refused", "Event-Seq: ", "Dead-Stream: OUTBOUND", "is open"] {
+    for part in [
+        "from the command line",
+        "Dead-Reason: refused",
+        "Event-Seq: ",
+        "Dead-Stream: OUTBOUND",
+        "is open",
+    ] {
         assert!(whole.contains(part), "{part}: {whole}");
     }
     let shown = json_of(&["show", &seq]);
-    assert_eq!((&shown["payload"]["data"]["_id"], &shown["state"]), (&json!(id), &json!("open")), "{shown}");
+    assert_eq!(
+        (&shown["payload"]["data"]["_id"], &shown["state"]),
+        (&json!(id), &json!("open")),
+        "{shown}"
+    );
 
     system.bot_mode(json!({})).await;
     let (code, said) = text(&run(&["replay", &seq, "--dry-run"]));
-    assert_eq!((code, said), (Some(0), format!("dead letter {seq} is open\n")));
+    assert_eq!(
+        (code, said),
+        (Some(0), format!("dead letter {seq} is open\n"))
+    );
     for _ in 0..2 {
         let (code, said) = text(&run(&["replay", &seq]));
         assert_eq!(code, Some(0));
-        assert!(said.starts_with(&format!("dead letter {seq} is replayed to OUTBOUND ")) && said.contains(" by operator at "), "{said}");
+        assert!(
+            said.starts_with(&format!("dead letter {seq} is replayed to OUTBOUND "))
+                && said.contains(" by operator at "),
+            "{said}"
+        );
     }
     delivery(&staff, &id, "delivered").await;
-    eventually("once", SOON, || async { (taken(&system, &contact).await.len() == 1).then_some(()) }).await;
+    eventually("once", SOON, || async {
+        (taken(&system, &contact).await.len() == 1).then_some(())
+    })
+    .await;
 
     // One more, to be discarded.
     system.bot_mode(json!({"status": 400})).await;
     sent(&staff, &contact, "never mind").await;
     let other = only_letter(&staff, "refused").await["seq"].to_string();
     let discarded = json_of(&["discard", &other, "--reason", "never mind"]);
-    assert_eq!((&discarded["state"], &discarded["fate"]["reason"]), (&json!("discarded"), &json!("never mind")), "{discarded}");
-    assert_eq!(json_of(&["list", "--state", "discarded"])["dead_letters"][0]["seq"].to_string(), other);
+    assert_eq!(
+        (&discarded["state"], &discarded["fate"]["reason"]),
+        (&json!("discarded"), &json!("never mind")),
+        "{discarded}"
+    );
+    assert_eq!(
+        json_of(&["list", "--state", "discarded"])["dead_letters"][0]["seq"].to_string(),
+        other
+    );
     // 1: something else has become of it, or there is none.
     for args in [
         &["replay", &other][..],
@@ -74,7 +142,15 @@ async fn the_command_line_lists_shows_replays_and_discards() {
         &["show", "0"],
     ] {
         let output = run(args);
-        assert_eq!((output.status.code(), output.stdout.is_empty(), output.stderr.is_empty()), (Some(1), true, false), "{args:?}");
+        assert_eq!(
+            (
+                output.status.code(),
+                output.stdout.is_empty(),
+                output.stderr.is_empty()
+            ),
+            (Some(1), true, false),
+            "{args:?}"
+        );
     }
     // 2: a wrong option.
     for args in [
@@ -91,12 +167,29 @@ async fn the_command_line_lists_shows_replays_and_discards() {
         assert_eq!(run(args).status.code(), Some(2), "{args:?}");
     }
     let nowhere = Folder::new();
-    let output = petbuddy().args(["dead-letters", "list", "--dir", nowhere.0.to_str().unwrap()]).output().unwrap();
-    assert_eq!(output.status.code(), Some(2), "nothing runs there: {}", String::from_utf8_lossy(&output.stderr));
+    let output = petbuddy()
+        .args(["dead-letters", "list", "--dir", nowhere.0.to_str().unwrap()])
+        .output()
+        .unwrap();
+    assert_eq!(
+        output.status.code(),
+        Some(2),
+        "nothing runs there: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     // 6: nobody answers.
-    let output =
-        petbuddy().args(["dead-letters", "list"]).env("NATS_URL", "nats://127.0.0.1:1").env("NATS_PASSWORD", "p").output().unwrap();
-    assert_eq!(output.status.code(), Some(6), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = petbuddy()
+        .args(["dead-letters", "list"])
+        .env("NATS_URL", "nats://127.0.0.1:1")
+        .env("NATS_PASSWORD", "p")
+        .output()
+        .unwrap();
+    assert_eq!(
+        output.status.code(),
+        Some(6),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// Larger than what `OUTBOUND` takes, and not than a letter may be.
@@ -111,9 +204,17 @@ async fn a_letter_that_no_stream_takes_delays_no_other_and_can_be_discarded() {
     let company = &staff.company;
     for (subject, size) in [
         (format!("dead.persister.later.kind.{company}.{contact}"), 2),
-        (format!("dead.forwarder.outbound.3.{company}.{contact}.facebook"), TOO_LARGE),
+        (
+            format!("dead.forwarder.outbound.3.{company}.{contact}.facebook"),
+            TOO_LARGE,
+        ),
     ] {
-        jetstream.publish(subject, " ".repeat(size).into()).await.unwrap().await.unwrap();
+        jetstream
+            .publish(subject, " ".repeat(size).into())
+            .await
+            .unwrap()
+            .await
+            .unwrap();
     }
     system.bot_mode(json!({"status": 400})).await;
     let id = sent(&staff, &contact, "behind them").await;
@@ -121,24 +222,55 @@ async fn a_letter_that_no_stream_takes_delays_no_other_and_can_be_discarded() {
     system.bot_mode(json!({})).await;
 
     let run = |args: &[&str]| {
-        let output = system.operators(&[&["dead-letters"], args].concat()).output().unwrap();
-        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
+        let output = system
+            .operators(&[&["dead-letters"], args].concat())
+            .output()
+            .unwrap();
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stdout).into_owned()
+                + &String::from_utf8_lossy(&output.stderr),
+        )
     };
     let (code, said) = run(&["replay", "--all", "--json"]);
     assert_eq!(code, Some(0), "{said}");
     let said: Value = serde_json::from_str(&said).unwrap();
     assert_eq!(said["sequences"], json!([3]), "{said}");
-    let skipped: Vec<&Value> = said["skipped"].as_array().unwrap().iter().map(|skipped| &skipped["seq"]).collect();
+    let skipped: Vec<&Value> = said["skipped"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|skipped| &skipped["seq"])
+        .collect();
     assert_eq!(skipped, [&json!(1), &json!(2)], "{said}");
     delivery(&staff, &id, "delivered").await;
-    for (seq, why) in [("1", "no stream takes later.kind"), ("2", "message size exceeds maximum allowed")] {
+    for (seq, why) in [
+        ("1", "no stream takes later.kind"),
+        ("2", "message size exceeds maximum allowed"),
+    ] {
         let (code, said) = run(&["replay", seq]);
-        assert!(code == Some(1) && said.contains("cannot be replayed") && said.contains(why), "{said}");
-        let (status, answer) = staff.post(&format!("/dead-letters/{seq}/replay"), json!({})).await;
-        let refused = if seq == "1" { StatusCode::FORBIDDEN } else { StatusCode::CONFLICT };
+        assert!(
+            code == Some(1) && said.contains("cannot be replayed") && said.contains(why),
+            "{said}"
+        );
+        let (status, answer) = staff
+            .post(&format!("/dead-letters/{seq}/replay"), json!({}))
+            .await;
+        let refused = if seq == "1" {
+            StatusCode::FORBIDDEN
+        } else {
+            StatusCode::CONFLICT
+        };
         assert_eq!(status, refused, "{answer}");
         let (code, said) = run(&["discard", seq, "--reason", "nobody takes it"]);
-        assert_eq!((code, said.starts_with(&format!("dead letter {seq} is discarded"))), (Some(0), true), "{said}");
+        assert_eq!(
+            (
+                code,
+                said.starts_with(&format!("dead letter {seq} is discarded"))
+            ),
+            (Some(0), true),
+            "{said}"
+        );
     }
 }
 
@@ -153,20 +285,46 @@ async fn a_replay_of_all_that_cannot_go_on_says_what_it_has_done_and_the_next_on
         delivery(&staff, &id, "failed").await;
     }
     // What is replayed stays where it is, and there is no room for a second one.
-    let (status, _) = staff.send(Method::DELETE, "/integrations/facebook", json!({})).await;
+    let (status, _) = staff
+        .send(Method::DELETE, "/integrations/facebook", json!({}))
+        .await;
     assert_eq!(status, StatusCode::OK);
     let jetstream = system.operator().await;
-    let mut outbound = jetstream.get_stream("OUTBOUND").await.unwrap().cached_info().config.clone();
+    let mut outbound = jetstream
+        .get_stream("OUTBOUND")
+        .await
+        .unwrap()
+        .cached_info()
+        .config
+        .clone();
     outbound.max_messages = 1;
     jetstream.update_stream(&outbound).await.unwrap();
-    let replay = || system.operators(&["dead-letters", "replay", "--all"]).output().unwrap();
+    let replay = || {
+        system
+            .operators(&["dead-letters", "replay", "--all"])
+            .output()
+            .unwrap()
+    };
     let output = replay();
-    let said = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert_eq!((output.status.code(), said.0.as_ref()), (Some(6), "1 dead letters replayed: 1\n"), "{said:?}");
+    let said = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert_eq!(
+        (output.status.code(), said.0.as_ref()),
+        (Some(6), "1 dead letters replayed: 1\n"),
+        "{said:?}"
+    );
     assert!(said.1.contains("maximum messages exceeded"), "{said:?}");
 
     outbound.max_messages = -1;
     jetstream.update_stream(&outbound).await.unwrap();
     let output = replay();
-    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stdout).as_ref()), (Some(0), "1 dead letters replayed: 2\n"));
+    assert_eq!(
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stdout).as_ref()
+        ),
+        (Some(0), "1 dead letters replayed: 2\n")
+    );
 }

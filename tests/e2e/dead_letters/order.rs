@@ -1,4 +1,5 @@
-//! Replays of many: in the conversation's order, before what is newer; and which ones, by filter, time range and page.
+//! Replays of many: in the conversation's order, before what is newer; and which ones, by filter,
+//! time range and page.
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -30,20 +31,37 @@ async fn replayed_messages_go_before_newer_ones_that_wait_in_the_order_they_were
     assert_eq!(open[2]["message_id"], written[0].as_str());
 
     system.bot_mode(json!({})).await;
-    let (status, _) = staff.send(Method::DELETE, "/integrations/facebook", json!({})).await;
+    let (status, _) = staff
+        .send(Method::DELETE, "/integrations/facebook", json!({}))
+        .await;
     assert!(status.is_success());
     for text in ["four", "five"] {
         written.push(sent(&staff, &contact, text).await);
     }
     delivery(&staff, &written[3], "held").await;
-    let (status, answer) = staff.post("/dead-letters/replay", json!({"contact_id": contact})).await;
+    let (status, answer) = staff
+        .post("/dead-letters/replay", json!({"contact_id": contact}))
+        .await;
     assert_eq!(status, StatusCode::OK, "{answer}");
-    assert_eq!(answer["sequences"], json!([open[2]["seq"], open[0]["seq"], open[1]["seq"]]), "as they were written");
+    assert_eq!(
+        answer["sequences"],
+        json!([open[2]["seq"], open[0]["seq"], open[1]["seq"]]),
+        "as they were written"
+    );
     delivery(&staff, &written[0], "held").await;
     assert_eq!(outbound(&system).await.1, 5);
-    let (status, _) = staff.send(Method::PUT, "/integrations/facebook", json!({"access_token": "new"})).await;
+    let (status, _) = staff
+        .send(
+            Method::PUT,
+            "/integrations/facebook",
+            json!({"access_token": "new"}),
+        )
+        .await;
     assert!(status.is_success());
-    eventually("all five are delivered", SOON, || async { (taken(&system, &contact).await.len() == 5).then_some(()) }).await;
+    eventually("all five are delivered", SOON, || async {
+        (taken(&system, &contact).await.len() == 5).then_some(())
+    })
+    .await;
     assert_eq!(taken(&system, &contact).await, written);
     system.nothing_is_amiss();
 }
@@ -60,7 +78,12 @@ async fn a_filter_a_time_range_and_a_page_say_which() {
     }
     let jetstream = system.operator().await;
     let subject = format!("message.updated.{}.{}", staff.company, contacts[0]);
-    jetstream.publish(subject, "{".into()).await.unwrap().await.unwrap();
+    jetstream
+        .publish(subject, "{".into())
+        .await
+        .unwrap()
+        .await
+        .unwrap();
     let all = open_letters(&staff, 5).await;
     let of = |which: &[usize]| seqs(&which.iter().map(|n| all[*n].clone()).collect::<Vec<_>>());
     let at = |n: usize| all[n]["stored_at"].as_str().unwrap();
@@ -74,21 +97,40 @@ async fn a_filter_a_time_range_and_a_page_say_which() {
         (format!("contact_id={}", contacts[0]), &[0, 2, 4]),
         (format!("from={}", at(2)), &[2, 3, 4]),
         (format!("to={}", at(2)), &[0, 1]),
-        (format!("from={}&to={}&contact_id={}", at(1), at(3), contacts[1]), &[1]),
+        (
+            format!("from={}&to={}&contact_id={}", at(1), at(3), contacts[1]),
+            &[1],
+        ),
         (format!("cursor={}", all[1]["seq"]), &[2, 3, 4]),
     ] {
         assert_eq!(seqs(&letters(&staff, &query).await), of(which), "{query}");
     }
-    for bad in ["reason=wrong", "state=replaying", "from=yesterday", "limit=0", "limit=201", "cursor=-1", "service=a.b"] {
+    for bad in [
+        "reason=wrong",
+        "state=replaying",
+        "from=yesterday",
+        "limit=0",
+        "limit=201",
+        "cursor=-1",
+        "service=a.b",
+    ] {
         let (status, answer) = staff.get(&format!("/dead-letters?{bad}")).await;
         let field = bad.split('=').next().unwrap();
-        assert_eq!((status, &answer["errors"][0]["field"]), (StatusCode::BAD_REQUEST, &json!(field)), "{bad}");
+        assert_eq!(
+            (status, &answer["errors"][0]["field"]),
+            (StatusCode::BAD_REQUEST, &json!(field)),
+            "{bad}"
+        );
     }
     let (mut cursor, mut walked) = (0, Vec::new());
     loop {
-        let (_, page) = staff.get(&format!("/dead-letters?limit=2&cursor={cursor}")).await;
+        let (_, page) = staff
+            .get(&format!("/dead-letters?limit=2&cursor={cursor}"))
+            .await;
         walked.extend(seqs(page["dead_letters"].as_array().unwrap()));
-        let Some(next) = page["next_cursor"].as_u64() else { break };
+        let Some(next) = page["next_cursor"].as_u64() else {
+            break;
+        };
         cursor = next;
     }
     assert_eq!(walked, of(&[0, 1, 2, 3, 4]));
@@ -101,17 +143,35 @@ async fn a_filter_a_time_range_and_a_page_say_which() {
         let (status, answer) = staff.post("/dead-letters/replay", body.clone()).await;
         assert_eq!(status, StatusCode::OK, "{answer}");
         replayed.extend(answer["sequences"].as_array().unwrap().clone());
-        let Some(next) = answer["next_cursor"].as_u64() else { break };
+        let Some(next) = answer["next_cursor"].as_u64() else {
+            break;
+        };
         body["cursor"] = json!(next);
     }
     assert_eq!(json!(replayed), json!(of(&[1, 2])));
-    let args = ["dead-letters", "replay", "--all", "--reason", "refused", "--company", &staff.company, "--json"];
+    let args = [
+        "dead-letters",
+        "replay",
+        "--all",
+        "--reason",
+        "refused",
+        "--company",
+        &staff.company,
+        "--json",
+    ];
     let output = system.operators(&args).output().unwrap();
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((&answer["sequences"], &answer["more"]), (&json!(of(&[0, 3])), &json!(false)), "{answer}");
+    assert_eq!(
+        (&answer["sequences"], &answer["more"]),
+        (&json!(of(&[0, 3])), &json!(false)),
+        "{answer}"
+    );
     assert_eq!(seqs(&letters(&staff, "").await), of(&[4]));
     for contact in &contacts {
-        eventually("both are delivered", SOON, || async { (taken(&system, contact).await.len() == 2).then_some(()) }).await;
+        eventually("both are delivered", SOON, || async {
+            (taken(&system, contact).await.len() == 2).then_some(())
+        })
+        .await;
     }
     system.nothing_is_amiss();
 }

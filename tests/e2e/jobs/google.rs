@@ -1,5 +1,6 @@
-//! Google's tokens: the first one is fetched, those that are about to expire are renewed once, a refresh token that is replaced is
-//! kept, one that is refused is told to staff; and none of them is in the clear anywhere.
+//! Google's tokens: the first one is fetched, those that are about to expire are renewed once, a
+//! refresh token that is replaced is kept, one that is refused is told to staff; and none of them
+//! is in the clear anywhere.
 
 use std::time::Duration;
 
@@ -27,8 +28,15 @@ async fn connect(staff: &Staff<'_>, refresh_token: &str, access: Option<Duration
         body["token_expires_at"] = json!(Timestamp::now().plus(expires_in));
     }
     let (status, answer) = staff.send(Method::PUT, "/integrations/Google", body).await;
-    assert_eq!((status, &answer["integration"]["platform"]), (StatusCode::OK, &json!("google")), "{answer}");
-    assert!(!answer.to_string().contains("refresh_token") && !answer.to_string().contains("ya29"), "{answer}");
+    assert_eq!(
+        (status, &answer["integration"]["platform"]),
+        (StatusCode::OK, &json!("google")),
+        "{answer}"
+    );
+    assert!(
+        !answer.to_string().contains("refresh_token") && !answer.to_string().contains("ya29"),
+        "{answer}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -42,11 +50,18 @@ async fn googles_tokens_are_renewed_once_and_what_is_refused_is_told_to_staff_on
         ("GOOGLE_REFRESH_INTERVAL", "1s"),
         ("LOG_LEVEL", "debug"),
     ];
-    let system = System::start_with(Folder::new(), &["--replicas", "scheduler=2"], &environment).await;
+    let system =
+        System::start_with(Folder::new(), &["--replicas", "scheduler=2"], &environment).await;
     let log = system.operator().await;
     let company = || system.new_unconnected_company();
-    let (new, due, far, busy, turn, dead) =
-        (company().await, company().await, company().await, company().await, company().await, company().await);
+    let (new, due, far, busy, turn, dead) = (
+        company().await,
+        company().await,
+        company().await,
+        company().await,
+        company().await,
+        company().await,
+    );
     connect(&new, "1//good-new", None).await;
     connect(&due, "1//good-due", Some(10 * MINUTE)).await;
     connect(&far, "1//good-far", Some(30 * MINUTE)).await;
@@ -61,32 +76,70 @@ async fn googles_tokens_are_renewed_once_and_what_is_refused_is_told_to_staff_on
             (expires_at(&shown)? > Timestamp::now().plus(50 * MINUTE)).then_some(shown)
         })
         .await;
-        assert_eq!((&shown["account_name"], &shown["refresh_error"]), (&json!("clinic@example.com"), &Value::Null), "{shown}");
+        assert_eq!(
+            (&shown["account_name"], &shown["refresh_error"]),
+            (&json!("clinic@example.com"), &Value::Null),
+            "{shown}"
+        );
     }
     let shown = eventually("staff see that it is refused", AFTER_FAULT, || async {
         Some(seen(&dead, "google").await).filter(|shown| !shown["refresh_error"].is_null())
     })
     .await;
-    assert_eq!(shown["refresh_error"]["error"], "HTTP 400, invalid_grant: the token is invalid", "{shown}");
+    assert_eq!(
+        shown["refresh_error"]["error"], "HTTP 400, invalid_grant: the token is invalid",
+        "{shown}"
+    );
     // More runs find nothing to do.
     for _ in 0..3 {
         good_run_since(&log, "google-token-refresh", Timestamp::now()).await;
     }
-    eventually("nothing is in work", AFTER_FAULT, || settled(&log, "scheduler-work")).await;
+    eventually("nothing is in work", AFTER_FAULT, || {
+        settled(&log, "scheduler-work")
+    })
+    .await;
     let calls = |token: &str| oauth.calls(token);
-    assert_eq!((calls("1//good-new"), calls("1//good-due"), calls("1//good-far")), (1, 1, 0));
-    assert_eq!((calls("1//busy-1"), calls("1//turn-0"), calls("1//turn-1")), (3, 1, 1), "Retry-After twice, then good; each turn once");
-    assert!((1..=2).contains(&calls("1//dead-1")), "again once an hour, not with each run");
+    assert_eq!(
+        (
+            calls("1//good-new"),
+            calls("1//good-due"),
+            calls("1//good-far")
+        ),
+        (1, 1, 0)
+    );
+    assert_eq!(
+        (calls("1//busy-1"), calls("1//turn-0"), calls("1//turn-1")),
+        (3, 1, 1),
+        "Retry-After twice, then good; each turn once"
+    );
+    assert!(
+        (1..=2).contains(&calls("1//dead-1")),
+        "again once an hour, not with each run"
+    );
     let failed = counts(&log, "EVENTS", "integration.refresh_failed.>").await;
-    assert_eq!(failed, [(format!("integration.refresh_failed.{}.google", dead.company), 1)].into());
-    let letter = format!("dead.scheduler.jobs.work.google-token-refresh.{}.google", dead.company);
+    assert_eq!(
+        failed,
+        [(
+            format!("integration.refresh_failed.{}.google", dead.company),
+            1
+        )]
+        .into()
+    );
+    let letter = format!(
+        "dead.scheduler.jobs.work.google-token-refresh.{}.google",
+        dead.company
+    );
     eventually("operators have it as a dead letter", SOON, || async {
-        (counts(&log, "DEAD", "dead.scheduler.>").await == [(letter.clone(), 1)].into()).then_some(())
+        (counts(&log, "DEAD", "dead.scheduler.>").await == [(letter.clone(), 1)].into())
+            .then_some(())
     })
     .await;
 
     // The log has both tokens, sealed; the one that took the other's place too.
-    let keys = [("ENCRYPTION_KEYS".to_owned(), system.secret("encryption_keys"))];
+    let keys = [(
+        "ENCRYPTION_KEYS".to_owned(),
+        system.secret("encryption_keys"),
+    )];
     let keyring = Keyring::read(&mut Settings::of(keys));
     for (staff, updates, access, refresh) in [
         (&new, 2, "ya29.good-new", "1//good-new"),
@@ -95,20 +148,51 @@ async fn googles_tokens_are_renewed_once_and_what_is_refused_is_told_to_staff_on
         (&busy, 2, "ya29.busy-1", "1//busy-1"),
         (&turn, 3, "ya29.turn-1", "1//turn-1"),
     ] {
-        let mut stored = events(&log, &format!("integration.updated.{}.google", staff.company)).await;
+        let mut stored = events(
+            &log,
+            &format!("integration.updated.{}.google", staff.company),
+        )
+        .await;
         assert_eq!(stored.len(), updates, "{access}");
-        let Some(Event::IntegrationUpdated(Integration { company_id, access_token, refresh_token, .. })) = stored.pop().map(|e| e.event)
+        let Some(Event::IntegrationUpdated(Integration {
+            company_id,
+            access_token,
+            refresh_token,
+            ..
+        })) = stored.pop().map(|e| e.event)
         else {
             panic!("{access}")
         };
-        let opened = [access_token, refresh_token].map(|token| keyring.open(&token.unwrap(), company_id, Provider::Google).unwrap());
-        assert_eq!([opened[0].expose_secret(), opened[1].expose_secret()], [access, refresh]);
+        let opened = [access_token, refresh_token].map(|token| {
+            keyring
+                .open(&token.unwrap(), company_id, Provider::Google)
+                .unwrap()
+        });
+        assert_eq!(
+            [opened[0].expose_secret(), opened[1].expose_secret()],
+            [access, refresh]
+        );
     }
     let everything = everything(&system).await;
-    assert!(everything.iter().any(|(_, text)| text.contains("google-token-refresh")), "it looks elsewhere");
+    assert!(
+        everything
+            .iter()
+            .any(|(_, text)| text.contains("google-token-refresh")),
+        "it looks elsewhere"
+    );
     for (place, text) in &everything {
-        for secret in ["ya29.", "1//good", "1//busy", "1//turn", "1//dead", oauth::CLIENT_SECRET] {
-            assert!(!text.contains(secret), "{secret} is in the clear in {place}");
+        for secret in [
+            "ya29.",
+            "1//good",
+            "1//busy",
+            "1//turn",
+            "1//dead",
+            oauth::CLIENT_SECRET,
+        ] {
+            assert!(
+                !text.contains(secret),
+                "{secret} is in the clear in {place}"
+            );
         }
     }
 
@@ -119,6 +203,14 @@ async fn googles_tokens_are_renewed_once_and_what_is_refused_is_told_to_staff_on
         (shown["refresh_error"].is_null() && expires_at(&shown).is_some()).then_some(())
     })
     .await;
-    assert_eq!(dead.send(Method::DELETE, "/integrations/google", json!({})).await.0, StatusCode::OK);
-    assert_eq!(dead.get("/integrations/google").await.0, StatusCode::NOT_FOUND);
+    assert_eq!(
+        dead.send(Method::DELETE, "/integrations/google", json!({}))
+            .await
+            .0,
+        StatusCode::OK
+    );
+    assert_eq!(
+        dead.get("/integrations/google").await.0,
+        StatusCode::NOT_FOUND
+    );
 }

@@ -1,7 +1,8 @@
-//! A Graph API that really listens. What becomes of a token stands in its name:
-//! `good-…` and `slow-…` are exchanged for the same with `-renewed`; `busy-…` too, after two answers of 503; `dead-…` and
-//! `slowly-dead-…` are refused; `down-…` gets 503 for ever; `chain-<n>-<generation>` is exchanged for the next generation, which
-//! expires within an hour. Those that are slow, and all while it is told to hold, are answered once it is told to go on.
+//! A Graph API that really listens. What becomes of a token stands in its name: `good-…` and
+//! `slow-…` are exchanged for the same with `-renewed`; `busy-…` too, after two answers of 503;
+//! `dead-…` and `slowly-dead-…` are refused; `down-…` gets 503 for ever; `chain-<n>-<generation>`
+//! is exchanged for the next generation, which expires within an hour. Those that are slow, and all
+//! while it is told to hold, are answered once it is told to go on.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -37,8 +38,14 @@ pub struct Graph {
 impl Graph {
     pub async fn listen() -> Graph {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let graph = Graph { address: listener.local_addr().unwrap(), seen: Arc::default(), open: Arc::new(watch::Sender::new(0)) };
-        let router = Router::new().route("/{version}/oauth/access_token", get(exchange)).with_state(graph.clone());
+        let graph = Graph {
+            address: listener.local_addr().unwrap(),
+            seen: Arc::default(),
+            open: Arc::new(watch::Sender::new(0)),
+        };
+        let router = Router::new()
+            .route("/{version}/oauth/access_token", get(exchange))
+            .with_state(graph.clone());
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         graph
     }
@@ -49,12 +56,26 @@ impl Graph {
 
     /// How often a token was shown.
     pub fn calls(&self, token: &str) -> usize {
-        self.seen.lock().unwrap().calls.iter().filter(|seen| *seen == token).count()
+        self.seen
+            .lock()
+            .unwrap()
+            .calls
+            .iter()
+            .filter(|seen| *seen == token)
+            .count()
     }
 
     /// The tokens that were shown last.
     pub fn last_calls(&self, count: usize) -> Vec<String> {
-        self.seen.lock().unwrap().calls.iter().rev().take(count).cloned().collect()
+        self.seen
+            .lock()
+            .unwrap()
+            .calls
+            .iter()
+            .rev()
+            .take(count)
+            .cloned()
+            .collect()
     }
 
     /// How often each generation of a chain was shown.
@@ -104,11 +125,23 @@ impl Drop for Held {
     }
 }
 
-async fn exchange(State(graph): State<Graph>, Path(version): Path<String>, Query(query): Query<BTreeMap<String, String>>) -> Response {
+async fn exchange(
+    State(graph): State<Graph>,
+    Path(version): Path<String>,
+    Query(query): Query<BTreeMap<String, String>>,
+) -> Response {
     let given = |name: &str| query.get(name).map(String::as_str).unwrap_or_default();
-    let expected = [("grant_type", "fb_exchange_token"), ("client_id", APP_ID), ("client_secret", APP_SECRET)];
+    let expected = [
+        ("grant_type", "fb_exchange_token"),
+        ("client_id", APP_ID),
+        ("client_secret", APP_SECRET),
+    ];
     if version != "v18.0" || expected.iter().any(|(name, value)| given(name) != *value) {
-        return (StatusCode::BAD_REQUEST, Json(json!({"error": {"message": "what is this", "code": 100}}))).into_response();
+        return (
+            StatusCode::BAD_REQUEST,
+            Json(json!({"error": {"message": "what is this", "code": 100}})),
+        )
+            .into_response();
     }
     let token = given("fb_exchange_token").to_owned();
     let held = {
@@ -118,12 +151,22 @@ async fn exchange(State(graph): State<Graph>, Path(version): Path<String>, Query
         Held(graph.seen.clone())
     };
     let least = if token.starts_with("slow") { 2 } else { 0 };
-    let _ = graph.open.subscribe().wait_for(|open| *open != 1 && *open >= least).await;
+    let _ = graph
+        .open
+        .subscribe()
+        .wait_for(|open| *open != 1 && *open >= least)
+        .await;
     drop(held);
     let nth = graph.calls(&token);
-    let renewed = |token: String, lives: u64| Json(json!({"access_token": token, "token_type": "bearer", "expires_in": lives}));
+    let renewed = |token: String, lives: u64| {
+        Json(json!({"access_token": token, "token_type": "bearer", "expires_in": lives}))
+    };
     if let Some((chain, generation)) = chained(&token) {
-        let lives = if graph.seen.lock().unwrap().chains_end { 60 * 86_400 } else { 3_600 };
+        let lives = if graph.seen.lock().unwrap().chains_end {
+            60 * 86_400
+        } else {
+            3_600
+        };
         return renewed(format!("chain-{chain}-{}", generation + 1), lives).into_response();
     }
     if token.contains("dead") {
@@ -131,7 +174,12 @@ async fn exchange(State(graph): State<Graph>, Path(version): Path<String>, Query
         return (StatusCode::BAD_REQUEST, Json(error)).into_response();
     }
     if token.starts_with("down") || (token.starts_with("busy") && nth <= 2) {
-        return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")], "").into_response();
+        return (
+            StatusCode::SERVICE_UNAVAILABLE,
+            [(header::RETRY_AFTER, "1")],
+            "",
+        )
+            .into_response();
     }
     renewed(format!("{token}-renewed"), 60 * 86_400).into_response()
 }

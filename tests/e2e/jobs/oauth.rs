@@ -1,6 +1,7 @@
-//! An OAuth token endpoint that really listens. What becomes of a refresh token stands in its name: `1//good-…` gets an access token
-//! for an hour; `1//busy-…` too, after two answers of 503; `1//dead-…` is refused; `1//turn-0` gets one for a minute and is replaced
-//! by `1//turn-1`, which gets one for an hour: each of them once, as where refresh tokens rotate.
+//! An OAuth token endpoint that really listens. What becomes of a refresh token stands in its name:
+//! `1//good-…` gets an access token for an hour; `1//busy-…` too, after two answers of 503;
+//! `1//dead-…` is refused; `1//turn-0` gets one for a minute and is replaced by `1//turn-1`, which
+//! gets one for an hour: each of them once, as where refresh tokens rotate.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -27,8 +28,13 @@ pub struct OAuth {
 impl OAuth {
     pub async fn listen() -> OAuth {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let oauth = OAuth { address: listener.local_addr().unwrap(), calls: Arc::default() };
-        let router = Router::new().route("/token", post(refresh)).with_state(oauth.clone());
+        let oauth = OAuth {
+            address: listener.local_addr().unwrap(),
+            calls: Arc::default(),
+        };
+        let router = Router::new()
+            .route("/token", post(refresh))
+            .with_state(oauth.clone());
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         oauth
     }
@@ -39,7 +45,12 @@ impl OAuth {
 
     /// How often a refresh token was shown.
     pub fn calls(&self, token: &str) -> usize {
-        self.calls.lock().unwrap().iter().filter(|seen| *seen == token).count()
+        self.calls
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|seen| *seen == token)
+            .count()
     }
 }
 
@@ -50,9 +61,15 @@ async fn refresh(State(oauth): State<OAuth>, headers: HeaderMap, body: String) -
     let given = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
     let refused = |status: StatusCode, error: &str| {
         // Some say more than they should.
-        (status, Json(json!({"error": error, "error_description": given("refresh_token")}))).into_response()
+        (
+            status,
+            Json(json!({"error": error, "error_description": given("refresh_token")})),
+        )
+            .into_response()
     };
-    let is_form = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/x-www-form-urlencoded");
+    let is_form = headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind == "application/x-www-form-urlencoded");
     if !is_form || form.len() != 4 || given("grant_type") != "refresh_token" {
         return refused(StatusCode::BAD_REQUEST, "invalid_request");
     }
@@ -70,7 +87,12 @@ async fn refresh(State(oauth): State<OAuth>, headers: HeaderMap, body: String) -
             Json(more).into_response()
         }
         "turn-1" if nth == 1 => Json(granted).into_response(),
-        _ if name.starts_with("busy") && nth <= 2 => (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")], "").into_response(),
+        _ if name.starts_with("busy") && nth <= 2 => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            [(header::RETRY_AFTER, "1")],
+            "",
+        )
+            .into_response(),
         _ if name.starts_with("good") || name.starts_with("busy") => Json(granted).into_response(),
         _ => refused(StatusCode::BAD_REQUEST, "invalid_grant"),
     }

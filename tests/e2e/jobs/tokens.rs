@@ -1,5 +1,5 @@
-//! Tokens that are about to expire: each is exchanged once, what is entered meanwhile stays, staff see what cannot be renewed; and
-//! none of it is lost or done twice when a scheduler is killed.
+//! Tokens that are about to expire: each is exchanged once, what is entered meanwhile stays, staff
+//! see what cannot be renewed; and none of it is lost or done twice when a scheduler is killed.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -21,14 +21,25 @@ use crate::harness::{AFTER_FAULT, Folder, SOON, Staff, System, eventually};
 /// Two schedulers with a Graph API of ours and with these settings.
 async fn start(graph: &Graph, more: &[(&str, &str)]) -> System {
     let address = graph.url();
-    let app = [("FACEBOOK_APP_ID", graph::APP_ID), ("FACEBOOK_APP_SECRET", graph::APP_SECRET), ("FACEBOOK_GRAPH_BASE_URL", &address)];
-    System::start_with(Folder::new(), &["--replicas", "scheduler=2"], &[&app, more].concat()).await
+    let app = [
+        ("FACEBOOK_APP_ID", graph::APP_ID),
+        ("FACEBOOK_APP_SECRET", graph::APP_SECRET),
+        ("FACEBOOK_GRAPH_BASE_URL", &address),
+    ];
+    System::start_with(
+        Folder::new(),
+        &["--replicas", "scheduler=2"],
+        &[&app, more].concat(),
+    )
+    .await
 }
 
 /// Enters a token that expires in a while.
 async fn connect(staff: &Staff<'_>, platform: &str, token: &str, expires_in: Duration) {
     let body = json!({"access_token": token, "account_name": "Clinic", "token_expires_at": Timestamp::now().plus(expires_in)});
-    let (status, answer) = staff.send(Method::PUT, &format!("/integrations/{platform}"), body).await;
+    let (status, answer) = staff
+        .send(Method::PUT, &format!("/integrations/{platform}"), body)
+        .await;
     assert_eq!(status, StatusCode::OK, "{answer}");
 }
 
@@ -36,7 +47,13 @@ async fn connect(staff: &Staff<'_>, platform: &str, token: &str, expires_in: Dur
 pub async fn seen(staff: &Staff<'_>, platform: &str) -> Value {
     let (status, answer) = staff.get("/integrations").await;
     assert_eq!(status, StatusCode::OK, "{answer}");
-    answer["integrations"].as_array().unwrap().iter().find(|i| i["platform"] == platform).cloned().unwrap_or_default()
+    answer["integrations"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|i| i["platform"] == platform)
+        .cloned()
+        .unwrap_or_default()
 }
 
 /// When the platform stops taking it.
@@ -49,7 +66,13 @@ pub async fn events(log: &jetstream::Context, subject: &str) -> Vec<Envelope> {
     let stream = log.get_stream("EVENTS").await.unwrap();
     let mut found = Vec::new();
     let mut from = 1;
-    while let Ok(message) = stream.raw_message_builder().sequence(from).next_by_subject(subject).send().await {
+    while let Ok(message) = stream
+        .raw_message_builder()
+        .sequence(from)
+        .next_by_subject(subject)
+        .send()
+        .await
+    {
         from = message.sequence + 1;
         found.push(Envelope::from_message(&message.subject, &message.payload).unwrap());
     }
@@ -58,17 +81,25 @@ pub async fn events(log: &jetstream::Context, subject: &str) -> Vec<Envelope> {
 
 /// Whether schedulers have nothing in hand and nothing before them, of ticks or of work.
 pub async fn settled(log: &jetstream::Context, consumer: &str) -> Option<()> {
-    let consumer: jetstream::consumer::PullConsumer = log.get_consumer_from_stream(consumer, "JOBS").await.ok()?;
+    let consumer: jetstream::consumer::PullConsumer =
+        log.get_consumer_from_stream(consumer, "JOBS").await.ok()?;
     let info = consumer.cached_info();
     (info.num_pending == 0 && info.num_ack_pending == 0).then_some(())
 }
 
 /// The token that the bot gets with a company's next message to Facebook.
 async fn token_in_use(staff: &Staff<'_>) -> Value {
-    let sent = staff.message(&staff.new_contact().await, "operator", "with which token").await;
+    let sent = staff
+        .message(&staff.new_contact().await, "operator", "with which token")
+        .await;
     let id = sent["messageData"]["_id"].clone();
     let delivered = eventually("the bot has it", SOON, || async {
-        staff.system.deliveries().await.into_iter().find(|d| d["idempotency_key"] == id && d["status"] == 200)
+        staff
+            .system
+            .deliveries()
+            .await
+            .into_iter()
+            .find(|d| d["idempotency_key"] == id && d["status"] == 200)
     })
     .await;
     delivered["body"]["access_token"].clone()
@@ -77,10 +108,23 @@ async fn token_in_use(staff: &Staff<'_>) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_due_token_is_exchanged_once_and_what_cannot_be_renewed_is_told_to_staff_once() {
     let graph = Graph::listen().await;
-    let system = start(&graph, &[("TOKEN_REFRESH_INTERVAL", "2s"), ("TOKEN_REFRESH_DEADLINE", "10s")]).await;
+    let system = start(
+        &graph,
+        &[
+            ("TOKEN_REFRESH_INTERVAL", "2s"),
+            ("TOKEN_REFRESH_DEADLINE", "10s"),
+        ],
+    )
+    .await;
     let log = system.operator().await;
     let company = || system.new_unconnected_company();
-    let (due, far, dead, down, late) = (company().await, company().await, company().await, company().await, company().await);
+    let (due, far, dead, down, late) = (
+        company().await,
+        company().await,
+        company().await,
+        company().await,
+        company().await,
+    );
     connect(&due, "facebook", "good-1", 3 * DAY).await;
     connect(&due, "instagram", "busy-1", 6 * DAY).await;
     connect(&due, "telegram", "good-telegram", DAY).await;
@@ -88,21 +132,39 @@ async fn each_due_token_is_exchanged_once_and_what_cannot_be_renewed_is_told_to_
     connect(&dead, "instagram", "dead-1", DAY).await;
     connect(&down, "facebook", "down-1", DAY).await;
     let past = json!({"access_token": "good-late", "token_expires_at": Timestamp::from_millis(Timestamp::now().millis() - 60_000)});
-    assert_eq!(late.send(Method::PUT, "/integrations/facebook", past).await.0, StatusCode::OK);
+    assert_eq!(
+        late.send(Method::PUT, "/integrations/facebook", past)
+            .await
+            .0,
+        StatusCode::OK
+    );
 
     // Renewed: staff see the new date, everything else stays, and the bot gets the new token.
     for platform in ["facebook", "instagram"] {
-        let shown = eventually(&format!("the token of {platform} is renewed"), AFTER_FAULT, || async {
-            let shown = seen(&due, platform).await;
-            (expires_at(&shown)? > Timestamp::now().plus(50 * DAY)).then_some(shown)
-        })
+        let shown = eventually(
+            &format!("the token of {platform} is renewed"),
+            AFTER_FAULT,
+            || async {
+                let shown = seen(&due, platform).await;
+                (expires_at(&shown)? > Timestamp::now().plus(50 * DAY)).then_some(shown)
+            },
+        )
         .await;
-        assert_eq!((&shown["account_name"], &shown["refresh_error"]), (&json!("Clinic"), &Value::Null), "{shown}");
+        assert_eq!(
+            (&shown["account_name"], &shown["refresh_error"]),
+            (&json!("Clinic"), &Value::Null),
+            "{shown}"
+        );
     }
     assert_eq!(token_in_use(&due).await, "good-1-renewed");
-    // Not renewed: they see why. The one is refused, the second given up, the third is too late and not even asked for.
+    // Not renewed: they see why. The one is refused, the second given up, the third is too late and
+    // not even asked for.
     for (staff, platform, why) in [
-        (&dead, "instagram", "HTTP 400, Graph code 190: the token is invalid"),
+        (
+            &dead,
+            "instagram",
+            "HTTP 400, Graph code 190: the token is invalid",
+        ),
         (&down, "facebook", "HTTP 503"),
         (&late, "facebook", "the token has expired"),
     ] {
@@ -112,57 +174,120 @@ async fn each_due_token_is_exchanged_once_and_what_cannot_be_renewed_is_told_to_
         .await;
         assert_eq!(shown["refresh_error"]["error"], why, "{shown}");
     }
-    eventually("nothing is in work", AFTER_FAULT, || settled(&log, "scheduler-work")).await;
+    eventually("nothing is in work", AFTER_FAULT, || {
+        settled(&log, "scheduler-work")
+    })
+    .await;
     let calls = |token: &str| graph.calls(token);
-    assert_eq!((calls("good-1"), calls("busy-1"), calls("dead-1")), (1, 3, 1), "Retry-After twice, then good");
-    assert_eq!((calls("good-far"), calls("good-late"), calls("good-telegram")), (0, 0, 0));
+    assert_eq!(
+        (calls("good-1"), calls("busy-1"), calls("dead-1")),
+        (1, 3, 1),
+        "Retry-After twice, then good"
+    );
+    assert_eq!(
+        (
+            calls("good-far"),
+            calls("good-late"),
+            calls("good-telegram")
+        ),
+        (0, 0, 0)
+    );
     assert!(calls("down-1") > 1, "given up at once");
 
     // Handed out again, as the next day's run does: it is tried again, and nobody is told again.
-    let again = |staff: &Staff<'_>, platform: &str| format!("jobs.work.token-refresh.{}.{platform}", staff.company);
+    let again = |staff: &Staff<'_>, platform: &str| {
+        format!("jobs.work.token-refresh.{}.{platform}", staff.company)
+    };
     let work = log.get_stream("JOBS").await.unwrap();
     for (staff, platform) in [(&dead, "instagram"), (&due, "facebook")] {
         let subject = again(staff, platform);
-        let payload = work.get_last_raw_message_by_subject(&subject).await.unwrap().payload;
+        let payload = work
+            .get_last_raw_message_by_subject(&subject)
+            .await
+            .unwrap()
+            .payload;
         log.publish(subject, payload).await.unwrap().await.unwrap();
     }
-    eventually("it is tried again", SOON, || async { (graph.calls("dead-1") == 2).then_some(()) }).await;
-    eventually("nothing is in work", AFTER_FAULT, || settled(&log, "scheduler-work")).await;
+    eventually("it is tried again", SOON, || async {
+        (graph.calls("dead-1") == 2).then_some(())
+    })
+    .await;
+    eventually("nothing is in work", AFTER_FAULT, || {
+        settled(&log, "scheduler-work")
+    })
+    .await;
     assert_eq!(calls("good-1"), 1, "the token was another one by then");
-    let failed: BTreeSet<(String, usize)> = counts(&log, "EVENTS", "integration.refresh_failed.>").await.into_iter().collect();
-    let event = |staff: &Staff<'_>, platform: &str| (format!("integration.refresh_failed.{}.{platform}", staff.company), 1);
-    assert_eq!(failed, BTreeSet::from([event(&dead, "instagram"), event(&down, "facebook"), event(&late, "facebook")]));
-    // Operators have it as a dead letter, a company's own for its managers, and no payload says a token.
+    let failed: BTreeSet<(String, usize)> = counts(&log, "EVENTS", "integration.refresh_failed.>")
+        .await
+        .into_iter()
+        .collect();
+    let event = |staff: &Staff<'_>, platform: &str| {
+        (
+            format!("integration.refresh_failed.{}.{platform}", staff.company),
+            1,
+        )
+    };
+    assert_eq!(
+        failed,
+        BTreeSet::from([
+            event(&dead, "instagram"),
+            event(&down, "facebook"),
+            event(&late, "facebook")
+        ])
+    );
+    // Operators have it as a dead letter, a company's own for its managers, and no payload says a
+    // token.
     let letters = eventually("dead letters are there", SOON, || async {
         let counted = counts(&log, "DEAD", "dead.scheduler.>").await;
         (counted.values().sum::<usize>() == 3).then_some(counted)
     })
     .await;
-    assert!(letters.contains_key(&format!("dead.scheduler.{}", again(&down, "facebook"))), "{letters:?}");
+    assert!(
+        letters.contains_key(&format!("dead.scheduler.{}", again(&down, "facebook"))),
+        "{letters:?}"
+    );
 
     // Connected again: it is well, and as good as any other.
     connect(&dead, "instagram", "good-2", 60 * DAY).await;
     assert_eq!(seen(&dead, "instagram").await["refresh_error"], Value::Null);
 
     let logs = std::fs::read_to_string(system.folder.0.join("logs/combined.log")).unwrap();
-    assert!(logs.contains("token refresh"), "the schedulers write elsewhere");
+    assert!(
+        logs.contains("token refresh"),
+        "the schedulers write elsewhere"
+    );
     for secret in ["good-", "busy-", "dead-1", "down-1", graph::APP_SECRET] {
-        let line = logs.lines().find(|line| line.contains(secret) && line.contains("\"scheduler\""));
+        let line = logs
+            .lines()
+            .find(|line| line.contains(secret) && line.contains("\"scheduler\""));
         assert_eq!(line, None);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_renewed_after_a_replay_and_not_exchanged_in_vain_where_its_last_change_is_a_dead_letter() {
+async fn a_token_is_renewed_after_a_replay_and_not_exchanged_in_vain_where_its_last_change_is_a_dead_letter()
+ {
     let graph = Graph::listen().await;
     let system = start(&graph, &[("TOKEN_REFRESH_INTERVAL", "2s")]).await;
     let log = system.operator().await;
-    let (replayed, unread) = (system.new_unconnected_company().await, system.new_unconnected_company().await);
+    let (replayed, unread) = (
+        system.new_unconnected_company().await,
+        system.new_unconnected_company().await,
+    );
     for (staff, token) in [(&replayed, "busy-replayed"), (&unread, "down-unread")] {
         connect(staff, "facebook", token, DAY).await;
-        eventually("it is tried", AFTER_FAULT, || async { (graph.calls(token) > 0).then_some(()) }).await;
+        eventually("it is tried", AFTER_FAULT, || async {
+            (graph.calls(token) > 0).then_some(())
+        })
+        .await;
         let subject = format!("integration.updated.{}.facebook", staff.company);
-        let entered = log.get_stream("EVENTS").await.unwrap().get_last_raw_message_by_subject(&subject).await.unwrap();
+        let entered = log
+            .get_stream("EVENTS")
+            .await
+            .unwrap()
+            .get_last_raw_message_by_subject(&subject)
+            .await
+            .unwrap();
         let mut payload: Value = serde_json::from_slice(&entered.payload).unwrap();
         let mut headers = async_nats::HeaderMap::new();
         if token == "busy-replayed" {
@@ -170,10 +295,15 @@ async fn a_token_is_renewed_after_a_replay_and_not_exchanged_in_vain_where_its_l
         } else {
             payload["version"] = json!(99);
         }
-        log.publish_with_headers(subject, headers, payload.to_string().into()).await.unwrap().await.unwrap();
+        log.publish_with_headers(subject, headers, payload.to_string().into())
+            .await
+            .unwrap()
+            .await
+            .unwrap();
     }
     eventually("the one is renewed", AFTER_FAULT, || async {
-        (expires_at(&seen(&replayed, "facebook").await)? > Timestamp::now().plus(50 * DAY)).then_some(())
+        (expires_at(&seen(&replayed, "facebook").await)? > Timestamp::now().plus(50 * DAY))
+            .then_some(())
     })
     .await;
     assert_eq!(graph.calls("busy-replayed"), 3, "twice in vain, and once");
@@ -181,48 +311,109 @@ async fn a_token_is_renewed_after_a_replay_and_not_exchanged_in_vain_where_its_l
         Some(seen(&unread, "facebook").await).filter(|shown| !shown["refresh_error"].is_null())
     })
     .await;
-    assert_eq!(shown["refresh_error"]["error"], "a later change of it could not be applied", "{shown}");
-    let letter = format!("dead.scheduler.jobs.work.token-refresh.{}.facebook", unread.company);
+    assert_eq!(
+        shown["refresh_error"]["error"], "a later change of it could not be applied",
+        "{shown}"
+    );
+    let letter = format!(
+        "dead.scheduler.jobs.work.token-refresh.{}.facebook",
+        unread.company
+    );
     eventually("operators have it", SOON, || async {
-        (counts(&log, "DEAD", "dead.scheduler.>").await == [(letter.clone(), 1)].into()).then_some(())
+        (counts(&log, "DEAD", "dead.scheduler.>").await == [(letter.clone(), 1)].into())
+            .then_some(())
     })
     .await;
-    eventually("nothing is in work", AFTER_FAULT, || settled(&log, "scheduler-work")).await;
+    eventually("nothing is in work", AFTER_FAULT, || {
+        settled(&log, "scheduler-work")
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_is_replaced_or_removed_meanwhile_stays_so() {
     let graph = Graph::listen().await;
-    let system = start(&graph, &[("TOKEN_REFRESH_INTERVAL", "1s"), ("TOKEN_REFRESH_FIRST_DELAY", "1s")]).await;
+    let system = start(
+        &graph,
+        &[
+            ("TOKEN_REFRESH_INTERVAL", "1s"),
+            ("TOKEN_REFRESH_FIRST_DELAY", "1s"),
+        ],
+    )
+    .await;
     let log = system.operator().await;
-    let (replaced, removed, refused) =
-        (system.new_unconnected_company().await, system.new_unconnected_company().await, system.new_unconnected_company().await);
-    for (staff, token) in [(&replaced, "slow-1"), (&removed, "slow-2"), (&refused, "slowly-dead-3")] {
+    let (replaced, removed, refused) = (
+        system.new_unconnected_company().await,
+        system.new_unconnected_company().await,
+        system.new_unconnected_company().await,
+    );
+    for (staff, token) in [
+        (&replaced, "slow-1"),
+        (&removed, "slow-2"),
+        (&refused, "slowly-dead-3"),
+    ] {
         connect(staff, "facebook", token, DAY).await;
-        eventually("its exchange is under way", AFTER_FAULT, || async { (graph.calls(token) == 1).then_some(()) }).await;
+        eventually("its exchange is under way", AFTER_FAULT, || async {
+            (graph.calls(token) == 1).then_some(())
+        })
+        .await;
     }
     connect(&replaced, "facebook", "good-own", 60 * DAY).await;
-    assert_eq!(removed.send(Method::DELETE, "/integrations/facebook", json!({})).await.0, StatusCode::OK);
+    assert_eq!(
+        removed
+            .send(Method::DELETE, "/integrations/facebook", json!({}))
+            .await
+            .0,
+        StatusCode::OK
+    );
     connect(&refused, "facebook", "good-own-3", 60 * DAY).await;
     graph.go_on();
-    eventually("nothing is in work", AFTER_FAULT, || settled(&log, "scheduler-work")).await;
+    eventually("nothing is in work", AFTER_FAULT, || {
+        settled(&log, "scheduler-work")
+    })
+    .await;
     assert_eq!(token_in_use(&replaced).await, "good-own");
-    assert_eq!(removed.get("/integrations/facebook").await.0, StatusCode::NOT_FOUND);
-    assert_eq!(seen(&refused, "facebook").await["refresh_error"], Value::Null, "that was about the old token");
+    assert_eq!(
+        removed.get("/integrations/facebook").await.0,
+        StatusCode::NOT_FOUND
+    );
+    assert_eq!(
+        seen(&refused, "facebook").await["refresh_error"],
+        Value::Null,
+        "that was about the old token"
+    );
     // In the log too: what the schedulers got is nowhere.
     for (staff, entered) in [(&replaced, 2), (&removed, 1), (&refused, 2)] {
-        let all = counts(&log, "EVENTS", &format!("integration.updated.{}.*", staff.company)).await;
+        let all = counts(
+            &log,
+            "EVENTS",
+            &format!("integration.updated.{}.*", staff.company),
+        )
+        .await;
         assert_eq!(all.values().sum::<usize>(), entered);
     }
-    assert_eq!(counts(&log, "EVENTS", "integration.refresh_failed.>").await.len(), 0);
+    assert_eq!(
+        counts(&log, "EVENTS", "integration.refresh_failed.>")
+            .await
+            .len(),
+        0
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ticks_every_second_for_a_minute_and_a_killed_scheduler_and_no_work_is_lost_or_done_twice() {
+async fn ticks_every_second_for_a_minute_and_a_killed_scheduler_and_no_work_is_lost_or_done_twice()
+{
     const TICKS: usize = 60;
     const COMPANIES: usize = 3;
     let graph = Graph::listen().await;
-    let system = start(&graph, &[("TOKEN_REFRESH_INTERVAL", "1s"), ("TOKEN_REFRESH_FIRST_DELAY", "1s")]).await;
+    let system = start(
+        &graph,
+        &[
+            ("TOKEN_REFRESH_INTERVAL", "1s"),
+            ("TOKEN_REFRESH_FIRST_DELAY", "1s"),
+        ],
+    )
+    .await;
     let log = system.operator().await;
     let mut companies = Vec::new();
     for n in 0..COMPANIES {
@@ -231,58 +422,122 @@ async fn ticks_every_second_for_a_minute_and_a_killed_scheduler_and_no_work_is_l
         connect(&staff, "facebook", &format!("chain-{n}-0"), DAY).await;
         companies.push(staff);
     }
-    let ticks = || async { counts(&log, "JOBS", "jobs.tick.token-refresh").await.values().sum::<usize>() };
-    eventually("a third of the minute is over", AFTER_FAULT, || async { (ticks().await > TICKS / 3).then_some(()) }).await;
+    let ticks = || async {
+        counts(&log, "JOBS", "jobs.tick.token-refresh")
+            .await
+            .values()
+            .sum::<usize>()
+    };
+    eventually("a third of the minute is over", AFTER_FAULT, || async {
+        (ticks().await > TICKS / 3).then_some(())
+    })
+    .await;
     // Killed in the midst of exchanges.
     graph.hold();
-    eventually("exchanges are under way", AFTER_FAULT, || async { (graph.held() == COMPANIES).then_some(()) }).await;
+    eventually("exchanges are under way", AFTER_FAULT, || async {
+        (graph.held() == COMPANIES).then_some(())
+    })
+    .await;
     let under_way: BTreeSet<String> = graph.last_calls(COMPANIES).into_iter().collect();
     let killed = system.signal("-KILL", "scheduler");
     graph.go_on();
-    eventually("it is started again", AFTER_FAULT, || async { system.pid("scheduler").filter(|pid| *pid != killed) }).await;
-    eventually("the minute is over", 2 * AFTER_FAULT, || async { (ticks().await > TICKS).then_some(()) }).await;
+    eventually("it is started again", AFTER_FAULT, || async {
+        system.pid("scheduler").filter(|pid| *pid != killed)
+    })
+    .await;
+    eventually("the minute is over", 2 * AFTER_FAULT, || async {
+        (ticks().await > TICKS).then_some(())
+    })
+    .await;
     let mut before = Vec::new();
     for n in 0..COMPANIES {
         before.push(graph.generations(n).len());
     }
     eventually("every chain has gone on after it", AFTER_FAULT, || async {
-        (0..COMPANIES).all(|n| graph.generations(n).len() > before[n]).then_some(())
+        (0..COMPANIES)
+            .all(|n| graph.generations(n).len() > before[n])
+            .then_some(())
     })
     .await;
     // From now on tokens last: nothing is due any more.
     graph.end_chains();
-    eventually("a run has found nothing that is due", AFTER_FAULT, || async {
-        let run = last_run(&log, "token-refresh").await?;
-        (run["outcome"] == "ok" && run["detail"]["due"] == 0).then_some(())
+    eventually(
+        "a run has found nothing that is due",
+        AFTER_FAULT,
+        || async {
+            let run = last_run(&log, "token-refresh").await?;
+            (run["outcome"] == "ok" && run["detail"]["due"] == 0).then_some(())
+        },
+    )
+    .await;
+    eventually("no work is left", AFTER_FAULT, || {
+        settled(&log, "scheduler-work")
     })
     .await;
-    eventually("no work is left", AFTER_FAULT, || settled(&log, "scheduler-work")).await;
 
-    let keys = [("ENCRYPTION_KEYS".to_owned(), system.secret("encryption_keys"))];
+    let keys = [(
+        "ENCRYPTION_KEYS".to_owned(),
+        system.secret("encryption_keys"),
+    )];
     let keyring = Keyring::read(&mut Settings::of(keys));
     for (n, staff) in companies.iter().enumerate() {
-        // What was handed out, what was exchanged and what was stored are the same chain: nothing lost, nothing twice.
+        // What was handed out, what was exchanged and what was stored are the same chain: nothing
+        // lost, nothing twice.
         let subject = format!("integration.updated.{}.facebook", staff.company);
         let stored: Vec<String> = events(&log, &subject)
             .await
             .into_iter()
             .map(|envelope| {
-                let Event::IntegrationUpdated(integration) = envelope.event else { panic!("{:?}", envelope.event) };
+                let Event::IntegrationUpdated(integration) = envelope.event else {
+                    panic!("{:?}", envelope.event)
+                };
                 let token = integration.access_token.unwrap();
-                keyring.open(&token, integration.company_id, Provider::Facebook).unwrap().expose_secret().to_owned()
+                keyring
+                    .open(&token, integration.company_id, Provider::Facebook)
+                    .unwrap()
+                    .expose_secret()
+                    .to_owned()
             })
             .collect();
         let exchanged = graph.generations(n);
-        let chain = |length: usize| (0..length).map(|generation| format!("chain-{n}-{generation}")).collect::<Vec<_>>();
-        assert_eq!(stored, chain(exchanged.len() + 1), "each token was exchanged for one");
-        assert_eq!(exchanged.keys().cloned().collect::<BTreeSet<_>>(), (0..exchanged.len()).collect());
-        let handed_out = counts(&log, "JOBS", &format!("jobs.work.token-refresh.{}.facebook", staff.company)).await;
-        assert_eq!(handed_out.values().sum::<usize>(), exchanged.len(), "handed out and exchanged");
+        let chain = |length: usize| {
+            (0..length)
+                .map(|generation| format!("chain-{n}-{generation}"))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            stored,
+            chain(exchanged.len() + 1),
+            "each token was exchanged for one"
+        );
+        assert_eq!(
+            exchanged.keys().cloned().collect::<BTreeSet<_>>(),
+            (0..exchanged.len()).collect()
+        );
+        let handed_out = counts(
+            &log,
+            "JOBS",
+            &format!("jobs.work.token-refresh.{}.facebook", staff.company),
+        )
+        .await;
+        assert_eq!(
+            handed_out.values().sum::<usize>(),
+            exchanged.len(),
+            "handed out and exchanged"
+        );
         assert!(exchanged.len() >= 5, "it has hardly run: {exchanged:?}");
         for (generation, calls) in exchanged {
-            // What the killed one had in hand is asked for again, with the same token, and so with the same answer.
-            let most = if under_way.contains(&format!("chain-{n}-{generation}")) { 2 } else { 1 };
-            assert!((1..=most).contains(&calls), "generation {generation} of company {n}: {calls} calls");
+            // What the killed one had in hand is asked for again, with the same token, and so with
+            // the same answer.
+            let most = if under_way.contains(&format!("chain-{n}-{generation}")) {
+                2
+            } else {
+                1
+            };
+            assert!(
+                (1..=most).contains(&calls),
+                "generation {generation} of company {n}: {calls} calls"
+            );
         }
     }
 }

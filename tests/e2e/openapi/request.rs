@@ -1,4 +1,5 @@
-//! Requests about somebody's things, and what is said of them. Which requests there are is in the document.
+//! Requests about somebody's things, and what is said of them. Which requests there are is in the
+//! document.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -90,32 +91,54 @@ impl Things {
 impl Request {
     /// With this for its body.
     pub fn with_body(mut self, content_type: &str, body: Vec<u8>) -> Request {
-        self.headers.push(("content-type".into(), content_type.into()));
+        self.headers
+            .push(("content-type".into(), content_type.into()));
         self.body = Some(body);
         self
     }
 
     /// Sends it with one more header, if there is one.
     pub async fn send(&self, system: &System, credentials: Option<(&str, &str)>) -> Answer {
-        let mut request = system.http.request(self.method.clone(), format!("{}{PREFIX}{}", system.url("gateway"), self.path));
-        let own = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let mut request = system.http.request(
+            self.method.clone(),
+            format!("{}{PREFIX}{}", system.url("gateway"), self.path),
+        );
+        let own = self
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()));
         for (name, value) in own.chain(credentials) {
             request = request.header(name, value.as_bytes());
         }
         if let Some(body) = &self.body {
             request = request.body(body.clone());
         }
-        let answer = request.send().await.unwrap_or_else(|e| panic!("{} {}: {e}", self.name, self.path));
+        let answer = request
+            .send()
+            .await
+            .unwrap_or_else(|e| panic!("{} {}: {e}", self.name, self.path));
         let (status, headers) = (answer.status(), answer.headers().clone());
         let text = answer.text().await.unwrap();
-        Answer { status, headers, body: serde_json::from_str(&text).unwrap_or(Value::String(text)) }
+        Answer {
+            status,
+            headers,
+            body: serde_json::from_str(&text).unwrap_or(Value::String(text)),
+        }
     }
 }
 
 /// What an answer says: the status, with the body. A batch says so for each of its messages.
 pub fn verdicts(answer: &Answer) -> Vec<(u16, &Value)> {
     match answer.body["results"].as_array() {
-        Some(results) => results.iter().map(|r| (r["status"].as_u64().unwrap() as u16, r.get("error").unwrap_or(r))).collect(),
+        Some(results) => results
+            .iter()
+            .map(|r| {
+                (
+                    r["status"].as_u64().unwrap() as u16,
+                    r.get("error").unwrap_or(r),
+                )
+            })
+            .collect(),
         None => vec![(answer.status.as_u16(), &answer.body)],
     }
 }

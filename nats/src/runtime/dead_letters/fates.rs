@@ -1,5 +1,6 @@
-//! What becomes of a letter: exactly one thing. The bucket's entry is made once, by whoever is first; a replay is noted before
-//! it is done and again when it is, so that whoever finds one begun completes it.
+//! What becomes of a letter: exactly one thing. The bucket's entry is made once, by whoever is
+//! first; a replay is noted before it is done and again when it is, so that whoever finds one begun
+//! completes it.
 
 use super::{DeadLetter, DeadLetterError, DeadLetters, Scope};
 use crate::dead::{Fate, Place, State};
@@ -24,26 +25,67 @@ impl From<BucketError> for DeadLetterError {
 }
 
 impl DeadLetters {
-    /// Decides that a letter is not to be replayed. Deciding it again changes nothing: the first reason stays.
+    /// Decides that a letter is not to be replayed. Deciding it again changes nothing: the first
+    /// reason stays.
     ///
     /// # Errors
-    /// [`DeadLetterError::NotFound`]; [`DeadLetterError::Settled`] if it is replayed; [`DeadLetterError::Unavailable`].
-    pub async fn discard(&self, scope: Scope, seq: u64, by: &str, reason: &str, now: Timestamp) -> Result<DeadLetter, DeadLetterError> {
+    /// [`DeadLetterError::NotFound`]; [`DeadLetterError::Settled`] if it is replayed;
+    /// [`DeadLetterError::Unavailable`].
+    pub async fn discard(
+        &self,
+        scope: Scope,
+        seq: u64,
+        by: &str,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<DeadLetter, DeadLetterError> {
         let (_, mut letter) = self.get(scope, seq).await?;
-        let wanted = Fate { state: State::Discarded, by: by.to_owned(), at: now, reason: Some(reason.to_owned()), replayed_to: None };
+        let wanted = Fate {
+            state: State::Discarded,
+            by: by.to_owned(),
+            at: now,
+            reason: Some(reason.to_owned()),
+            replayed_to: None,
+        };
         letter.fate = Some(self.decide(seq, wanted).await?.fate);
         Ok(letter.for_scope(scope))
     }
 
     /// Begins a replay, or finds it begun or done.
-    pub(super) async fn begin_replay(&self, seq: u64, by: &str, now: Timestamp) -> Result<Decided, DeadLetterError> {
-        self.decide(seq, Fate { state: State::Replaying, by: by.to_owned(), at: now, reason: None, replayed_to: None }).await
+    pub(super) async fn begin_replay(
+        &self,
+        seq: u64,
+        by: &str,
+        now: Timestamp,
+    ) -> Result<Decided, DeadLetterError> {
+        self.decide(
+            seq,
+            Fate {
+                state: State::Replaying,
+                by: by.to_owned(),
+                at: now,
+                reason: None,
+                replayed_to: None,
+            },
+        )
+        .await
     }
 
     /// Completes a replay. Nothing else can stand there, and all who complete it write the same.
-    pub(super) async fn end_replay(&self, seq: u64, begun: Fate, to: Place) -> Result<Fate, DeadLetterError> {
-        let fate = Fate { state: State::Replayed, replayed_to: Some(to), ..begun };
-        self.fates.put(&seq.to_string(), &fate, stream::DEAD_MAX_AGE).await?;
+    pub(super) async fn end_replay(
+        &self,
+        seq: u64,
+        begun: Fate,
+        to: Place,
+    ) -> Result<Fate, DeadLetterError> {
+        let fate = Fate {
+            state: State::Replayed,
+            replayed_to: Some(to),
+            ..begun
+        };
+        self.fates
+            .put(&seq.to_string(), &fate, stream::DEAD_MAX_AGE)
+            .await?;
         Ok(fate)
     }
 
@@ -51,7 +93,9 @@ impl DeadLetters {
     pub(super) async fn reopen(&self, seq: u64, begun: &Fate) -> Result<(), DeadLetterError> {
         let entry = self.fate(seq).await?;
         if entry.value.as_ref() == Some(begun) {
-            self.fates.remove(&seq.to_string(), Some(entry.revision)).await?;
+            self.fates
+                .remove(&seq.to_string(), Some(entry.revision))
+                .await?;
         }
         Ok(())
     }
@@ -67,10 +111,27 @@ impl DeadLetters {
         for _ in 0..TRIES {
             let entry = self.fate(seq).await?;
             if let Some(found) = entry.value {
-                return agree(&wanted, found).map(|fate| Decided { fate, is_new: false });
+                return agree(&wanted, found).map(|fate| Decided {
+                    fate,
+                    is_new: false,
+                });
             }
-            match self.fates.write(&seq.to_string(), &wanted, entry.revision, stream::DEAD_MAX_AGE).await {
-                Ok(()) => return Ok(Decided { fate: wanted, is_new: true }),
+            match self
+                .fates
+                .write(
+                    &seq.to_string(),
+                    &wanted,
+                    entry.revision,
+                    stream::DEAD_MAX_AGE,
+                )
+                .await
+            {
+                Ok(()) => {
+                    return Ok(Decided {
+                        fate: wanted,
+                        is_new: true,
+                    });
+                }
                 Err(e) => error = e,
             }
         }
@@ -93,7 +154,13 @@ mod tests {
 
     #[test]
     fn a_letter_is_replayed_or_discarded_and_never_both() {
-        let fate = |state| Fate { state, by: "operator".into(), at: Timestamp::from_millis(0), reason: None, replayed_to: None };
+        let fate = |state| Fate {
+            state,
+            by: "operator".into(),
+            at: Timestamp::from_millis(0),
+            reason: None,
+            replayed_to: None,
+        };
         for (wanted, found, agrees) in [
             (State::Replaying, State::Replaying, true),
             (State::Replaying, State::Replayed, true),
@@ -102,8 +169,16 @@ mod tests {
             (State::Discarded, State::Replaying, false),
             (State::Discarded, State::Replayed, false),
         ] {
-            let expected = if agrees { Ok(fate(found)) } else { Err(DeadLetterError::Settled(found)) };
-            assert_eq!(agree(&fate(wanted), fate(found)), expected, "{wanted} of {found}");
+            let expected = if agrees {
+                Ok(fate(found))
+            } else {
+                Err(DeadLetterError::Settled(found))
+            };
+            assert_eq!(
+                agree(&fate(wanted), fate(found)),
+                expected,
+                "{wanted} of {found}"
+            );
         }
     }
 }

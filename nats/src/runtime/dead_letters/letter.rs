@@ -34,7 +34,8 @@ pub struct DeadLetter {
     pub stream: String,
     /// Its sequence there.
     pub stream_seq: u64,
-    /// Its place in the log, which a replay keeps: the sequence in `EVENTS` that its event had first. The work of a job has none.
+    /// Its place in the log, which a replay keeps: the sequence in `EVENTS` that its event had
+    /// first. The work of a job has none.
     pub event_seq: Option<u64>,
     /// When it became a dead letter.
     pub first_at: Timestamp,
@@ -70,7 +71,10 @@ impl DeadLetter {
             stream: text(header::DEAD_STREAM),
             stream_seq: number(header::DEAD_STREAM_SEQ).unwrap_or(0),
             event_seq: number(header::EVENT_SEQ),
-            first_at: stored.header(header::DEAD_FIRST_AT).and_then(|at| at.parse().ok()).unwrap_or(stored.stored_at),
+            first_at: stored
+                .header(header::DEAD_FIRST_AT)
+                .and_then(|at| at.parse().ok())
+                .unwrap_or(stored.stored_at),
             stored_at: stored.stored_at,
             replay_of: number(header::REPLAY_OF),
             company_id: about.company,
@@ -128,7 +132,8 @@ pub struct ShownLetter {
     /// The letter.
     #[serde(flatten)]
     pub letter: DeadLetter,
-    /// Its headers, those of the message and those that say why. The server's own are not among them.
+    /// Its headers, those of the message and those that say why. The server's own are not among
+    /// them.
     pub headers: BTreeMap<String, Vec<String>>,
     /// The payload, where it is JSON.
     pub payload: Option<Value>,
@@ -142,12 +147,34 @@ impl ShownLetter {
     /// A letter as somebody may see it, with the rest.
     pub(super) fn of(letter: DeadLetter, stored: &Stored, scope: Scope) -> ShownLetter {
         let payload_hidden = is_hidden(&letter.about(), scope);
-        let is_left_out = |name: &str| name.starts_with("Nats-") || payload_hidden && name == header::DEAD_ERROR;
-        let headers = stored.headers.iter().filter(|(name, _)| !is_left_out(name.as_ref()));
-        let headers = headers.map(|(name, values)| (name.to_string(), values.iter().map(|v| v.as_str().to_owned()).collect())).collect();
-        let payload = if payload_hidden { None } else { serde_json::from_slice(&stored.payload).ok() };
-        let payload_base64 = (payload.is_none() && !payload_hidden).then(|| BASE64.encode(&stored.payload));
-        ShownLetter { letter, headers, payload, payload_base64, payload_hidden }
+        let is_left_out =
+            |name: &str| name.starts_with("Nats-") || payload_hidden && name == header::DEAD_ERROR;
+        let headers = stored
+            .headers
+            .iter()
+            .filter(|(name, _)| !is_left_out(name.as_ref()));
+        let headers = headers
+            .map(|(name, values)| {
+                (
+                    name.to_string(),
+                    values.iter().map(|v| v.as_str().to_owned()).collect(),
+                )
+            })
+            .collect();
+        let payload = if payload_hidden {
+            None
+        } else {
+            serde_json::from_slice(&stored.payload).ok()
+        };
+        let payload_base64 =
+            (payload.is_none() && !payload_hidden).then(|| BASE64.encode(&stored.payload));
+        ShownLetter {
+            letter,
+            headers,
+            payload,
+            payload_base64,
+            payload_hidden,
+        }
     }
 }
 
@@ -173,24 +200,62 @@ mod tests {
             headers.insert(name, value);
         }
         let payload = payload.to_owned().into();
-        Stored { seq: 5, subject: format!("dead.persister.{original}"), stored_at: Timestamp::from_millis(0), headers, payload }
+        Stored {
+            seq: 5,
+            subject: format!("dead.persister.{original}"),
+            stored_at: Timestamp::from_millis(0),
+            headers,
+            payload,
+        }
     }
 
     fn shown(original: &str, payload: &str, scope: Scope) -> ShownLetter {
         let stored = stored(original, payload);
-        ShownLetter::of(DeadLetter::of(&stored).unwrap().for_scope(scope), &stored, scope)
+        ShownLetter::of(
+            DeadLetter::of(&stored).unwrap().for_scope(scope),
+            &stored,
+            scope,
+        )
     }
 
     #[test]
     fn headers_and_subject_tell_what_it_is() {
         let golden = include_str!("../../../golden/message.created.v1.json");
-        let letter = shown(&format!("outbound.3.{COMPANY}.{}.facebook", "b".repeat(24)), golden, Scope::All);
-        let ShownLetter { letter, headers, payload, .. } = letter;
-        assert_eq!((letter.service.as_str(), letter.reason.as_str(), letter.attempts), ("persister", "malformed", 3));
-        assert_eq!((letter.stream.as_str(), letter.stream_seq, letter.replay_of), ("EVENTS", 9, Some(4)));
-        assert_eq!((letter.company_id, letter.state), (COMPANY.parse().ok(), State::Open));
-        assert_eq!((letter.message_id.is_some(), letter.first_at), (true, letter.stored_at));
-        assert_eq!((headers["X-Kept"].as_slice(), headers.get("Nats-Sequence")), (["yes".to_owned()].as_slice(), None));
+        let letter = shown(
+            &format!("outbound.3.{COMPANY}.{}.facebook", "b".repeat(24)),
+            golden,
+            Scope::All,
+        );
+        let ShownLetter {
+            letter,
+            headers,
+            payload,
+            ..
+        } = letter;
+        assert_eq!(
+            (
+                letter.service.as_str(),
+                letter.reason.as_str(),
+                letter.attempts
+            ),
+            ("persister", "malformed", 3)
+        );
+        assert_eq!(
+            (letter.stream.as_str(), letter.stream_seq, letter.replay_of),
+            ("EVENTS", 9, Some(4))
+        );
+        assert_eq!(
+            (letter.company_id, letter.state),
+            (COMPANY.parse().ok(), State::Open)
+        );
+        assert_eq!(
+            (letter.message_id.is_some(), letter.first_at),
+            (true, letter.stored_at)
+        );
+        assert_eq!(
+            (headers["X-Kept"].as_slice(), headers.get("Nats-Sequence")),
+            (["yes".to_owned()].as_slice(), None)
+        );
         assert_eq!(payload, serde_json::from_str(golden).ok());
         let step = include_str!("../../../golden/message.delivery.v1.json");
         assert!(message_id(step.as_bytes()).is_some());
@@ -201,14 +266,42 @@ mod tests {
     #[test]
     fn a_manager_does_not_see_hashes_and_tokens_and_an_operator_sees_all() {
         let manager = Scope::Company(COMPANY.parse().unwrap());
-        for secret in ["user.created", "company.created", "integration.updated", "jobs.work.token-refresh", "later.kind"] {
-            let letter = shown(&format!("{secret}.{COMPANY}.{COMPANY}"), r#"{"password_hash":"hash"}"#, manager);
-            assert!(letter.payload_hidden && !serde_json::to_string(&letter).unwrap().contains("hash"), "{secret}");
+        for secret in [
+            "user.created",
+            "company.created",
+            "integration.updated",
+            "jobs.work.token-refresh",
+            "later.kind",
+        ] {
+            let letter = shown(
+                &format!("{secret}.{COMPANY}.{COMPANY}"),
+                r#"{"password_hash":"hash"}"#,
+                manager,
+            );
+            assert!(
+                letter.payload_hidden && !serde_json::to_string(&letter).unwrap().contains("hash"),
+                "{secret}"
+            );
         }
         let subject = format!("user.created.{COMPANY}.{COMPANY}");
-        assert!(serde_json::to_string(&shown(&subject, r#"{"password_hash":"hash"}"#, Scope::All)).unwrap().contains("hash"));
-        let plain = shown(&format!("message.updated.{COMPANY}.{COMPANY}"), "not JSON", manager);
-        assert_eq!((plain.payload, plain.payload_base64.as_deref(), plain.payload_hidden), (None, Some("bm90IEpTT04="), false));
+        assert!(
+            serde_json::to_string(&shown(&subject, r#"{"password_hash":"hash"}"#, Scope::All))
+                .unwrap()
+                .contains("hash")
+        );
+        let plain = shown(
+            &format!("message.updated.{COMPANY}.{COMPANY}"),
+            "not JSON",
+            manager,
+        );
+        assert_eq!(
+            (
+                plain.payload,
+                plain.payload_base64.as_deref(),
+                plain.payload_hidden
+            ),
+            (None, Some("bm90IEpTT04="), false)
+        );
         assert!(plain.letter.error.is_some());
     }
 }

@@ -1,5 +1,6 @@
-//! Replay: a letter's message is published again on its original subject, once, however often and by whomever it is asked.
-//! Whether it can be processed now is seen when it is: if not, it becomes another dead letter that points to this one.
+//! Replay: a letter's message is published again on its original subject, once, however often and
+//! by whomever it is asked. Whether it can be processed now is seen when it is: if not, it becomes
+//! another dead letter that points to this one.
 
 use std::time::Duration;
 
@@ -25,7 +26,8 @@ pub const MAX_REPLAYS: usize = 100;
 const PUBLISH_WITHIN: Duration = Duration::from_secs(3);
 /// Messages looked at, a stream, for the trace of a replay that was begun earlier.
 const TRACE_PAGE: usize = 500;
-/// Pages of them. A conversation does not have more in the time that it takes to ask again; else asking fails.
+/// Pages of them. A conversation does not have more in the time that it takes to ask again; else
+/// asking fails.
 const TRACE_PAGES: usize = 20;
 
 /// What a replay of many has come to.
@@ -54,16 +56,26 @@ impl DeadLetters {
     /// Replays a letter, or finds that it is replayed.
     ///
     /// # Errors
-    /// See [`DeadLetterError`]; after [`DeadLetterError::Unavailable`] asking again completes what was begun, after
-    /// [`DeadLetterError::Refused`] the letter is open again.
-    pub async fn replay(&self, scope: Scope, seq: u64, by: &str, clock: fn() -> Timestamp) -> Result<DeadLetter, DeadLetterError> {
+    /// See [`DeadLetterError`]; after [`DeadLetterError::Unavailable`] asking again completes what
+    /// was begun, after [`DeadLetterError::Refused`] the letter is open again.
+    pub async fn replay(
+        &self,
+        scope: Scope,
+        seq: u64,
+        by: &str,
+        clock: fn() -> Timestamp,
+    ) -> Result<DeadLetter, DeadLetterError> {
         let (stored, mut letter) = self.get(scope, seq).await?;
         let target = may_be(scope, &letter)?;
         let Decided { mut fate, is_new } = self.begin_replay(seq, by, clock()).await?;
         if fate.state == State::Replaying {
-            // The server's duplicate window alone would not do for one that was begun earlier: a server that was started anew
-            // knows only the ids of what it still stores.
-            let earlier = if is_new { None } else { self.trace(&letter, target, fate.at).await? };
+            // The server's duplicate window alone would not do for one that was begun earlier: a
+            // server that was started anew knows only the ids of what it still stores.
+            let earlier = if is_new {
+                None
+            } else {
+                self.trace(&letter, target, fate.at).await?
+            };
             let to = match earlier {
                 Some(place) => Ok(place),
                 None => self.publish(&stored, &letter).await,
@@ -73,7 +85,13 @@ impl DeadLetters {
             }
             let to = to?;
             counter!("dead_letters_replayed_total").increment(1);
-            info!(dead_letter = seq, stream = to.stream, seq = to.seq, by, "a dead letter is replayed");
+            info!(
+                dead_letter = seq,
+                stream = to.stream,
+                seq = to.seq,
+                by,
+                "a dead letter is replayed"
+            );
             fate = self.end_replay(seq, fate, to).await?;
         }
         letter.fate = Some(fate);
@@ -94,8 +112,8 @@ impl DeadLetters {
         }
     }
 
-    /// Replays the open letters after `cursor` that a filter takes, at most `limit` (itself at most [`MAX_REPLAYS`]). A dry run
-    /// only says which. See [`DeadLetters::replay_these`].
+    /// Replays the open letters after `cursor` that a filter takes, at most `limit` (itself at most
+    /// [`MAX_REPLAYS`]). A dry run only says which. See [`DeadLetters::replay_these`].
     ///
     /// # Errors
     /// [`DeadLetterError::Unavailable`]: some may be replayed; asking again goes on.
@@ -108,16 +126,25 @@ impl DeadLetters {
         by: Option<&str>,
         clock: fn() -> Timestamp,
     ) -> Result<Replayed, DeadLetterError> {
-        let filter = Filter { state: StateFilter::Open, ..filter.clone() };
-        let page = self.list(scope, &filter, cursor, limit.clamp(1, MAX_REPLAYS)).await?;
-        let mut replayed = Replayed { next_cursor: page.next_cursor, ..Replayed::default() };
-        self.replay_these(scope, page.letters, by, clock, &mut replayed).await?;
+        let filter = Filter {
+            state: StateFilter::Open,
+            ..filter.clone()
+        };
+        let page = self
+            .list(scope, &filter, cursor, limit.clamp(1, MAX_REPLAYS))
+            .await?;
+        let mut replayed = Replayed {
+            next_cursor: page.next_cursor,
+            ..Replayed::default()
+        };
+        self.replay_these(scope, page.letters, by, clock, &mut replayed)
+            .await?;
         Ok(replayed)
     }
 
-    /// Replays these letters in the order of the log, whatever their own is: a message that has failed again has a later letter
-    /// than those which were behind it. Without `by` it only says which. What it has come to stands in `replayed`, also where
-    /// it ends early.
+    /// Replays these letters in the order of the log, whatever their own is: a message that has
+    /// failed again has a later letter than those which were behind it. Without `by` it only says
+    /// which. What it has come to stands in `replayed`, also where it ends early.
     ///
     /// # Errors
     /// [`DeadLetterError::Unavailable`]; asking again goes on.
@@ -138,57 +165,111 @@ impl DeadLetters {
             match result {
                 Ok(()) => replayed.sequences.push(letter.seq),
                 Err(e @ DeadLetterError::Unavailable(_)) => return Err(e),
-                // Somebody has discarded it meanwhile, it is gone, it is not for this caller, or no stream takes it.
-                Err(e) => replayed.skipped.push(Skipped { seq: letter.seq, why: e.to_string() }),
+                // Somebody has discarded it meanwhile, it is gone, it is not for this caller, or no
+                // stream takes it.
+                Err(e) => replayed.skipped.push(Skipped {
+                    seq: letter.seq,
+                    why: e.to_string(),
+                }),
             }
         }
         Ok(())
     }
 
-    async fn publish(&self, stored: &Stored, letter: &DeadLetter) -> Result<Place, DeadLetterError> {
+    async fn publish(
+        &self,
+        stored: &Stored,
+        letter: &DeadLetter,
+    ) -> Result<Place, DeadLetterError> {
         let unavailable = |why: String| DeadLetterError::Unavailable(why);
         if !self.connection.is_connected() {
-            // It would lie in the client's buffer and be published after the caller was told otherwise.
+            // It would lie in the client's buffer and be published after the caller was told
+            // otherwise.
             return Err(unavailable("not connected to NATS".into()));
         }
-        let message =
-            PublishMessage::build().headers(headers(stored)).payload(stored.payload.clone()).message_id(format!("replay-{}", letter.seq));
-        let publish = async { self.connection.jetstream.send_publish(letter.subject.clone(), message).await?.await };
+        let message = PublishMessage::build()
+            .headers(headers(stored))
+            .payload(stored.payload.clone())
+            .message_id(format!("replay-{}", letter.seq));
+        let publish = async {
+            self.connection
+                .jetstream
+                .send_publish(letter.subject.clone(), message)
+                .await?
+                .await
+        };
         match tokio::time::timeout(PUBLISH_WITHIN, publish).await {
-            Ok(Ok(ack)) => Ok(Place { stream: ack.stream, seq: ack.sequence }),
+            Ok(Ok(ack)) => Ok(Place {
+                stream: ack.stream,
+                seq: ack.sequence,
+            }),
             Ok(Err(e)) if is_for_good(&e) => Err(DeadLetterError::Refused(e.to_string())),
             Ok(Err(e)) => Err(unavailable(e.to_string())),
             Err(_) => Err(unavailable(format!("{} does not answer", letter.subject))),
         }
     }
 
-    /// Where a replay that was begun at `since` has put the message, if it got so far. In its stream; and if it is gone from
-    /// there, because somebody has taken it, in what they have stored about it: another dead letter, or a step of delivery.
-    async fn trace(&self, letter: &DeadLetter, target: &'static str, since: Timestamp) -> Result<Option<Place>, DeadLetterError> {
-        // A clock that differs makes it look at a little more, all of which names the replay exactly.
-        let since = Timestamp::from_millis(since.millis() - stream::DUPLICATE_WINDOW.as_millis() as i64);
-        let is_replay = |stored: &Stored| stored.header(header::REPLAY_OF).and_then(|seq| seq.parse().ok()) == Some(letter.seq);
-        let found = self
-            .find(target, &letter.subject, since, |stored| is_replay(stored).then(|| Place { stream: target.to_owned(), seq: stored.seq }));
+    /// Where a replay that was begun at `since` has put the message, if it got so far. In its
+    /// stream; and if it is gone from there, because somebody has taken it, in what they have
+    /// stored about it: another dead letter, or a step of delivery.
+    async fn trace(
+        &self,
+        letter: &DeadLetter,
+        target: &'static str,
+        since: Timestamp,
+    ) -> Result<Option<Place>, DeadLetterError> {
+        // A clock that differs makes it look at a little more, all of which names the replay
+        // exactly.
+        let since =
+            Timestamp::from_millis(since.millis() - stream::DUPLICATE_WINDOW.as_millis() as i64);
+        let is_replay = |stored: &Stored| {
+            stored
+                .header(header::REPLAY_OF)
+                .and_then(|seq| seq.parse().ok())
+                == Some(letter.seq)
+        };
+        let found = self.find(target, &letter.subject, since, |stored| {
+            is_replay(stored).then(|| Place {
+                stream: target.to_owned(),
+                seq: stored.seq,
+            })
+        });
         if let Some(place) = found.await? {
             return Ok(Some(place));
         }
         let again = |stored: &Stored| {
             let next = DeadLetter::of(stored).filter(|_| is_replay(stored))?;
-            Some(Place { stream: next.stream, seq: next.stream_seq })
+            Some(Place {
+                stream: next.stream,
+                seq: next.stream_seq,
+            })
         };
-        if let Some(place) = self.find(stream::DEAD, &subject::dead("*", &letter.subject), since, again).await? {
+        if let Some(place) = self
+            .find(
+                stream::DEAD,
+                &subject::dead("*", &letter.subject),
+                since,
+                again,
+            )
+            .await?
+        {
             return Ok(Some(place));
         }
-        let (stream::OUTBOUND, Some(company), Some(contact), Some(message)) =
-            (target, letter.company_id, letter.contact_id, letter.message_id)
-        else {
+        let (stream::OUTBOUND, Some(company), Some(contact), Some(message)) = (
+            target,
+            letter.company_id,
+            letter.contact_id,
+            letter.message_id,
+        ) else {
             return Ok(None);
         };
         let steps = EventSubject::MessageDelivery { company, contact }.to_string();
         self.find(stream::EVENTS, &steps, since, |stored| {
             let seq = MessageDelivery::outbound_seq(message, stored.header(header::MSG_ID)?)?;
-            (seq > letter.stream_seq).then(|| Place { stream: target.to_owned(), seq })
+            (seq > letter.stream_seq).then(|| Place {
+                stream: target.to_owned(),
+                seq,
+            })
         })
         .await
     }
@@ -200,16 +281,21 @@ impl DeadLetters {
         since: Timestamp,
         look: impl Fn(&Stored) -> Option<T>,
     ) -> Result<Option<T>, DeadLetterError> {
-        let mut page = direct::page_since(&self.connection, stream, subject, since, TRACE_PAGE).await;
+        let mut page =
+            direct::page_since(&self.connection, stream, subject, since, TRACE_PAGE).await;
         for _ in 0..TRACE_PAGES {
             let messages = page.map_err(DeadLetterError::Unavailable)?;
-            let Some(last) = messages.last() else { return Ok(None) };
+            let Some(last) = messages.last() else {
+                return Ok(None);
+            };
             if let Some(found) = messages.iter().find_map(&look) {
                 return Ok(Some(found));
             }
             page = direct::page(&self.connection, stream, subject, last.seq + 1, TRACE_PAGE).await;
         }
-        Err(DeadLetterError::Unavailable(format!("{stream} has too much on {subject} to tell whether it was replayed")))
+        Err(DeadLetterError::Unavailable(format!(
+            "{stream} has too much on {subject} to tell whether it was replayed"
+        )))
     }
 }
 
@@ -218,14 +304,23 @@ fn may_be(scope: Scope, letter: &DeadLetter) -> Result<&'static str, DeadLetterE
     if scope != Scope::All && !letter.about().is_replayable {
         return Err(DeadLetterError::ForOperators);
     }
-    target(&letter.subject).ok_or_else(|| DeadLetterError::Refused(format!("no stream takes {}", letter.subject)))
+    target(&letter.subject)
+        .ok_or_else(|| DeadLetterError::Refused(format!("no stream takes {}", letter.subject)))
 }
 
 /// Whether the server will say the same whenever it is asked.
 fn is_for_good(error: &PublishError) -> bool {
-    let answer = std::error::Error::source(error).and_then(|source| source.downcast_ref::<jetstream::Error>());
-    let is_too_large = |code| [ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM, ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM].contains(&code);
-    error.kind() == PublishErrorKind::MaxPayloadExceeded || answer.is_some_and(|answer| is_too_large(answer.error_code()))
+    let answer = std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<jetstream::Error>());
+    let is_too_large = |code| {
+        [
+            ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM,
+            ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM,
+        ]
+        .contains(&code)
+    };
+    error.kind() == PublishErrorKind::MaxPayloadExceeded
+        || answer.is_some_and(|answer| is_too_large(answer.error_code()))
 }
 
 /// The message's own headers, and which letter it comes from.
@@ -246,7 +341,11 @@ fn headers(stored: &Stored) -> HeaderMap {
 
 /// The stream that holds a subject.
 fn target(subject: &str) -> Option<&'static str> {
-    let is_event = || subject::EVENTS.iter().any(|filter| subject.starts_with(filter.trim_end_matches('>')));
+    let is_event = || {
+        subject::EVENTS
+            .iter()
+            .any(|filter| subject.starts_with(filter.trim_end_matches('>')))
+    };
     match subject.split('.').next() {
         Some("outbound") => Some(stream::OUTBOUND),
         Some("jobs") => Some(stream::JOBS),
@@ -271,8 +370,17 @@ mod tests {
         ] {
             given.insert(name, value);
         }
-        let (subject, stored_at) = ("dead.forwarder.outbound.1.a.b.facebook".into(), Timestamp::from_millis(0));
-        let headers = headers(&Stored { seq: 9, subject, stored_at, headers: given, payload: Vec::new().into() });
+        let (subject, stored_at) = (
+            "dead.forwarder.outbound.1.a.b.facebook".into(),
+            Timestamp::from_millis(0),
+        );
+        let headers = headers(&Stored {
+            seq: 9,
+            subject,
+            stored_at,
+            headers: given,
+            payload: Vec::new().into(),
+        });
         let mut names: Vec<String> = headers.iter().map(|(name, _)| name.to_string()).collect();
         names.sort();
         assert_eq!(names, ["Event-Seq", "Replay-Of", "traceparent"]);
@@ -281,9 +389,12 @@ mod tests {
 
     #[test]
     fn every_subject_has_its_stream() {
-        for (subject, stream) in
-            [("outbound.1.a", "OUTBOUND"), ("jobs.work.x", "JOBS"), ("message.created.x", "EVENTS"), ("user.created.x", "EVENTS")]
-        {
+        for (subject, stream) in [
+            ("outbound.1.a", "OUTBOUND"),
+            ("jobs.work.x", "JOBS"),
+            ("message.created.x", "EVENTS"),
+            ("user.created.x", "EVENTS"),
+        ] {
             assert_eq!(target(subject), Some(stream));
         }
         for subject in ["", "messages.created.x", "later.kind.x", "dead.x"] {
