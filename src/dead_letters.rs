@@ -1,5 +1,5 @@
 //! `petbuddy dead-letters`: what could not be processed, for operators: list, show, replay,
-//! discard. What is done with a letter is done by `nats::runtime::dead_letters`, as the gateway
+//! discard. What is done with a letter is done by `runtime::dead_letters`, as the gateway
 //! does it for a company's managers.
 
 use std::fmt::Write as _;
@@ -7,13 +7,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use nats::dead::{Place, Reason};
-use nats::domain::ShortText;
-use nats::runtime::dead_letters::{
+use contract::dead_letter::{Place, Reason};
+use contract::domain::ShortText;
+use contract::{Id, Timestamp};
+use runtime::dead_letters::{
     DeadLetter, DeadLetterError, DeadLetters, Filter, LetterPage, MAX_LETTERS, Replayed, Scope,
     ServiceName, ShownLetter, StateFilter,
 };
-use nats::{Id, Timestamp};
 use serde_json::json;
 
 use crate::columns::columns;

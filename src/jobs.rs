@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use async_nats::header::NATS_SCHEDULE;
 use clap::Args;
-use nats::domain::{JobOutcome, JobRun, is_overdue};
-use nats::runtime::connection::{Connection, REQUEST_TIMEOUT};
-use nats::runtime::direct::{self, Stored};
-use nats::{Timestamp, stream, subject};
+use contract::Timestamp;
+use contract::domain::{JobOutcome, JobRun, is_overdue};
+use contract::{inventory, subject};
+use runtime::log::direct_get::{self, Stored};
+use runtime::net::connection::{Connection, REQUEST_TIMEOUT};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -90,11 +91,11 @@ pub async fn main(options: Options) -> ExitCode {
 
 async fn look(options: &Options) -> Result<Vec<Row>, Failure> {
     let connection = operator::connect(&options.dir).await?;
-    let schedules = latest(&connection, stream::JOBS, subject::JOB_SCHEDULES).await?;
+    let schedules = latest(&connection, inventory::JOBS, subject::JOB_SCHEDULES).await?;
     let runs = latest(
         &connection,
-        &format!("KV_{}", stream::JOB_RUNS),
-        &subject::entry(stream::JOB_RUNS, "*"),
+        &format!("KV_{}", inventory::JOB_RUNS),
+        &subject::entry(inventory::JOB_RUNS, "*"),
     )
     .await?;
     Ok(rows(&schedules, &runs, Timestamp::now()))
@@ -105,7 +106,7 @@ async fn latest(
     stream: &str,
     filter: &str,
 ) -> Result<Vec<Stored>, Failure> {
-    direct::latest(connection, stream, &[filter.to_owned()])
+    direct_get::latest(connection, stream, &[filter.to_owned()])
         .await
         .map_err(|reason| Failure::NotReady {
             what: format!("the stream {stream}"),
@@ -137,7 +138,7 @@ fn rows(schedules: &[Stored], runs: &[Stored], now: Timestamp) -> Vec<Row> {
 
 /// The interval of a recurring schedule.
 fn every(schedule: &Stored) -> Option<Duration> {
-    nats::runtime::settings::parse_duration(
+    runtime::service::settings::parse_duration(
         schedule
             .header(NATS_SCHEDULE.as_ref())?
             .strip_prefix("@every ")?,

@@ -42,7 +42,7 @@ Environment:
   BOT_PORT=5001 NATS_PORT=4222 MONGODB_PORT=27017      where the parts listen
   NATS_URL, MONGODB_URI, META_BOT_BASE_URL             used instead of a child, where set
   PETBUDDY_CACHE                                       where fetched programs are kept (~/.cache/petbuddy)
-Settings of the services are passed on to them; see the README.";
+Settings of the services are passed on to them; see docs/operations.md.";
 
 /// PetBuddy Messaging. Without a command: the whole system on this machine.
 #[derive(Parser)]

@@ -5,9 +5,9 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use nats::runtime::connection::Connection;
-use nats::runtime::settings::{Common, NatsSettings, Settings};
-use nats::{Id, Timestamp};
+use contract::{Id, Timestamp};
+use runtime::net::connection::Connection;
+use runtime::service::settings::{Common, NatsSettings, Settings};
 use tokio::time::{Instant, interval};
 
 use crate::board::Run;

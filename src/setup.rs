@@ -1,14 +1,14 @@
 //! `petbuddy setup`: brings streams, consumers and buckets of a NATS server to the contract, as the
-//! user `operator`. What they are is in `nats::stream`; what could lose something is reported and
+//! user `operator`. What they are is in `contract::inventory`; what could lose something is reported and
 //! left.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use nats::runtime::connection::Connection;
-use nats::runtime::settings::{Common, NatsSettings, Settings};
-use nats::runtime::setup::{Report, Sizes, reconcile};
-use nats::{Id, Timestamp, stream};
+use contract::{Id, Timestamp, inventory};
+use runtime::net::connection::Connection;
+use runtime::service::settings::{Common, NatsSettings, Settings};
+use runtime::setup::{Report, Sizes, reconcile};
 use tokio::time::{Instant, interval};
 
 use crate::exit::Failure;
@@ -54,7 +54,7 @@ pub fn sizes(settings: &mut Settings) -> Sizes {
         replicas: settings.number("NATS_REPLICAS", 1, 1..=5),
         events_max_bytes: settings.number(
             "EVENTS_MAX_BYTES",
-            stream::EVENTS_MAX_BYTES,
+            inventory::EVENTS_MAX_BYTES,
             1..=i64::MAX,
         ),
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use nats::runtime::settings::{NatsSettings, Settings};
+use runtime::service::settings::{NatsSettings, Settings};
 use tokio_util::sync::CancellationToken;
 
 use crate::binaries::{MONGOD, NATS_SERVER, provide};

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use nats::Timestamp;
+use contract::Timestamp;
 
 /// Longest pause after the first failed call. It doubles with each further one.
 pub const FIRST: Duration = Duration::from_secs(1);

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use nats::Id;
+use contract::Id;
 use tokio::time::Instant;
 
 /// So many failed calls in a row open it, …

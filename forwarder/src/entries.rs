@@ -4,11 +4,12 @@
 
 use std::collections::HashMap;
 
-use nats::domain::LaneEntry;
-use nats::runtime::bucket::Bucket;
-use nats::runtime::connection::Connection;
-use nats::runtime::direct;
-use nats::{Id, stream, subject};
+use contract::Id;
+use contract::domain::LaneEntry;
+use contract::{inventory, subject};
+use runtime::kv::bucket::Bucket;
+use runtime::log::direct_get;
+use runtime::net::connection::Connection;
 use tracing::warn;
 
 use crate::lane::LaneId;
@@ -24,7 +25,7 @@ impl Entries {
     /// Asks nothing yet.
     pub fn new(connection: Connection) -> Entries {
         Entries {
-            bucket: Bucket::new(connection.clone(), stream::LANES),
+            bucket: Bucket::new(connection.clone(), inventory::LANES),
             connection,
         }
     }
@@ -35,13 +36,19 @@ impl Entries {
     /// The bucket does not answer.
     pub async fn load(&self, partition: u32) -> Result<HashMap<LaneId, LaneEntry>, String> {
         let (stream, filter) = (
-            format!("KV_{}", stream::LANES),
-            subject::entry(stream::LANES, &format!("{partition}.>")),
+            format!("KV_{}", inventory::LANES),
+            subject::entry(inventory::LANES, &format!("{partition}.>")),
         );
         let (mut entries, mut from) = (HashMap::new(), 1);
         loop {
-            let page =
-                direct::page(&self.connection, &stream, &filter, from, direct::MAX_PAGE).await?;
+            let page = direct_get::page(
+                &self.connection,
+                &stream,
+                &filter,
+                from,
+                direct_get::MAX_PAGE,
+            )
+            .await?;
             let Some(last) = page.last() else {
                 return Ok(entries);
             };
@@ -66,7 +73,7 @@ impl Entries {
     /// reason to stop.
     pub async fn put(&self, partition: u32, lane: LaneId, entry: &LaneEntry) -> bool {
         self.bucket
-            .put(&key(partition, lane), entry, stream::LANE_TTL)
+            .put(&key(partition, lane), entry, inventory::LANE_TTL)
             .await
             .is_ok()
     }
@@ -98,13 +105,13 @@ pub fn order_of(message: &async_nats::Message) -> Option<u64> {
             .map(|v| v.as_str().to_owned())
     };
     let sourced = || {
-        header(nats::header::STREAM_SOURCE)?
+        header(contract::header::STREAM_SOURCE)?
             .split(' ')
             .nth(1)?
             .parse()
             .ok()
     };
-    header(nats::header::EVENT_SEQ)
+    header(contract::header::EVENT_SEQ)
         .and_then(|seq| seq.parse().ok())
         .or_else(sourced)
 }

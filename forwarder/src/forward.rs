@@ -6,18 +6,19 @@ use std::time::Duration;
 
 use async_nats::jetstream::AckKind;
 use async_nats::jetstream::stream::{RawMessageError, RawMessageErrorKind};
+use contract::Timestamp;
+use contract::dead_letter::Reason;
+use contract::domain::{DeliveryState, Integration, LaneEntry};
+use contract::query::{GetContact, GetIntegration};
+use contract::trace::TraceContext;
+use contract::{header, inventory};
 use metrics::counter;
-use nats::dead::Reason;
-use nats::domain::{DeliveryState, Integration, LaneEntry};
-use nats::query::{GetContact, GetIntegration};
-use nats::runtime::CancellationToken;
-use nats::runtime::connection::{Connection, REQUEST_TIMEOUT};
-use nats::runtime::dead_letter::{self, Failed};
-use nats::runtime::publish::Publisher;
-use nats::runtime::query::{self, QueryError};
-use nats::runtime::seal::Keyring;
-use nats::trace::TraceContext;
-use nats::{Timestamp, header, stream};
+use runtime::CancellationToken;
+use runtime::dead_letters::store::{self, Failed};
+use runtime::log::publisher::Publisher;
+use runtime::net::connection::{Connection, REQUEST_TIMEOUT};
+use runtime::rpc::query::{self, QueryError};
+use runtime::seal::Keyring;
 use secrecy::SecretString;
 use tokio::time::Instant;
 use tracing::{Instrument, info, info_span, warn};
@@ -176,7 +177,7 @@ impl Forwarder {
         let stream = self
             .connection
             .jetstream
-            .get_stream_no_info(stream::OUTBOUND)
+            .get_stream_no_info(inventory::OUTBOUND)
             .await
             .map_err(|_| RawMessageErrorKind::Other)?;
         let stored = stream.get_raw_message(seq).await?;
@@ -485,11 +486,11 @@ impl Forwarder {
             subject,
             headers,
             payload,
-            stream: stream::OUTBOUND,
+            stream: inventory::OUTBOUND,
             stream_seq: work.item.seq,
             attempts: calls,
         };
-        dead_letter::store(&self.connection, failed, reason, why, (self.clock)()).await
+        store::store(&self.connection, failed, reason, why, (self.clock)()).await
     }
 
     /// Stores a result; false if it is not known to be in the log.

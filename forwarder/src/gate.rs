@@ -5,13 +5,14 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use contract::domain::{BotHealth, BotStatus, BreakerState, BreakerView};
+use contract::inventory;
+use contract::{Id, Timestamp};
 use metrics::{counter, gauge};
-use nats::domain::{BotHealth, BotStatus, BreakerState, BreakerView};
-use nats::runtime::CancellationToken;
-use nats::runtime::bucket::Bucket;
-use nats::runtime::connection::Connection;
-use nats::runtime::health::Health;
-use nats::{Id, Timestamp, stream};
+use runtime::CancellationToken;
+use runtime::kv::bucket::Bucket;
+use runtime::net::connection::Connection;
+use runtime::service::health::Health;
 use serde_json::json;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -92,7 +93,7 @@ impl Gate {
         health: Health,
         stop: CancellationToken,
     ) {
-        let bucket = Bucket::new(connection.clone(), stream::BOT_HEALTH);
+        let bucket = Bucket::new(connection.clone(), inventory::BOT_HEALTH);
         let key = format!("breaker.{}", connection.instance);
         let mut tick = tokio::time::interval(LOOK_EVERY);
         let (mut view, mut told_at, mut seen): (
@@ -102,7 +103,7 @@ impl Gate {
         ) = (None, None, None);
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
             let probe = bucket
-                .read::<BotHealth>(stream::META_BOT)
+                .read::<BotHealth>(inventory::META_BOT)
                 .await
                 .ok()
                 .and_then(|entry| entry.value);

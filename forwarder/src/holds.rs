@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use contract::Timestamp;
+use contract::query::GetIntegration;
+use contract::trace::TraceContext;
 use metrics::{counter, gauge};
-use nats::Timestamp;
-use nats::query::GetIntegration;
-use nats::runtime::CancellationToken;
-use nats::runtime::connection::Connection;
-use nats::runtime::query::{self, QueryError};
-use nats::trace::TraceContext;
+use runtime::CancellationToken;
+use runtime::net::connection::Connection;
+use runtime::rpc::query::{self, QueryError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -226,8 +226,8 @@ impl Holds {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nats::Id;
-    use nats::domain::Provider;
+    use contract::Id;
+    use contract::domain::Provider;
 
     const SCOPE: Scope = (Id::from_bytes([1; 12]), Provider::Facebook);
     const TOKEN: Version = Some(Timestamp::from_millis(7));

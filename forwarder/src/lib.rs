@@ -25,13 +25,13 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use nats::Timestamp;
-use nats::runtime::CancellationToken;
-use nats::runtime::publish::Publisher;
-use nats::runtime::seal::Keyring;
-use nats::runtime::service::{self, Service, ServiceError};
-use nats::runtime::settings::{Common, Settings};
-use nats::subject::PARTITIONS;
+use contract::Timestamp;
+use contract::subject::PARTITIONS;
+use runtime::CancellationToken;
+use runtime::log::publisher::Publisher;
+use runtime::seal::Keyring;
+use runtime::service::settings::{Common, Settings};
+use runtime::service::{self, Service, ServiceError};
 use secrecy::SecretString;
 use tokio::sync::watch;
 

@@ -5,10 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use contract::subject::{self, PARTITIONS};
 use futures_util::StreamExt;
-use nats::runtime::CancellationToken;
-use nats::runtime::connection::Connection;
-use nats::subject::{self, PARTITIONS};
+use runtime::CancellationToken;
+use runtime::net::connection::Connection;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;

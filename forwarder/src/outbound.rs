@@ -1,10 +1,10 @@
 //! Reading a message of `OUTBOUND`: payload and subject must say the same. No I/O.
 
-use nats::dead::Reason;
-use nats::domain::{Message, Platform, Provider};
-use nats::event::{BadEvent, Envelope, Event};
-use nats::subject::Outbound;
-use nats::{Id, Timestamp};
+use contract::dead_letter::Reason;
+use contract::domain::{Message, Platform, Provider};
+use contract::event::{BadEvent, Envelope, Event};
+use contract::subject::Outbound;
+use contract::{Id, Timestamp};
 
 /// A message that the bot shall have.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,7 +45,7 @@ pub fn read(subject: &str, payload: &[u8]) -> Result<Awaiting, NotOutbound> {
     }
     let place: Outbound = subject
         .parse()
-        .map_err(|e: nats::subject::BadSubject| malformed(e.to_string()))?;
+        .map_err(|e: contract::subject::BadSubject| malformed(e.to_string()))?;
     let envelope = Envelope::from_json(payload).map_err(|e| match e {
         BadEvent::Unknown { .. } => NotOutbound {
             reason: Reason::UnknownVersion,

@@ -7,15 +7,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::jetstream::Message;
+use contract::domain::{DeliveryState, LaneEntry};
+use contract::inventory;
+use contract::subject::Outbound;
+use contract::{Id, Timestamp};
 use futures_util::future::OptionFuture;
 use metrics::{counter, gauge};
-use nats::domain::{DeliveryState, LaneEntry};
-use nats::runtime::CancellationToken;
-use nats::runtime::connection::Connection;
-use nats::runtime::health::Health;
-use nats::runtime::pinned::{Arrival, Pinned, Standing, Takeover};
-use nats::subject::Outbound;
-use nats::{Id, Timestamp, stream};
+use runtime::CancellationToken;
+use runtime::consume::pinned_consumer::{Arrival, Pinned, Standing, Takeover};
+use runtime::net::connection::Connection;
+use runtime::service::health::Health;
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -108,12 +109,12 @@ impl Partition {
                 continue;
             }
             let connection = &self.forwarder.connection;
-            let consumer = stream::forwarder(self.number);
+            let consumer = inventory::forwarder(self.number);
             let why = match Pinned::open(
                 connection,
-                stream::OUTBOUND,
+                inventory::OUTBOUND,
                 consumer,
-                stream::FORWARDER_GROUP,
+                inventory::FORWARDER_GROUP,
             )
             .await
             {
@@ -372,16 +373,20 @@ impl Partition {
 }
 
 async fn look_at(connection: Connection, partition: u32) -> Option<Standing> {
-    Pinned::standing(&connection, stream::OUTBOUND, &stream::forwarder(partition))
-        .await
-        .ok()
+    Pinned::standing(
+        &connection,
+        inventory::OUTBOUND,
+        &inventory::forwarder(partition),
+    )
+    .await
+    .ok()
 }
 
 /// Whether the server has nothing that it could send to pin somebody: all is with an owner who is
 /// gone, or as much as may be.
 fn is_orphaned(standing: Standing) -> bool {
     let sends_nothing =
-        standing.pending == 0 || standing.in_work >= stream::PARTITION_MAX_ACK_PENDING as u64;
+        standing.pending == 0 || standing.in_work >= inventory::PARTITION_MAX_ACK_PENDING as u64;
     !standing.pinned && standing.in_work > 0 && sends_nothing
 }
 
@@ -433,7 +438,7 @@ mod tests {
 
     #[test]
     fn what_a_dead_owner_has_left_is_asked_for_also_when_no_more_may_be_sent() {
-        const MOST: u64 = stream::PARTITION_MAX_ACK_PENDING as u64;
+        const MOST: u64 = inventory::PARTITION_MAX_ACK_PENDING as u64;
         let of = |pending, in_work, pinned| {
             is_orphaned(Standing {
                 pending,

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
+use contract::Timestamp;
+use contract::dead_letter::Reason;
+use contract::domain::{Delivery, DeliveryState, Message};
+use contract::event::{Actor, Envelope, Event, MessageDelivery};
+use contract::trace::TraceContext;
 use metrics::counter;
-use nats::Timestamp;
-use nats::dead::Reason;
-use nats::domain::{Delivery, DeliveryState, Message};
-use nats::event::{Actor, Envelope, Event, MessageDelivery};
-use nats::runtime::publish::{Outgoing, PublishError, Publisher};
-use nats::trace::TraceContext;
+use runtime::log::publisher::{Outgoing, PublishError, Publisher};
 use tokio::time::Instant;
 use tracing::debug;
 

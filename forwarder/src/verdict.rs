@@ -6,7 +6,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 
-use nats::Timestamp;
+use contract::Timestamp;
 
 use crate::breaker::Sign;
 

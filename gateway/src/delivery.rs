@@ -5,15 +5,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use contract::Id;
+use contract::domain::{Delivery, DeliveryState, Message};
+use contract::event::{Envelope, Event};
+use contract::query::GetMessage;
+use contract::subject;
+use contract::trace::TraceContext;
 use futures_util::StreamExt;
 use metrics::counter;
-use nats::domain::{Delivery, DeliveryState, Message};
-use nats::event::{Envelope, Event};
-use nats::query::GetMessage;
-use nats::runtime::CancellationToken;
-use nats::runtime::connection::Connection;
-use nats::trace::TraceContext;
-use nats::{Id, subject};
+use runtime::CancellationToken;
+use runtime::net::connection::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tracing::warn;

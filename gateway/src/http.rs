@@ -11,9 +11,9 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use contract::trace::TraceContext;
+use contract::{Id, Timestamp};
 use metrics::{counter, histogram};
-use nats::trace::TraceContext;
-use nats::{Id, Timestamp};
 use serde_json::{Map, Value};
 use tracing::{Instrument, debug, error, field, info_span};
 

@@ -1,8 +1,8 @@
 //! The dead letters as the handlers use them: few requests at a time, for each letter that is
 //! looked at comes with its payload, up to 512 KiB.
 
-use nats::runtime::connection::Connection;
-use nats::runtime::dead_letters::DeadLetters;
+use runtime::dead_letters::DeadLetters;
+use runtime::net::connection::Connection;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::problem::Problem;

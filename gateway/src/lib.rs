@@ -22,12 +22,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nats::runtime::CancellationToken;
-use nats::runtime::bot_watch;
-use nats::runtime::publish::Publisher;
-use nats::runtime::seal::Keyring;
-use nats::runtime::service::{self, Service, ServiceError};
-use nats::runtime::settings::{Common, Environment, Settings};
+use runtime::CancellationToken;
+use runtime::kv::bot_watch;
+use runtime::log::publisher::Publisher;
+use runtime::seal::Keyring;
+use runtime::service::settings::{Common, Environment, Settings};
+use runtime::service::{self, Service, ServiceError};
 use secrecy::{ExposeSecret, SecretString};
 
 use auth::{Cookies, Grants, Lockout, Logins, Passwords, Sessions, Tokens};

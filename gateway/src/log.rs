@@ -5,18 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::stream::DirectGetErrorKind;
+use contract::event::{Envelope, Event};
+use contract::outcome::Outcome;
+use contract::query::Query;
+use contract::trace::TraceContext;
+use contract::{Id, Timestamp};
+use contract::{header, inventory};
 use futures_util::future::join_all;
-use nats::event::{Envelope, Event};
-use nats::outcome::Outcome;
-use nats::query::Query;
-use nats::runtime::CancellationToken;
-use nats::runtime::connection::Connection;
-use nats::runtime::health::Health;
-use nats::runtime::outcome::Inbox;
-use nats::runtime::publish::{Outgoing, PublishError, Publisher, Receipt};
-use nats::runtime::query::{self, QueryError};
-use nats::trace::TraceContext;
-use nats::{Id, Timestamp, header, stream};
+use runtime::CancellationToken;
+use runtime::log::publisher::{Outgoing, PublishError, Publisher, Receipt};
+use runtime::net::connection::Connection;
+use runtime::rpc::outcome::Inbox;
+use runtime::rpc::query::{self, QueryError};
+use runtime::service::health::Health;
 use serde_json::json;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
@@ -138,7 +139,7 @@ impl Log {
             .0
             .connection
             .jetstream
-            .get_stream_no_info(stream::EVENTS)
+            .get_stream_no_info(inventory::EVENTS)
             .await
             .map_err(|e| unavailable(&e))?;
         for look in 1..=LOOKS {
@@ -189,7 +190,7 @@ impl Log {
 pub async fn watch(connection: Connection, health: Health, stop: CancellationToken) {
     let mut tick = tokio::time::interval(LOOK);
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        match timeout(LOOK, connection.jetstream.get_stream(stream::EVENTS)).await {
+        match timeout(LOOK, connection.jetstream.get_stream(inventory::EVENTS)).await {
             Ok(Ok(stream)) => {
                 let info = stream.cached_info();
                 health.good("log", json!({"messages": info.state.messages, "bytes": info.state.bytes, "max_bytes": info.config.max_bytes}));

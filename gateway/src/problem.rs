@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use nats::dead::State;
-use nats::query::KeyOf;
-use nats::runtime::bucket::BucketError;
-use nats::runtime::dead_letters::DeadLetterError;
-use nats::runtime::publish::PublishError;
-use nats::runtime::query::QueryError;
+use contract::dead_letter::State;
+use contract::query::KeyOf;
+use runtime::dead_letters::DeadLetterError;
+use runtime::kv::bucket::BucketError;
+use runtime::log::publisher::PublishError;
+use runtime::rpc::query::QueryError;
 use serde::Serialize;
 use serde_json::Value;
 use tracing::{error, warn};
@@ -77,7 +77,7 @@ pub enum Problem {
         /// Which key.
         key: &'static str,
         /// Who holds it.
-        holder: Option<nats::Id>,
+        holder: Option<contract::Id>,
     },
     /// What stands there does not allow it.
     Conflict(&'static str),
@@ -107,7 +107,7 @@ struct Body<'a> {
     message: &'a str,
     errors: &'a [FieldError],
     #[serde(skip_serializing_if = "Option::is_none")]
-    existing_id: Option<nats::Id>,
+    existing_id: Option<contract::Id>,
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<String>,
 }

@@ -3,8 +3,8 @@
 
 use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
-use nats::Id;
-use nats::domain::{Platform, Provider, UnknownName};
+use contract::Id;
+use contract::domain::{Platform, Provider, UnknownName};
 use serde_json::{Map, Value};
 
 use crate::problem::{FieldError, Problem};
@@ -246,7 +246,7 @@ impl<'a> Fields<'a> {
     pub fn finish(self) -> Result<(), Problem> {
         match self.errors.as_slice() {
             [] => Ok(()),
-            [only] if only.message == nats::id::BadId.to_string() => {
+            [only] if only.message == contract::id::BadId.to_string() => {
                 Err(match only.field.as_str() {
                     "company_id" => Problem::BadId("company_id"),
                     "contact_id" => Problem::BadId("contact_id"),

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use contract::{Timestamp, header, inventory};
 use metrics::{counter, histogram};
-use nats::runtime::CancellationToken;
-use nats::runtime::connection::Connection;
-use nats::runtime::health::Health;
-use nats::runtime::outcome;
-use nats::runtime::worker::{self, Delivery, Settle, Source, Worker};
-use nats::{Timestamp, header, stream};
+use runtime::CancellationToken;
+use runtime::consume::worker::{self, Delivery, Settle, Source, Worker};
+use runtime::net::connection::Connection;
+use runtime::rpc::outcome;
+use runtime::service::health::Health;
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -23,8 +23,8 @@ const MAX_BATCH: usize = 2_000;
 const GATHER: Duration = Duration::from_millis(250);
 /// Where it reads.
 pub const SOURCE: Source = Source {
-    stream: stream::EVENTS,
-    consumer: stream::PERSISTER,
+    stream: inventory::EVENTS,
+    consumer: inventory::PERSISTER,
     prefetch: 2 * MAX_BATCH,
 };
 /// Below the consumer's ack wait: so long a batch is kept and tried again here before it is given

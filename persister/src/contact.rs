@@ -4,8 +4,8 @@
 
 use std::collections::BTreeSet;
 
+use contract::domain::{Contact, ContactPatch};
 use mongodb::bson::{Bson, DateTime, Document};
-use nats::domain::{Contact, ContactPatch};
 
 use crate::document::{self, long};
 use crate::suspension::{self, Told};
@@ -182,9 +182,9 @@ pub fn words(text: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nats::Timestamp;
-    use nats::domain::{ShortText, SocialPatch};
-    use nats::event::{Envelope, Event};
+    use contract::Timestamp;
+    use contract::domain::{ShortText, SocialPatch};
+    use contract::event::{Envelope, Event};
     use proptest::prelude::*;
 
     fn contact() -> Contact {

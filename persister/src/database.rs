@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
+use contract::domain::DeliveryState;
 use mongodb::bson::{Document, doc};
 use mongodb::error::{Error, ErrorKind};
 use mongodb::options::{Acknowledgment, ClientOptions, IndexOptions, ReadConcern, WriteConcern};
 use mongodb::{Client, Collection, Database, IndexModel};
-use nats::domain::DeliveryState;
-use nats::runtime::CancellationToken;
-use nats::runtime::health::Health;
+use runtime::CancellationToken;
+use runtime::service::health::Health;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use tracing::warn;

@@ -1,14 +1,14 @@
 //! The form of documents in MongoDB, and the way back to the contract's types. No queries, no
 //! writes.
 
-use mongodb::bson::{Bson, DateTime, Document, doc, oid::ObjectId};
-use nats::domain::{
+use contract::domain::{
     Attachment, Company, Contact, ContactPatch, Delivery, Integration, Message, Profile, Sealed,
     ShortText, SlaTargets, Social, StaffRole, User,
 };
-use nats::event::{Idempotency, MessageDelivery};
-use nats::query::{IntegrationView, RefreshError, Resumable};
-use nats::{Id, Timestamp};
+use contract::event::{Idempotency, MessageDelivery};
+use contract::query::{IntegrationView, RefreshError, Resumable};
+use contract::{Id, Timestamp};
+use mongodb::bson::{Bson, DateTime, Document, doc, oid::ObjectId};
 use serde_json::Value as Json;
 
 use crate::sla::{Change, Targets};
@@ -215,7 +215,7 @@ pub fn attempt(step: &MessageDelivery, company: ObjectId, seq: u64, at: Timestam
 
 /// A contact. Its optional parts are kept as they are in JSON, with dates as dates.
 pub fn contact(contact: &Contact, seq: u64) -> Document {
-    let text = |t: &Option<nats::domain::ShortText>| t.as_ref().map(|t| t.as_str().to_owned());
+    let text = |t: &Option<contract::domain::ShortText>| t.as_ref().map(|t| t.as_str().to_owned());
     let mut document = doc! {
         "_id": oid(contact.id),
         "company_id": oid(contact.company_id),
@@ -507,7 +507,7 @@ fn staff_role(role: StaffRole) -> &'static str {
 /// # Errors
 /// [`BadDocument`]
 pub fn read_user(document: &Document) -> Result<User, BadDocument> {
-    use nats::domain::Email;
+    use contract::domain::Email;
     let f = Fields(document);
     let role = match f.text("role")? {
         "manager" => StaffRole::Manager,
@@ -528,7 +528,7 @@ pub fn read_user(document: &Document) -> Result<User, BadDocument> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nats::event::{Envelope, Event};
+    use contract::event::{Envelope, Event};
 
     fn golden(kind: &str) -> Event {
         let file = format!(

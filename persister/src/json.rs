@@ -2,8 +2,8 @@
 //! written field by field and never built in memory. Only for documents whose field names are the
 //! contract's; what the view adds for itself is left out.
 
+use contract::Timestamp;
 use mongodb::bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf};
-use nats::Timestamp;
 use serde::Serialize;
 use serde::ser::{Error, SerializeMap, Serializer};
 
@@ -106,9 +106,9 @@ impl Serialize for Value<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use contract::domain::MessageView;
+    use contract::event::{Envelope, Event};
     use mongodb::bson::oid::ObjectId;
-    use nats::domain::MessageView;
-    use nats::event::{Envelope, Event};
 
     fn golden(kind: &str) -> Event {
         let file = format!(
@@ -163,7 +163,7 @@ mod tests {
             let document = document::contact(&c, 7);
             let text = serde_json::to_string(&Contact(raw(document.clone()))).unwrap();
             assert_eq!(
-                serde_json::from_str::<nats::domain::Contact>(&text).unwrap(),
+                serde_json::from_str::<contract::domain::Contact>(&text).unwrap(),
                 *c
             );
             // As the fold of edits reads it.
@@ -179,7 +179,7 @@ mod tests {
         let attempt = document::attempt(&d, ObjectId::new(), 7, Timestamp::from_millis(5));
         let text =
             serde_json::to_string(&Attempt(RawDocumentBuf::try_from(&attempt).unwrap())).unwrap();
-        let read: nats::query::Attempt = serde_json::from_str(&text).unwrap();
+        let read: contract::query::Attempt = serde_json::from_str(&text).unwrap();
         assert_eq!(
             (read.status, read.duration_ms, read.error),
             (d.status, d.duration_ms, d.delivery.last_error)

@@ -7,13 +7,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use contract::domain::Platform;
+use contract::query::Percentiles;
+use contract::{Id, Timestamp};
 use metrics::counter;
 use mongodb::Collection;
 use mongodb::bson::{DateTime, Document, doc};
-use nats::domain::Platform;
-use nats::query::Percentiles;
-use nats::runtime::CancellationToken;
-use nats::{Id, Timestamp};
+use runtime::CancellationToken;
 use tracing::warn;
 
 use crate::database::update_many;
@@ -34,7 +34,7 @@ const WRITE_EVERY: Duration = Duration::from_secs(5);
 /// Histograms kept in memory until then; of more nothing is counted.
 const MAX_KEPT: usize = 20_000;
 /// How long MongoDB keeps one: the longest report, and a day.
-pub const KEPT: Duration = Duration::from_secs((nats::query::MAX_REPORT_DAYS + 1) * 86_400);
+pub const KEPT: Duration = Duration::from_secs((contract::query::MAX_REPORT_DAYS + 1) * 86_400);
 
 type Histograms = HashMap<(Id, Platform, i64), [u32; STEPS.len()]>;
 

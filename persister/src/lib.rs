@@ -18,10 +18,10 @@ mod view;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use nats::runtime::CancellationToken;
-use nats::runtime::service::{self, Service, ServiceError};
-use nats::runtime::settings::{Common, Settings};
-use nats::runtime::worker::watch_lag;
+use runtime::CancellationToken;
+use runtime::consume::worker::watch_lag;
+use runtime::service::settings::{Common, Settings};
+use runtime::service::{self, Service, ServiceError};
 use secrecy::SecretString;
 
 use crate::progress::Progress;

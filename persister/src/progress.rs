@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use nats::runtime::CancellationToken;
-use nats::runtime::connection::Connection;
-use nats::runtime::query::QueryError;
-use nats::runtime::worker;
+use runtime::CancellationToken;
+use runtime::consume::worker;
+use runtime::net::connection::Connection;
+use runtime::rpc::query::QueryError;
 
 use crate::consume::SOURCE;
 

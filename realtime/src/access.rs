@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
+use contract::domain::StaffRole;
+use contract::{Id, Timestamp};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
-use nats::domain::StaffRole;
-use nats::{Id, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 

@@ -7,9 +7,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use contract::{Id, header, inventory, subject};
 use metrics::counter;
-use nats::runtime::direct;
-use nats::{Id, header, stream, subject};
+use runtime::log::direct_get;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
@@ -219,9 +219,9 @@ async fn try_read(
     // Looked at before the log is: whatever was handed out by then the log has.
     let handed_out = company.last_seq();
     let filter = subject::of_company(company.id);
-    let read = direct::page_within(
+    let read = direct_get::page_within(
         hub.connection(),
-        stream::EVENTS,
+        inventory::EVENTS,
         &filter,
         position + 1,
         PAGE_EVENTS,
@@ -244,7 +244,7 @@ async fn try_read(
             pending,
         }));
     }
-    let last = direct::last_seq(hub.connection(), stream::EVENTS, &filter)
+    let last = direct_get::last_seq(hub.connection(), inventory::EVENTS, &filter)
         .await
         .map_err(NoPage::Unavailable)?;
     Ok((last <= position).then_some(Page {

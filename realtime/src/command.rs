@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
+use contract::domain::Platform;
+use contract::event::{Actor, Envelope, Event, MessageRead};
+use contract::subject;
+use contract::trace::TraceContext;
+use contract::{Id, Timestamp};
 use futures_util::future::BoxFuture;
 use metrics::counter;
-use nats::domain::Platform;
-use nats::event::{Actor, Envelope, Event, MessageRead};
-use nats::runtime::connection::Connection;
-use nats::runtime::publish::{Outgoing, PublishError, Publisher};
-use nats::trace::TraceContext;
-use nats::{Id, Timestamp, subject};
+use runtime::log::publisher::{Outgoing, PublishError, Publisher};
+use runtime::net::connection::Connection;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 use tracing::warn;
@@ -103,7 +104,7 @@ pub type Outcome = Result<Done, Failure>;
 pub enum Execution {
     /// It has ended.
     Now(Outcome),
-    /// It ends within [`nats::runtime::publish::PUBLISH_DEADLINE`].
+    /// It ends within [`runtime::log::publisher::PUBLISH_DEADLINE`].
     Later(BoxFuture<'static, Outcome>),
 }
 

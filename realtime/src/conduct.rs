@@ -68,7 +68,7 @@ impl Conduct {
 mod tests {
     use super::*;
     use crate::config::Config;
-    use nats::runtime::settings::Settings;
+    use runtime::service::settings::Settings;
     use std::time::Duration;
 
     /// So many conversations, and frames a second.

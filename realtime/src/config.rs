@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use nats::runtime::settings::{Common, Settings};
+use runtime::service::settings::{Common, Settings};
 use secrecy::SecretString;
 
 /// Port where none is set.

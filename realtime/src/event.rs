@@ -1,11 +1,12 @@
 //! What clients are told of a stored event, and of typing. Pure translation: no socket, no NATS.
 
 use async_nats::Message;
+use contract::domain::{Delivery, MessagePatch, MessageView, Platform, Provider};
+use contract::event::{Envelope, Event};
+use contract::{Id, Timestamp};
+use contract::{header, subject};
 use metrics::counter;
-use nats::domain::{Delivery, MessagePatch, MessageView, Platform, Provider};
-use nats::event::{Envelope, Event};
-use nats::runtime::direct::Stored;
-use nats::{Id, Timestamp, header, subject};
+use runtime::log::direct_get::Stored;
 use serde::Serialize;
 use tracing::warn;
 

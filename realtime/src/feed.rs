@@ -13,11 +13,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Message, Subscriber};
+use contract::{Id, header, inventory, subject};
 use futures_util::StreamExt;
 use metrics::counter;
-use nats::runtime::connection::Connection;
-use nats::runtime::direct;
-use nats::{Id, header, stream, subject};
+use runtime::log::direct_get;
+use runtime::net::connection::Connection;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
@@ -111,7 +111,7 @@ pub struct Kept {
 pub async fn kept(connection: &Connection) -> Result<Kept, String> {
     let stream = connection
         .jetstream
-        .get_stream(stream::EVENTS)
+        .get_stream(inventory::EVENTS)
         .await
         .map_err(|e| e.to_string())?;
     let state = &stream.cached_info().state;
@@ -363,7 +363,8 @@ impl<'a> Feed<'a> {
     async fn check(&mut self) -> Result<(), Lost> {
         let filter = subject::of_company(self.company.id);
         let last =
-            direct::last_seq_of_a_replica(self.hub.connection(), stream::EVENTS, &filter).await;
+            direct_get::last_seq_of_a_replica(self.hub.connection(), inventory::EVENTS, &filter)
+                .await;
         match last {
             // It may only be on its way; reading it does no harm then.
             Ok(last) if last > self.company.last_seq() => self.repair("check").await,
@@ -405,12 +406,13 @@ impl<'a> Feed<'a> {
         self.connects = connection.connects();
         (self.ask, self.say_at) = (true, Instant::now());
         let filter = subject::of_company(self.company.id);
-        let target = direct::last_seq(connection, stream::EVENTS, &filter).await?;
+        let target = direct_get::last_seq(connection, inventory::EVENTS, &filter).await?;
         let mut found = 0;
         while self.company.last_seq() < target {
             let _turn = self.hub.repairing().await?;
             let from = self.company.last_seq() + 1;
-            let page = direct::page(connection, stream::EVENTS, &filter, from, PAGE_EVENTS).await?;
+            let page =
+                direct_get::page(connection, inventory::EVENTS, &filter, from, PAGE_EVENTS).await?;
             if page.is_empty() {
                 return Err("a replica is behind".into());
             }
@@ -433,9 +435,9 @@ impl<'a> Feed<'a> {
         let mut from = self.company.remembers_after() + 1;
         while from <= self.company.last_seq() {
             let _turn = self.hub.repairing().await?;
-            let page = direct::page(
+            let page = direct_get::page(
                 self.hub.connection(),
-                stream::EVENTS,
+                inventory::EVENTS,
                 &filter,
                 from,
                 PAGE_EVENTS,

@@ -4,7 +4,7 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use nats::Timestamp;
+use contract::Timestamp;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 

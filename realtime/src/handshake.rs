@@ -1,7 +1,7 @@
 //! Who may open a socket, whichever door they come by. What an open socket does is not known here.
 
 use axum::http::{HeaderMap, header};
-use nats::Timestamp;
+use contract::Timestamp;
 
 use crate::access::{BadToken, Session, Verifier};
 use crate::config::Config;

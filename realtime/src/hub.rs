@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use nats::Id;
-use nats::runtime::CancellationToken;
-use nats::runtime::connection::Connection;
-use nats::runtime::publish::Publisher;
+use contract::Id;
+use runtime::CancellationToken;
+use runtime::log::publisher::Publisher;
+use runtime::net::connection::Connection;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
@@ -327,8 +327,8 @@ impl Drop for OfUser {
 pub mod tests {
     use super::*;
     use crate::config::Config;
-    use nats::Timestamp;
-    use nats::runtime::settings::Settings;
+    use contract::Timestamp;
+    use runtime::service::settings::Settings;
 
     /// A hub whose NATS is not there.
     pub async fn unconnected() -> Hub {

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::stream::ClusterInfo;
-use nats::{Timestamp, stream};
+use contract::{Timestamp, inventory};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, info};
 
@@ -38,7 +38,12 @@ pub async fn watch(hub: Hub) {
     let mut tick = interval(LOOK_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while hub.stop().run_until_cancelled(tick.tick()).await.is_some() {
-        let now = match hub.connection().jetstream.get_stream(stream::EVENTS).await {
+        let now = match hub
+            .connection()
+            .jetstream
+            .get_stream(inventory::EVENTS)
+            .await
+        {
             Ok(stream) => reign(stream.cached_info().cluster.as_ref()),
             Err(error) => {
                 debug!(%error, "the stream does not answer");

@@ -12,9 +12,9 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use nats::runtime::CancellationToken;
-use nats::runtime::publish::Publisher;
-use nats::runtime::service::{self, Service, ServiceError};
+use runtime::CancellationToken;
+use runtime::log::publisher::Publisher;
+use runtime::service::{self, Service, ServiceError};
 use tokio::net::TcpListener;
 
 use crate::handshake::Handshake;

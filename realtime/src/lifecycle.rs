@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use nats::Timestamp;
-use nats::runtime::health::Health;
+use contract::Timestamp;
+use runtime::service::health::Health;
 use serde_json::json;
 use tokio::time::{interval, timeout};
 use tracing::info;

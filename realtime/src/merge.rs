@@ -3,8 +3,8 @@
 //! other came first.
 
 use async_nats::{Message, Subscriber};
+use contract::header;
 use futures_util::{FutureExt, StreamExt};
-use nats::header;
 use tokio::task::unconstrained;
 
 /// The sequence of a republished message.

@@ -1,8 +1,8 @@
 //! What is counted for each event, looked up once: at a million deliveries a second the looking up
 //! would cost the most.
 
+use contract::Timestamp;
 use metrics::{Counter, Histogram, counter, histogram};
-use nats::Timestamp;
 
 use crate::frame::Frame;
 

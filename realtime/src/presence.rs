@@ -1,10 +1,10 @@
 //! Who of a company is online and which conversations they have joined, over all nodes. Each node
 //! says on `presence.<company>` what it has, whole, when that changes; a node that is not heard of
-//! any more takes what it said with it (docs/decisions/0012). Pure bookkeeping: no NATS, no socket.
+//! any more takes what it said with it (docs/adr/0012). Pure bookkeeping: no NATS, no socket.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use nats::Id;
+use contract::Id;
 use serde::{Deserialize, Serialize};
 
 /// Conversations of one user that are told; of more, the first by their ids.

@@ -3,8 +3,8 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use contract::{Id, Timestamp};
 use metrics::counter;
-use nats::{Id, Timestamp};
 use serde_json::json;
 
 use crate::access::BadToken;

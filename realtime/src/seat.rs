@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
+use contract::Id;
+use contract::event::MessageRead;
 use metrics::gauge;
-use nats::Id;
-use nats::event::MessageRead;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 

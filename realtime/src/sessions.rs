@@ -6,10 +6,10 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use contract::{Id, inventory, subject};
 use futures_util::StreamExt;
 use metrics::counter;
-use nats::runtime::direct;
-use nats::{Id, stream, subject};
+use runtime::log::direct_get;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::warn;
 
@@ -30,7 +30,7 @@ pub async fn run(hub: Hub) {
             match hub
                 .connection()
                 .client
-                .subscribe(subject::entry(stream::SESSIONS, "*.*"))
+                .subscribe(subject::entry(inventory::SESSIONS, "*.*"))
                 .await
             {
                 Ok(changes) => follow(&hub, changes).await,
@@ -70,14 +70,14 @@ async fn look(hub: &Hub, missing_before: HashSet<Login>) -> HashSet<Login> {
         .collect();
     let logins: Vec<Login> = logins.into_iter().collect();
     let mut missing = HashSet::new();
-    for some in logins.chunks(direct::MAX_LATEST) {
+    for some in logins.chunks(direct_get::MAX_LATEST) {
         let subjects: Vec<String> = some
             .iter()
             .map(|(user, session)| entry(*user, *session))
             .collect();
-        match direct::latest(
+        match direct_get::latest(
             hub.connection(),
-            &format!("KV_{}", stream::SESSIONS),
+            &format!("KV_{}", inventory::SESSIONS),
             &subjects,
         )
         .await
@@ -118,7 +118,7 @@ fn end(hub: &Hub, logins: &HashSet<Login>) {
 }
 
 fn entry(user: Id, session: Id) -> String {
-    subject::entry(stream::SESSIONS, &format!("{user}.{session}"))
+    subject::entry(inventory::SESSIONS, &format!("{user}.{session}"))
 }
 
 fn login_of(subject: &str) -> Option<Login> {

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use nats::Id;
+use contract::Id;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use contract::domain::BotStatus;
 use metrics::{counter, histogram};
-use nats::domain::BotStatus;
 use reqwest::{Client, Method, Request, Url};
 use tokio::time::Instant;
 

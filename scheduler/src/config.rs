@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use nats::runtime::seal::Keyring;
-use nats::runtime::settings::{Common, Environment, Settings};
+use runtime::seal::Keyring;
+use runtime::service::settings::{Common, Environment, Settings};
 use secrecy::SecretString;
 
 /// How often a job may run: the server's schedules count in whole seconds.

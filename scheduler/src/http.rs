@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use nats::Timestamp;
+use contract::Timestamp;
 use reqwest::header::RETRY_AFTER;
 use reqwest::{Client, Request, Response, redirect, retry};
 use time::OffsetDateTime;

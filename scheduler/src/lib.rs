@@ -23,12 +23,12 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use nats::runtime::CancellationToken;
-use nats::runtime::bot_watch;
-use nats::runtime::publish::Publisher;
-use nats::runtime::service::{self, Service, ServiceError};
-use nats::runtime::worker::{Worker, watch_lag};
-use nats::{Timestamp, stream};
+use contract::{Timestamp, inventory};
+use runtime::CancellationToken;
+use runtime::consume::worker::{Worker, watch_lag};
+use runtime::kv::bot_watch;
+use runtime::log::publisher::Publisher;
+use runtime::service::{self, Service, ServiceError};
 
 use crate::bot::Bot;
 use crate::google::Google;
@@ -98,7 +98,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
         deadline: config.token_refresh_deadline,
         google: google.clone(),
         // Before that, the next run hands it out in vain.
-        google_deadline: config.google_refresh_interval.max(stream::DUPLICATE_WINDOW),
+        google_deadline: config
+            .google_refresh_interval
+            .max(inventory::DUPLICATE_WINDOW),
         clock: Timestamp::now,
         jitter: rand::random,
     };

@@ -4,17 +4,18 @@
 
 use std::time::Duration;
 
+use contract::dead_letter::Reason;
+use contract::domain::{Integration, Provider, Sealed};
+use contract::event::{Actor, Envelope, Event, IntegrationRefreshFailed};
+use contract::query::{GetIntegration, IntegrationView};
+use contract::subject;
+use contract::trace::TraceContext;
+use contract::{Id, Timestamp};
 use metrics::counter;
-use nats::dead::Reason;
-use nats::domain::{Integration, Provider, Sealed};
-use nats::event::{Actor, Envelope, Event, IntegrationRefreshFailed};
-use nats::query::{GetIntegration, IntegrationView};
-use nats::runtime::connection::Connection;
-use nats::runtime::query::{QueryError, ask};
-use nats::runtime::seal::{Keyring, SealError};
-use nats::runtime::worker::Settle;
-use nats::trace::TraceContext;
-use nats::{Id, Timestamp, subject};
+use runtime::consume::worker::Settle;
+use runtime::net::connection::Connection;
+use runtime::rpc::query::{QueryError, ask};
+use runtime::seal::{Keyring, SealError};
 use secrecy::SecretString;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -445,8 +446,8 @@ fn shut(error: SealError) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nats::query::RefreshError;
-    use nats::runtime::settings::{NatsSettings, Settings};
+    use contract::query::RefreshError;
+    use runtime::service::settings::{NatsSettings, Settings};
 
     const NOW: Timestamp = Timestamp::from_millis(1_760_000_000_000);
     const DEADLINE: Duration = Duration::from_secs(3_600);

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::kv::{Operation, Store, UpdateErrorKind};
-use nats::domain::{JobOutcome as Outcome, JobRun};
-use nats::{Timestamp, domain, stream};
+use contract::domain::{JobOutcome as Outcome, JobRun};
+use contract::inventory;
+use contract::{Timestamp, domain};
 use tracing::warn;
 
 use crate::jobs::{Job, RUN_TIMEOUT};
@@ -138,7 +139,7 @@ impl Runs {
 
     async fn store(&self) -> Result<Store, RunsError> {
         self.jetstream
-            .get_key_value(stream::JOB_RUNS)
+            .get_key_value(inventory::JOB_RUNS)
             .await
             .map_err(unavailable)
     }

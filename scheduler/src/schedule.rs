@@ -8,11 +8,12 @@ use std::time::Duration;
 use async_nats::header::{NATS_SCHEDULE, NATS_SCHEDULE_TARGET, NATS_SCHEDULE_TTL};
 use async_nats::jetstream::Context;
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
+use contract::Timestamp;
+use contract::domain::JobOutcome as Outcome;
+use contract::{inventory, subject};
 use metrics::gauge;
-use nats::domain::JobOutcome as Outcome;
-use nats::runtime::CancellationToken;
-use nats::runtime::health::Health;
-use nats::{Timestamp, stream, subject};
+use runtime::CancellationToken;
+use runtime::service::health::Health;
 use serde_json::{Map, Value, json};
 use tracing::{info, warn};
 
@@ -166,7 +167,7 @@ impl Keeper {
 
 /// The schedule that the server holds.
 async fn held(jetstream: &Context, name: &str) -> Result<Option<StreamMessage>, KeepError> {
-    last_of(jetstream, stream::JOBS, &subject::job_schedule(name))
+    last_of(jetstream, inventory::JOBS, &subject::job_schedule(name))
         .await
         .map_err(KeepError::Jobs)
 }

@@ -5,12 +5,12 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::DirectGetErrorKind;
-use nats::event::Envelope;
-use nats::runtime::connection::{Connection, REQUEST_TIMEOUT};
-use nats::runtime::direct;
-use nats::runtime::publish::Outgoing;
-use nats::trace::TraceContext;
-use nats::{header, stream, subject};
+use contract::event::Envelope;
+use contract::trace::TraceContext;
+use contract::{header, inventory, subject};
+use runtime::log::direct_get;
+use runtime::log::publisher::Outgoing;
+use runtime::net::connection::{Connection, REQUEST_TIMEOUT};
 
 /// The service whose dead letters are missing in the view.
 const VIEW_OWNER: &str = "persister";
@@ -48,7 +48,7 @@ pub async fn standing(
     filter: &str,
     shown: u64,
 ) -> Result<Standing, String> {
-    let Some(last) = last_of(&connection.jetstream, stream::EVENTS, filter).await? else {
+    let Some(last) = last_of(&connection.jetstream, inventory::EVENTS, filter).await? else {
         return Ok(Standing::Shown(0));
     };
     if place(
@@ -58,9 +58,9 @@ pub async fn standing(
     {
         return Ok(Standing::Shown(last.sequence));
     }
-    let letters = direct::latest(
+    let letters = direct_get::latest(
         connection,
-        stream::DEAD,
+        inventory::DEAD,
         &[subject::dead(VIEW_OWNER, &last.subject)],
     )
     .await?;

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::header::{NATS_SCHEDULE_NEXT, NATS_SCHEDULER};
+use contract::Timestamp;
+use contract::dead_letter::Reason;
+use contract::domain::{JobOutcome as Outcome, JobRun};
+use contract::{inventory, subject};
 use metrics::{counter, histogram};
-use nats::dead::Reason;
-use nats::domain::{JobOutcome as Outcome, JobRun};
-use nats::runtime::CancellationToken;
-use nats::runtime::worker::{Delivery, Settle, Source, Worker};
-use nats::{Timestamp, stream, subject};
+use runtime::CancellationToken;
+use runtime::consume::worker::{Delivery, Settle, Source, Worker};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
@@ -23,8 +24,8 @@ use crate::schedule::CATCH_UP;
 /// Where ticks come from; no more at hand than are in work, so that the others go to other
 /// replicas.
 pub const SOURCE: Source = Source {
-    stream: stream::JOBS,
-    consumer: stream::SCHEDULER,
+    stream: inventory::JOBS,
+    consumer: inventory::SCHEDULER,
     prefetch: 1,
 };
 /// Ticks in work at once in one replica. Each is of another job: two of the same job wait for one

@@ -3,12 +3,13 @@
 //! what becomes of the message.
 
 use async_nats::jetstream::message::PublishMessage;
-use nats::dead::Reason;
-use nats::domain::Provider;
-use nats::runtime::connection::Connection;
-use nats::runtime::direct;
-use nats::runtime::worker::{Delivery, Settle, Source, Worker};
-use nats::{Timestamp, stream, subject};
+use contract::Timestamp;
+use contract::dead_letter::Reason;
+use contract::domain::Provider;
+use contract::{inventory, subject};
+use runtime::consume::worker::{Delivery, Settle, Source, Worker};
+use runtime::log::direct_get;
+use runtime::net::connection::Connection;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -21,8 +22,8 @@ pub const TOKEN_REFRESH: &str = "token-refresh";
 pub const GOOGLE_TOKEN_REFRESH: &str = "google-token-refresh";
 /// Where the work comes from. What is at hand here is not in work elsewhere, so it is little.
 pub const SOURCE: Source = Source {
-    stream: stream::JOBS,
-    consumer: stream::SCHEDULER_WORK,
+    stream: inventory::JOBS,
+    consumer: inventory::SCHEDULER_WORK,
     prefetch: 4,
 };
 /// Pieces in work at once in one replica: each is a call to the outside.
@@ -112,7 +113,7 @@ pub async fn hand_out(
     which: Which,
     now: Timestamp,
 ) -> Result<bool, String> {
-    let last = last_of(&connection.jetstream, stream::JOBS, &piece(which)).await?;
+    let last = last_of(&connection.jetstream, inventory::JOBS, &piece(which)).await?;
     let last = last.and_then(|last| of(&last.payload, which.version));
     if last.is_some_and(|token| token.wait(now).is_some()) {
         return Ok(false);
@@ -177,9 +178,9 @@ fn piece(which: Which) -> String {
 /// # Errors
 /// The stream does not answer.
 pub async fn has_letter(connection: &Connection, which: Which) -> Result<bool, String> {
-    let letters = direct::latest(
+    let letters = direct_get::latest(
         connection,
-        stream::DEAD,
+        inventory::DEAD,
         &[subject::dead(connection.service, &piece(which))],
     )
     .await?;

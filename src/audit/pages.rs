@@ -2,19 +2,19 @@
 
 use std::time::Duration;
 
-use nats::query::{AuditLine, AuditMessages, Query, WalkMessages};
-use nats::runtime::connection::Connection;
-use nats::runtime::direct::{self, Stored};
-use nats::runtime::query::{QueryError, ask};
-use nats::runtime::worker::{self, Source};
-use nats::trace::TraceContext;
-use nats::{Id, stream};
+use contract::query::{AuditLine, AuditMessages, Query, WalkMessages};
+use contract::trace::TraceContext;
+use contract::{Id, inventory};
+use runtime::consume::worker::{self, Source};
+use runtime::log::direct_get::{self, Stored};
+use runtime::net::connection::Connection;
+use runtime::rpc::query::{QueryError, ask};
 use tokio::time::Instant;
 
 use super::judge::Entry;
 
 /// Messages of a stream in one page.
-const PAGE: usize = direct::MAX_PAGE;
+const PAGE: usize = direct_get::MAX_PAGE;
 /// A page or question that fails is tried again for so long: the system is live, and a part may be
 /// starting anew.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -22,8 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(500);
 /// Where the persister reads.
 const PERSISTER: Source = Source {
-    stream: stream::EVENTS,
-    consumer: stream::PERSISTER,
+    stream: inventory::EVENTS,
+    consumer: inventory::PERSISTER,
     prefetch: 1,
 };
 
@@ -54,7 +54,7 @@ impl<'a> Pages<'a> {
             let log = self
                 .connection
                 .jetstream
-                .get_stream(stream::EVENTS)
+                .get_stream(inventory::EVENTS)
                 .await
                 .map_err(|e| e.to_string())?;
             Ok(Extent {
@@ -84,7 +84,8 @@ impl<'a> Pages<'a> {
 
     /// A page of a stream; an empty one is the end.
     pub async fn page(&self, stream: &str, filter: &str, from: u64) -> Result<Vec<Stored>, String> {
-        patiently(async || direct::page(self.connection, stream, filter, from, PAGE).await).await
+        patiently(async || direct_get::page(self.connection, stream, filter, from, PAGE).await)
+            .await
     }
 
     /// The messages of the log in a range of sequences.
@@ -93,7 +94,7 @@ impl<'a> Pages<'a> {
         while next <= to {
             let wanted = usize::try_from(to - next + 1).unwrap_or(PAGE).min(PAGE);
             let page = patiently(async || {
-                direct::page(self.connection, stream::EVENTS, filter, next, wanted).await
+                direct_get::page(self.connection, inventory::EVENTS, filter, next, wanted).await
             })
             .await?;
             let Some(last) = page.last() else { break };
@@ -118,7 +119,7 @@ impl<'a> Pages<'a> {
             .ask(&WalkMessages {
                 after,
                 company_id,
-                limit: nats::query::MAX_AUDIT,
+                limit: contract::query::MAX_AUDIT,
             })
             .await?;
         Ok((page.lines, page.next))

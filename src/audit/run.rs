@@ -5,9 +5,10 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use nats::domain::DeliveryState;
-use nats::runtime::connection::Connection;
-use nats::{Id, header, stream, subject};
+use contract::Id;
+use contract::domain::DeliveryState;
+use contract::{header, inventory, subject};
+use runtime::net::connection::Connection;
 
 use super::judge::{
     Difference, Entry, Fate, Finding, Report, compare, extra, fate, message_id, ranges,
@@ -92,7 +93,7 @@ impl Audit<'_> {
         while next <= self.report.to_seq {
             let page = self
                 .pages
-                .page(stream::EVENTS, &self.filters.created, next)
+                .page(inventory::EVENTS, &self.filters.created, next)
                 .await?;
             let Some(last) = page.last() else { break };
             next = last.seq + 1;
@@ -142,7 +143,7 @@ impl Audit<'_> {
         while !self.absent.is_empty() {
             let page = self
                 .pages
-                .page(stream::DEAD, &self.filters.refused, next)
+                .page(inventory::DEAD, &self.filters.refused, next)
                 .await?;
             let Some(last) = page.last() else { break };
             next = last.seq + 1;
@@ -150,7 +151,7 @@ impl Audit<'_> {
                 let seq = letter
                     .header(header::DEAD_STREAM_SEQ)
                     .and_then(|seq| seq.parse().ok());
-                if letter.header(header::DEAD_STREAM) == Some(stream::EVENTS)
+                if letter.header(header::DEAD_STREAM) == Some(inventory::EVENTS)
                     && seq.is_some_and(|seq| self.absent.remove(&seq).is_some())
                 {
                     self.report.refused += 1;
@@ -182,14 +183,14 @@ impl Audit<'_> {
             return Ok(Vec::new());
         }
         let awaiting = self
-            .among_undelivered(stream::OUTBOUND, &self.filters.outbound)
+            .among_undelivered(inventory::OUTBOUND, &self.filters.outbound)
             .await?;
         let dead = self
-            .among_undelivered(stream::DEAD, &self.filters.failed)
+            .among_undelivered(inventory::DEAD, &self.filters.failed)
             .await?;
         self.pages.caught_up().await?;
         let ids: Vec<Id> = self.undelivered.keys().copied().collect();
-        for ids in ids.chunks(nats::query::MAX_AUDIT as usize) {
+        for ids in ids.chunks(contract::query::MAX_AUDIT as usize) {
             for line in self.pages.lines(ids.to_vec()).await? {
                 if let Some((_, state)) = self.undelivered.get_mut(&line.id) {
                     *state = line.state;

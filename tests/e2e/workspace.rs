@@ -49,7 +49,7 @@ fn no_service_depends_on_another_and_only_the_persister_on_mongodb() {
     for service in SERVICES {
         let of_service = &dependencies[service];
         assert!(
-            of_service.iter().any(|d| d == "nats"),
+            of_service.iter().any(|d| d == "contract"),
             "{service} speaks the contract"
         );
         for other in SERVICES {
@@ -73,7 +73,7 @@ fn the_contract_is_plain_data_without_its_runtime() {
         .args([
             "tree",
             "-p",
-            "nats",
+            "contract",
             "--no-default-features",
             "--edges",
             "normal",

@@ -6,10 +6,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use contract::domain::{Email, StaffRole};
+use contract::{Id, Timestamp};
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
-use nats::domain::{Email, StaffRole};
-use nats::{Id, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};

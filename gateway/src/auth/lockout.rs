@@ -5,17 +5,17 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use contract::Timestamp;
+use contract::domain::Email;
+use contract::inventory::{self, LOCKOUT_WINDOW};
 use metrics::counter;
-use nats::Timestamp;
-use nats::domain::Email;
-use nats::runtime::connection::Connection;
-use nats::stream::{self, LOCKOUT_WINDOW};
+use runtime::net::connection::Connection;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tracing::warn;
 
 use crate::problem::Problem;
-use nats::runtime::bucket::{Bucket, BucketError};
+use runtime::kv::bucket::{Bucket, BucketError};
 
 /// Attempts within the window that lock.
 const ATTEMPTS: usize = 5;
@@ -60,7 +60,7 @@ impl Lockout {
     /// Asks nothing yet.
     pub fn new(connection: Connection) -> Lockout {
         Lockout {
-            bucket: Bucket::new(connection, stream::LOCKOUTS),
+            bucket: Bucket::new(connection, inventory::LOCKOUTS),
         }
     }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum::response::Response;
-use nats::Timestamp;
-use nats::domain::User;
+use contract::Timestamp;
+use contract::domain::User;
 use serde_json::{Map, Value, json};
 
 use super::cookies::csrf_token;

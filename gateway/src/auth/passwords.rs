@@ -5,8 +5,8 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nats::trace::TraceContext;
-use nats::{Id, Timestamp};
+use contract::trace::TraceContext;
+use contract::{Id, Timestamp};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::problem::Problem;

@@ -4,15 +4,15 @@
 
 use std::time::Duration;
 
+use contract::{Id, Timestamp, inventory, subject};
 use metrics::counter;
-use nats::runtime::connection::Connection;
-use nats::runtime::direct::{self, Stored};
-use nats::{Id, Timestamp, stream, subject};
+use runtime::log::direct_get::{self, Stored};
+use runtime::net::connection::Connection;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::problem::Problem;
-use nats::runtime::bucket::{Bucket, BucketError};
+use runtime::kv::bucket::{Bucket, BucketError};
 
 /// Writes that may be overtaken, or their acknowledgement lost, before a refresh is given up.
 const TRIES: u32 = 5;
@@ -75,7 +75,7 @@ impl Sessions {
     /// Each lives for `ttl` after its last refresh.
     pub fn new(connection: Connection, ttl: Duration) -> Sessions {
         Sessions {
-            bucket: Bucket::new(connection.clone(), stream::SESSIONS),
+            bucket: Bucket::new(connection.clone(), inventory::SESSIONS),
             connection,
             ttl,
         }
@@ -86,10 +86,10 @@ impl Sessions {
     /// # Errors
     /// The bucket does not answer.
     pub async fn open(&self, user: Id, now: Timestamp) -> Result<Open, BucketError> {
-        let all = subject::entry(stream::SESSIONS, &format!("{user}.*"));
-        let stored = direct::latest(
+        let all = subject::entry(inventory::SESSIONS, &format!("{user}.*"));
+        let stored = direct_get::latest(
             &self.connection,
-            &format!("KV_{}", stream::SESSIONS),
+            &format!("KV_{}", inventory::SESSIONS),
             &[all],
         )
         .await;
@@ -216,7 +216,7 @@ mod tests {
         let stored = |n: u8, payload: String| Stored {
             seq: u64::from(n),
             subject: subject::entry(
-                stream::SESSIONS,
+                inventory::SESSIONS,
                 &key(Id::from_bytes([0; 12]), Id::from_bytes([n; 12])),
             ),
             stored_at: Timestamp::from_millis(0),

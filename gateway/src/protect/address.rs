@@ -10,7 +10,7 @@ use axum::http::HeaderMap;
 use axum::middleware::Next;
 use axum::response::Response;
 use ipnet::IpNet;
-use nats::runtime::settings::Settings;
+use runtime::service::settings::Settings;
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
 /// Whoever has one IPv6 address has at least so many leading bits for themselves.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
-use nats::runtime::settings::{Environment, Settings};
+use runtime::service::settings::{Environment, Settings};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 /// A browser may keep the answer to a preflight so long.

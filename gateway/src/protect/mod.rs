@@ -139,7 +139,7 @@ mod tests {
     use axum::extract::{Path, Query};
     use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
     use axum::routing::get;
-    use nats::runtime::settings::Settings;
+    use runtime::service::settings::Settings;
     use serde_json::Value;
     use tower::ServiceExt;
 

@@ -4,12 +4,12 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use nats::domain::{Company, Email, InvalidText, ShortText, SlaTargets, StaffRole, User};
-use nats::event::{Actor, CompanyCreated, Envelope, Event};
-use nats::outcome::Outcome;
-use nats::query::{GetUser, UserByEmail};
-use nats::runtime::query::QueryError;
-use nats::{Id, Timestamp};
+use contract::domain::{Company, Email, InvalidText, ShortText, SlaTargets, StaffRole, User};
+use contract::event::{Actor, CompanyCreated, Envelope, Event};
+use contract::outcome::Outcome;
+use contract::query::{GetUser, UserByEmail};
+use contract::{Id, Timestamp};
+use runtime::rpc::query::QueryError;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 

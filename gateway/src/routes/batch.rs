@@ -8,10 +8,10 @@ use std::collections::HashMap;
 
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
+use contract::{Id, Timestamp};
 use futures_util::{StreamExt, stream};
-use nats::runtime::order::Order;
-use nats::runtime::publish::{Outgoing, PublishError, Receipt};
-use nats::{Id, Timestamp};
+use runtime::log::ordering_key::Order;
+use runtime::log::publisher::{Outgoing, PublishError, Receipt};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;

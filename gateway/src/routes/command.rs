@@ -3,9 +3,9 @@
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
-use nats::event::Event;
-use nats::trace::TraceContext;
-use nats::{Id, Timestamp};
+use contract::event::Event;
+use contract::trace::TraceContext;
+use contract::{Id, Timestamp};
 use serde_json::json;
 
 use crate::auth::Caller;

@@ -1,8 +1,8 @@
 //! The fields of a contact, as a body gives them. Read the same way for a new contact and for an
 //! edit: a new one is an edit of nothing. Null, or an empty text, removes a field.
 
-use nats::domain::{Contact, ContactPatch, Email, Profile, ShortText, Social, SocialPatch};
-use nats::{Id, Timestamp};
+use contract::domain::{Contact, ContactPatch, Email, Profile, ShortText, Social, SocialPatch};
+use contract::{Id, Timestamp};
 use serde_json::{Map, Value};
 
 use crate::problem::Problem;

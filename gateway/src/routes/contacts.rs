@@ -3,13 +3,13 @@
 use axum::extract::Path;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use nats::domain::{Contact, ContactPatch};
-use nats::event::{ContactUpdated, Event};
-use nats::outcome::Outcome;
-use nats::query::{GetContact, ListContacts};
-use nats::runtime::publish::Outgoing;
-use nats::trace::TraceContext;
-use nats::{Id, Timestamp};
+use contract::domain::{Contact, ContactPatch};
+use contract::event::{ContactUpdated, Event};
+use contract::outcome::Outcome;
+use contract::query::{GetContact, ListContacts};
+use contract::trace::TraceContext;
+use contract::{Id, Timestamp};
+use runtime::log::publisher::Outgoing;
 use serde::Serialize;
 use utoipa::ToSchema;
 

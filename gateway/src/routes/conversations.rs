@@ -2,9 +2,9 @@
 //! /messages/instagram` as the old backend had it.
 
 use axum::response::Response;
-use nats::Id;
-use nats::domain::Platform;
-use nats::query::ListConversations;
+use contract::Id;
+use contract::domain::Platform;
+use contract::query::ListConversations;
 use serde_json::{Map, Value};
 
 use super::Call;

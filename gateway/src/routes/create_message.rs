@@ -8,11 +8,11 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
-use nats::domain::{
+use contract::domain::{
     Attachment, Content, Delivery, DeliveryState, ExternalId, MAX_ATTACHMENTS, Message,
     MessageView, ShortText, Url,
 };
-use nats::{Id, Timestamp};
+use contract::{Id, Timestamp};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -288,7 +288,7 @@ mod tests {
         Caller::Staff {
             user,
             company,
-            role: nats::domain::StaffRole::Receptionist,
+            role: contract::domain::StaffRole::Receptionist,
             session: None,
         }
     }

@@ -1,5 +1,5 @@
 //! `/dead-letters`: what could not be processed, for the managers of the company that it belongs
-//! to. What is done with a letter is done by `nats::runtime::dead_letters`, as the operator's
+//! to. What is done with a letter is done by `runtime::dead_letters`, as the operator's
 //! command line does it too.
 
 use std::sync::Arc;
@@ -7,11 +7,11 @@ use std::sync::Arc;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use nats::domain::ShortText;
-use nats::runtime::dead_letters::{
+use contract::domain::ShortText;
+use contract::{Id, Timestamp};
+use runtime::dead_letters::{
     DeadLetter, Filter, MAX_LETTERS, MAX_REPLAYS, Replayed, Scope, ShownLetter,
 };
-use nats::{Id, Timestamp};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;

@@ -4,12 +4,12 @@
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use nats::domain::{Integration, Provider, Sealed, ShortText};
-use nats::event::{Event, IntegrationDeleted};
-use nats::outcome::Outcome;
-use nats::query::{GetIntegration, IntegrationView, ListIntegrations, RefreshError};
-use nats::runtime::seal::Keyring;
-use nats::{Id, Timestamp};
+use contract::domain::{Integration, Provider, Sealed, ShortText};
+use contract::event::{Event, IntegrationDeleted};
+use contract::outcome::Outcome;
+use contract::query::{GetIntegration, IntegrationView, ListIntegrations, RefreshError};
+use contract::{Id, Timestamp};
+use runtime::seal::Keyring;
 use secrecy::SecretString;
 use serde::Serialize;
 use tracing::error;

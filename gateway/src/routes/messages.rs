@@ -3,12 +3,12 @@
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::Response;
-use nats::Id;
-use nats::domain::{Content, MAX_ATTACHMENTS, MessagePatch, MessageView};
-use nats::event::{Event, MessageDeleted, MessageRead, MessageUpdated};
-use nats::outcome::Outcome;
-use nats::query::{DeliveryHistory, GetDelivery, GetMessage, ListMessages, Page};
-use nats::trace::TraceContext;
+use contract::Id;
+use contract::domain::{Content, MAX_ATTACHMENTS, MessagePatch, MessageView};
+use contract::event::{Event, MessageDeleted, MessageRead, MessageUpdated};
+use contract::outcome::Outcome;
+use contract::query::{DeliveryHistory, GetDelivery, GetMessage, ListMessages, Page};
+use contract::trace::TraceContext;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;

@@ -2,7 +2,7 @@
 
 use axum::http::StatusCode;
 use axum::response::Response;
-use nats::query::{DEFAULT_PAGE, MAX_PAGE, Page};
+use contract::query::{DEFAULT_PAGE, MAX_PAGE, Page};
 
 use crate::http::raw_json;
 use crate::validate::Fields;

@@ -4,10 +4,10 @@
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use nats::Timestamp;
-use nats::domain::InvalidText;
-use nats::query::GetUser;
-use nats::runtime::query::QueryError;
+use contract::Timestamp;
+use contract::domain::InvalidText;
+use contract::query::GetUser;
+use runtime::rpc::query::QueryError;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 

@@ -2,10 +2,10 @@
 
 use axum::http::StatusCode;
 use axum::response::Response;
-use nats::Timestamp;
-use nats::domain::SlaTargets;
-use nats::event::{CompanyUpdated, Event};
-use nats::query::{GetCompany, MAX_REPORT_DAYS, ReportSla, SlaReport};
+use contract::Timestamp;
+use contract::domain::SlaTargets;
+use contract::event::{CompanyUpdated, Event};
+use contract::query::{GetCompany, MAX_REPORT_DAYS, ReportSla, SlaReport};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::time::Duration;

@@ -3,12 +3,12 @@
 //! here.
 
 use axum::http::{HeaderMap, HeaderValue};
-use nats::Timestamp;
-use nats::domain::Message;
-use nats::event::{Envelope, Event, Idempotency};
-use nats::query::{KeyOf, UniqueKey};
-use nats::runtime::publish::{Outgoing, PublishError, Receipt};
-use nats::trace::TraceContext;
+use contract::Timestamp;
+use contract::domain::Message;
+use contract::event::{Envelope, Event, Idempotency};
+use contract::query::{KeyOf, UniqueKey};
+use contract::trace::TraceContext;
+use runtime::log::publisher::{Outgoing, PublishError, Receipt};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 

@@ -1,7 +1,7 @@
 //! Staff and their logins.
 
-use nats::domain::{Company, Email, ShortText, StaffRole};
-use nats::{Id, Timestamp};
+use contract::domain::{Company, Email, ShortText, StaffRole};
+use contract::{Id, Timestamp};
 use utoipa::ToSchema;
 
 /// A new company with its first manager; or, with an `invitation` in place of `company_name`, one

@@ -1,8 +1,8 @@
 //! Contacts.
 
-use nats::domain::{Contact, ShortText};
-use nats::query::ContactPage;
-use nats::{Id, Timestamp};
+use contract::domain::{Contact, ShortText};
+use contract::query::ContactPage;
+use contract::{Id, Timestamp};
 use utoipa::ToSchema;
 
 use super::text::{MaybeEmail, MaybeText};

@@ -1,9 +1,9 @@
 //! Dead letters.
 
-use nats::dead::Reason;
-use nats::domain::ShortText;
-use nats::runtime::dead_letters::StateFilter;
-use nats::{Id, Timestamp};
+use contract::dead_letter::Reason;
+use contract::domain::ShortText;
+use contract::{Id, Timestamp};
+use runtime::dead_letters::StateFilter;
 use utoipa::{IntoParams, ToSchema};
 
 /// Whether to replay in earnest; it can stand in the query string or in the body.

@@ -1,6 +1,6 @@
 //! A company's access to the platforms.
 
-use nats::{Id, Timestamp};
+use contract::{Id, Timestamp};
 use utoipa::ToSchema;
 
 use super::text::MaybeText;

@@ -1,8 +1,10 @@
 //! Messages and conversations.
 
-use nats::domain::{Content, Direction, ExternalId, MessageView, Platform, Role, ShortText, Url};
-use nats::query::{ConversationPage, MessagePage};
-use nats::{Id, Timestamp};
+use contract::domain::{
+    Content, Direction, ExternalId, MessageView, Platform, Role, ShortText, Url,
+};
+use contract::query::{ConversationPage, MessagePage};
+use contract::{Id, Timestamp};
 use utoipa::ToSchema;
 
 use super::refused::ProblemDetails;

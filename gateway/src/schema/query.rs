@@ -1,7 +1,7 @@
 //! Query strings that several operations share.
 
-use nats::domain::Platform;
-use nats::{Id, Timestamp};
+use contract::domain::Platform;
+use contract::{Id, Timestamp};
 use utoipa::IntoParams;
 
 /// Whose data it is about.

@@ -1,6 +1,6 @@
 //! What a request can end with other than with what it asked for.
 
-use nats::Id;
+use contract::Id;
 use utoipa::{IntoResponses, ToSchema};
 
 /// What is wrong with one field.

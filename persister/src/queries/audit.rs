@@ -1,9 +1,9 @@
 //! What `petbuddy audit` asks: the bare list of messages, deleted ones included. What is amiss is
 //! for the one who asks to find.
 
+use contract::query::{AuditLine, AuditMessages, AuditPage, MAX_AUDIT, WalkMessages};
 use mongodb::bson::{Document, doc, oid::ObjectId};
-use nats::query::{AuditLine, AuditMessages, AuditPage, MAX_AUDIT, WalkMessages};
-use nats::runtime::query::QueryError;
+use runtime::rpc::query::QueryError;
 
 use super::Queries;
 use crate::document::{self, oid};

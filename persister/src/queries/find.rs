@@ -3,15 +3,15 @@
 
 use std::time::Duration;
 
+use contract::query::{Cursor, MAX_PAGE, Page};
 use futures_util::TryStreamExt;
 use mongodb::Collection;
 use mongodb::action::Find;
 use mongodb::bson::raw::{RawDocument, RawDocumentBuf};
 use mongodb::bson::{Bson, DateTime, Document, doc};
-use nats::query::{Cursor, MAX_PAGE, Page};
-use nats::runtime::connection::Connection;
-use nats::runtime::query::QueryError;
-use nats::runtime::worker;
+use runtime::consume::worker;
+use runtime::net::connection::Connection;
+use runtime::rpc::query::QueryError;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 
-use mongodb::bson::{Bson, Document, doc};
-use nats::domain::Provider;
-use nats::query::{
+use contract::domain::Provider;
+use contract::query::{
     ExpiringPage, GetIntegration, IntegrationKey, IntegrationView, ListExpiring, ListIntegrations,
     ListRefreshable, MAX_EXPIRING,
 };
-use nats::runtime::query::QueryError;
+use mongodb::bson::{Bson, Document, doc};
+use runtime::rpc::query::QueryError;
 
 use super::{Queries, is_visible, raw, whole};
 use crate::document;

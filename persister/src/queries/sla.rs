@@ -4,17 +4,17 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use futures_util::TryStreamExt;
-use mongodb::bson::raw::{RawDocument, RawDocumentBuf};
-use mongodb::bson::{DateTime, Document, doc};
-use nats::domain::{Company, Direction, Platform, Role, SlaTargets};
-use nats::query::{
+use contract::domain::{Company, Direction, Platform, Role, SlaTargets};
+use contract::query::{
     Backlog, GetCompany, ListOverdue, MAX_OVERDUE, MAX_REPORT_DAYS, MAX_REPORT_MESSAGES, Overdue,
     OverdueAfter, OverduePage, ReportSla, SlaReport,
 };
-use nats::runtime::query::QueryError;
-use nats::runtime::worker;
-use nats::{Id, Timestamp};
+use contract::{Id, Timestamp};
+use futures_util::TryStreamExt;
+use mongodb::bson::raw::{RawDocument, RawDocumentBuf};
+use mongodb::bson::{DateTime, Document, doc};
+use runtime::consume::worker;
+use runtime::rpc::query::QueryError;
 use tokio::time::Instant;
 
 use super::find::MAX_TIME;
@@ -157,7 +157,7 @@ impl Queries {
         Ok(backlog)
     }
 
-    async fn persisted(&self, q: &ReportSla) -> Result<nats::query::Percentiles, QueryError> {
+    async fn persisted(&self, q: &ReportSla) -> Result<contract::query::Percentiles, QueryError> {
         let pipeline = latency::sum(q.company_id, q.platform, q.from, q.to);
         let sum = self
             .summed(pipeline, &self.view.collections.persist_latencies)

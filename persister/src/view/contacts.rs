@@ -3,9 +3,9 @@
 
 use std::collections::{HashMap, HashSet};
 
+use contract::outcome::Outcome;
 use futures_util::TryStreamExt;
 use mongodb::bson::{Document, doc, oid::ObjectId};
-use nats::outcome::Outcome;
 
 use super::{Sorted, Verdict, View, foreign};
 use crate::contact::{self, Change};
@@ -185,7 +185,7 @@ fn write(id: ObjectId, mut document: Document, is_new: bool) -> Document {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nats::domain::{ContactPatch, ShortText};
+    use contract::domain::{ContactPatch, ShortText};
 
     const CONTACT: ObjectId = ObjectId::from_bytes([1; 12]);
     const ONE: ObjectId = ObjectId::from_bytes([2; 12]);

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
+use contract::Id;
+use contract::domain::Platform;
+use contract::event::MessageRead;
 use futures_util::TryStreamExt;
 use mongodb::bson::{DateTime, Document, doc, oid::ObjectId};
-use nats::Id;
-use nats::domain::Platform;
-use nats::event::MessageRead;
 
 use super::messages::deleted_at;
 use super::{Sorted, View};

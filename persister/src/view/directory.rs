@@ -1,10 +1,10 @@
 //! Companies, staff and integrations.
 
+use contract::Id;
+use contract::domain::{Integration, Provider};
+use contract::event::IntegrationRefreshFailed;
+use contract::outcome::Outcome;
 use mongodb::bson::{Document, doc};
-use nats::Id;
-use nats::domain::{Integration, Provider};
-use nats::event::IntegrationRefreshFailed;
-use nats::outcome::Outcome;
 
 use super::messages::upsert;
 use super::{At, Sorted, Verdict, View};
@@ -52,7 +52,11 @@ impl View {
     }
 
     /// False if another user has the email.
-    async fn enter_user(&self, user: &nats::domain::User, seq: u64) -> Result<bool, DatabaseError> {
+    async fn enter_user(
+        &self,
+        user: &contract::domain::User,
+        seq: u64,
+    ) -> Result<bool, DatabaseError> {
         if insert_new(&self.collections.users, &[document::user(user, seq)])
             .await?
             .is_empty()

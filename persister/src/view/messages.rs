@@ -2,13 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 
+use contract::dead_letter::Reason;
+use contract::domain::{DeliveryState, Direction};
+use contract::event::{MessageDelivery, MessageRead};
+use contract::outcome::Outcome;
 use futures_util::TryStreamExt;
 use mongodb::Collection;
 use mongodb::bson::{Bson, Document, doc, oid::ObjectId};
-use nats::dead::Reason;
-use nats::domain::{DeliveryState, Direction};
-use nats::event::{MessageDelivery, MessageRead};
-use nats::outcome::Outcome;
 
 use super::conversations::{Effects, Folded, Key};
 use super::{At, Sorted, Verdict, View, foreign};
@@ -297,7 +297,7 @@ impl View {
     ) -> Result<(), DatabaseError> {
         let unread_at = |seq: i64| doc! {"$or": [{"applied.read": {"$exists": false}}, {"applied.read": {"$gt": seq}}]};
         let set = |seq: i64, at: mongodb::bson::DateTime| doc! {"$set": {"read": true, "read_at": at, "applied.read": seq}};
-        let mut reads: Vec<&At<(nats::Id, MessageRead)>> = sorted.read.iter().collect();
+        let mut reads: Vec<&At<(contract::Id, MessageRead)>> = sorted.read.iter().collect();
         reads.sort_unstable_by_key(|r| r.seq);
         // Each begins where the one before it has ended, so that however many there are, a message
         // is looked at once. What is inserted in between is late, for the mark is folded already:
@@ -408,7 +408,7 @@ fn rank(step: &MessageDelivery, seq: u64) -> i64 {
 /// The guarded changes of a batch. Of several delivery steps of a company's message only the one
 /// that stays is written.
 fn guarded_changes(sorted: &Sorted) -> Vec<Guarded> {
-    let mut last: HashMap<(nats::Id, ObjectId), (usize, Bson)> = HashMap::new();
+    let mut last: HashMap<(contract::Id, ObjectId), (usize, Bson)> = HashMap::new();
     for (index, step) in sorted.delivery.iter().enumerate() {
         let at = date(step.envelope_at);
         let entry = last
@@ -469,13 +469,15 @@ fn delivery_fields(step: &MessageDelivery) -> Document {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nats::domain::Delivery;
+    use contract::domain::Delivery;
     use proptest::prelude::*;
     use proptest::sample::select;
 
     fn step(state: DeliveryState) -> MessageDelivery {
-        let (message_id, contact_id) =
-            (nats::Id::from_bytes([1; 12]), nats::Id::from_bytes([2; 12]));
+        let (message_id, contact_id) = (
+            contract::Id::from_bytes([1; 12]),
+            contract::Id::from_bytes([2; 12]),
+        );
         MessageDelivery {
             message_id,
             contact_id,
@@ -516,10 +518,13 @@ mod tests {
         let at = |position: usize| At {
             position,
             seq: position as u64 + 1,
-            envelope_at: nats::Timestamp::from_millis(5),
+            envelope_at: contract::Timestamp::from_millis(5),
             event: step(DeliveryState::Delivered),
         };
-        let (one, other) = (nats::Id::from_bytes([3; 12]), nats::Id::from_bytes([4; 12]));
+        let (one, other) = (
+            contract::Id::from_bytes([3; 12]),
+            contract::Id::from_bytes([4; 12]),
+        );
         let sorted = Sorted {
             delivery: vec![at(0), at(1)],
             companies_of: [(0, one), (1, other)].into(),

@@ -1,8 +1,8 @@
 //! What companies promise, and what was not kept.
 
+use contract::domain::Company;
+use contract::event::MessageSlaBreached;
 use mongodb::bson::{Document, doc};
-use nats::domain::Company;
-use nats::event::MessageSlaBreached;
 
 use super::messages::upsert;
 use super::{At, Sorted, Verdict, View, foreign};

@@ -347,7 +347,7 @@ fn packets(body: String) -> Response {
 pub mod tests {
     use super::*;
     use crate::config::Config;
-    use nats::runtime::settings::Settings;
+    use runtime::service::settings::Settings;
 
     /// A client that is not in yet, and its place in a table of sessions.
     pub fn session(hub: Hub) -> (Client, Entry) {

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use nats::Id;
+use contract::Id;
 use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;

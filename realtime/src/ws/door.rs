@@ -7,7 +7,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Extension, Query, Request, State};
 use axum::response::Response;
 use axum::routing::any;
-use nats::{Id, Timestamp};
+use contract::{Id, Timestamp};
 use serde::Deserialize;
 
 use super::pipe::Pipe;

@@ -113,7 +113,7 @@ pub fn answer(id: Option<&FrameId>, outcome: Outcome) -> Option<Bytes> {
 mod tests {
     use super::*;
     use crate::command::Done;
-    use nats::Id;
+    use contract::Id;
     use proptest::prelude::*;
     use serde_json::{Value, json};
 

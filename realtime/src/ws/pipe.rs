@@ -244,7 +244,7 @@ fn of_error(error: &Error) -> CloseReason {
 pub mod tests {
     use super::*;
     use crate::config::Config;
-    use nats::runtime::settings::Settings;
+    use runtime::service::settings::Settings;
     use std::sync::Arc;
     use tokio::net::TcpListener;
     use tokio::sync::Semaphore;

@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
-use nats::domain::{BotHealth, BotStatus};
-use nats::runtime::bucket::{Bucket, BucketError};
-use nats::stream;
+use contract::domain::{BotHealth, BotStatus};
+use contract::inventory;
+use runtime::kv::bucket::{Bucket, BucketError};
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
@@ -21,10 +21,10 @@ const TOLD_FOR: Duration = Duration::from_secs(60);
 /// The bucket does not answer.
 pub async fn probe(tools: &Tools) -> Result<Value, JobError> {
     let probed = tools.bot.probe().await;
-    let bucket = Bucket::new(tools.connection.clone(), stream::BOT_HEALTH);
-    let failed = |e: BucketError| JobError(format!("the bucket {}: {e}", stream::BOT_HEALTH));
+    let bucket = Bucket::new(tools.connection.clone(), inventory::BOT_HEALTH);
+    let failed = |e: BucketError| JobError(format!("the bucket {}: {e}", inventory::BOT_HEALTH));
     let last = bucket
-        .read::<BotHealth>(stream::META_BOT)
+        .read::<BotHealth>(inventory::META_BOT)
         .await
         .map_err(failed)?;
     let now = (tools.clock)();
@@ -50,7 +50,7 @@ pub async fn probe(tools: &Tools) -> Result<Value, JobError> {
         by,
     };
     match bucket
-        .write(stream::META_BOT, &health, last.revision, TOLD_FOR)
+        .write(inventory::META_BOT, &health, last.revision, TOLD_FOR)
         .await
     {
         // Another replica's probe came in between: its word is as good.

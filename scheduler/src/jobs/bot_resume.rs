@@ -12,13 +12,13 @@
 
 use std::time::Duration;
 
+use contract::event::{Actor, ContactBotResumed, Envelope, Event};
+use contract::query::{ListResumable, MAX_RESUMABLE, Resumable};
+use contract::trace::TraceContext;
 use futures_util::future::try_join_all;
 use metrics::counter;
-use nats::event::{Actor, ContactBotResumed, Envelope, Event};
-use nats::query::{ListResumable, MAX_RESUMABLE, Resumable};
-use nats::runtime::publish::Outgoing;
-use nats::runtime::query::ask;
-use nats::trace::TraceContext;
+use runtime::log::publisher::Outgoing;
+use runtime::rpc::query::ask;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 

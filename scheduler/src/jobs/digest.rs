@@ -4,9 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use contract::{Id, Timestamp};
 use metrics::gauge;
-use nats::runtime::dead_letters::{DeadLetter, DeadLetters, Filter, MAX_LETTERS, Scope};
-use nats::{Id, Timestamp};
+use runtime::dead_letters::{DeadLetter, DeadLetters, Filter, MAX_LETTERS, Scope};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tracing::info;
@@ -198,7 +198,7 @@ mod tests {
         let stored_at = Timestamp::from_millis(1_760_000_000_000 + 1_000 * second);
         DeadLetter {
             seq: 1,
-            state: nats::dead::State::Open,
+            state: contract::dead_letter::State::Open,
             service: service.into(),
             subject: "message.created.x".into(),
             reason: reason.into(),

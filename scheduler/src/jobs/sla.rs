@@ -11,14 +11,15 @@
 use std::time::Duration;
 
 use async_nats::jetstream::kv::{Operation, Store};
+use contract::Timestamp;
+use contract::event::{Actor, Envelope, Event, MessageSlaBreached};
+use contract::inventory;
+use contract::query::{ListOverdue, MAX_OVERDUE, Overdue};
+use contract::trace::TraceContext;
 use futures_util::future::try_join_all;
 use metrics::counter;
-use nats::event::{Actor, Envelope, Event, MessageSlaBreached};
-use nats::query::{ListOverdue, MAX_OVERDUE, Overdue};
-use nats::runtime::publish::Outgoing;
-use nats::runtime::query::ask;
-use nats::trace::TraceContext;
-use nats::{Timestamp, stream};
+use runtime::log::publisher::Outgoing;
+use runtime::rpc::query::ask;
 use serde_json::{Value, json};
 
 use super::{JobError, Tools};
@@ -31,7 +32,7 @@ const GRACE: Duration = Duration::from_secs(2);
 /// How far back the first run looks. A message lives no longer.
 const FIRST_LOOK: Duration = Duration::from_secs(86_400);
 /// And any run: what is older has left the log.
-const LONGEST_LOOK: Duration = stream::EVENTS_MAX_AGE;
+const LONGEST_LOOK: Duration = inventory::EVENTS_MAX_AGE;
 /// So much time is looked at in one go, so that a question stays short after long downtime.
 const WINDOW: Duration = Duration::from_secs(600);
 
@@ -43,7 +44,7 @@ pub async fn sweep(tools: &Tools) -> Result<Value, JobError> {
     let store = tools
         .connection
         .jetstream
-        .get_key_value(stream::JOB_RUNS)
+        .get_key_value(inventory::JOB_RUNS)
         .await
         .map_err(failed)?;
     let (swept_to, mut revision) = cursor(&store).await?;

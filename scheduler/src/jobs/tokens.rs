@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
-use nats::Timestamp;
-use nats::domain::Provider;
-use nats::query::{
+use contract::Timestamp;
+use contract::domain::Provider;
+use contract::query::{
     ExpiringPage, IntegrationKey, ListExpiring, ListRefreshable, MAX_EXPIRING, Query,
 };
-use nats::runtime::query::ask;
-use nats::trace::TraceContext;
+use contract::trace::TraceContext;
+use futures_util::future::try_join_all;
+use runtime::rpc::query::ask;
 use serde_json::{Value, json};
 
 use super::{JobError, Tools};

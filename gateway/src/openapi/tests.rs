@@ -1,0 +1,78 @@
+//! The document changes only on purpose: it stands in `openapi.json`, which `UPDATE_GOLDEN=1 cargo
+//! test -p gateway` writes anew.
+
+use std::time::Duration;
+
+use runtime::service::settings::Settings;
+use serde_json::Value;
+
+use super::*;
+use crate::auth::Tokens;
+use crate::protect::{RateLimiters, RateLimits};
+
+fn document() -> Value {
+    let tokens = Tokens::new(
+        &"s".repeat(32).into(),
+        Duration::from_secs(900),
+        &"k".repeat(32).into(),
+    );
+    let limiters = RateLimiters::new(&RateLimits::read(&mut Settings::of([])));
+    complete(&crate::routes::routes(&tokens, limiters).into_openapi()).unwrap()
+}
+
+#[test]
+fn it_is_as_its_golden_file_says() {
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi.json");
+    let now = document();
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&file, serde_json::to_string_pretty(&now).unwrap() + "\n").unwrap();
+    }
+    let golden: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(
+        now, golden,
+        "if that is on purpose, run with UPDATE_GOLDEN=1"
+    );
+}
+
+#[test]
+fn every_operation_says_what_it_does_how_it_fails_and_shows_an_example_of_its_body() {
+    let document = document();
+    let mut operations = 0;
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            operations += 1;
+            assert!(
+                operation["summary"].is_string() && operation["tags"].is_array(),
+                "{method} {path}"
+            );
+            for status in ["400", "429", "503"] {
+                let content = &operation["responses"][status]["content"];
+                assert!(
+                    content["application/problem+json"]["schema"].is_object(),
+                    "{method} {path}: {status}"
+                );
+            }
+            if let Some(body) = operation.get("requestBody") {
+                let name = body["content"]["application/json"]["schema"]["$ref"]
+                    .as_str()
+                    .unwrap()
+                    .rsplit('/')
+                    .next()
+                    .unwrap();
+                assert!(
+                    has_example(&document["components"]["schemas"], name),
+                    "{method} {path}: {name} has no example"
+                );
+            }
+        }
+    }
+    assert!(operations >= 24, "{operations}");
+}
+
+fn has_example(schemas: &Value, name: &str) -> bool {
+    let text = schemas[name].to_string();
+    text.contains("\"example")
+        || schemas[name]["anyOf"]
+            .as_array()
+            .is_some_and(|any| any.iter().any(|s| s.to_string().contains("$ref")))
+}

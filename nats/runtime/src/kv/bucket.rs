@@ -1,0 +1,182 @@
+//! Entries of a KV bucket: JSON, each with a time to live. It asks the stream's leader, for another
+//! replica may still have what was overwritten. Needs no more permissions than to ask for an entry
+//! and to publish one; lists and watches nothing.
+
+use std::time::Duration;
+
+use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use metrics::counter;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tracing::warn;
+
+use crate::net::connection::{Connection, REQUEST_TIMEOUT};
+use contract::{inventory, subject};
+
+/// A bucket.
+#[derive(Clone)]
+pub struct Bucket {
+    connection: Connection,
+    name: &'static str,
+}
+
+/// What stands under a key.
+#[derive(Debug)]
+pub struct Entry<T> {
+    /// `None` if there is nothing, or no longer.
+    pub value: Option<T>,
+    /// What a write must replace.
+    pub revision: u64,
+}
+
+/// Why an entry was not read or not written.
+#[derive(Debug, thiserror::Error)]
+pub enum BucketError {
+    /// Something else was written since the entry was read.
+    #[error("somebody else was faster")]
+    Overtaken,
+    /// No answer within [`REQUEST_TIMEOUT`], or a refusal. A write may have happened all the same.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+impl Bucket {
+    /// Asks nothing yet.
+    pub fn new(connection: Connection, name: &'static str) -> Bucket {
+        Bucket { connection, name }
+    }
+
+    /// The entry.
+    ///
+    /// # Errors
+    /// [`BucketError::Unavailable`], also where the entry is not ours.
+    pub async fn read<T: DeserializeOwned>(&self, key: &str) -> Result<Entry<T>, BucketError> {
+        let read = async {
+            let stream = self
+                .connection
+                .jetstream
+                .get_stream_no_info(format!("KV_{}", self.name))
+                .await
+                .map_err(|e| e.to_string())?;
+            match stream
+                .get_last_raw_message_by_subject(&subject::entry(self.name, key))
+                .await
+            {
+                // The marker of what was removed or has expired.
+                Ok(message) if message.payload.is_empty() => Ok(Entry {
+                    value: None,
+                    revision: message.sequence,
+                }),
+                Ok(message) => {
+                    let value =
+                        serde_json::from_slice(&message.payload).map_err(|e| e.to_string())?;
+                    Ok(Entry {
+                        value: Some(value),
+                        revision: message.sequence,
+                    })
+                }
+                Err(e) if e.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(Entry {
+                    value: None,
+                    revision: 0,
+                }),
+                Err(e) => Err(e.to_string()),
+            }
+        };
+        self.bounded(read).await?.map_err(|e| self.unavailable(e))
+    }
+
+    /// Writes a value that lives for `ttl` (whole seconds, 1 or more) in place of what stands at
+    /// `revision`.
+    ///
+    /// # Errors
+    /// [`BucketError::Overtaken`] if something else stands there, else
+    /// [`BucketError::Unavailable`].
+    pub async fn write<T: Serialize>(
+        &self,
+        key: &str,
+        value: &T,
+        revision: u64,
+        ttl: Duration,
+    ) -> Result<(), BucketError> {
+        let value = serde_json::to_vec(value).map_err(|e| self.unavailable(e.to_string()))?;
+        self.publish(
+            key,
+            PublishMessage::build()
+                .payload(value.into())
+                .ttl(ttl)
+                .expected_last_subject_sequence(revision),
+        )
+        .await
+    }
+
+    /// Writes a value that lives for `ttl` (whole seconds, 1 or more) over whatever stands there.
+    ///
+    /// # Errors
+    /// [`BucketError::Unavailable`].
+    pub async fn put<T: Serialize>(
+        &self,
+        key: &str,
+        value: &T,
+        ttl: Duration,
+    ) -> Result<(), BucketError> {
+        let value = serde_json::to_vec(value).map_err(|e| self.unavailable(e.to_string()))?;
+        self.publish(key, PublishMessage::build().payload(value.into()).ttl(ttl))
+            .await
+    }
+
+    /// Removes what stands at `revision`, or whatever stands there.
+    ///
+    /// # Errors
+    /// As [`Bucket::write`]; nothing to remove is none.
+    pub async fn remove(&self, key: &str, revision: Option<u64>) -> Result<(), BucketError> {
+        // A marker without a time to live would stay for good.
+        let marker = PublishMessage::build()
+            .header("KV-Operation", "PURGE")
+            .header("Nats-Rollup", "sub")
+            .ttl(inventory::BUCKET_MARKERS);
+        self.publish(
+            key,
+            revision
+                .into_iter()
+                .fold(marker, PublishMessage::expected_last_subject_sequence),
+        )
+        .await
+    }
+
+    async fn publish(&self, key: &str, message: PublishMessage) -> Result<(), BucketError> {
+        let publish = async {
+            self.connection
+                .jetstream
+                .send_publish(subject::entry(self.name, key), message)
+                .await?
+                .await
+        };
+        self.bounded(publish)
+            .await?
+            .map(drop)
+            .map_err(|e| match e.kind() {
+                PublishErrorKind::WrongLastSequence => BucketError::Overtaken,
+                _ => self.unavailable(e.to_string()),
+            })
+    }
+
+    /// The client's own limit begins only once its queue has taken the request.
+    async fn bounded<T>(&self, request: impl Future<Output = T>) -> Result<T, BucketError> {
+        if !self.connection.is_connected() {
+            // A write now would lie in the client's buffer and happen after the caller was told
+            // otherwise.
+            return Err(self.unavailable("not connected to NATS".into()));
+        }
+        tokio::time::timeout(REQUEST_TIMEOUT, request)
+            .await
+            .map_err(|_| self.unavailable(format!("no answer within {REQUEST_TIMEOUT:?}")))
+    }
+
+    fn unavailable(&self, error: String) -> BucketError {
+        counter!("bucket_unavailable_total", "bucket" => self.name).increment(1);
+        warn!(bucket = self.name, error, "a bucket does not answer");
+        BucketError::Unavailable(error)
+    }
+}

@@ -1,0 +1,3 @@
+//! What a service needs of the network: the connection to NATS. Knows no event.
+
+pub mod connection;

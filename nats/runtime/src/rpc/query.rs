@@ -1,0 +1,281 @@
+//! Asking and answering queries over NATS request/reply, as endpoints of the NATS micro service of
+//! the one who answers. Knows how, not what: the questions are in `contract::query`.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::client::Request;
+use async_nats::service::ServiceExt;
+use async_nats::service::error::Error as MicroError;
+use async_nats::{HeaderMap, RequestErrorKind};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use metrics::{counter, histogram};
+use serde::Serialize;
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument, info_span, warn};
+
+use crate::CancellationToken;
+use crate::net::connection::Connection;
+use crate::service::ServiceError;
+use contract::header;
+use contract::query::Query;
+use contract::trace::TraceContext;
+
+/// How long a question may take, waiting for the persister to catch up included.
+pub const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Questions that one replica answers at a time; the next ones wait in the subscription, whose
+/// bound is the connection's.
+pub const CONCURRENT_QUERIES: usize = 64;
+/// And beside them, of those that writers wait for: each gateway asks one at a time.
+const CONCURRENT_QUERIES_OF_WRITERS: usize = 16;
+
+/// The header in which the micro protocol carries an error's code.
+const ERROR_CODE: &str = "Nats-Service-Error-Code";
+/// And its text.
+const ERROR_TEXT: &str = "Nats-Service-Error";
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QueryError {
+    /// What was asked for does not exist.
+    #[error("not found")]
+    NotFound,
+    /// Nobody answers, or not in time: MongoDB or the persister is away.
+    #[error("no answer: {0}")]
+    Unavailable(String),
+    /// Question or answer is not of the contract.
+    #[error("bad question or answer: {0}")]
+    Bad(String),
+}
+
+/// Asks, and returns the answer as JSON text, to be passed on without being read.
+///
+/// # Errors
+/// See [`QueryError`]; within [`QUERY_TIMEOUT`] in any case.
+pub async fn ask_raw<Q: Query>(
+    connection: &Connection,
+    question: &Q,
+    trace: TraceContext,
+) -> Result<Bytes, QueryError> {
+    let payload = serde_json::to_vec(question).map_err(|e| QueryError::Bad(e.to_string()))?;
+    let mut headers = HeaderMap::new();
+    headers.insert(header::TRACEPARENT, trace.child().to_string());
+    let request = Request::new()
+        .headers(headers)
+        .payload(payload.into())
+        .timeout(Some(QUERY_TIMEOUT));
+    if !connection.is_connected() {
+        return Err(QueryError::Unavailable("not connected to NATS".into()));
+    }
+    // The client's own limit begins only once its queue has taken the request.
+    let asked = tokio::time::timeout(
+        QUERY_TIMEOUT,
+        connection.client.send_request(Q::SUBJECT, request),
+    )
+    .await;
+    let reply = asked
+        .map_err(|_| QueryError::Unavailable(format!("no answer within {QUERY_TIMEOUT:?}")))?
+        .map_err(|e| match e.kind() {
+            RequestErrorKind::NoResponders => {
+                QueryError::Unavailable("no persister is there".into())
+            }
+            _ => QueryError::Unavailable(e.to_string()),
+        })?;
+    let Some(code) = reply.headers.as_ref().and_then(|h| h.get(ERROR_CODE)) else {
+        return Ok(reply.payload);
+    };
+    let text = reply
+        .headers
+        .as_ref()
+        .and_then(|h| h.get(ERROR_TEXT))
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    Err(match code.as_str() {
+        "404" => QueryError::NotFound,
+        "503" => QueryError::Unavailable(text),
+        _ => QueryError::Bad(text),
+    })
+}
+
+/// Asks, and reads the answer.
+///
+/// # Errors
+/// As [`ask_raw`].
+pub async fn ask<Q: Query>(
+    connection: &Connection,
+    question: &Q,
+    trace: TraceContext,
+) -> Result<Q::Answer, QueryError> {
+    let answer = ask_raw(connection, question, trace).await?;
+    serde_json::from_slice(&answer).map_err(|e| QueryError::Bad(e.to_string()))
+}
+
+/// The micro service of this process, to which endpoints are added.
+pub struct Answers {
+    service: async_nats::service::Service,
+    slots: Arc<Semaphore>,
+    slots_of_writers: Arc<Semaphore>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Answers {
+    /// Registers `connection`'s service, so that `nats micro ls` shows this replica.
+    ///
+    /// # Errors
+    /// The subscriptions are refused.
+    pub async fn register(
+        connection: &Connection,
+        tasks: &TaskTracker,
+        stop: CancellationToken,
+    ) -> Result<Answers, ServiceError> {
+        let metadata = [("instance".to_owned(), connection.instance.to_string())].into();
+        let service = connection
+            .client
+            .service_builder()
+            .description(format!("PetBuddy {}", connection.service))
+            .metadata(metadata)
+            .queue_group(connection.service)
+            .start(connection.service, env!("CARGO_PKG_VERSION"))
+            .await
+            .map_err(|e| ServiceError::Nats(e.to_string()))?;
+        let slots = |number| Arc::new(Semaphore::new(number));
+        let (slots, slots_of_writers) = (
+            slots(CONCURRENT_QUERIES),
+            slots(CONCURRENT_QUERIES_OF_WRITERS),
+        );
+        Ok(Answers {
+            service,
+            slots,
+            slots_of_writers,
+            tasks: tasks.clone(),
+            stop,
+        })
+    }
+
+    /// Answers one kind of question with `handle`, up to [`CONCURRENT_QUERIES`] at a time over all
+    /// kinds; those that writers wait for have slots of their own. What `handle` gives must be
+    /// written as `Q::Answer` is; it need not be that type, so that documents can be passed on as
+    /// they are.
+    ///
+    /// # Errors
+    /// The subscription is refused.
+    pub async fn query<Q, F, Fut, A>(&self, handle: F) -> Result<(), ServiceError>
+    where
+        Q: Query + 'static,
+        F: Fn(Q) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<A, QueryError>> + Send,
+        A: Serialize,
+    {
+        let handle = Arc::new(handle);
+        let slots = if Q::IS_OF_WRITERS {
+            &self.slots_of_writers
+        } else {
+            &self.slots
+        };
+        self.answer(Q::SUBJECT, slots.clone(), move |payload| {
+            let handle = handle.clone();
+            async move {
+                let question: Q =
+                    serde_json::from_slice(&payload).map_err(|e| QueryError::Bad(e.to_string()))?;
+                to_json(&handle(question).await?)
+            }
+        })
+        .await
+    }
+
+    /// Answers requests on `subject`.
+    ///
+    /// # Errors
+    /// The subscription is refused.
+    pub async fn endpoint<F, Fut>(
+        &self,
+        subject: &'static str,
+        handle: F,
+    ) -> Result<(), ServiceError>
+    where
+        F: Fn(Bytes) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Bytes, QueryError>> + Send,
+    {
+        self.answer(subject, self.slots.clone(), handle).await
+    }
+
+    async fn answer<F, Fut>(
+        &self,
+        subject: &'static str,
+        slots: Arc<Semaphore>,
+        handle: F,
+    ) -> Result<(), ServiceError>
+    where
+        F: Fn(Bytes) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Bytes, QueryError>> + Send,
+    {
+        let name = subject.replace('.', "-");
+        let mut requests = self
+            .service
+            .endpoint_builder()
+            .name(name)
+            .add(subject)
+            .await
+            .map_err(|e| ServiceError::Nats(e.to_string()))?;
+        let (tasks, stop, handle) = (self.tasks.clone(), self.stop.clone(), Arc::new(handle));
+        self.tasks.spawn(async move {
+            // The endpoint stops taking questions at shutdown; those taken are answered by their
+            // tasks.
+            while let Some(Some(request)) = stop.run_until_cancelled(requests.next()).await {
+                let Ok(slot) = slots.clone().acquire_owned().await else {
+                    break;
+                };
+                let handle = handle.clone();
+                let trace = request
+                    .message
+                    .headers
+                    .as_ref()
+                    .and_then(|h| h.get(header::TRACEPARENT))
+                    .and_then(|t| t.as_str().parse::<TraceContext>().ok());
+                let span = info_span!("query", subject, trace_id = trace.map(|t| t.trace_id()));
+                tasks.spawn(
+                    async move {
+                        let started = tokio::time::Instant::now();
+                        let answer = handle(request.message.payload.clone()).await;
+                        histogram!("query_seconds", "subject" => subject)
+                            .record(started.elapsed().as_secs_f64());
+                        let answer = answer.map_err(|e| micro_error(subject, e));
+                        if let Err(e) = request.respond(answer).await {
+                            warn!(error = %e, "an answer could not be sent");
+                        }
+                        drop(slot);
+                    }
+                    .instrument(span),
+                );
+            }
+        });
+        Ok(())
+    }
+}
+
+fn to_json<T: Serialize>(value: &T) -> Result<Bytes, QueryError> {
+    serde_json::to_vec(value)
+        .map(Bytes::from)
+        .map_err(|e| QueryError::Bad(e.to_string()))
+}
+
+fn micro_error(subject: &'static str, error: QueryError) -> MicroError {
+    let code = match &error {
+        QueryError::NotFound => 404,
+        QueryError::Unavailable(why) => {
+            counter!("query_failed_total", "subject" => subject).increment(1);
+            warn!(why, "a query could not be answered");
+            503
+        }
+        QueryError::Bad(_) => 400,
+    };
+    let status = match error {
+        QueryError::Unavailable(text) | QueryError::Bad(text) => text.replace(['\r', '\n'], " "),
+        QueryError::NotFound => "not found".to_owned(),
+    };
+    MicroError { status, code }
+}

@@ -1,0 +1,390 @@
+//! The document against the code: every event, command and subject stands in it, nothing else does,
+//! and what is sent is as it says.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use contract::event::Envelope;
+use contract::subject::{self, EventSubject, Outbound};
+use contract::{Id, Timestamp};
+use jsonschema::Validator;
+use serde_json::{Map, Value, json};
+
+use super::DOCUMENT;
+use crate::command::{Command, Done, Failure};
+use crate::event::{self, Behind};
+use crate::frame::{Frame, Origin};
+use crate::presence::{Said, User, Users};
+use crate::typing::Typing;
+
+const ID: Id = Id::from_bytes([0xab; 12]);
+const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_123);
+
+fn document() -> Value {
+    serde_json::from_str(DOCUMENT).unwrap()
+}
+
+fn object<'a>(document: &'a Value, pointer: &str) -> &'a Map<String, Value> {
+    document
+        .pointer(pointer)
+        .and_then(Value::as_object)
+        .unwrap_or_else(|| panic!("no {pointer}"))
+}
+
+/// The messages of a channel that go in one direction: by name.
+fn messages(document: &Value, channel: &str, direction: &str) -> Vec<(String, Value)> {
+    let operation = object(document, &format!("/operations/{channel}_{direction}"));
+    let references = operation["messages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|message| message["$ref"].as_str().unwrap());
+    references
+        .map(|reference| {
+            let in_channel = document
+                .pointer(&reference[1..])
+                .unwrap_or_else(|| panic!("no {reference}"));
+            let message = document
+                .pointer(&in_channel["$ref"].as_str().unwrap()[1..])
+                .unwrap();
+            (
+                message["name"].as_str().unwrap().to_owned(),
+                message["payload"].clone(),
+            )
+        })
+        .collect()
+}
+
+fn names(messages: &[(String, Value)]) -> BTreeSet<&str> {
+    messages.iter().map(|(name, _)| name.as_str()).collect()
+}
+
+/// For a schema of the document; with it no property may be there that the schema does not name.
+fn validator(document: &Value, schema: &Value) -> Validator {
+    let mut whole = schema.clone();
+    whole["components"] = json!({"schemas": document["components"]["schemas"]});
+    close(&mut whole);
+    jsonschema::options()
+        .should_validate_formats(true)
+        .build(&whole)
+        .unwrap()
+}
+
+fn close(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            // A contact has more fields than stand there, see its description.
+            let is_open = fields
+                .get("description")
+                .and_then(Value::as_str)
+                .is_some_and(|text| text.contains("own fields"));
+            if fields.contains_key("properties")
+                && fields.get("type") == Some(&json!("object"))
+                && !is_open
+            {
+                fields.insert("additionalProperties".to_owned(), json!(false));
+            }
+            fields.values_mut().for_each(close);
+        }
+        Value::Array(items) => items.iter_mut().for_each(close),
+        _ => {}
+    }
+}
+
+fn assert_valid(validator: &Validator, what: &str, value: &Value) {
+    let errors: Vec<String> = validator
+        .iter_errors(value)
+        .map(|e| format!("{}: {e}", e.instance_path()))
+        .collect();
+    assert!(errors.is_empty(), "{what}: {errors:?}\n{value}");
+}
+
+/// The golden events of the contract.
+fn golden() -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nats/golden");
+    let events: Vec<Vec<u8>> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| std::fs::read(entry.unwrap().path()).unwrap())
+        .collect();
+    assert!(events.len() >= 15);
+    events
+}
+
+/// One frame of every kind that there is.
+fn frames() -> Vec<Frame> {
+    let origin = Origin {
+        seq: 42,
+        stored_at: NOW,
+    };
+    let stored = golden()
+        .into_iter()
+        .filter_map(|json| event::of_event(Envelope::from_json(&json).unwrap(), origin).unwrap());
+    let typing = Typing {
+        user_id: ID,
+        is_typing: true,
+        socket: ID,
+    };
+    let passing = [
+        event::of_typing(ID, typing),
+        event::of_ready(7),
+        event::of_resync(7, Behind::TooMany),
+        event::of_resync(7, Behind::TooOld),
+        event::of_resync(7, Behind::Unknown),
+        event::of_resync(7, Behind::Late),
+        event::of_presence(&[], true),
+        event::of_presence(
+            &[User {
+                user_id: ID,
+                online: true,
+                viewing: [ID].into(),
+            }],
+            false,
+        ),
+        event::of_expiry(NOW),
+        event::of_closing(1_200),
+    ];
+    stored
+        .chain(passing.into_iter().map(Result::unwrap))
+        .collect()
+}
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    entries
+        .flat_map(|path| {
+            if path.is_dir() {
+                sources(&path)
+            } else {
+                vec![path]
+            }
+        })
+        .collect()
+}
+
+/// The names that the code gives to frames, read from its text, so that a new one cannot be
+/// forgotten in [`frames`].
+fn names_in_code() -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for path in sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for call in ["Frame::passing(", "Frame::stored("] {
+            for rest in code.split(call).skip(1) {
+                if let Some(literal) = rest.trim_start().strip_prefix('"') {
+                    names.insert(literal.split('"').next().unwrap_or_default().to_owned());
+                }
+            }
+        }
+    }
+    names
+}
+
+#[test]
+fn every_event_for_clients_is_in_it_and_as_it_says() {
+    let document = document();
+    let (web, io) = (
+        messages(&document, "ws", "send"),
+        messages(&document, "socket_io", "send"),
+    );
+    let frames = frames();
+    let made: BTreeSet<&str> = frames.iter().map(Frame::event).collect();
+    assert_eq!(
+        made,
+        names_in_code().iter().map(String::as_str).collect(),
+        "the frames of this test, and those of the code"
+    );
+    let also =
+        |more: [&'static str; 2]| made.iter().copied().chain(more).collect::<BTreeSet<&str>>();
+    assert_eq!(names(&web), also(["ack", "error"]));
+    assert_eq!(names(&io), also(["closing", "error"]));
+    let of = |messages: &[(String, Value)], name: &str| {
+        validator(
+            &document,
+            &messages.iter().find(|(n, _)| n == name).unwrap().1,
+        )
+    };
+    for frame in &frames {
+        let data: Value = serde_json::from_str(frame.data().get()).unwrap();
+        assert_valid(
+            &of(&web, frame.event()),
+            frame.event(),
+            &json!({"event": frame.event(), "data": data}),
+        );
+        assert_valid(&of(&io, frame.event()), frame.event(), &data);
+    }
+}
+
+#[test]
+fn answers_are_as_it_says() {
+    let document = document();
+    let web = messages(&document, "ws", "send");
+    let of = |name: &str| validator(&document, &web.iter().find(|(n, _)| n == name).unwrap().1);
+    for done in [
+        Done::OK,
+        Done {
+            seq: Some(7),
+            ..Done::OK
+        },
+    ] {
+        assert_valid(
+            &of("ack"),
+            "ack",
+            &json!({"event": "ack", "data": done, "id": 7}),
+        );
+        assert_valid(
+            &validator(&document, &json!({"$ref": "#/components/schemas/Answer"})),
+            "Answer",
+            &json!(done),
+        );
+    }
+    let malformed = Failure::malformed("no");
+    for failure in [
+        malformed,
+        Failure::UNAVAILABLE,
+        Failure::RATE_LIMITED,
+        Failure::TOO_MANY_CONVERSATIONS,
+    ] {
+        assert_valid(
+            &of("error"),
+            "error",
+            &json!({"event": "error", "data": failure, "id": "x"}),
+        );
+        let refused = json!({"ok": false, "code": failure.code, "message": failure.message});
+        assert_valid(
+            &validator(&document, &json!({"$ref": "#/components/schemas/Answer"})),
+            "Answer",
+            &refused,
+        );
+    }
+    let error = of("error");
+    assert!(
+        !error.is_valid(&json!({"event": "error", "data": {"code": "WHATEVER", "message": ""}})),
+        "the schemas are strict"
+    );
+}
+
+#[test]
+fn every_command_of_clients_is_in_it_and_is_understood() {
+    let document = document();
+    let (web, io) = (
+        messages(&document, "ws", "receive"),
+        messages(&document, "socket_io", "receive"),
+    );
+    let source = include_str!("../command.rs");
+    let in_code: BTreeSet<&str> = source
+        .split("=> |t| Command::")
+        .filter_map(|before| before.trim_end().rsplit('"').nth(1))
+        .collect();
+    let in_code: BTreeSet<&str> = in_code
+        .into_iter()
+        .filter(|name| name.contains(':'))
+        .collect();
+    assert_eq!(names(&web), in_code);
+    assert_eq!(names(&io), in_code);
+    for (name, schema) in &web {
+        let frame = json!({"event": name, "data": {"conversationId": ID.to_string()}});
+        assert_valid(&validator(&document, schema), name, &frame);
+        assert!(
+            Command::parse(name, Some(&frame["data"].to_string())).is_ok(),
+            "{name}"
+        );
+        assert!(
+            Command::parse(name, Some("{}")).is_err()
+                && !validator(&document, schema).is_valid(&json!({"event": name, "data": {}})),
+            "{name}"
+        );
+    }
+    for (name, schema) in &io {
+        assert_valid(&validator(&document, schema), name, &json!(ID.to_string()));
+    }
+}
+
+#[test]
+fn every_event_of_the_log_is_in_it_and_as_it_says() {
+    let document = document();
+    let mut described = BTreeSet::new();
+    for channel in object(&document, "/channels").values() {
+        let address = channel["address"].as_str().unwrap();
+        let parameters = channel["parameters"]
+            .as_object()
+            .cloned()
+            .unwrap_or_default();
+        let subject = parameters.keys().fold(address.to_owned(), |text, name| {
+            let value = match name.as_str() {
+                "platform" => "facebook".to_owned(),
+                "direction" => "inbound".to_owned(),
+                "role" => "user".to_owned(),
+                "partition" => "15".to_owned(),
+                "service" => "persister".to_owned(),
+                "subject" => format!("message.read.{ID}.{ID}"),
+                _ => ID.to_string(),
+            };
+            text.replace(&format!("{{{name}}}"), &value)
+        });
+        match address.split('.').next().unwrap() {
+            "/ws" | "/socket" => {}
+            "live" => assert_eq!(
+                subject,
+                subject::live(EventSubject::MessageRead {
+                    company: ID,
+                    contact: ID
+                })
+            ),
+            "typing" => assert_eq!(subject, subject::typing(ID, ID)),
+            "presence" => assert_eq!(subject, subject::presence_of_company(ID)),
+            "outbound" => assert!(subject.parse::<Outbound>().is_ok(), "{subject}"),
+            "dead" => assert_eq!(
+                subject,
+                subject::dead("persister", &format!("message.read.{ID}.{ID}"))
+            ),
+            _ => {
+                let kind = subject.split('.').take(2).collect::<Vec<_>>().join(".");
+                assert_eq!(
+                    subject.parse::<EventSubject>().unwrap().to_string(),
+                    subject
+                );
+                described.insert(kind);
+            }
+        }
+    }
+    let mut stored = BTreeSet::new();
+    for json in golden() {
+        let event: Value = serde_json::from_slice(&json).unwrap();
+        let kind = event["type"].as_str().unwrap().to_owned();
+        let message = object(&document, "/components/messages")
+            .values()
+            .find(|m| m["name"] == kind.as_str());
+        let schema = &message.unwrap_or_else(|| panic!("{kind} is not described"))["payload"];
+        assert_valid(&validator(&document, schema), &kind, &event);
+        stored.insert(kind);
+    }
+    assert_eq!(described, stored);
+    let typing = json!(Typing {
+        user_id: ID,
+        is_typing: true,
+        socket: ID
+    });
+    assert_valid(
+        &validator(
+            &document,
+            &document["components"]["messages"]["nats_typing"]["payload"],
+        ),
+        "typing",
+        &typing,
+    );
+    let said = json!(Said {
+        node: "realtime-1".into(),
+        ask: false,
+        users: Users::from([(ID, [ID].into())])
+    });
+    assert_valid(
+        &validator(
+            &document,
+            &document["components"]["messages"]["nats_presence"]["payload"],
+        ),
+        "presence",
+        &said,
+    );
+}
