@@ -28,30 +28,31 @@ async fn clients() -> Option<&'static Path> {
 }
 
 async fn fetch() -> Option<PathBuf> {
-    for tool in ["node", "npm"] {
-        if Command::new(tool)
-            .arg("--version")
-            .stdout(Stdio::null())
-            .status()
-            .await
-            .is_err()
-        {
-            assert!(
-                std::env::var_os("PETBUDDY_NEEDS_NODE").is_none(),
-                "{tool} is not on PATH"
-            );
-            println!(
-                "NOT TRIED: there is no {tool} on PATH, so no real client was let loose on the sockets"
-            );
-            return None;
-        }
+    if !node_is_there().await {
+        println!("NOT TRIED: without Node no real client was let loose on the sockets");
+        return None;
     }
     let fetched = ended("fetch.sh", START, Command::new(folder().join("fetch.sh"))).await;
     let said = String::from_utf8(fetched.stdout).unwrap();
     Some(PathBuf::from(said.lines().last().expect("the folder")))
 }
 
-async fn ended(name: &str, limit: Duration, mut command: Command) -> Output {
+/// Whether Node and npm are on PATH. Where the environment says that they must be, they are.
+pub async fn node_is_there() -> bool {
+    for tool in ["node", "npm"] {
+        let mut version = Command::new(tool);
+        let version = version.arg("--version").stdout(Stdio::null());
+        if version.status().await.is_err() {
+            let needed = std::env::var_os("PETBUDDY_NEEDS_NODE").is_some();
+            assert!(!needed, "{tool} is not on PATH");
+            return false;
+        }
+    }
+    true
+}
+
+/// Runs a command to its end, and fails with all that it said where it does not succeed.
+pub async fn ended(name: &str, limit: Duration, mut command: Command) -> Output {
     let running = command.stdin(Stdio::null()).kill_on_drop(true).output();
     let output = timeout(limit, running)
         .await

@@ -108,7 +108,7 @@ async fn nothing_is_missing(system: &System, company: &str, accepted: &[(String,
         || async {
             let found = documents(&database, "messages", doc! {"company_id": company}).await;
             // A step of delivery that came before its message has left a shell
-            // (docs/decisions/0001), which will be filled.
+            // (docs/adr/0001), which will be filled.
             if found.iter().any(|d| !d.contains_key("seq")) {
                 return None;
             }

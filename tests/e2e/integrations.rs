@@ -1,12 +1,12 @@
 //! The integration endpoints; and that a platform's access token is nowhere in the clear.
 
+use contract::domain::Provider;
+use contract::event::{Envelope, Event};
 use jsonwebtoken::{EncodingKey, Header};
 use mongodb::bson::Document;
-use nats::domain::Provider;
-use nats::event::{Envelope, Event};
-use nats::runtime::seal::Keyring;
-use nats::runtime::settings::Settings;
 use reqwest::{Method, StatusCode};
+use runtime::seal::Keyring;
+use runtime::service::settings::Settings;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 

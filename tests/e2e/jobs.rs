@@ -11,10 +11,10 @@ use std::process::Output;
 use std::time::Duration;
 
 use async_nats::jetstream;
+use contract::Timestamp;
+use contract::event::{Actor, ContactBotResumed, Envelope, Event};
 use futures_util::{StreamExt, TryStreamExt};
 use mongodb::bson::{Document, doc};
-use nats::Timestamp;
-use nats::event::{Actor, ContactBotResumed, Envelope, Event};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 

@@ -17,6 +17,7 @@ mod contacts;
 mod cookbook;
 mod dead_letters;
 mod delivery;
+mod examples;
 mod faults;
 mod integrations;
 mod invitations;

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::{PriorityPolicy, pull};
+use contract::{Id, Timestamp};
 use futures_util::StreamExt;
 use mongodb::bson::doc;
-use nats::runtime::connection::Connection;
-use nats::runtime::pinned::{Arrival, Pinned};
-use nats::runtime::settings::NatsSettings;
-use nats::{Id, Timestamp};
 use reqwest::StatusCode;
+use runtime::consume::pinned_consumer::{Arrival, Pinned};
+use runtime::net::connection::Connection;
+use runtime::service::settings::NatsSettings;
 use serde_json::{Value, json};
 
 use crate::harness::{AFTER_FAULT, Folder, SOON, Staff, System, documents, eventually};

@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
+use contract::event::{Actor, Envelope, Event, MessageRead};
+use contract::{Id, Timestamp};
 use futures_util::future::join_all;
 use mongodb::bson::{doc, oid::ObjectId};
-use nats::event::{Actor, Envelope, Event, MessageRead};
-use nats::{Id, Timestamp};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 

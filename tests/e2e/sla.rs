@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
+use contract::domain::{Content, Delivery, DeliveryState, Direction, Message, Platform, Role};
+use contract::event::{Actor, Envelope, Event, MessageDelivery, MessageSlaBreached};
+use contract::{Id, Timestamp};
 use futures_util::StreamExt;
 use mongodb::bson::{Document, doc, oid::ObjectId};
-use nats::domain::{Content, Delivery, DeliveryState, Direction, Message, Platform, Role};
-use nats::event::{Actor, Envelope, Event, MessageDelivery, MessageSlaBreached};
-use nats::{Id, Timestamp};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 

@@ -174,7 +174,11 @@ impl<'a> Victim<'a> {
         }
         for answer in [&registered, &saved, &entered, &asked, &told.body, &last] {
             texts(answer, &mut |_, text| {
-                secrets.extend(text.parse::<nats::Id>().is_ok().then(|| text.to_owned()))
+                secrets.extend(
+                    text.parse::<contract::Id>()
+                        .is_ok()
+                        .then(|| text.to_owned()),
+                )
             });
         }
         let things = Things {

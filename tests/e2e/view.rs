@@ -1,18 +1,18 @@
 //! Law 4 on a real MongoDB: events of one conversation give the same documents in any order, twice,
 //! and by two persisters at once.
 
-use mongodb::bson::{Document, doc, oid::ObjectId};
-use nats::domain::{
+use contract::domain::{
     Company, Contact, ContactPatch, Content, Delivery, DeliveryState, Direction, Email,
     Integration, Message, MessagePatch, Platform, Provider, Role, Sealed, ShortText, SlaTargets,
     SocialPatch, StaffRole, User,
 };
-use nats::event::{
+use contract::event::{
     Actor, CompanyCreated, CompanyUpdated, ContactBotResumed, ContactUpdated, Envelope, Event,
     IntegrationDeleted, IntegrationRefreshFailed, MessageDeleted, MessageDelivery, MessageRead,
     MessageSlaBreached, MessageUpdated,
 };
-use nats::{Id, Timestamp};
+use contract::{Id, Timestamp};
+use mongodb::bson::{Document, doc, oid::ObjectId};
 use persister::{Stored, View};
 use proptest::option;
 use proptest::prelude::*;

@@ -10,13 +10,13 @@ use crate::harness::{Folder, SOON, System, documents, eventually};
 
 /// An event as a gateway stores it.
 fn event(company: &str, kind: &str, data: &Value) -> Value {
-    json!({"id": ObjectId::new().to_hex(), "type": kind, "version": 1, "occurred_at": nats::Timestamp::now().to_string(),
+    json!({"id": ObjectId::new().to_hex(), "type": kind, "version": 1, "occurred_at": contract::Timestamp::now().to_string(),
         "actor": {"kind": "system"}, "company_id": company, "data": data})
 }
 
 fn operators_message(company: &str, contact: &str, id: &str) -> Value {
     let data = json!({"_id": id, "company_id": company, "contact_id": contact, "role": "operator", "platform": "facebook",
-        "direction": "outbound", "content": "hello", "attachments": [], "created_at": nats::Timestamp::now().to_string()});
+        "direction": "outbound", "content": "hello", "attachments": [], "created_at": contract::Timestamp::now().to_string()});
     event(company, "message.created", &data)
 }
 

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use nats::Timestamp;
+use contract::Timestamp;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 

@@ -4,12 +4,12 @@
 
 use std::time::Duration;
 
-use nats::Timestamp;
-use nats::domain::{Integration, Provider};
-use nats::event::Event;
-use nats::runtime::seal::Keyring;
-use nats::runtime::settings::Settings;
+use contract::Timestamp;
+use contract::domain::{Integration, Provider};
+use contract::event::Event;
 use reqwest::{Method, StatusCode};
+use runtime::seal::Keyring;
+use runtime::service::settings::Settings;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 

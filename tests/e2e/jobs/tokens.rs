@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_nats::jetstream;
-use nats::Timestamp;
-use nats::domain::Provider;
-use nats::event::{Envelope, Event};
-use nats::runtime::seal::Keyring;
-use nats::runtime::settings::Settings;
+use contract::Timestamp;
+use contract::domain::Provider;
+use contract::event::{Envelope, Event};
 use reqwest::{Method, StatusCode};
+use runtime::seal::Keyring;
+use runtime::service::settings::Settings;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
