@@ -5,19 +5,11 @@
 //! what they do. What a job hands out piece by piece, `work` takes: `refresh` renews one token,
 //! with the table in `verdict`.
 
-mod bot;
 mod config;
-mod google;
-mod graph;
-mod http;
 mod jobs;
+mod platforms;
 mod refresh;
-mod runs;
-mod schedule;
-mod store;
-mod tick;
-mod verdict;
-mod work;
+mod ticks;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -30,15 +22,15 @@ use runtime::kv::bot_watch;
 use runtime::log::publisher::Publisher;
 use runtime::service::{self, Service, ServiceError};
 
-use crate::bot::Bot;
-use crate::google::Google;
-use crate::graph::Graph;
 use crate::jobs::Tools;
 use crate::jobs::digest::Gauges;
-use crate::refresh::Refresher;
-use crate::runs::Runs;
-use crate::schedule::Keeper;
-use crate::tick::Ticks;
+use crate::platforms::bot::Bot;
+use crate::platforms::google::Google;
+use crate::platforms::graph::Graph;
+use crate::refresh::{Refresher, queue};
+use crate::ticks::runs::Runs;
+use crate::ticks::schedule::{self, Keeper};
+use crate::ticks::tick::{self, Ticks};
 
 pub use config::{Config, GoogleSettings, GraphSettings};
 
@@ -106,11 +98,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     };
     let worker = Worker::new(
         connection.clone(),
-        work::SOURCE,
+        queue::SOURCE,
         service.health.clone(),
         service.stop.clone(),
     );
-    service.spawn("work", work::consume(refresher, worker));
+    service.spawn("work", queue::consume(refresher, worker));
     let tools = Tools {
         connection: connection.clone(),
         publisher: Publisher::start(&mut service),

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use contract::{Id, Timestamp};
 use metrics::gauge;
-use runtime::dead_letters::{DeadLetter, DeadLetters, Filter, MAX_LETTERS, Scope};
+use runtime::dead_letters::{DeadLetter, DeadLetters, Filter, MAX_DEAD_LETTERS, Scope};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tracing::info;
@@ -61,10 +61,10 @@ pub async fn count(tools: &Tools) -> Result<Value, JobError> {
     let (mut count, mut cursor) = (Count::default(), 0);
     loop {
         let page = letters
-            .list(Scope::All, &Filter::default(), cursor, MAX_LETTERS)
+            .list(Scope::All, &Filter::default(), cursor, MAX_DEAD_LETTERS)
             .await
             .map_err(|e| JobError(e.to_string()))?;
-        page.letters.iter().for_each(|letter| count.add(letter));
+        page.dead_letters.iter().for_each(|letter| count.add(letter));
         match page.next_cursor {
             Some(_) if count.open >= MAX_COUNTED => count.truncated = true,
             Some(next) => {
@@ -213,7 +213,7 @@ mod tests {
             company_id: company.map(|byte| Id::from_bytes([byte; 12])),
             contact_id: None,
             message_id: None,
-            fate: None,
+            resolution: None,
         }
     }
 

@@ -14,9 +14,9 @@ use runtime::log::publisher::Publisher;
 use runtime::net::connection::Connection;
 use serde_json::Value;
 
-use crate::Config;
-use crate::bot::Bot;
-use crate::work;
+use crate::config::Config;
+use crate::platforms::bot::Bot;
+use crate::refresh::queue;
 
 /// Longest run of any job; past it the run is given up as failed.
 pub const RUN_TIMEOUT: Duration = Duration::from_secs(10 * 60);
@@ -28,7 +28,7 @@ const SOON: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct Job {
     /// A token of a subject and the key in `job-runs`: lower case and dashes. Never ends with
-    /// [`crate::schedule::CATCH_UP`].
+    /// [`crate::ticks::schedule::CATCH_UP`].
     pub name: &'static str,
     /// From one run to the next, whole seconds.
     pub interval: Duration,
@@ -106,13 +106,13 @@ pub fn table(config: &Config) -> Vec<Job> {
         Job {
             first_delay: config.token_refresh_first_delay,
             ..job(
-                work::TOKEN_REFRESH,
+                queue::TOKEN_REFRESH,
                 config.token_refresh_interval,
                 Work::RefreshTokens,
             )
         },
         job(
-            work::GOOGLE_TOKEN_REFRESH,
+            queue::GOOGLE_TOKEN_REFRESH,
             config.google_refresh_interval,
             Work::RefreshGoogleTokens,
         ),

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::{JobError, Tools};
 use crate::refresh::Which;
-use crate::work;
+use crate::refresh::queue;
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// Tokens of Facebook and Instagram are renewed that expire within this.
@@ -105,7 +105,7 @@ where
                 provider: key.provider,
                 version: *version,
             };
-            work::hand_out(&tools.connection, which, (tools.clock)())
+            queue::hand_out(&tools.connection, which, (tools.clock)())
         });
         let stored = try_join_all(all).await.map_err(failed)?;
         due += stored.len();

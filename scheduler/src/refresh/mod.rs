@@ -2,6 +2,9 @@
 //! one. What was entered or removed meanwhile stays: the log takes the new token only in place of
 //! the old one. Tokens appear in no log line and no error.
 
+pub mod queue;
+pub mod store;
+
 use std::time::Duration;
 
 use contract::dead_letter::Reason;
@@ -20,11 +23,10 @@ use secrecy::SecretString;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::google::Google;
-use crate::graph::Graph;
-use crate::store::{Standing, StoreError, standing, store_if_last};
-use crate::verdict::{Fresh, Verdict, judge, pause};
-use crate::work;
+use crate::platforms::google::Google;
+use crate::platforms::graph::Graph;
+use crate::platforms::verdict::{Fresh, Verdict, judge, pause};
+use crate::refresh::store::{Standing, StoreError, standing, store_if_last};
 
 /// How long storing a token that was just given out is tried; after that it is exchanged anew.
 const STORE_DEADLINE: Duration = Duration::from_secs(10);
@@ -343,7 +345,7 @@ impl Refresher {
     ) -> Settle {
         // No longer than it asks for: by then its token has expired, most likely.
         let wait = pause(1, after, 0.0);
-        match work::hand_out_later(&self.connection, which, (self.clock)().plus(wait)).await {
+        match queue::hand_out_later(&self.connection, which, (self.clock)().plus(wait)).await {
             Ok(()) => {
                 warn!(company = %which.company, platform = %which.provider, error, ?wait, "a token's platform wants to be left alone");
                 self.settled(which, "postponed", Settle::Done)
@@ -367,7 +369,7 @@ impl Refresher {
         warn!(%company, platform = %provider, error, known = view.refresh_error.is_some(), "a token could not be renewed");
         if view.refresh_error.is_some() {
             // The letter is stored after the event, so it may be missing still.
-            return match work::has_letter(&self.connection, *which).await {
+            return match queue::has_letter(&self.connection, *which).await {
                 Ok(true) => self.settled(*which, "refused", Settle::Done),
                 Ok(false) => self.settled(*which, "refused", Settle::Reject(reason, error)),
                 Err(e) => self.unseen(

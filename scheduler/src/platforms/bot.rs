@@ -7,7 +7,7 @@ use metrics::{counter, histogram};
 use reqwest::{Client, Method, Request, Url};
 use tokio::time::Instant;
 
-use crate::http::{self, Ending};
+use crate::platforms::http::{self, Ending};
 
 /// How long the bot may take to say how it is.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -77,7 +77,7 @@ fn why_down(ending: &Ending) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::Answer;
+    use crate::platforms::http::Answer;
 
     #[test]
     fn only_a_good_answer_means_that_it_is_up() {

@@ -18,8 +18,8 @@ use serde_json::{Map, Value, json};
 use tracing::{info, warn};
 
 use crate::jobs::{Job, Work, digest};
-use crate::runs::{Runs, RunsError, is_overdue};
-use crate::store::last_of;
+use crate::refresh::store::last_of;
+use crate::ticks::runs::{Runs, RunsError, is_overdue};
 
 /// The check that says whether the schedules stand.
 pub const CHECK: &str = "schedules";

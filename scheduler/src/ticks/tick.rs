@@ -18,8 +18,8 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use crate::jobs::{Job, RUN_TIMEOUT, Tools};
-use crate::runs::{Last, Runs, RunsError, Tick, Turn, turn};
-use crate::schedule::CATCH_UP;
+use crate::ticks::runs::{Last, Runs, RunsError, Tick, Turn, turn};
+use crate::ticks::schedule::CATCH_UP;
 
 /// Where ticks come from; no more at hand than are in work, so that the others go to other
 /// replicas.

@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
 use crate::config::GraphSettings;
-use crate::http::{self, Ending};
+use crate::platforms::http::{self, Ending};
 
 /// A whole exchange: connecting, sending, the answer's head and body. Below the consumer's ack
 /// wait.

@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
 use crate::config::GoogleSettings;
-use crate::http::{self, Ending};
+use crate::platforms::http::{self, Ending};
 
 /// A whole call: connecting, sending, the answer's head and body. Below the consumer's ack wait.
 const TIMEOUT: Duration = Duration::from_secs(10);

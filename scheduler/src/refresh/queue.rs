@@ -13,8 +13,8 @@ use runtime::net::connection::Connection;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
+use crate::refresh::store::last_of;
 use crate::refresh::{Refresher, Tried, Which};
-use crate::store::last_of;
 
 /// The job whose pieces are tokens of Facebook and Instagram to be renewed.
 pub const TOKEN_REFRESH: &str = "token-refresh";

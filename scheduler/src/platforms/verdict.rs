@@ -6,7 +6,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use crate::http::Ending;
+use crate::platforms::http::Ending;
 
 /// Longest pause after the first failed exchange. It doubles with each further one …
 const FIRST: Duration = Duration::from_secs(1);
@@ -202,7 +202,7 @@ pub fn pause(attempt: u64, retry_after: Option<Duration>, jitter: f64) -> Durati
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::Answer;
+    use crate::platforms::http::Answer;
     use secrecy::ExposeSecret;
 
     fn answered(status: u16, body: &str) -> Ending {
