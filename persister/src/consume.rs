@@ -13,7 +13,7 @@ use runtime::service::health::Health;
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::database::{DatabaseError, limited};
+use crate::mongo::{DatabaseError, limited};
 use crate::view::{Stored, Verdict, View};
 
 /// Events written in one go.

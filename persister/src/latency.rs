@@ -16,9 +16,9 @@ use mongodb::bson::{DateTime, Document, doc};
 use runtime::CancellationToken;
 use tracing::warn;
 
-use crate::database::update_many;
-use crate::document::oid;
-use crate::sla::ByRank;
+use crate::fold::sla::ByRank;
+use crate::mongo::document::oid;
+use crate::mongo::update_many;
 
 /// Upper ends of the histogram's steps, in ms.
 const STEPS: [u64; 28] = [

@@ -3,16 +3,11 @@
 //! they write does not depend on order.
 
 mod consume;
-mod contact;
-mod conversation;
-mod database;
-mod document;
-mod json;
+mod fold;
 mod latency;
+mod mongo;
 mod progress;
 mod queries;
-mod sla;
-mod suspension;
 mod view;
 
 use std::net::SocketAddr;
@@ -26,7 +21,7 @@ use secrecy::SecretString;
 
 use crate::progress::Progress;
 
-pub use database::{DatabaseError, initiate_replica_set};
+pub use mongo::{DatabaseError, initiate_replica_set};
 pub use view::{Stored, Verdict, View};
 
 /// So many events behind, a persister is not ready: reads would be too old.
@@ -79,7 +74,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
         "progress",
         progress.watch(service.connection.clone(), service.stop.clone()),
     );
-    let watch = database::watch(
+    let watch = mongo::watch(
         view.database().clone(),
         service.health.clone(),
         service.stop.clone(),

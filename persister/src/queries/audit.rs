@@ -6,7 +6,7 @@ use mongodb::bson::{Document, doc, oid::ObjectId};
 use runtime::rpc::query::QueryError;
 
 use super::Queries;
-use crate::document::{self, oid};
+use crate::mongo::document::{self, oid};
 
 impl Queries {
     pub(super) async fn audit(&self, q: AuditMessages) -> Result<Vec<AuditLine>, QueryError> {

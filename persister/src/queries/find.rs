@@ -17,8 +17,8 @@ use tokio::time::Instant;
 
 use super::Queries;
 use crate::consume::SOURCE;
-use crate::database::limited;
-use crate::document::{self, oid};
+use crate::mongo::document::{self, oid};
+use crate::mongo::limited;
 
 /// What misses waits for the view to catch up with the log, no longer than this; so a GET right
 /// after its POST finds.

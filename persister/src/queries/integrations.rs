@@ -11,7 +11,7 @@ use mongodb::bson::{Bson, Document, doc};
 use runtime::rpc::query::QueryError;
 
 use super::{Queries, is_visible, raw, whole};
-use crate::document;
+use crate::mongo::document;
 use crate::view::integration_id;
 
 impl Queries {

@@ -3,6 +3,7 @@
 mod audit;
 mod find;
 mod integrations;
+mod json;
 mod sla;
 
 use std::collections::HashMap;
@@ -10,8 +11,8 @@ use std::sync::Arc;
 
 use contract::domain::{Platform, User};
 use contract::query::{
-    AuditMessages, Cursor, FindHolders, GetCompany, GetContact, GetDelivery, GetIntegration,
-    GetMessage, GetUser, Holder, KeyOf, ListContacts, ListConversations, ListExpiring,
+    AuditMessages, Cursor, DedupKey, FindKeyOwners, GetCompany, GetContact, GetDelivery,
+    GetIntegration, GetMessage, GetUser, KeyOwner, ListContacts, ListConversations, ListExpiring,
     ListIntegrations, ListMessages, ListOverdue, ListRefreshable, ListResumable, MAX_ATTEMPTS,
     MAX_KEYS, MAX_RESUMABLE, Page, ReportSla, Resumable, ResumablePage, UniqueKey, UserByEmail,
     WalkMessages,
@@ -25,10 +26,9 @@ use runtime::rpc::query::QueryError;
 use runtime::service::{Service, ServiceError};
 use serde::Serialize;
 
-use crate::contact;
-use crate::database::DatabaseError;
-use crate::document::{self, BadDocument, oid};
-use crate::json;
+use crate::fold::contact;
+use crate::mongo::DatabaseError;
+use crate::mongo::document::{self, BadDocument, oid};
 use crate::progress::Progress;
 use crate::view::View;
 use find::{carried, created_at, next, older, one_more};
@@ -136,7 +136,7 @@ pub async fn answer(
     answer!(ListMessages, messages);
     answer!(ListConversations, conversations);
     answer!(GetDelivery, delivery);
-    answer!(FindHolders, holders);
+    answer!(FindKeyOwners, holders);
     answer!(GetContact, contact);
     answer!(ListContacts, contacts);
     answer!(ListResumable, resumable);
@@ -443,7 +443,7 @@ impl Queries {
     }
 
     /// One query for each company and kind of key among them.
-    async fn holders(&self, q: FindHolders) -> Result<Vec<Holder>, QueryError> {
+    async fn holders(&self, q: FindKeyOwners) -> Result<Vec<KeyOwner>, QueryError> {
         if q.keys.len() > MAX_KEYS {
             return Err(QueryError::Bad(format!("at most {MAX_KEYS} keys")));
         }
@@ -451,8 +451,8 @@ impl Queries {
             HashMap::new();
         for key in &q.keys {
             let (platform, text) = match &key.key {
-                KeyOf::External { platform, id } => (Some(*platform), id.as_str()),
-                KeyOf::Request(text) => (None, text.as_str()),
+                DedupKey::External { platform, id } => (Some(*platform), id.as_str()),
+                DedupKey::Request(text) => (None, text.as_str()),
             };
             by_group
                 .entry((key.company_id, platform))
@@ -481,7 +481,7 @@ impl Queries {
                 .await?;
             holders.extend(found.iter().filter_map(|d| {
                 let key = (*keys.get(d.get_str(field).ok()?)?).clone();
-                Some(Holder {
+                Some(KeyOwner {
                     key,
                     message_id: document::id(d.get_object_id("_id").ok()?),
                     seq: d.get_i64("seq").ok()? as u64,

@@ -1,5 +1,5 @@
 //! Reports on what companies promise, and what has missed its target. What is counted is
-//! `crate::sla`'s.
+//! `crate::fold::sla`'s.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -20,10 +20,10 @@ use tokio::time::Instant;
 use super::find::MAX_TIME;
 use super::{Queries, is_visible, raw, whole};
 use crate::consume::SOURCE;
-use crate::database::{limited, undelivered};
-use crate::document::{self, oid};
+use crate::fold::sla::{Kind, Row, Step, Targets, tally};
 use crate::latency;
-use crate::sla::{Kind, Row, Step, Targets, tally};
+use crate::mongo::document::{self, oid};
+use crate::mongo::{limited, undelivered};
 
 /// Companies with targets of their own that a sweep can know of.
 const MAX_COMPANIES: i64 = 100_000;

@@ -8,9 +8,9 @@ use futures_util::TryStreamExt;
 use mongodb::bson::{Document, doc, oid::ObjectId};
 
 use super::{Sorted, Verdict, View, foreign};
-use crate::contact::{self, Change};
-use crate::database::{DatabaseError, insert_new, limited, update_many};
-use crate::document::{self, oid};
+use crate::fold::contact::{self, Change};
+use crate::mongo::document::{self, oid};
+use crate::mongo::{DatabaseError, insert_new, limited, update_many};
 
 /// Rounds of reading and writing until no other replica was in between.
 const MAX_ROUNDS: usize = 50;

@@ -10,9 +10,9 @@ use mongodb::bson::{DateTime, Document, doc, oid::ObjectId};
 
 use super::messages::deleted_at;
 use super::{Sorted, View};
-use crate::conversation::{Conversation, Effect, floor};
-use crate::database::{DatabaseError, limited, update_many};
-use crate::document::{date, long, oid};
+use crate::fold::conversation::{Conversation, Effect, floor};
+use crate::mongo::document::{date, long, oid};
+use crate::mongo::{DatabaseError, limited, update_many};
 
 /// Rounds of reading and writing until no other replica was in between. Each round at least one
 /// replica gets through.

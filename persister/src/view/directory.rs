@@ -8,8 +8,8 @@ use mongodb::bson::{Document, doc};
 
 use super::messages::upsert;
 use super::{At, Sorted, Verdict, View};
-use crate::database::{DatabaseError, EMAIL_INDEX, insert_new, limited};
-use crate::document::{self, date, long, oid};
+use crate::mongo::document::{self, date, long, oid};
+use crate::mongo::{DatabaseError, EMAIL_INDEX, insert_new, limited};
 
 /// What happened to a company's access to a platform.
 pub enum IntegrationChange {

@@ -12,11 +12,11 @@ use mongodb::bson::{Bson, Document, doc, oid::ObjectId};
 
 use super::conversations::{Effects, Folded, Key};
 use super::{At, Sorted, Verdict, View, foreign};
-use crate::conversation::Effect;
-use crate::database::{
+use crate::fold::conversation::Effect;
+use crate::mongo::document::{self, date, long, oid};
+use crate::mongo::{
     DatabaseError, EXTERNAL_INDEX, REQUEST_INDEX, insert_new, limited, update_many,
 };
-use crate::document::{self, date, long, oid};
 
 /// One guarded change: set `fields` if no later event, or none of higher rank, has set `guard` yet.
 struct Guarded {

@@ -23,9 +23,9 @@ use mongodb::Database;
 use mongodb::bson::oid::ObjectId;
 use secrecy::SecretString;
 
-use crate::database::{self, Collections, DatabaseError};
-use crate::document::oid;
 use crate::latency::Latencies;
+use crate::mongo::document::oid;
+use crate::mongo::{self, Collections, DatabaseError};
 
 /// A message of the log.
 #[derive(Clone, Debug)]
@@ -121,7 +121,7 @@ impl View {
     /// # Errors
     /// The URI cannot be used.
     pub async fn open(uri: &SecretString) -> Result<View, DatabaseError> {
-        let database = database::open(uri).await?;
+        let database = mongo::open(uri).await?;
         let collections = Collections::of(&database);
         Ok(View {
             database,

@@ -6,8 +6,8 @@ use mongodb::bson::{Document, doc};
 
 use super::messages::upsert;
 use super::{At, Sorted, Verdict, View, foreign};
-use crate::database::DatabaseError;
-use crate::document::{self, date, long, oid};
+use crate::mongo::DatabaseError;
+use crate::mongo::document::{self, date, long, oid};
 
 /// Changes of its targets that a company's document keeps. Only those of a message's life matter,
 /// which is a day.

@@ -10,7 +10,7 @@
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Bson, DateTime, Document, doc};
 
-use crate::document::long;
+use crate::mongo::document::long;
 
 /// Read marks that are kept. Only a message that is applied late needs an old one, and it is late
 /// by far fewer reads.

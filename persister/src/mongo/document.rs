@@ -11,7 +11,7 @@ use contract::{Id, Timestamp};
 use mongodb::bson::{Bson, DateTime, Document, doc, oid::ObjectId};
 use serde_json::Value as Json;
 
-use crate::sla::{Change, Targets};
+use crate::fold::sla::{Change, Targets};
 
 /// A document that is not of the view's form; someone else has written it.
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,8 @@
 //! MongoDB itself: the connection and its time limits, collections, indexes, and bulk updates for
 //! servers before 8.0. Knows no event.
 
+pub mod document;
+
 use std::time::Duration;
 
 use contract::domain::DeliveryState;

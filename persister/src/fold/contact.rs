@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use contract::domain::{Contact, ContactPatch};
 use mongodb::bson::{Bson, DateTime, Document};
 
-use crate::document::{self, long};
-use crate::suspension::{self, Told};
+use crate::fold::suspension::{self, Told};
+use crate::mongo::document::{self, long};
 
 /// Where the sequences stand that set the fields.
 const APPLIED: &str = "applied";

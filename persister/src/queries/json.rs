@@ -7,8 +7,8 @@ use mongodb::bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf};
 use serde::Serialize;
 use serde::ser::{Error, SerializeMap, Serializer};
 
-use crate::document::{self, unescaped};
-use crate::suspension;
+use crate::fold::suspension;
+use crate::mongo::document::{self, unescaped};
 
 /// A message, as clients see it.
 pub struct Message(pub RawDocumentBuf);
