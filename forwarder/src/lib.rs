@@ -6,19 +6,9 @@
 //! `breaker` lets calls through; `forward` is the way of one message, with the tables in `verdict`
 //! and `backoff`; `holds` waits for tokens, `entries` tells why.
 
-mod backoff;
 mod bot;
-mod breaker;
-mod entries;
-mod forward;
-mod gate;
-mod holds;
-mod lane;
-mod members;
-mod outbound;
+mod delivery;
 mod partition;
-mod report;
-mod verdict;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -36,11 +26,11 @@ use secrecy::SecretString;
 use tokio::sync::watch;
 
 use crate::bot::Bot;
-use crate::entries::Entries;
-use crate::forward::Forwarder;
-use crate::gate::Gate;
-use crate::holds::Holds;
-use crate::partition::{Partition, Standings};
+use crate::bot::admission::Gate;
+use crate::delivery::forward::Forwarder;
+use crate::delivery::lane_store::Entries;
+use crate::delivery::token_holds::Holds;
+use crate::partition::{Partition, Standings, partition_assignment};
 
 /// Calls to the bot at once in one replica.
 const CALLS_AT_ONCE: usize = 64;
@@ -88,8 +78,8 @@ impl Config {
             deadline: settings.duration("FORWARDER_DEADLINE", DEADLINE, DEADLINES.0..=DEADLINES.1),
             longest_pause: settings.duration(
                 "FORWARDER_MAX_RETRY_PAUSE",
-                backoff::LONGEST,
-                backoff::FIRST..=backoff::LONGEST_RETRY_AFTER,
+                bot::backoff::LONGEST,
+                bot::backoff::FIRST..=bot::backoff::LONGEST_RETRY_AFTER,
             ),
             call_timeout: settings.duration(
                 "FORWARDER_CALL_TIMEOUT",
@@ -148,7 +138,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
         jitter: rand::random,
     };
     let (sender, mine) = watch::channel(BTreeSet::new());
-    service.spawn("members", members::watch(connection, sender, stop.clone()));
+    service.spawn(
+        "members",
+        partition_assignment::watch(connection, sender, stop.clone()),
+    );
     let standings = Standings::default();
     service.spawn(
         "standings",

@@ -1,5 +1,9 @@
 //! The Meta bot over HTTP: the call that hands a message over. Decides nothing; see `verdict`.
 
+pub mod admission;
+pub mod backoff;
+pub mod breaker;
+
 use std::error::Error;
 use std::time::{Duration, Instant};
 
@@ -13,7 +17,7 @@ use reqwest::{Client, Response, redirect, retry};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 
-use crate::verdict::{Ending, graph_error, retry_after};
+use crate::delivery::verdict::{Ending, graph_error, retry_after};
 
 /// A whole call: connecting, sending, the answer's head and body. Unless it is set otherwise.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);

@@ -12,7 +12,7 @@ use runtime::log::direct_get;
 use runtime::net::connection::Connection;
 use tracing::warn;
 
-use crate::lane::LaneId;
+use crate::partition::lane::LaneId;
 
 /// The bucket.
 #[derive(Clone)]

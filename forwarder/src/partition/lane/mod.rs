@@ -11,7 +11,7 @@ use contract::domain::Provider;
 use contract::{Id, Timestamp};
 use tokio::time::Instant;
 
-use crate::report::Ended;
+use crate::delivery::report::Ended;
 
 /// Payloads that one partition keeps at hand, in bytes, so that a message that need not wait is not
 /// read twice.

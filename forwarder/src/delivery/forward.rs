@@ -23,15 +23,15 @@ use secrecy::SecretString;
 use tokio::time::Instant;
 use tracing::{Instrument, info, info_span, warn};
 
-use crate::backoff;
+use crate::bot::admission::Pass;
+use crate::bot::backoff;
 use crate::bot::{Bot, Called};
-use crate::entries::Entries;
-use crate::gate::Pass;
-use crate::holds::{Holds, Leave};
-use crate::lane::{After, Content, Item, LaneId, Scope};
-use crate::outbound::{self, Awaiting};
-use crate::report::{self, Ended, Step, Subject};
-use crate::verdict::{Ending, Verdict, judge, sign};
+use crate::delivery::lane_store::Entries;
+use crate::delivery::outbound::{self, Awaiting};
+use crate::delivery::report::{self, Ended, Step, Subject};
+use crate::delivery::token_holds::{Holds, Leave};
+use crate::delivery::verdict::{Ending, Verdict, judge, sign};
+use crate::partition::lane::{After, Content, Item, LaneId, Scope};
 
 /// A message whose contact, token or place in the log cannot be had is looked at again after this.
 /// No call is counted.

@@ -2,6 +2,9 @@
 //! in order, many at a time. Waiting is done here, by number; the messages stay in the stream.
 //! Knows nothing of how a message is delivered.
 
+pub mod lane;
+pub mod partition_assignment;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,7 +17,7 @@ use contract::{Id, Timestamp};
 use futures_util::future::OptionFuture;
 use metrics::{counter, gauge};
 use runtime::CancellationToken;
-use runtime::consume::pinned_consumer::{Arrival, Pinned, Standing, Takeover};
+use runtime::consume::pinned_consumer::{Arrival, ConsumerState, PinnedConsumer, Takeover};
 use runtime::net::connection::Connection;
 use runtime::service::health::Health;
 use serde_json::json;
@@ -23,10 +26,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::entries::order_of;
-use crate::forward::{Forwarder, Outcome, Work};
-use crate::gate::{Gate, Pass};
-use crate::lane::{After, Content, Counts, Item, LaneId, Lanes};
+use crate::bot::admission::{Gate, Pass};
+use crate::delivery::forward::{Forwarder, Outcome, Work};
+use crate::delivery::lane_store::order_of;
+use crate::partition::lane::{After, Content, Counts, Item, LaneId, Lanes};
 
 /// A partition that was lost is asked for again after this.
 const REOPEN_PAUSE: Duration = Duration::from_millis(500);
@@ -45,7 +48,7 @@ const NO_LANE: LaneId = (Id::from_bytes([0; 12]), Id::from_bytes([0; 12]));
 const READY_PENDING: u64 = 1_000_000;
 
 /// How the partitions of this replica stand, by number.
-pub type Standings = Arc<Mutex<HashMap<u32, (Standing, Counts)>>>;
+pub type Standings = Arc<Mutex<HashMap<u32, (ConsumerState, Counts)>>>;
 
 /// What a partition is worked off with.
 pub struct Partition {
@@ -110,7 +113,7 @@ impl Partition {
             }
             let connection = &self.forwarder.connection;
             let consumer = inventory::forwarder(self.number);
-            let why = match Pinned::open(
+            let why = match PinnedConsumer::open(
                 connection,
                 inventory::OUTBOUND,
                 consumer,
@@ -141,13 +144,13 @@ impl Partition {
     }
 
     /// Until the partition is to be left, or is lost: then says why.
-    async fn own(&mut self, mut pinned: Pinned) -> Option<String> {
+    async fn own(&mut self, mut pinned: PinnedConsumer) -> Option<String> {
         // A task of its own: whoever has its turn at the gate must not wait for what is done here.
         let mut pass: JoinSet<Option<Pass>> = JoinSet::new();
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // Likewise: an owner stays one by asking for messages, whatever else it asks.
-        let mut looking: JoinSet<Option<Standing>> = JoinSet::new();
+        let mut looking: JoinSet<Option<ConsumerState>> = JoinSet::new();
         let (mut looks, mut behind_at) = (0_u32, None);
         while self.is_mine() {
             if pass.is_empty() && self.lanes.has_ready() {
@@ -205,7 +208,7 @@ impl Partition {
         None
     }
 
-    async fn take_over(&mut self, pinned: &mut Pinned) -> Result<(), String> {
+    async fn take_over(&mut self, pinned: &mut PinnedConsumer) -> Result<(), String> {
         let entries = self.forwarder.entries.load(self.number).await?;
         let Takeover { delivered_to } = pinned.take_over().await?;
         self.lanes.forget();
@@ -318,8 +321,8 @@ impl Partition {
     /// within a look is lost.
     async fn judge(
         &mut self,
-        standing: Standing,
-        pinned: &mut Pinned,
+        standing: ConsumerState,
+        pinned: &mut PinnedConsumer,
         behind_at: &mut Option<u64>,
     ) -> Result<(), String> {
         let Some(seen) = pinned.seen() else {
@@ -345,7 +348,7 @@ impl Partition {
     }
 
     /// Lets calls end, staying pinned meanwhile, and then lets go.
-    async fn leave(&mut self, mut pinned: Pinned) {
+    async fn leave(&mut self, mut pinned: PinnedConsumer) {
         let deadline = Instant::now() + LEAVE_WITHIN;
         while !self.work.is_empty() {
             tokio::select! {
@@ -372,8 +375,8 @@ impl Partition {
     }
 }
 
-async fn look_at(connection: Connection, partition: u32) -> Option<Standing> {
-    Pinned::standing(
+async fn look_at(connection: Connection, partition: u32) -> Option<ConsumerState> {
+    PinnedConsumer::state(
         &connection,
         inventory::OUTBOUND,
         &inventory::forwarder(partition),
@@ -384,7 +387,7 @@ async fn look_at(connection: Connection, partition: u32) -> Option<Standing> {
 
 /// Whether the server has nothing that it could send to pin somebody: all is with an owner who is
 /// gone, or as much as may be.
-fn is_orphaned(standing: Standing) -> bool {
+fn is_orphaned(standing: ConsumerState) -> bool {
     let sends_nothing =
         standing.pending == 0 || standing.in_work >= inventory::PARTITION_MAX_ACK_PENDING as u64;
     !standing.pinned && standing.in_work > 0 && sends_nothing
@@ -394,7 +397,7 @@ fn is_orphaned(standing: Standing) -> bool {
 pub async fn show(
     standings: Standings,
     mine: watch::Receiver<BTreeSet<u32>>,
-    holds: crate::holds::Holds,
+    holds: crate::delivery::token_holds::Holds,
     health: Health,
     stop: CancellationToken,
 ) {
@@ -440,7 +443,7 @@ mod tests {
     fn what_a_dead_owner_has_left_is_asked_for_also_when_no_more_may_be_sent() {
         const MOST: u64 = inventory::PARTITION_MAX_ACK_PENDING as u64;
         let of = |pending, in_work, pinned| {
-            is_orphaned(Standing {
+            is_orphaned(ConsumerState {
                 pending,
                 in_work,
                 delivered: 0,

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::lane::Scope;
+use crate::partition::lane::Scope;
 
 /// How often holds are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);

@@ -18,7 +18,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::breaker::{Admit, Breaker, Sign, State};
+use crate::bot::breaker::{Admit, Breaker, Sign, State};
 
 /// How often the probe's last word is asked for, and the breaker's state is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::*;
-use crate::report::Step;
+use crate::delivery::report::Step;
 use contract::domain::DeliveryState;
 use proptest::prelude::*;
 

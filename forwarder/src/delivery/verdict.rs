@@ -8,7 +8,7 @@ use time::format_description::well_known::Rfc2822;
 
 use contract::Timestamp;
 
-use crate::breaker::Sign;
+use crate::bot::breaker::Sign;
 
 /// How a call ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
