@@ -5,9 +5,9 @@ use std::process::Output;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::{only_letter, sent, taken};
-use crate::delivery::delivery;
-use crate::harness::{Folder, SOON, System, eventually, petbuddy};
+use crate::support::dead_letters::{only_letter, sent, taken};
+use crate::support::delivery::delivery;
+use crate::support::{Folder, SOON, System, eventually, petbuddy};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_line_lists_shows_replays_and_discards() {

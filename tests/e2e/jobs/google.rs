@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 use super::oauth::{self, OAuth};
 use super::tokens::{events, expires_at, seen, settled};
 use super::{counts, good_run_since};
-use crate::harness::{AFTER_FAULT, Folder, SOON, Staff, System, eventually};
-use crate::integrations::everything;
+use crate::support::everything::everything;
+use crate::support::{AFTER_FAULT, Folder, SOON, Staff, System, eventually};
 
 const MINUTE: Duration = Duration::from_secs(60);
 

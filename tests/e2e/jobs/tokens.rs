@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::graph::{self, Graph};
 use super::{DAY, counts, last_run};
-use crate::harness::{AFTER_FAULT, Folder, SOON, Staff, System, eventually};
+use crate::support::{AFTER_FAULT, Folder, SOON, Staff, System, eventually};
 
 /// Two schedulers with a Graph API of ours and with these settings.
 async fn start(graph: &Graph, more: &[(&str, &str)]) -> System {

@@ -1,0 +1,283 @@
+//! Input that must be refused, however it comes: each gives a 4xx, as a problem document where
+//! there is a request; nothing is stored, and no process ends. And what looks like it and is taken:
+//! it comes to nothing.
+
+mod bodies;
+mod raw;
+mod values;
+
+use std::collections::BTreeMap;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use mongodb::bson::{Document, RawDocumentBuf};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::support::openapi::{OpenApi, Request, Things, verdicts};
+use crate::support::{SOON, System, eventually};
+
+/// At least so many inputs.
+const INPUTS: usize = 200;
+/// Requests at a time.
+const AT_ONCE: usize = 8;
+
+/// One input.
+struct Trial {
+    request: Request,
+    credentials: (&'static str, String),
+    /// `None`: any 4xx.
+    status: Option<u16>,
+    /// One of these is in the problem, if it has that status, or 400 where it may have any: it is
+    /// refused for what is wrong.
+    says: Vec<String>,
+}
+
+impl Trial {
+    fn wants(self, status: u16) -> Trial {
+        Trial {
+            status: Some(status),
+            ..self
+        }
+    }
+}
+
+/// Who asks, and a company's things: so that what is wrong is the only thing that is.
+struct Own {
+    token: String,
+    things: Things,
+}
+
+impl Own {
+    async fn new(system: &System) -> Own {
+        let staff = system.new_company().await;
+        let contact = staff.new_contact().await;
+        let created = staff.message(&contact, "user", "hello").await;
+        let things = Things {
+            company: staff.company.clone(),
+            contact,
+            message: created["messageData"]["_id"].as_str().unwrap().to_owned(),
+            external_id: "external".into(),
+            idempotency_key: "key".into(),
+            email: "nobody@example.com".into(),
+            search: "ada".into(),
+            cursor: format!("{}{}", "7".repeat(16), "a".repeat(24)),
+            dead_letter: 1,
+        };
+        Own {
+            token: staff.token,
+            things,
+        }
+    }
+
+    fn bearer(&self) -> String {
+        format!("Bearer {}", self.token)
+    }
+
+    /// Whether what was stored at first is found, all of it.
+    async fn is_served(&self, system: &System) -> bool {
+        let (status, page) = system
+            .request(Method::GET, "/conversations", Some(&self.token), None)
+            .await;
+        let line = &page["contacts"][0];
+        status == StatusCode::OK
+            && line["unread"] == 1
+            && line["latestMessage"]["_id"] == self.things.message
+            && line["fullName"].is_string()
+    }
+
+    fn trial(&self, what: &str, mut request: Request, says: &[&str]) -> Trial {
+        request.name = format!(
+            "{} with {}",
+            request.name,
+            what.chars().take(80).collect::<String>()
+        );
+        let says = says.iter().map(ToString::to_string).collect();
+        Trial {
+            request,
+            credentials: ("authorization", self.bearer()),
+            status: None,
+            says,
+        }
+    }
+}
+
+/// What is wrong with the answer.
+async fn complaint(system: &System, trial: Trial) -> Option<String> {
+    let (name, value) = &trial.credentials;
+    let answer = trial.request.send(system, Some((name, value))).await;
+    let is_problem = answer
+        .headers
+        .get("content-type")
+        .is_some_and(|kind| kind == "application/problem+json");
+    let is_good = |(status, problem): &(u16, &Value)| {
+        let says = || {
+            trial
+                .says
+                .iter()
+                .any(|says| problem.to_string().contains(says))
+        };
+        let is_for_it = if *status == trial.status.unwrap_or(400) {
+            says()
+        } else {
+            trial.status.is_none()
+        };
+        (400..500).contains(status)
+            && problem["code"].is_string()
+            && problem["status"] == *status
+            && is_for_it
+    };
+    let verdicts = verdicts(&answer);
+    let is_refused = !verdicts.is_empty()
+        && verdicts.iter().all(is_good)
+        && (is_problem || answer.status == StatusCode::OK);
+    let is_split = answer.headers.contains_key("set-cookie");
+    (!is_refused || is_split)
+        .then(|| format!("{}: {} {}", trial.request.name, answer.status, answer.body))
+}
+
+/// All that is stored.
+async fn stored(system: &System) -> (u64, BTreeMap<String, Vec<RawDocumentBuf>>) {
+    let events = system
+        .operator()
+        .await
+        .get_stream("EVENTS")
+        .await
+        .unwrap()
+        .get_info()
+        .await
+        .unwrap()
+        .state
+        .last_sequence;
+    let database = system.database().await;
+    let mut documents = BTreeMap::new();
+    // Statistics are written some seconds after what they are about.
+    for name in database
+        .list_collection_names()
+        .await
+        .unwrap()
+        .into_iter()
+        .filter(|name| name != "persist_latencies")
+    {
+        let found = database
+            .collection::<RawDocumentBuf>(&name)
+            .find(Document::new())
+            .sort(mongodb::bson::doc! {"_id": 1})
+            .await
+            .unwrap();
+        documents.insert(name, found.try_collect().await.unwrap());
+    }
+    (events, documents)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_wrong_is_refused_and_nothing_comes_of_it() {
+    let system = System::start(&[]).await;
+    let (api, own) = (OpenApi::of(&system).await, Own::new(&system).await);
+    eventually("what is right is stored", SOON, || async {
+        own.is_served(&system).await.then_some(())
+    })
+    .await;
+    let (before, processes) = (stored(&system).await, system.run["pids"].clone());
+
+    let trials: Vec<Trial> = [
+        values::in_fields(&api, &own),
+        values::in_parameters(&api, &own),
+        bodies::in_bodies(&api, &own),
+        bodies::in_headers(&api, &own),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let mut tried = trials.len();
+    let mut complaints: Vec<String> = stream::iter(trials)
+        .map(|trial| complaint(&system, trial))
+        .buffer_unordered(AT_ONCE)
+        .filter_map(async |c| c)
+        .collect()
+        .await;
+    for input in raw::inputs(&own) {
+        tried += 1;
+        complaints.extend(raw::complaint(&system, &input).await);
+    }
+    println!("{tried} inputs tried");
+    assert!(tried >= INPUTS, "{tried}");
+    assert!(
+        complaints.is_empty(),
+        "{} of {tried}:\n{}",
+        complaints.len(),
+        complaints.join("\n")
+    );
+
+    assert!(own.is_served(&system).await);
+    assert!(stored(&system).await == before, "something is stored");
+    let run: Value =
+        serde_json::from_slice(&std::fs::read(system.folder.0.join("run.json")).unwrap()).unwrap();
+    assert_eq!(run["pids"], processes, "a process has ended");
+    assert!(
+        !system.console().contains("panicked"),
+        "{}",
+        system.console()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_that_are_taken_are_names_and_texts_like_others() {
+    let system = System::shared().await;
+    let staff = system.new_company().await;
+    let profile = json!({
+        "name": "$fullName", "$gt": "", "$where": "1", "$set": {"company_id": "x"}, "$ref": "users", "$id": 1, "$literal": ["$_id"],
+        "$oid": "x", "$date": {"$numberLong": "1"}, "a.b": {"$ne": null, "$add": [1, 2]}, "": "$$ROOT", "__proto__": {"role": "manager"},
+    });
+    let contact = json!({"fullName": "$company_id", "phone": "$$ROOT", "email": "$gt@example.com", "profile": profile});
+    let edit =
+        json!({"fullName": "$$REMOVE", "leadStage": "$phone", "social": {"facebookId": "$ne"}});
+    let other = json!({"profile": {"a": {"$oid": "a".repeat(24)}, "b": [{"$numberLong": "1"}]}});
+    let (_, entered) = staff.post("/contacts", contact.clone()).await;
+    let id = entered["contact"]["_id"]
+        .as_str()
+        .unwrap_or_else(|| panic!("{entered}"));
+    let path = format!("/contacts/{id}");
+    let is_as_sent = |found: &Value, sent: &Value| {
+        for (name, value) in sent.as_object().unwrap() {
+            assert_eq!(found[name], *value, "{name} of {found}");
+        }
+    };
+    is_as_sent(&staff.get(&path).await.1["contact"], &contact);
+    // Each edit is made of what the database has.
+    for (sent, stays) in [
+        (&edit, &json!({"profile": profile})),
+        (&other, &edit),
+        (&json!({"phone": "$oid"}), &other),
+    ] {
+        assert_eq!(
+            staff.send(Method::PATCH, &path, sent.clone()).await.0,
+            StatusCode::OK
+        );
+        let found = staff.get(&path).await.1["contact"].clone();
+        is_as_sent(&found, sent);
+        is_as_sent(&found, stays);
+    }
+    is_as_sent(&staff.get("/contacts").await.1["contacts"][0], &other);
+
+    let message = json!({"contact_id": id, "role": "user", "platform": "web", "direction": "inbound", "content": "$contact_id",
+        "external_message_id": "$ne", "attachments": [{"type": "$$ROOT", "url": "https://a.example/$where"}]});
+    let mut sent = message.clone();
+    sent["$set"] = json!({"read": true});
+    sent["read"] = json!(true);
+    let (_, created) = staff.post("/messages", sent).await;
+    let path = format!(
+        "/messages/{}",
+        created["messageData"]["_id"]
+            .as_str()
+            .unwrap_or_else(|| panic!("{created}"))
+    );
+    let found = staff.get(&path).await.1["messageData"].clone();
+    is_as_sent(&found, &message);
+    is_as_sent(&found, &json!({"read": false, "$set": null}));
+    let edit = json!({"_id": found["_id"], "content": "$$REMOVE"});
+    assert_eq!(
+        staff.send(Method::PATCH, "/messages", edit.clone()).await.0,
+        StatusCode::OK
+    );
+    is_as_sent(&staff.get(&path).await.1["messageData"], &edit);
+}

@@ -1,0 +1,282 @@
+//! Wrong values, in every field and parameter that the OpenAPI document has.
+
+use serde_json::{Value, json};
+
+use super::bodies::NOT_JSON;
+use super::{Own, Trial};
+use crate::support::openapi::{Field, OpenApi, Parameter, Request};
+
+/// Wrong for a field of any type: operators, other types, numbers out of every range, and what is
+/// no JSON.
+const ANYWHERE: &[&str] = &[
+    r#"{"$gt":""}"#,
+    r#"{"$ne":null}"#,
+    r#"{"$where":"1"}"#,
+    r#"{"$regex":".*"}"#,
+    r#"["$ne"]"#,
+    "[[]]",
+    "true",
+    "null",
+    "-1",
+    "1.5",
+    "9223372036854775808",
+    "18446744073709551616",
+    "1e400",
+    "-1e400",
+    r#""\ud800""#,
+    r#""\udc00\ud800""#,
+    r#""\u{41}""#,
+    r#""a\u0000b""#,
+    r#""a\u0007b""#,
+    r#""a\u001b[2Jb""#,
+    r#""a\u009fb""#,
+    LINES,
+];
+const LINES: &str = r#""a\r\nSet-Cookie: evil=1""#;
+/// Wrong for a field of this type, or a parameter of this name.
+const OF_TYPE: &[(&str, &[&str])] = &[
+    (
+        "Id",
+        &[
+            "665f1e0c9b1d4a7f3c2e8a0",
+            "665f1e0c9b1d4a7f3c2e8a012",
+            "665f1e0c9b1d4a7f3c2e8a0g",
+            "６６６６６６６６６６６６６６６６６６６６６６６６",
+        ],
+    ),
+    (
+        "Id",
+        &[
+            "x",
+            "$gt",
+            "' OR 1=1",
+            "../../../../etc/passwd",
+            "ObjectId(665f1e0c9b1d4a7f3c2e8a01)",
+        ],
+    ),
+    ("Email", EMAILS),
+    ("MaybeEmail", EMAILS),
+    (
+        "Url",
+        &[
+            "javascript:alert(1)",
+            "file:///etc/passwd",
+            "//files.example.com/a",
+            "https://",
+            "https://a b/",
+            "data:text/html,x",
+        ],
+    ),
+    (
+        "Timestamp",
+        &[
+            "tomorrow",
+            "2026-13-01T00:00:00Z",
+            "2026-11-22",
+            "1795388889",
+            "+99999-01-01T00:00:00Z",
+        ],
+    ),
+    (
+        "cursor",
+        &[
+            "x",
+            "665f1e0c9b1d4a7f3c2e8a01",
+            "$gt",
+            "-000000000000000000000000000000000000001",
+        ],
+    ),
+];
+const EMAILS: &[&str] = &[
+    "nobody",
+    "@example.com",
+    "a@b@example.com",
+    "a b@example.com",
+    "a@example..com",
+];
+
+fn quoted(text: &str) -> String {
+    json!(text).to_string()
+}
+
+/// What cannot be the value of a field.
+fn wrong_values(field: &Field<'_>) -> Vec<String> {
+    let schema = field.form.schema;
+    let limit = |name: &str| schema[name].as_u64().map(|limit| limit as usize);
+    let of_type = OF_TYPE
+        .iter()
+        .filter(|(name, _)| *name == field.form.name)
+        .flat_map(|(_, texts)| *texts);
+    let mut values: Vec<String> = ANYWHERE
+        .iter()
+        .map(ToString::to_string)
+        .chain(of_type.map(|text| quoted(text)))
+        .collect();
+    values.extend([quoted(&"x".repeat(10_000)), quoted(&"😀".repeat(5_001))]);
+    values.extend(limit("maxLength").map(|max| quoted(&"é".repeat(max + 1))));
+    values.extend(
+        limit("minLength")
+            .filter(|min| *min > 1)
+            .map(|min| quoted(&"x".repeat(min - 1))),
+    );
+    values.extend(limit("maximum").map(|max| (max + 1).to_string()));
+    values.extend(limit("minimum").map(|min| (min as i64 - 1).to_string()));
+    values.extend(limit("maxItems").map(|max| json!(vec![json!({}); max + 1]).to_string()));
+    values.extend(limit("minItems").map(|_| "[]".to_owned()));
+    if schema["enum"].is_array() {
+        values.extend(["nothing of it", "$ne"].map(quoted));
+    }
+    values.retain(|value| !is_right(field, value));
+    values
+}
+
+/// What is taken, and rightly so.
+fn is_right(field: &Field<'_>, value: &str) -> bool {
+    match (field.form.kind(), value) {
+        (_, "null") => field.form.nullable,
+        ("boolean", "true") => true,
+        // Names that are unknown are ignored, and in a profile kept as they are; no query is ever
+        // made of them.
+        ("object", value) => value.starts_with('{'),
+        // A message has lines. A password is hashed as it is.
+        (_, LINES) => field.form.name == "Content" || field.pointer == "/password",
+        _ => false,
+    }
+}
+
+/// In every field of every body.
+pub fn in_fields(api: &OpenApi, own: &Own) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for operation in api.operations() {
+        let bare = api.without_body(&operation, &own.things, false, false);
+        for field in api
+            .bodies(&operation)
+            .iter()
+            .flat_map(|body| api.fields(body, &own.things))
+        {
+            let mut attempt = |what: &str, body: String| {
+                let names = field
+                    .pointer
+                    .split('/')
+                    .filter(|name| !name.is_empty() && *name != "0");
+                let says: Vec<&str> = match serde_json::from_str::<Value>(&body) {
+                    // The last one is said of what is in a list.
+                    Ok(_) => names.chain(["must be an object"]).collect(),
+                    Err(_) => vec![NOT_JSON],
+                };
+                let request = bare
+                    .clone()
+                    .with_body("application/json", body.into_bytes());
+                trials.push(own.trial(&format!("{} = {what}", field.pointer), request, &says));
+            };
+            wrong_values(&field)
+                .iter()
+                .for_each(|value| attempt(value, field.with(value)));
+            if field.required {
+                attempt("nothing", field.without());
+            }
+        }
+    }
+    trials
+}
+
+/// What cannot be the value of a parameter.
+fn wrong_texts(parameter: &Parameter<'_>) -> Vec<String> {
+    let schema = parameter.form.schema;
+    let of_type = OF_TYPE
+        .iter()
+        .filter(|(name, _)| [parameter.form.name, parameter.name].contains(name))
+        .flat_map(|(_, texts)| *texts);
+    let mut texts: Vec<String> = of_type.map(ToString::to_string).collect();
+    texts.extend(
+        schema["maxLength"]
+            .as_u64()
+            .map(|max| "x".repeat(max as usize + 1)),
+    );
+    texts.extend(schema["maximum"].as_u64().map(|max| (max + 1).to_string()));
+    match parameter.form.kind() {
+        "integer" => texts.extend(
+            [
+                "-1",
+                "1.5",
+                "1e3",
+                "0x10",
+                "9223372036854775808",
+                "NaN",
+                "true",
+                "[]",
+                "a\0",
+            ]
+            .map(str::to_owned),
+        ),
+        _ if schema["enum"].is_array() => texts.extend(
+            [
+                "fax",
+                "$ne",
+                "[]",
+                "facebook\0",
+                "facebook\r\nSet-Cookie: evil=1",
+            ]
+            .map(str::to_owned),
+        ),
+        _ => {}
+    }
+    texts
+}
+
+/// In every parameter of path or query string.
+pub fn in_parameters(api: &OpenApi, own: &Own) -> Vec<Trial> {
+    // Every byte, so that no client tidies it up.
+    let encoded = |text: &str| {
+        text.bytes()
+            .map(|byte| format!("%{byte:02X}"))
+            .collect::<String>()
+    };
+    let mut trials = Vec::new();
+    for operation in api.operations() {
+        let mut good = api.without_body(&operation, &own.things, false, false);
+        if let Some(request) = api.bodies(&operation).first() {
+            good = good.with_body("application/json", request.example.to_string().into_bytes());
+        }
+        let mut attempt = |path: String, says: &str| {
+            let request = Request {
+                path: path.clone(),
+                ..good.clone()
+            };
+            trials.push(own.trial(&path, request, &[says]).wants(400));
+        };
+        let (path, query) = good.path.split_once('?').unwrap_or((&good.path, ""));
+        for parameter in api.parameters(&operation) {
+            let name = parameter.name;
+            for text in wrong_texts(&parameter) {
+                let text = encoded(&text);
+                match parameter.place {
+                    "path" => attempt(operation.path.replace(&format!("{{{name}}}"), &text), name),
+                    "query" if parameter.required => attempt(format!("{path}?{name}={text}"), name),
+                    "query" => attempt(format!("{path}?{query}&{name}={text}"), name),
+                    _ => {}
+                }
+            }
+            if parameter.place == "query" {
+                attempt(format!("{path}?{name}=1&{name}=1"), name);
+                attempt(
+                    format!(
+                        "{path}?{name}=1&%{:02X}{}=1",
+                        name.as_bytes()[0],
+                        &name[1..]
+                    ),
+                    name,
+                );
+                attempt(format!("{path}?{name}=%ff"), "UTF-8");
+                attempt(format!("{path}?{name}=%c0%80"), "UTF-8");
+                attempt(format!("{path}?{name}=%zz"), "UTF-8");
+            }
+            if parameter.place == "query" && parameter.required {
+                attempt(path.to_owned(), name);
+                attempt(format!("{path}?{name}[$ne]=1"), name);
+                attempt(format!("{path}?{name}.$ne=1"), name);
+            }
+        }
+    }
+    trials
+}

@@ -1,0 +1,193 @@
+//! Failed logins: how many, on which gateway, of whom, and what the clock tells.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use contract::Timestamp;
+use reqwest::header::RETRY_AFTER;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::auth::{
+    PASSWORD, ask, assert_refused, fresh_email, login, me, post, refresh, register, text,
+    two_gateways,
+};
+use crate::support::{SOON, System, eventually};
+
+/// 40 guesses at once on both gateways; how many got which status. One answer of each status is
+/// returned too.
+async fn guess(system: &System, email: &str) -> (BTreeMap<u16, usize>, BTreeMap<u16, Value>) {
+    let guesses = (0..40).map(|n| login(system, n, email, "wrong horse"));
+    let (mut counts, mut answers) = (BTreeMap::new(), BTreeMap::new());
+    for (status, answer) in futures_util::future::join_all(guesses).await {
+        *counts.entry(status.as_u16()).or_default() += 1;
+        answers.insert(status.as_u16(), answer);
+    }
+    (counts, answers)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_failures_lock_an_email_on_every_gateway_whether_it_has_a_user_or_not() {
+    let system = two_gateways().await;
+    let (email, _) = register(system).await;
+    let nobody = fresh_email();
+    let mut answers = Vec::new();
+    for email in [&email, &nobody] {
+        let (counts, mut answers_of) = guess(system, email).await;
+        // Those that waited too long for their turn are not checked either.
+        assert_eq!(counts.get(&401), Some(&5), "{counts:?}");
+        assert!(
+            counts.keys().all(|status| [401, 423, 503].contains(status)),
+            "{counts:?}"
+        );
+        // The lock holds at either gateway, and for the right password too.
+        for gateway in 0..2 {
+            let login = json!({"email": email.to_uppercase(), "password": PASSWORD});
+            let answer = ask(system, gateway, Method::POST, "/login")
+                .json(&login)
+                .send()
+                .await
+                .unwrap();
+            assert_eq!(answer.status(), StatusCode::LOCKED);
+            let wait: u64 = answer.headers()[RETRY_AFTER]
+                .to_str()
+                .unwrap()
+                .parse()
+                .unwrap();
+            assert!((840..=901).contains(&wait), "{wait}");
+            answers_of.insert(423, answer.json().await.unwrap());
+        }
+        assert_eq!(answers_of[&423]["code"], "ACCOUNT_LOCKED");
+        answers_of.remove(&503);
+        for answer in answers_of.values_mut() {
+            answer.as_object_mut().unwrap().remove("request_id");
+        }
+        answers.push(answers_of);
+    }
+    assert_eq!(
+        answers[0], answers[1],
+        "the answers tell who has an account"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_email_that_is_too_long_in_lower_case_is_a_wrong_field() {
+    let system = two_gateways().await;
+    let (status, answer) = login(system, 0, &format!("{}@a.b", "İ".repeat(150)), PASSWORD).await;
+    assert_eq!(
+        (status, &answer["errors"][0]["field"]),
+        (StatusCode::BAD_REQUEST, &json!("email")),
+        "{answer}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_password_forgets_the_failures() {
+    let system = two_gateways().await;
+    let (email, _) = register(system).await;
+    for round in 0..3 {
+        for n in 0..4 {
+            assert_refused(
+                login(system, round + n, &email, "wrong horse").await,
+                StatusCode::UNAUTHORIZED,
+                "INVALID_CREDENTIALS",
+            );
+        }
+        let (status, answer) = login(system, round, &email, PASSWORD).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_record_of_logins_nobody_is_let_in_unchecked() {
+    let system = System::start(&[]).await;
+    let (email, registered) = register(&system).await;
+    let jetstream = system.operator().await;
+    jetstream.delete_stream("KV_lockouts").await.unwrap();
+    assert_refused(
+        login(&system, 0, &email, PASSWORD).await,
+        StatusCode::SERVICE_UNAVAILABLE,
+        "UNAVAILABLE",
+    );
+    jetstream.delete_stream("KV_sessions").await.unwrap();
+    assert_refused(
+        refresh(&system, 0, &registered["refreshToken"]).await,
+        StatusCode::SERVICE_UNAVAILABLE,
+        "UNAVAILABLE",
+    );
+    // A token that is good needs no record.
+    assert_eq!(
+        me(&system, 0, text(&registered, "accessToken")).await.0,
+        StatusCode::OK
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_view_is_behind_nobody_is_told_that_the_password_is_wrong() {
+    let system = System::start(&[]).await;
+    let jetstream = system.operator().await;
+    let pause = async |request: Value| {
+        jetstream
+            .request::<_, _, Value>("CONSUMER.PAUSE.EVENTS.persister", &request)
+            .await
+            .unwrap()
+    };
+    let an_hour = Timestamp::from_millis(Timestamp::now().millis() + 3_600_000);
+    let paused = pause(json!({"pause_until": an_hour})).await;
+    assert!(format!("{paused:?}").contains("true"), "{paused:?}");
+    let email = fresh_email();
+    let body = json!({"company_name": "New", "fullName": "Nora New", "email": email, "password": PASSWORD});
+    let (status, answer) = post(&system, 0, "/register", None, &body).await;
+    assert_eq!(status, StatusCode::ACCEPTED, "{answer}");
+    // More often than would lock the email.
+    for _ in 0..6 {
+        assert_refused(
+            login(&system, 0, &email, PASSWORD).await,
+            StatusCode::SERVICE_UNAVAILABLE,
+            "UNAVAILABLE",
+        );
+    }
+    pause(json!({})).await;
+    eventually("the login works", SOON, || async {
+        (login(&system, 0, &email, PASSWORD).await.0 == StatusCode::OK).then_some(())
+    })
+    .await;
+}
+
+/// A report, not a test: what the clock tells of who has an account. Medians, in one run, taken in
+/// turns.
+#[tokio::test(flavor = "multi_thread")]
+async fn report_the_time_of_an_unknown_user_and_of_a_wrong_password() {
+    const ROUNDS: usize = 8;
+    let system = two_gateways().await;
+    let (email, _) = register(system).await;
+    let timed = async |email: &str| {
+        let started = Instant::now();
+        assert_refused(
+            login(system, 0, email, "wrong horse").await,
+            StatusCode::UNAUTHORIZED,
+            "INVALID_CREDENTIALS",
+        );
+        started.elapsed()
+    };
+    let (mut unknown, mut wrong) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        for _ in 0..4 {
+            wrong.push(timed(&email).await);
+            unknown.push(timed(&fresh_email()).await);
+        }
+        assert_eq!(login(system, 0, &email, PASSWORD).await.0, StatusCode::OK);
+    }
+    let median = |times: &mut Vec<Duration>| {
+        times.sort();
+        times[times.len() / 2]
+    };
+    let spread = |times: &[Duration]| times[times.len() * 3 / 4] - times[times.len() / 4];
+    let (unknown_median, wrong_median) = (median(&mut unknown), median(&mut wrong));
+    println!(
+        "unknown user {unknown_median:?} (quartiles {:?} apart), wrong password {wrong_median:?} ({:?}), medians of {}",
+        spread(&unknown),
+        spread(&wrong),
+        unknown.len()
+    );
+}

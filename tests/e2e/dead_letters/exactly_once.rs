@@ -1,0 +1,441 @@
+//! A letter is replayed once: however often it is asked, by whom, and wherever the one who began
+//! has died.
+
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use contract::Timestamp;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::support::dead_letters::{
+    letters, only_letter, open_letters, outbound, replay, sent, seqs, taken,
+};
+use crate::support::delivery::{calls, delivery};
+use crate::support::{Answer, SOON, Staff, System, eventually};
+
+/// Longer ago than the server remembers a `Nats-Msg-Id`.
+const LONG_AGO: Duration = Duration::from_secs(600);
+
+/// A message that the bot refuses, as it does all from here on: its contact, its id and its letter.
+async fn refused(staff: &Staff<'_>) -> (String, String, Value) {
+    let contact = staff.new_contact().await;
+    staff.system.bot_mode(json!({"status": 400})).await;
+    let id = sent(staff, &contact, "no").await;
+    let letter = only_letter(staff, "refused").await;
+    delivery(staff, &id, "failed").await;
+    (contact, id, letter)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_replays_at_once_over_two_gateways_and_the_command_line_are_one_delivery() {
+    const BY_REST: usize = 40;
+    const BY_OPERATOR: usize = 10;
+    let system = System::start(&["--replicas", "gateway=2,forwarder=2"]).await;
+    let staff = system.new_company().await;
+    let (_, id, letter) = refused(&staff).await;
+    system.bot_mode(json!({})).await;
+    let (before, _) = outbound(&system).await;
+
+    let (path, seq) = (
+        format!("/dead-letters/{}/replay", letter["seq"]),
+        letter["seq"].to_string(),
+    );
+    let by_rest = futures_util::future::join_all((0..BY_REST).map(|n| ask(&staff, n % 2, &path)));
+    let by_operator = futures_util::future::join_all((0..BY_OPERATOR).map(|_| {
+        let mut command = tokio::process::Command::from(system.operators(&[
+            "dead-letters",
+            "replay",
+            &seq,
+            "--json",
+        ]));
+        async move { command.output().await.unwrap() }
+    }));
+    let (by_rest, by_operator) = tokio::join!(by_rest, by_operator);
+    let mut answers: Vec<Value> = by_rest
+        .into_iter()
+        .map(|answer| answer.body["dead_letter"].clone())
+        .collect();
+    for output in by_operator {
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        answers.push(serde_json::from_slice(&output.stdout).unwrap());
+    }
+    assert_eq!(answers.len(), BY_REST + BY_OPERATOR);
+    let to = json!({"stream": "OUTBOUND", "seq": before + 1});
+    for answer in &answers {
+        assert_eq!(
+            (&answer["state"], &answer["fate"]["replayed_to"]),
+            (&json!("replayed"), &to),
+            "{answer}"
+        );
+        assert_eq!(
+            answer["fate"]["by"], answers[0]["fate"]["by"],
+            "one of them has begun it"
+        );
+    }
+    delivery(&staff, &id, "delivered").await;
+    eventually("nothing awaits the bot", SOON, || async {
+        (outbound(&system).await == (before + 1, 0)).then_some(())
+    })
+    .await;
+    let statuses: Vec<Value> = calls(&system, &id)
+        .await
+        .iter()
+        .map(|call| call["status"].clone())
+        .collect();
+    assert_eq!(statuses, [400, 200], "refused, and then delivered once");
+    system.nothing_is_amiss();
+}
+
+/// Asks one gateway, again while it has too much to do.
+async fn ask(staff: &Staff<'_>, gateway: usize, path: &str) -> Answer {
+    eventually("the gateway has a turn", SOON, || async {
+        let answer = staff.post_to(gateway, path, &[], &json!({})).await;
+        assert!(
+            [StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE].contains(&answer.status),
+            "{answer:?}"
+        );
+        (answer.status == StatusCode::OK).then_some(answer)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_changes_nothing_a_second_failure_points_to_the_first_and_what_is_discarded_stays_so()
+ {
+    let system = System::start(&[]).await;
+    let staff = system.new_company().await;
+    let (contact, id, first) = refused(&staff).await;
+    let before = (outbound(&system).await, calls(&system, &id).await.len());
+
+    let (status, answer) = staff
+        .post("/dead-letters/replay", json!({"dry_run": true}))
+        .await;
+    assert_eq!(
+        (status, &answer["dry_run"], &answer["count"]),
+        (StatusCode::OK, &json!(true), &json!(1)),
+        "{answer}"
+    );
+    assert_eq!(
+        (&answer["sequences"], &answer["skipped"]),
+        (&json!([first["seq"]]), &json!([]))
+    );
+    let (status, answer) = staff
+        .post("/dead-letters/replay?dry_run=true", json!({}))
+        .await;
+    assert_eq!(
+        (status, &answer["dry_run"], &answer["count"]),
+        (StatusCode::OK, &json!(true), &json!(1)),
+        "{answer}"
+    );
+    for (query, body) in [
+        ("?dry_run=true", json!({})),
+        ("", json!({"dry_run": true})),
+        ("?dry_run=false", json!({"dry_run": true})),
+    ] {
+        let (status, answer) = staff
+            .post(
+                &format!("/dead-letters/{}/replay{query}", first["seq"]),
+                body,
+            )
+            .await;
+        assert_eq!(
+            (status, &answer["dead_letter"]),
+            (StatusCode::OK, &first),
+            "{answer}"
+        );
+    }
+    for (query, body) in [
+        ("?dry_run=maybe", json!({})),
+        ("", json!({"dry_run": "true"})),
+    ] {
+        let (status, answer) = staff
+            .post(
+                &format!("/dead-letters/{}/replay{query}", first["seq"]),
+                body,
+            )
+            .await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
+    }
+    let dry = system
+        .operators(&["dead-letters", "replay", "--all", "--dry-run"])
+        .output()
+        .unwrap();
+    assert_eq!(
+        String::from_utf8(dry.stdout).unwrap(),
+        format!("1 dead letters would be replayed: {}\n", first["seq"])
+    );
+    assert_eq!(letters(&staff, "").await, std::slice::from_ref(&first));
+    assert_eq!(
+        (outbound(&system).await, calls(&system, &id).await.len()),
+        before
+    );
+
+    replay(&staff, &first).await;
+    let second = eventually("another letter", SOON, || async {
+        let open = letters(&staff, "").await;
+        (open.len() == 1 && open[0]["replay_of"] == first["seq"]).then(|| open[0].clone())
+    })
+    .await;
+    assert_eq!(
+        (&second["message_id"], &second["event_seq"]),
+        (&json!(id), &first["event_seq"])
+    );
+    assert!(first["event_seq"].is_u64());
+
+    let post = async |letter: &Value, what: &str, body: Value| {
+        staff
+            .post(&format!("/dead-letters/{}/{what}", letter["seq"]), body)
+            .await
+    };
+    let (status, refused) = post(&second, "discard", json!({})).await;
+    assert_eq!(
+        (status, &refused["errors"][0]["field"]),
+        (StatusCode::BAD_REQUEST, &json!("reason"))
+    );
+    for reason in ["answered by telephone", "another reason"] {
+        let (status, answer) = post(&second, "discard", json!({"reason": reason})).await;
+        let fate = &answer["dead_letter"]["fate"];
+        assert_eq!(
+            (status, &fate["reason"]),
+            (StatusCode::OK, &json!("answered by telephone")),
+            "{answer}"
+        );
+        assert!(fate["by"].as_str().unwrap().starts_with("user:"), "{fate}");
+    }
+    system.bot_mode(json!({})).await;
+    for (letter, what, body) in [
+        (&second, "replay", json!({})),
+        (&first, "discard", json!({"reason": "too late"})),
+    ] {
+        let (status, answer) = post(letter, what, body).await;
+        assert_eq!(
+            (status, &answer["code"]),
+            (StatusCode::CONFLICT, &json!("CONFLICT")),
+            "{answer}"
+        );
+    }
+    let (status, answer) = staff.post("/dead-letters/replay", json!({})).await;
+    assert_eq!(
+        (status, &answer["count"]),
+        (StatusCode::OK, &json!(0)),
+        "{answer}"
+    );
+    for (state, of) in [
+        ("open", vec![]),
+        ("replayed", vec![&first]),
+        ("discarded", vec![&second]),
+        ("all", vec![&first, &second]),
+    ] {
+        let found = seqs(&letters(&staff, &format!("state={state}")).await);
+        assert_eq!(
+            found,
+            of.iter()
+                .map(|letter| letter["seq"].as_u64().unwrap())
+                .collect::<Vec<_>>(),
+            "{state}"
+        );
+    }
+    assert!(taken(&system, &contact).await.is_empty());
+    // Given up for good is no loss: the letter says so.
+    assert_eq!(system.nothing_is_amiss()["failed"], 1);
+}
+
+/// What somebody who dies in the middle of a replay leaves behind.
+struct Abandoned<'a> {
+    system: &'a System,
+    letter: &'a Value,
+}
+
+impl Abandoned<'_> {
+    /// The note that it has begun.
+    async fn begin(&self, at: Timestamp) {
+        let fates = self
+            .system
+            .operator()
+            .await
+            .get_key_value("dead-letters")
+            .await
+            .unwrap();
+        let fate = json!({"state": "replaying", "by": "operator", "at": at.to_string()});
+        fates
+            .create(self.letter["seq"].to_string(), fate.to_string().into())
+            .await
+            .unwrap();
+    }
+
+    /// The message; its sequence.
+    async fn publish(&self) -> u64 {
+        let jetstream = self.system.operator().await;
+        let stored = jetstream
+            .get_stream("DEAD")
+            .await
+            .unwrap()
+            .direct_get(self.letter["seq"].as_u64().unwrap())
+            .await
+            .unwrap();
+        let mut headers = HeaderMap::new();
+        let place = stored.headers.get("Event-Seq").unwrap().as_str().to_owned();
+        let (seq, id) = (
+            self.letter["seq"].to_string(),
+            format!("replay-{}", self.letter["seq"]),
+        );
+        for (name, value) in [
+            ("Replay-Of", seq),
+            ("Event-Seq", place),
+            ("Nats-Msg-Id", id),
+        ] {
+            headers.insert(name, value);
+        }
+        let subject = self.letter["subject"].as_str().unwrap().to_owned();
+        jetstream
+            .publish_with_headers(subject, headers, stored.payload)
+            .await
+            .unwrap()
+            .await
+            .unwrap()
+            .sequence
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_that_somebody_left_unfinished_is_completed_once() {
+    let system = System::start(&[]).await;
+    let staff = system.new_company().await;
+    let long_ago =
+        || Timestamp::from_millis(Timestamp::now().millis() - LONG_AGO.as_millis() as i64);
+    system.bot_mode(json!({"status": 400})).await;
+    let mut cases = Vec::new();
+    for (n, text) in [
+        "not published",
+        "just published",
+        "delivered",
+        "failed again",
+        "waits",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let contact = staff.new_contact().await;
+        let id = sent(&staff, &contact, text).await;
+        let letter = open_letters(&staff, n + 1).await.pop().unwrap();
+        delivery(&staff, &id, "failed").await;
+        cases.push((contact, id, letter));
+    }
+    let left = |n: usize| Abandoned {
+        system: &system,
+        letter: &cases[n].2,
+    };
+
+    // It fails again before anybody looks.
+    let again_to = left(3).publish().await;
+    left(3).begin(long_ago()).await;
+    let again = eventually("another letter", SOON, || async {
+        letters(&staff, "")
+            .await
+            .into_iter()
+            .find(|letter| letter["replay_of"] == cases[3].2["seq"])
+    })
+    .await;
+    assert_eq!(
+        replay(&staff, &cases[3].2).await["fate"]["replayed_to"]["seq"],
+        again_to
+    );
+
+    system.bot_mode(json!({})).await;
+    // Delivered before anybody looks.
+    let delivered_to = left(2).publish().await;
+    left(2).begin(long_ago()).await;
+    delivery(&staff, &cases[2].1, "delivered").await;
+    eventually("it is gone from its stream", SOON, || async {
+        (outbound(&system).await.1 == 0).then_some(())
+    })
+    .await;
+    assert_eq!(
+        replay(&staff, &cases[2].2).await["fate"]["replayed_to"]["seq"],
+        delivered_to
+    );
+    // Published a moment ago.
+    left(1).begin(Timestamp::now()).await;
+    let just_to = left(1).publish().await;
+    assert_eq!(
+        replay(&staff, &cases[1].2).await["fate"]["replayed_to"]["seq"],
+        just_to
+    );
+    // Not published at all.
+    left(0).begin(long_ago()).await;
+    let to = replay(&staff, &cases[0].2).await["fate"]["replayed_to"]["seq"].clone();
+    assert_eq!(to, just_to + 1);
+    // Awaits delivery: the company has no token.
+    let (status, _) = staff
+        .send(Method::DELETE, "/integrations/facebook", json!({}))
+        .await;
+    assert!(status.is_success());
+    let waits_at = left(4).publish().await;
+    left(4).begin(long_ago()).await;
+    assert_eq!(
+        replay(&staff, &cases[4].2).await["fate"]["replayed_to"]["seq"],
+        waits_at
+    );
+    let (status, _) = staff
+        .send(
+            Method::PUT,
+            "/integrations/facebook",
+            json!({"access_token": "new"}),
+        )
+        .await;
+    assert!(status.is_success());
+
+    for n in [0, 1, 2, 4] {
+        delivery(&staff, &cases[n].1, "delivered").await;
+        assert_eq!(
+            taken(&system, &cases[n].0).await,
+            [cases[n].1.clone()],
+            "once: {n}"
+        );
+    }
+    assert_eq!(
+        outbound(&system).await.0,
+        waits_at,
+        "nothing was published beside"
+    );
+    assert_eq!(seqs(&letters(&staff, "").await), seqs(&[again]));
+    assert!(taken(&system, &cases[3].0).await.is_empty());
+    system.nothing_is_amiss();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_asked_again_after_the_server_has_forgotten_its_message_id_is_still_one_delivery()
+{
+    let system = System::start(&[]).await;
+    let staff = system.new_company().await;
+    let (contact, id, letter) = refused(&staff).await;
+    system.bot_mode(json!({})).await;
+    let left = Abandoned {
+        system: &system,
+        letter: &letter,
+    };
+    left.begin(Timestamp::now()).await;
+    let to = left.publish().await;
+    delivery(&staff, &id, "delivered").await;
+    eventually("it is gone from its stream", SOON, || async {
+        (outbound(&system).await.1 == 0).then_some(())
+    })
+    .await;
+    // A server that is started anew knows the ids of what its streams still have, and of nothing
+    // else.
+    system.kill_and_await_restart("nats-server").await;
+    system.await_ready().await;
+    assert_eq!(
+        replay(&staff, &letter).await["fate"]["replayed_to"]["seq"],
+        to
+    );
+    assert_eq!(outbound(&system).await, (to, 0));
+    assert_eq!(taken(&system, &contact).await, [id]);
+    system.nothing_is_amiss();
+}

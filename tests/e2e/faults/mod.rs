@@ -1,0 +1,8 @@
+//! What stays true while processes die, events come late or twice, and input cannot be read.
+
+mod audit;
+mod event_order;
+mod process_deaths;
+mod rebuild;
+mod replicas;
+mod unreadable_input;

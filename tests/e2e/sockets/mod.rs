@@ -1,0 +1,6 @@
+//! The sockets: events without a gap, by both transports, with real clients.
+
+mod examples;
+mod real_clients;
+mod resume;
+mod socketio;

@@ -1,0 +1,517 @@
+//! The door `/socket.io/`, packet by packet: what real clients do not do, or do not show. They
+//! themselves are in `clients`.
+
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Message as Frame;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+use crate::support::{AFTER_FAULT, Folder, SOON, Staff, System, eventually};
+
+const OPEN: &str = "/socket.io/?EIO=4&transport=polling";
+
+/// A client by WebSocket.
+struct Web {
+    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    /// Why the server closed it.
+    closed: Option<CloseFrame>,
+}
+
+impl Web {
+    async fn connect(url: &str) -> Web {
+        let address = format!(
+            "{}/socket.io/?EIO=4&transport=websocket",
+            url.replacen("http", "ws", 1)
+        );
+        let mut web = Web {
+            socket: connect_async(address).await.unwrap().0,
+            closed: None,
+        };
+        let open = web.next().await.unwrap();
+        let open: Value = serde_json::from_str(open.strip_prefix('0').unwrap()).unwrap();
+        assert_eq!(
+            (
+                &open["upgrades"],
+                &open["pingInterval"],
+                &open["pingTimeout"]
+            ),
+            (&json!([]), &json!(25_000), &json!(60_000))
+        );
+        web
+    }
+
+    /// In its company's room.
+    async fn join(url: &str, staff: &Staff<'_>) -> Web {
+        let mut web = Web::connect(url).await;
+        web.say(&auth(staff)).await;
+        let connected = web.next().await.unwrap();
+        assert!(connected.starts_with("40{\"sid\":"), "{connected}");
+        assert!(web.event("ready").await["seq"].is_u64());
+        web
+    }
+
+    async fn say(&mut self, packet: &str) {
+        self.socket.send(Frame::text(packet)).await.unwrap();
+    }
+
+    /// The next packet; `None` at the end.
+    async fn next(&mut self) -> Option<String> {
+        loop {
+            match timeout(SOON, self.socket.next())
+                .await
+                .expect("a packet or the end")?
+            {
+                Ok(Frame::Text(text)) => return Some(text.to_string()),
+                Ok(Frame::Close(frame)) => self.closed = frame,
+                Ok(_) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// All that still comes, and the code of the end.
+    async fn rest(&mut self) -> (Vec<String>, Option<u16>) {
+        let mut packets = Vec::new();
+        while let Some(packet) = self.next().await {
+            packets.push(packet);
+        }
+        (packets, self.closed.as_ref().map(|frame| frame.code.into()))
+    }
+
+    async fn event(&mut self, name: &str) -> Value {
+        loop {
+            let packet = self
+                .next()
+                .await
+                .unwrap_or_else(|| panic!("closed before {name}"));
+            if let Some(found) = find(&packet, name) {
+                return found;
+            }
+        }
+    }
+}
+
+/// A client by polling.
+struct Poll<'a> {
+    staff: &'a Staff<'a>,
+    url: String,
+}
+
+impl<'a> Poll<'a> {
+    async fn open(staff: &'a Staff<'a>, url: &str) -> Poll<'a> {
+        let (status, body) = ask(staff.system, Method::GET, &format!("{url}{OPEN}"), "").await;
+        assert_eq!(status, StatusCode::OK, "{body}");
+        let open: Value = serde_json::from_str(&body[1..]).unwrap();
+        assert_eq!(
+            (&open["upgrades"], &open["maxPayload"]),
+            (&json!(["websocket"]), &json!(65_536)),
+            "{body}"
+        );
+        Poll {
+            staff,
+            url: format!("{url}{OPEN}&sid={}", open["sid"].as_str().unwrap()),
+        }
+    }
+
+    async fn join(staff: &'a Staff<'a>, url: &str) -> Poll<'a> {
+        let poll = Poll::open(staff, url).await;
+        assert_eq!(poll.say(&auth(staff)).await, (StatusCode::OK, "ok".into()));
+        poll.packet("ready", |packet| find(packet, "ready")).await;
+        poll
+    }
+
+    async fn say(&self, body: &str) -> (StatusCode, String) {
+        ask(self.staff.system, Method::POST, &self.url, body).await
+    }
+
+    async fn next(&self) -> (StatusCode, String) {
+        ask(self.staff.system, Method::GET, &self.url, "").await
+    }
+
+    /// The first packet that is wanted; others of its polls are lost.
+    async fn packet<T>(&self, what: &str, wanted: impl Fn(&str) -> Option<T>) -> T {
+        let look = async {
+            loop {
+                let (status, body) = self.next().await;
+                assert_eq!(status, StatusCode::OK, "{body}");
+                if let Some(found) = body.split('\u{1e}').find_map(&wanted) {
+                    return found;
+                }
+            }
+        };
+        timeout(SOON, look)
+            .await
+            .unwrap_or_else(|_| panic!("not polled: {what}"))
+    }
+
+    /// All packets up to the one that ends the session.
+    async fn rest(&self) -> Vec<String> {
+        let mut packets = Vec::new();
+        loop {
+            match self.next().await {
+                (StatusCode::OK, body) => {
+                    packets.extend(body.split('\u{1e}').map(str::to_owned));
+                    if packets.last().is_some_and(|packet| packet == "1") {
+                        return packets;
+                    }
+                }
+                (status, body) => {
+                    assert_eq!(
+                        (status, code(&body)),
+                        (StatusCode::BAD_REQUEST, 1),
+                        "{body}"
+                    );
+                    return packets;
+                }
+            }
+        }
+    }
+}
+
+fn auth(staff: &Staff<'_>) -> String {
+    format!("40{}", json!({"token": staff.token}))
+}
+
+fn code(body: &str) -> u64 {
+    serde_json::from_str::<Value>(body).unwrap()["code"]
+        .as_u64()
+        .unwrap()
+}
+
+/// The data of an event of this name, if the packet is one.
+fn find(packet: &str, name: &str) -> Option<Value> {
+    let event: Value = serde_json::from_str(packet.strip_prefix("42")?).ok()?;
+    (event[0] == name).then(|| event[1].clone())
+}
+
+async fn ask(system: &System, method: Method, url: &str, body: &str) -> (StatusCode, String) {
+    let request = system
+        .http
+        .request(method, url)
+        .header("content-type", "text/plain;charset=UTF-8")
+        .body(body.to_owned());
+    let answer = request
+        .send()
+        .await
+        .unwrap_or_else(|e| panic!("{url}: {e:?}"));
+    (answer.status(), answer.text().await.unwrap())
+}
+
+/// Enters so many messages of so many characters; the answer's results.
+async fn fill(staff: &Staff<'_>, contact: &str, count: usize, characters: usize) {
+    let message = |n| {
+        json!({"contact_id": contact, "role": "user", "platform": "web", "direction": "inbound",
+        "content": format!("{n} {}", "x".repeat(characters))})
+    };
+    let (status, answer) = staff
+        .post(
+            "/messages/batch",
+            json!({"messages": (0..count).map(message).collect::<Vec<_>>()}),
+        )
+        .await;
+    assert_eq!(
+        (status, &answer["failed"]),
+        (StatusCode::OK, &json!(0)),
+        "{answer}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_are_none_are_refused_as_the_original_server_does() {
+    let system = System::shared().await;
+    let url = system.url("realtime");
+    let sid = "0".repeat(32);
+    for (method, query, wanted) in [
+        (Method::GET, "EIO=4", 0),
+        (Method::GET, "EIO=4&transport=carrier-pigeon", 0),
+        (Method::GET, "transport=polling", 5),
+        (Method::GET, "EIO=3&transport=polling", 5),
+        (Method::POST, "EIO=4&transport=polling", 2),
+        (Method::GET, "EIO=4&transport=websocket", 3),
+        (
+            Method::GET,
+            &format!("EIO=4&transport=polling&sid={sid}"),
+            1,
+        ),
+        (Method::GET, "EIO=4&transport=polling&sid=x", 1),
+        (Method::GET, "EIO=4&EIO=4&transport=polling", 3),
+    ] {
+        let (status, body) = ask(
+            system,
+            method.clone(),
+            &format!("{url}/socket.io/?{query}"),
+            "",
+        )
+        .await;
+        assert_eq!(
+            (status, code(&body)),
+            (StatusCode::BAD_REQUEST, wanted),
+            "{method} {query}: {body}"
+        );
+    }
+    // What a page on another origin needs.
+    let origin = "https://app.example.com";
+    let asked = system
+        .http
+        .request(Method::OPTIONS, format!("{url}{OPEN}"))
+        .header("origin", origin);
+    let answer = asked
+        .header("access-control-request-headers", "x-more")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), StatusCode::NO_CONTENT);
+    assert_eq!(answer.headers()["access-control-allow-origin"], origin);
+    assert_eq!(answer.headers()["access-control-allow-headers"], "x-more");
+    let answer = system
+        .http
+        .get(format!("{url}{OPEN}"))
+        .header("origin", origin)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.headers()["access-control-allow-origin"], origin);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poll_is_held_until_there_is_something_and_one_at_a_time() {
+    let system = System::shared().await;
+    let staff = system.new_company().await;
+    let contact = staff.new_contact().await;
+    let poll = Poll::join(&staff, &system.url("realtime")).await;
+    let (message, _) = tokio::join!(
+        poll.packet("message:new", |p| find(p, "message:new")),
+        staff.message(&contact, "user", "hello")
+    );
+    assert_eq!(message["message"]["content"], "hello");
+    // Several packets in one body, each answered; too large a one is not read.
+    let (status, _) = poll
+        .say(&format!(
+            "421[\"conversation:join\",\"{contact}\"]\u{1e}422[\"no:such\"]"
+        ))
+        .await;
+    assert_eq!(status, StatusCode::OK);
+    let mut answers = String::new();
+    while answers.matches("43").count() < 2 {
+        answers += &(poll.next().await.1 + "\n");
+    }
+    assert!(
+        answers.contains("431[{\"ok\":true}]")
+            && answers.contains("432[{\"ok\":false,\"code\":\"UNKNOWN_EVENT\""),
+        "{answers}"
+    );
+    assert_eq!(
+        poll.say(&"x".repeat(70_000)).await.0,
+        StatusCode::PAYLOAD_TOO_LARGE
+    );
+
+    // Two polls at a time end the session.
+    let (one, two) = tokio::join!(poll.next(), poll.next());
+    let said = format!("{one:?} {two:?}");
+    assert!(said.contains("closing") && said.contains("1002"), "{said}");
+    let (status, body) = poll.next().await;
+    assert_eq!(
+        (status, code(&body)),
+        (StatusCode::BAD_REQUEST, 1),
+        "{body}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_changes_to_a_websocket_and_loses_nothing() {
+    let system = System::shared().await;
+    let staff = system.new_company().await;
+    let contact = staff.new_contact().await;
+    let poll = Poll::join(&staff, &system.url("realtime")).await;
+    let address = poll
+        .url
+        .replacen("http", "ws", 1)
+        .replace("transport=polling", "transport=websocket");
+    let mut web = Web {
+        socket: connect_async(address).await.unwrap().0,
+        closed: None,
+    };
+    let held = async {
+        // The open poll is let go once the probe is answered.
+        poll.packet("6", |packet| (packet == "6").then_some(()))
+            .await;
+    };
+    let probe = async {
+        web.say("2probe").await;
+        web.next().await
+    };
+    let ((), probed) = tokio::join!(held, probe);
+    assert_eq!(probed.as_deref(), Some("3probe"));
+    fill(&staff, &contact, 5, 10).await;
+    web.say("5").await;
+    for n in 0..5 {
+        let message = web.event("message:new").await;
+        assert!(
+            message["message"]["content"]
+                .as_str()
+                .unwrap()
+                .starts_with(&format!("{n} ")),
+            "{message}"
+        );
+    }
+    assert_eq!(poll.next().await.0, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_come_in_properly_is_sent_away() {
+    let system = System::shared().await;
+    let staff = system.new_company().await;
+    let url = system.url("realtime");
+    // An event before it is in; bytes that are no packet.
+    for packet in ["42[\"conversation:join\",{}]", "x", "0{}"] {
+        let mut web = Web::connect(&url).await;
+        web.say(packet).await;
+        assert_eq!(web.rest().await, (vec![], Some(1002)), "{packet}");
+    }
+    // It may try again with another token, in the same session.
+    let mut web = Web::connect(&url).await;
+    web.say("40{\"token\":\"bad\"}").await;
+    let refused = web.next().await.unwrap();
+    assert!(
+        refused.starts_with("44{\"message\":")
+            && refused.contains("\"data\":{\"code\":\"INVALID_TOKEN\""),
+        "{refused}"
+    );
+    web.say(&auth(&staff)).await;
+    assert!(web.next().await.unwrap().starts_with("40{\"sid\":"));
+    web.event("ready").await;
+    web.say("41").await;
+    assert_eq!(web.rest().await.1, None);
+
+    // Whoever cannot behave does not come back by itself.
+    let mut flood = Web::join(&url, &staff).await;
+    let mut polite = Web::join(&url, &staff).await;
+    for _ in 0..500 {
+        if flood
+            .socket
+            .send(Frame::text("42[\"no:such\"]"))
+            .await
+            .is_err()
+        {
+            break;
+        }
+    }
+    let (packets, code) = flood.rest().await;
+    let last = find(&packets[packets.len() - 2], "closing");
+    assert_eq!(
+        (last, code),
+        (
+            Some(json!({"code": 4009, "reason": "too many bad frames", "reconnect": false})),
+            Some(4009)
+        )
+    );
+    assert_eq!(packets.last().map(String::as_str), Some("41"));
+    let contact = staff.new_contact().await;
+    staff.message(&contact, "user", "still there").await;
+    assert_eq!(
+        polite.event("message:new").await["message"]["content"],
+        "still there"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_and_silent_clients_end_and_a_stop_sends_the_others_elsewhere() {
+    let bounds = [
+        ("SOCKET_QUEUE_BYTES", "1048576"),
+        ("SOCKET_HANDSHAKE_TIMEOUT", "2s"),
+        ("CORS_ORIGINS", "https://app.example.com"),
+    ];
+    let system = System::start_with(Folder::new(), &[], &bounds).await;
+    let staff = system.new_company().await;
+    let contact = staff.new_contact().await;
+    let url = system.url("realtime");
+
+    // A page of another origin, and clients that do not say who they are.
+    let refused = system
+        .http
+        .get(format!("{url}{OPEN}"))
+        .header("origin", "https://evil.example")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(refused.status(), StatusCode::FORBIDDEN);
+    let mut silent = Web::connect(&url).await;
+    assert_eq!(silent.rest().await, (vec![], Some(4002)));
+    let silent = Poll::open(&staff, &url).await;
+    assert_eq!(silent.rest().await, ["1"]);
+
+    // One polls no more; another takes everything.
+    let slow = Poll::join(&staff, &url).await;
+    let mut quick = Web::join(&url, &staff).await;
+    fill(&staff, &contact, 300, 4_900).await;
+    for n in 0..300 {
+        let message = quick.event("message:new").await;
+        assert!(
+            message["message"]["content"]
+                .as_str()
+                .unwrap()
+                .starts_with(&format!("{n} ")),
+            "{n}"
+        );
+    }
+    let packets = slow.rest().await;
+    assert_eq!(
+        find(&packets[packets.len() - 2], "closing")
+            .map(|d| (d["code"].clone(), d["reconnect"].clone())),
+        Some((json!(4008), json!(true)))
+    );
+    assert_eq!(packets.last().map(String::as_str), Some("1"));
+    assert!(packets.len() < 300, "{}", packets.len());
+
+    // The node stops: both are told, and may come back.
+    let poll = Poll::join(&staff, &url).await;
+    let held = poll.rest();
+    let stop = async {
+        eventually("the poll is held", SOON, || async {
+            let metrics = system
+                .http
+                .get(format!("{url}/metrics"))
+                .send()
+                .await
+                .ok()?
+                .text()
+                .await
+                .ok()?;
+            metrics
+                .lines()
+                .any(|line| line.starts_with("realtime_polls_held") && line.ends_with(" 1"))
+                .then_some(())
+        })
+        .await;
+        let pid = system.signal("-TERM", "realtime");
+        eventually("realtime is restarted", AFTER_FAULT, || async {
+            system.pid("realtime").filter(|now| *now != pid)
+        })
+        .await;
+    };
+    let told = async { quick.rest().await };
+    let (polled, told, ()) = tokio::join!(timeout(Duration::from_secs(60), held), told, stop);
+    let is_told = |packets: &[String]| {
+        packets
+            .iter()
+            .filter_map(|p| find(p, "closing"))
+            .any(|d| d["code"] == 1001 && d["reconnect"] == true)
+    };
+    assert!(
+        is_told(&told.0) && told.1 == Some(1001) && !told.0.iter().any(|p| p == "41"),
+        "{told:?}"
+    );
+    let polled = polled.unwrap();
+    assert!(
+        is_told(&polled) && polled.last().is_some_and(|p| p == "1"),
+        "{polled:?}"
+    );
+    system.await_ready().await;
+    Web::join(&url, &staff).await;
+}

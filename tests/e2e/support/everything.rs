@@ -1,0 +1,38 @@
+//! All that a system keeps or shows, as text: for tests that search it for secrets.
+
+use mongodb::bson::Document;
+
+use super::{System, documents};
+
+/// The log lines of all services.
+pub fn log_lines(system: &System) -> String {
+    std::fs::read_to_string(system.folder.0.join("logs/combined.log")).unwrap_or_default()
+}
+
+/// All that is kept or shown, with where: the streams, the database, the log lines and the console.
+pub async fn everything(system: &System) -> Vec<(String, String)> {
+    let (mut everything, log) = (Vec::new(), system.operator().await);
+    for name in ["EVENTS", "JOBS", "DEAD"] {
+        let stream = log.get_stream(name).await.unwrap();
+        for seq in 1..=stream.get_info().await.unwrap().state.last_sequence {
+            // Ticks go after a while.
+            let Ok(message) = stream.get_raw_message(seq).await else {
+                continue;
+            };
+            let payload = String::from_utf8_lossy(&message.payload);
+            everything.push((
+                format!("{name} {seq}"),
+                format!("{} {:?} {payload}", message.subject, message.headers),
+            ));
+        }
+    }
+    let database = system.database().await;
+    for collection in database.list_collection_names().await.unwrap() {
+        for document in documents(&database, &collection, Document::new()).await {
+            everything.push((format!("collection {collection}"), document.to_string()));
+        }
+    }
+    everything.push(("logs/combined.log".into(), log_lines(system)));
+    everything.push(("the console".into(), system.console()));
+    everything
+}

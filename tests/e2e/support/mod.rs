@@ -1,0 +1,68 @@
+//! What the groups of tests share: the system under test, clients of its public surfaces, and waits
+//! on state. Holds no test.
+
+pub mod dead_letters;
+pub mod delivery;
+pub mod everything;
+pub mod load;
+pub mod openapi;
+mod staff;
+mod system;
+pub mod ws_client;
+
+use std::future::Future;
+use std::time::Duration;
+
+use mongodb::bson::Document;
+use serde_json::Value;
+use tokio::time::{Instant, interval};
+
+pub use staff::{Answer, Staff};
+pub use system::{Folder, START, System, client, kill, petbuddy, runner};
+
+/// Whatever shall become true in a healthy system.
+pub const SOON: Duration = Duration::from_secs(30);
+/// The same after a fault: the consumer's ack wait passes first.
+pub const AFTER_FAULT: Duration = Duration::from_secs(90);
+
+/// Asks again until there is an answer, or fails with what was waited for.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    within: Duration,
+    mut look: impl FnMut() -> F,
+) -> T {
+    let deadline = Instant::now() + within;
+    let mut tick = interval(Duration::from_millis(50));
+    loop {
+        tick.tick().await;
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "not within {within:?}: {what}");
+    }
+}
+
+/// A page without what it is current to: the log goes on with what other companies do, and each
+/// persister looks for itself.
+pub fn page_alone(mut page: Value) -> Value {
+    page.as_object_mut().unwrap().remove("as_of_seq").unwrap();
+    page
+}
+
+/// All documents of a collection that match, by `_id`.
+pub async fn documents(
+    database: &mongodb::Database,
+    collection: &str,
+    filter: Document,
+) -> Vec<Document> {
+    use futures_util::TryStreamExt;
+    let collection = database.collection::<Document>(collection);
+    collection
+        .find(filter)
+        .sort(mongodb::bson::doc! {"_id": 1})
+        .await
+        .unwrap()
+        .try_collect()
+        .await
+        .unwrap()
+}

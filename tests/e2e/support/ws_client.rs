@@ -1,0 +1,170 @@
+//! A client of `/ws` for tests: events by name, the cursor, the close code.
+
+use async_nats::jetstream;
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Message as Frame;
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+
+use crate::support::SOON;
+
+/// An open socket.
+pub struct Socket(pub WebSocketStream<MaybeTlsStream<TcpStream>>);
+
+/// What came.
+#[derive(Debug)]
+pub enum Came {
+    /// An event: its name and data.
+    Event(String, Value),
+    /// The end, with the code if there was one.
+    Closed(Option<u16>),
+}
+
+impl Socket {
+    /// Connects to a node (`http://…`); a refusal is an error.
+    pub async fn try_open(node: &str, token: &str, last_seq: Option<u64>) -> Result<Socket, Error> {
+        let resume = last_seq
+            .map(|seq| format!("&last_seq={seq}"))
+            .unwrap_or_default();
+        let url = format!(
+            "{}/ws?token={token}{resume}",
+            node.replacen("http", "ws", 1)
+        );
+        Ok(Socket(tokio_tungstenite::connect_async(url).await?.0))
+    }
+
+    /// The same, where it must open.
+    pub async fn open(node: &str, token: &str, last_seq: Option<u64>) -> Socket {
+        Socket::try_open(node, token, last_seq)
+            .await
+            .unwrap_or_else(|e| panic!("{node}: {e}"))
+    }
+
+    /// The next thing that comes. May be dropped without a loss.
+    pub async fn came(&mut self) -> Came {
+        while let Some(frame) = self.0.next().await {
+            match frame {
+                Ok(Message::Text(text)) => {
+                    let frame: Value = serde_json::from_str(&text).unwrap();
+                    return Came::Event(
+                        frame["event"].as_str().unwrap().to_owned(),
+                        frame["data"].clone(),
+                    );
+                }
+                Ok(Message::Close(close)) => {
+                    return Came::Closed(close.map(|close| close.code.into()));
+                }
+                Ok(_) => {}
+                Err(_) => return Came::Closed(None),
+            }
+        }
+        Came::Closed(None)
+    }
+
+    /// The data of the next event of this name that satisfies; others are passed over.
+    pub async fn event_where(&mut self, name: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+        let look = async {
+            loop {
+                match self.came().await {
+                    Came::Event(event, data) if event == name && is_it(&data) => return data,
+                    Came::Event(..) => {}
+                    Came::Closed(code) => panic!("closed with {code:?} before {name}"),
+                }
+            }
+        };
+        timeout(SOON, look)
+            .await
+            .unwrap_or_else(|_| panic!("not seen: {name}"))
+    }
+
+    /// The data of the next event of this name.
+    pub async fn event(&mut self, name: &str) -> Value {
+        self.event_where(name, |_| true).await
+    }
+
+    /// The sequences of the next stored events, so many.
+    pub async fn seqs(&mut self, count: usize) -> Vec<u64> {
+        let mut seqs = Vec::new();
+        let read = async {
+            while seqs.len() < count {
+                match self.came().await {
+                    Came::Event(event, data) if !is_passing(&event) => {
+                        seqs.extend(data["seq"].as_u64())
+                    }
+                    Came::Event(..) => {}
+                    Came::Closed(code) => panic!("closed with {code:?}"),
+                }
+            }
+        };
+        timeout(SOON, read)
+            .await
+            .unwrap_or_else(|_| panic!("fewer than {count} events came"));
+        seqs
+    }
+
+    /// The close code, after whatever comes before it.
+    pub async fn closed(&mut self) -> Option<u16> {
+        let look = async {
+            loop {
+                if let Came::Closed(code) = self.came().await {
+                    return code;
+                }
+            }
+        };
+        timeout(SOON, look).await.expect("it is closed")
+    }
+
+    /// Sends a frame.
+    pub async fn send(&mut self, event: &str, data: Value) {
+        self.0
+            .send(Message::text(
+                json!({"event": event, "data": data}).to_string(),
+            ))
+            .await
+            .unwrap();
+    }
+}
+
+/// Whether an event is none of the log, though it may name a sequence.
+pub fn is_passing(event: &str) -> bool {
+    ["ready", "resync"].contains(&event)
+}
+
+/// The sequences of a company's message events in the log after one, as the server has them.
+pub async fn log_of(jetstream: &jetstream::Context, company: &str, after: u64) -> Vec<u64> {
+    let stream = jetstream.get_stream("EVENTS").await.unwrap();
+    let mut seqs = Vec::new();
+    let mut from = after + 1;
+    while let Ok(message) = stream
+        .direct_get_next_for_subject(format!("message.*.{company}.>"), Some(from))
+        .await
+    {
+        seqs.push(message.sequence);
+        from = message.sequence + 1;
+    }
+    seqs
+}
+
+/// Reads events of a socket until one is as wanted.
+pub async fn event<S>(socket: &mut S, what: &str, wanted: impl Fn(&Value) -> bool) -> Value
+where
+    S: StreamExt<Item = Result<Frame, tokio_tungstenite::tungstenite::Error>> + Unpin,
+{
+    let look = async {
+        while let Some(frame) = socket.next().await {
+            if let Frame::Text(text) = frame.unwrap() {
+                let event: Value = serde_json::from_str(&text).unwrap();
+                if wanted(&event) {
+                    return event;
+                }
+            }
+        }
+        panic!("the socket closed before {what}")
+    };
+    tokio::time::timeout(SOON, look)
+        .await
+        .unwrap_or_else(|_| panic!("not seen: {what}"))
+}
