@@ -117,7 +117,7 @@ impl fmt::Display for State {
 /// What became of a dead letter: the bucket `dead-letters` has it by the letter's sequence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(as = DeadLetterFate))]
-pub struct Fate {
+pub struct Resolution {
     /// Never [`State::Open`].
     pub state: State,
     /// Who decided it: `user:<id>`, or `operator`.
@@ -129,13 +129,13 @@ pub struct Fate {
     pub reason: Option<String>,
     /// Where the replayed message is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub replayed_to: Option<Place>,
+    pub replayed_to: Option<StreamPosition>,
 }
 
 /// A message's place in a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(as = StreamPlace))]
-pub struct Place {
+pub struct StreamPosition {
     /// The stream.
     pub stream: String,
     /// Its sequence there.
@@ -145,7 +145,7 @@ pub struct Place {
 /// Whom a message is about, as far as its original subject says it, and what a company may do with
 /// it. Says nothing about who asks: that is the caller's to know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct About {
+pub struct SubjectInfo {
     /// The tenant. A letter without one is for operators only.
     pub company: Option<Id>,
     /// The conversation.
@@ -158,21 +158,21 @@ pub struct About {
     pub is_replayable: bool,
 }
 
-impl About {
+impl SubjectInfo {
     /// Reads a subject, also one that a later or earlier build made: only its tokens count.
-    pub fn subject(subject: &str) -> About {
+    pub fn subject(subject: &str) -> SubjectInfo {
         let tokens: Vec<&str> = subject.split('.').collect();
         let id = |text: &str| text.parse::<Id>().ok();
         match tokens.as_slice() {
-            ["outbound", _, company, contact, _] => About {
+            ["outbound", _, company, contact, _] => SubjectInfo {
                 company: id(company),
                 contact: id(contact),
                 is_plain: true,
                 is_replayable: true,
             },
-            ["jobs", "work", _, company, _] => About {
+            ["jobs", "work", _, company, _] => SubjectInfo {
                 company: id(company),
-                ..About::default()
+                ..SubjectInfo::default()
             },
             [entity, event, company, aggregate, rest @ ..] => {
                 let is_plain = matches!(*entity, "message" | "contact");
@@ -185,14 +185,14 @@ impl About {
                         | ("integration", "updated" | "deleted", 0)
                 );
                 let contact = if is_plain { id(aggregate) } else { None };
-                About {
+                SubjectInfo {
                     company: id(company),
                     contact,
                     is_plain,
                     is_replayable,
                 }
             }
-            _ => About::default(),
+            _ => SubjectInfo::default(),
         }
     }
 }
@@ -303,7 +303,7 @@ mod tests {
             ),
             (String::new(), false, false, false, false),
         ] {
-            let about = About::subject(&subject);
+            let about = SubjectInfo::subject(&subject);
             assert_eq!(
                 (about.company.is_some(), about.contact.is_some()),
                 (company, contact),

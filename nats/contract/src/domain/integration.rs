@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::text::ShortText;
 use crate::{Id, Timestamp};
 
-names!(
+string_enum!(
     /// What a company can be connected with. In JSON, documents and paths it is the `platform`:
     /// most are a channel of messages.
     Provider, "instagram, facebook, telegram, whatsapp, google",

@@ -10,7 +10,7 @@ use crate::{Id, Timestamp};
 /// Attachments that one message can have.
 pub const MAX_ATTACHMENTS: usize = 20;
 
-names!(
+string_enum!(
     /// Who wrote a message.
     Role, "user, operator, assistant",
     /// The customer.
@@ -20,7 +20,7 @@ names!(
     /// The company's bot.
     Assistant = "assistant"
 );
-names!(
+string_enum!(
     /// The channel that carries a message.
     Platform, "instagram, facebook, telegram, whatsapp, web, other",
     /// Instagram direct messages.
@@ -36,7 +36,7 @@ names!(
     /// Anything else.
     Other = "other"
 );
-names!(
+string_enum!(
     /// From the customer, or to them.
     Direction, "inbound, outbound",
     /// Customer to company.
@@ -44,7 +44,7 @@ names!(
     /// Company to customer.
     Outbound = "outbound"
 );
-names!(
+string_enum!(
     /// How far a forwardable message has come.
     DeliveryState, "queued, sending, retrying, held, delivered, failed",
     /// In the log, waiting for the forwarder. Every forwardable message starts here, without an

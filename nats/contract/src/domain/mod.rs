@@ -2,7 +2,7 @@
 //! form.
 
 #[macro_use]
-mod names;
+mod string_enum;
 
 mod bot;
 mod contact;
@@ -22,6 +22,6 @@ pub use message::{
     Attachment, Delivery, DeliveryState, Direction, MAX_ATTACHMENTS, Message, MessagePatch,
     MessageView, Platform, Role, SlaBreach,
 };
-pub use names::UnknownName;
+pub use string_enum::UnknownName;
 pub use text::{Content, Email, ExternalId, InvalidText, ShortText, Url};
 pub use user::{Company, SlaTargets, StaffRole, User};

@@ -39,8 +39,18 @@ pub trait Query: Serialize + DeserializeOwned + Send + Sync {
     const SUBJECT: &'static str;
     /// What a good answer holds.
     type Answer: Serialize + DeserializeOwned + Send;
-    /// Whether what is written waits for the answer. Then no crowd of readers stands before it.
-    const IS_OF_WRITERS: bool = false;
+    /// Which slots of the answering replica the query takes.
+    const PRIORITY: Priority = Priority::Read;
+}
+
+/// The group of slots that a query is answered in. Each group has its own limit, so that no
+/// number of [`Priority::Read`] queries delays a [`Priority::Write`] one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Priority {
+    /// A client waits for the answer.
+    Read,
+    /// A group of events waits for the answer before it is written into the log.
+    Write,
 }
 
 /// One message of a company, by id.
@@ -272,12 +282,12 @@ impl Query for ListConversations {
 
 /// Which of these keys are taken, for a whole commit group at once.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct FindHolders {
+pub struct FindKeyOwners {
     /// At most [`MAX_KEYS`].
     pub keys: Vec<UniqueKey>,
 }
 
-/// Most keys in one [`FindHolders`].
+/// Most keys in one [`FindKeyOwners`].
 pub const MAX_KEYS: usize = 1_000;
 
 /// What no two messages of a company share.
@@ -287,13 +297,13 @@ pub struct UniqueKey {
     pub company_id: Id,
     /// The key itself.
     #[serde(flatten)]
-    pub key: KeyOf,
+    pub key: DedupKey,
 }
 
 /// Where a [`UniqueKey`] comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum KeyOf {
+pub enum DedupKey {
     /// The platform's own message id.
     External {
         /// The channel.
@@ -307,7 +317,7 @@ pub enum KeyOf {
 
 /// A taken key and the message that holds it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Holder {
+pub struct KeyOwner {
     /// The key.
     pub key: UniqueKey,
     /// The message.
@@ -316,10 +326,10 @@ pub struct Holder {
     pub seq: u64,
 }
 
-impl Query for FindHolders {
+impl Query for FindKeyOwners {
     const SUBJECT: &'static str = "query.message.holders";
-    type Answer = Vec<Holder>;
-    const IS_OF_WRITERS: bool = true;
+    type Answer = Vec<KeyOwner>;
+    const PRIORITY: Priority = Priority::Write;
 }
 
 /// One contact of a company, by id.

@@ -19,7 +19,7 @@ const PIN_ID: &str = "Nats-Pin-Id";
 
 /// What comes of waiting.
 pub enum Arrival {
-    /// The server has pinned this member: nothing comes before [`Pinned::take_over`].
+    /// The server has pinned this member: nothing comes before [`PinnedConsumer::take_over`].
     Pin,
     /// The next message.
     Message(Box<Message>),
@@ -33,7 +33,7 @@ pub struct Takeover {
 }
 
 /// A member of the consumer's group.
-pub struct Pinned {
+pub struct PinnedConsumer {
     connection: Connection,
     stream: &'static str,
     consumer: String,
@@ -44,11 +44,11 @@ pub struct Pinned {
     expected: Option<u64>,
     /// Whether it has come, so that another one is a gap and not a straggler.
     begun: bool,
-    /// What [`Pinned::nudge`] made the server forget to have sent.
+    /// What [`PinnedConsumer::nudge`] made the server forget to have sent.
     sent_to: u64,
 }
 
-impl Pinned {
+impl PinnedConsumer {
     /// Joins the group. A consumer that was deleted is made anew, as `setup` makes it.
     ///
     /// # Errors
@@ -58,14 +58,14 @@ impl Pinned {
         stream: &'static str,
         consumer: String,
         group: &'static str,
-    ) -> Result<Pinned, String> {
+    ) -> Result<PinnedConsumer, String> {
         find_or_make(&connection.jetstream, stream, &consumer)
             .await
             .map_err(|e| e.to_string())?;
         let pull = Pull::open(connection, stream, &consumer)
             .await?
             .in_group(group);
-        Ok(Pinned {
+        Ok(PinnedConsumer {
             connection: connection.clone(),
             stream,
             consumer,
@@ -162,7 +162,7 @@ impl Pinned {
         connection: &Connection,
         stream: &str,
         consumer: &str,
-    ) -> Result<Standing, String> {
+    ) -> Result<ConsumerState, String> {
         let stream = connection
             .jetstream
             .get_stream_no_info(stream)
@@ -176,7 +176,7 @@ impl Pinned {
             .priority_groups
             .iter()
             .any(|group| group.pinned_client_id.is_some());
-        Ok(Standing {
+        Ok(ConsumerState {
             pending: info.num_pending,
             in_work: info.num_ack_pending as u64,
             delivered: info.delivered.consumer_sequence,
@@ -211,7 +211,7 @@ impl Pinned {
     /// Leaves the group. If this member is its owner, the server pins another one at once instead
     /// of after its timeout; another owner's pin is left alone.
     pub async fn release(self) {
-        let Pinned {
+        let PinnedConsumer {
             connection,
             stream,
             consumer,
@@ -248,7 +248,7 @@ impl Pinned {
 
 /// How a partition's consumer stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct ConsumerState {
     /// Never sent to an owner.
     pub pending: u64,
     /// Sent and not settled.

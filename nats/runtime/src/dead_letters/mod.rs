@@ -2,25 +2,25 @@
 //! discard one. The letters are in the stream `DEAD`, which nobody changes; what became of each is
 //! in the bucket `dead-letters`. Storing one is `dead_letter`.
 
-mod fates;
-mod letter;
+mod model;
 mod replay;
+mod resolution;
 pub mod store;
 
 use std::collections::HashMap;
 
 use crate::kv::bucket::Bucket;
-use crate::log::direct_get::{self, Stored};
+use crate::log::direct_get::{self, StoredMessage};
 use crate::net::connection::Connection;
-use contract::dead_letter::{About, Fate, Reason, State};
+use contract::dead_letter::{Reason, Resolution, State, SubjectInfo};
 use contract::{Id, Timestamp};
 use contract::{inventory, subject};
 
-pub use letter::{DeadLetter, ShownLetter};
+pub use model::{DeadLetter, DeadLetterDetail};
 pub use replay::{MAX_REPLAYS, Replayed, Skipped};
 
 /// Most letters that one page of a list has.
-pub const MAX_LETTERS: usize = 200;
+pub const MAX_DEAD_LETTERS: usize = 200;
 /// Letters that one request looks at, whether they match or not. Then it answers what it has found,
 /// and where to go on.
 pub const MAX_SCANNED: usize = 1_000;
@@ -44,7 +44,7 @@ impl Scope {
         }
     }
 
-    fn has(self, about: &About) -> bool {
+    fn has(self, about: &SubjectInfo) -> bool {
         self.company()
             .is_none_or(|company| about.company == Some(company))
     }
@@ -148,9 +148,9 @@ impl Filter {
 
 /// Part of a list.
 #[derive(Clone, Debug, Default)]
-pub struct LetterPage {
+pub struct DeadLetterPage {
     /// By their sequences, ascending.
-    pub letters: Vec<DeadLetter>,
+    pub dead_letters: Vec<DeadLetter>,
     /// Where to go on; `None` at the end. It can be there although the page is not full, for a
     /// request looks at [`MAX_SCANNED`] letters at the most.
     pub next_cursor: Option<u64>,
@@ -165,7 +165,7 @@ pub enum DeadLetterError {
     /// Something else has become of it, or is about to: a replay that was begun is completed by
     /// asking for it again.
     #[error("{}", settled(*.0))]
-    Settled(State),
+    Resolved(State),
     /// What it is a letter of is stored by other services only.
     #[error("this kind of message can only be replayed by an operator")]
     ForOperators,
@@ -188,15 +188,18 @@ fn settled(state: State) -> String {
 #[derive(Clone)]
 pub struct DeadLetters {
     connection: Connection,
-    fates: Bucket,
+    resolutions: Bucket,
 }
 
 impl DeadLetters {
     /// Over this connection, whose user must be allowed to read `DEAD`, and to publish what is to
     /// be replayed.
     pub fn new(connection: Connection) -> DeadLetters {
-        let fates = Bucket::new(connection.clone(), inventory::DEAD_LETTERS);
-        DeadLetters { connection, fates }
+        let resolutions = Bucket::new(connection.clone(), inventory::DEAD_LETTERS);
+        DeadLetters {
+            connection,
+            resolutions,
+        }
     }
 
     /// The letters after `cursor` that a filter takes, at most `limit`.
@@ -209,9 +212,9 @@ impl DeadLetters {
         filter: &Filter,
         cursor: u64,
         limit: usize,
-    ) -> Result<LetterPage, DeadLetterError> {
-        let limit = limit.clamp(1, MAX_LETTERS);
-        let (mut page, mut at, mut scanned) = (LetterPage::default(), cursor, 0);
+    ) -> Result<DeadLetterPage, DeadLetterError> {
+        let limit = limit.clamp(1, MAX_DEAD_LETTERS);
+        let (mut page, mut at, mut scanned) = (DeadLetterPage::default(), cursor, 0);
         while scanned < MAX_SCANNED {
             let read = self.read(scope, filter, at).await?;
             let Some(last) = read.last() else {
@@ -225,13 +228,15 @@ impl DeadLetters {
                     DeadLetter::of(stored).filter(|l| scope.has(&l.about()) && filter.takes(l))
                 })
                 .collect();
-            let mut fates = self.fates(letters.iter().map(|letter| letter.seq)).await?;
+            let mut resolutions = self
+                .resolutions(letters.iter().map(|letter| letter.seq))
+                .await?;
             for mut letter in letters {
-                letter.fate = fates.remove(&letter.seq);
+                letter.resolution = resolutions.remove(&letter.seq);
                 if filter.state.takes(letter.state()) {
                     let seq = letter.seq;
-                    page.letters.push(letter.for_scope(scope));
-                    if page.letters.len() == limit {
+                    page.dead_letters.push(letter.for_scope(scope));
+                    if page.dead_letters.len() == limit {
                         page.next_cursor = Some(seq);
                         return Ok(page);
                     }
@@ -249,10 +254,14 @@ impl DeadLetters {
     ///
     /// # Errors
     /// [`DeadLetterError::NotFound`], [`DeadLetterError::Unavailable`].
-    pub async fn show(&self, scope: Scope, seq: u64) -> Result<ShownLetter, DeadLetterError> {
+    pub async fn show(&self, scope: Scope, seq: u64) -> Result<DeadLetterDetail, DeadLetterError> {
         let (stored, mut letter) = self.get(scope, seq).await?;
-        letter.fate = self.fate(seq).await?.value;
-        Ok(ShownLetter::of(letter.for_scope(scope), &stored, scope))
+        letter.resolution = self.resolution(seq).await?.value;
+        Ok(DeadLetterDetail::of(
+            letter.for_scope(scope),
+            &stored,
+            scope,
+        ))
     }
 
     /// What comes next in `DEAD` after `cursor`, in order, without a gap; nothing at its end.
@@ -261,7 +270,7 @@ impl DeadLetters {
         scope: Scope,
         filter: &Filter,
         cursor: u64,
-    ) -> Result<Vec<Stored>, DeadLetterError> {
+    ) -> Result<Vec<StoredMessage>, DeadLetterError> {
         let service = filter.service.as_ref().map(|name| name.0.as_str());
         let mut pages = Vec::new();
         for subjects in subject::dead_letters(service, scope.company().or(filter.company)) {
@@ -292,8 +301,12 @@ impl DeadLetters {
         Ok(merge(pages))
     }
 
-    /// The letter of this sequence, without its fate.
-    async fn get(&self, scope: Scope, seq: u64) -> Result<(Stored, DeadLetter), DeadLetterError> {
+    /// The letter of this sequence, without its resolution.
+    async fn get(
+        &self,
+        scope: Scope,
+        seq: u64,
+    ) -> Result<(StoredMessage, DeadLetter), DeadLetterError> {
         let found = direct_get::page(&self.connection, inventory::DEAD, subject::DEAD, seq, 1)
             .await
             .map_err(DeadLetterError::Unavailable)?;
@@ -308,14 +321,14 @@ impl DeadLetters {
     }
 
     /// What became of these letters, as some replica of the bucket has it.
-    async fn fates(
+    async fn resolutions(
         &self,
         seqs: impl Iterator<Item = u64>,
-    ) -> Result<HashMap<u64, Fate>, DeadLetterError> {
+    ) -> Result<HashMap<u64, Resolution>, DeadLetterError> {
         let subjects: Vec<String> = seqs
             .map(|seq| subject::entry(inventory::DEAD_LETTERS, &seq.to_string()))
             .collect();
-        let mut fates = HashMap::new();
+        let mut resolutions = HashMap::new();
         for some in subjects.chunks(direct_get::MAX_LATEST) {
             let entries = direct_get::latest(
                 &self.connection,
@@ -330,23 +343,23 @@ impl DeadLetters {
                     .next()
                     .and_then(|seq| seq.parse().ok());
                 // The marker of an entry that was removed is empty.
-                fates.extend(seq.zip(serde_json::from_slice(&entry.payload).ok()));
+                resolutions.extend(seq.zip(serde_json::from_slice(&entry.payload).ok()));
             }
         }
-        Ok(fates)
+        Ok(resolutions)
     }
 }
 
 /// One ascending list of several, as far as each of them reaches: what stands beyond the end of one
 /// may have something of that one before it. An empty one has reached the end.
-fn merge(pages: Vec<Vec<Stored>>) -> Vec<Stored> {
+fn merge(pages: Vec<Vec<StoredMessage>>) -> Vec<StoredMessage> {
     let reach = pages
         .iter()
         .filter_map(|page| page.last())
         .map(|last| last.seq)
         .min()
         .unwrap_or(0);
-    let mut merged: Vec<Stored> = pages
+    let mut merged: Vec<StoredMessage> = pages
         .into_iter()
         .flatten()
         .filter(|stored| stored.seq <= reach)
@@ -362,9 +375,9 @@ mod tests {
     use async_nats::HeaderMap;
     use proptest::prelude::*;
 
-    fn stored(seq: u64) -> Stored {
+    fn stored(seq: u64) -> StoredMessage {
         let stored_at = Timestamp::from_millis(seq as i64);
-        Stored {
+        StoredMessage {
             seq,
             subject: format!("dead.x.{seq}"),
             stored_at,

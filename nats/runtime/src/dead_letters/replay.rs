@@ -12,11 +12,11 @@ use metrics::counter;
 use serde::Serialize;
 use tracing::info;
 
-use super::fates::Decided;
+use super::resolution::Decided;
 use super::{DeadLetter, DeadLetterError, DeadLetters, Filter, Scope, StateFilter};
-use crate::log::direct_get::{self, Stored};
+use crate::log::direct_get::{self, StoredMessage};
 use contract::Timestamp;
-use contract::dead_letter::{Place, State};
+use contract::dead_letter::{State, StreamPosition};
 use contract::event::MessageDelivery;
 use contract::subject::EventSubject;
 use contract::{header, inventory, subject};
@@ -67,22 +67,26 @@ impl DeadLetters {
         clock: fn() -> Timestamp,
     ) -> Result<DeadLetter, DeadLetterError> {
         let (stored, mut letter) = self.get(scope, seq).await?;
-        let target = may_be(scope, &letter)?;
-        let Decided { mut fate, is_new } = self.begin_replay(seq, by, clock()).await?;
-        if fate.state == State::Replaying {
+        let target = replay_target(scope, &letter)?;
+        let Decided {
+            mut resolution,
+            is_new,
+        } = self.begin_replay(seq, by, clock()).await?;
+        if resolution.state == State::Replaying {
             // The server's duplicate window alone would not do for one that was begun earlier: a
             // server that was started anew knows only the ids of what it still stores.
             let earlier = if is_new {
                 None
             } else {
-                self.trace(&letter, target, fate.at).await?
+                self.find_earlier_replay(&letter, target, resolution.at)
+                    .await?
             };
             let to = match earlier {
                 Some(place) => Ok(place),
                 None => self.publish(&stored, &letter).await,
             };
             if let Err(DeadLetterError::Refused(_)) = to {
-                self.reopen(seq, &fate).await?;
+                self.reopen(seq, &resolution).await?;
             }
             let to = to?;
             counter!("dead_letters_replayed_total").increment(1);
@@ -93,9 +97,9 @@ impl DeadLetters {
                 by,
                 "a dead letter is replayed"
             );
-            fate = self.end_replay(seq, fate, to).await?;
+            resolution = self.end_replay(seq, resolution, to).await?;
         }
-        letter.fate = Some(fate);
+        letter.resolution = Some(resolution);
         Ok(letter.for_scope(scope))
     }
 
@@ -105,10 +109,10 @@ impl DeadLetters {
     /// As it would.
     pub async fn try_replay(&self, scope: Scope, seq: u64) -> Result<DeadLetter, DeadLetterError> {
         let (_, mut letter) = self.get(scope, seq).await?;
-        may_be(scope, &letter)?;
-        letter.fate = self.fate(seq).await?.value;
+        replay_target(scope, &letter)?;
+        letter.resolution = self.resolution(seq).await?.value;
         match letter.state() {
-            State::Discarded => Err(DeadLetterError::Settled(State::Discarded)),
+            State::Discarded => Err(DeadLetterError::Resolved(State::Discarded)),
             _ => Ok(letter.for_scope(scope)),
         }
     }
@@ -138,7 +142,7 @@ impl DeadLetters {
             next_cursor: page.next_cursor,
             ..Replayed::default()
         };
-        self.replay_these(scope, page.letters, by, clock, &mut replayed)
+        self.replay_these(scope, page.dead_letters, by, clock, &mut replayed)
             .await?;
         Ok(replayed)
     }
@@ -161,7 +165,7 @@ impl DeadLetters {
         for letter in letters {
             let result = match by {
                 Some(by) => self.replay(scope, letter.seq, by, clock).await.map(drop),
-                None => may_be(scope, &letter).map(drop),
+                None => replay_target(scope, &letter).map(drop),
             };
             match result {
                 Ok(()) => replayed.sequences.push(letter.seq),
@@ -179,9 +183,9 @@ impl DeadLetters {
 
     async fn publish(
         &self,
-        stored: &Stored,
+        stored: &StoredMessage,
         letter: &DeadLetter,
-    ) -> Result<Place, DeadLetterError> {
+    ) -> Result<StreamPosition, DeadLetterError> {
         let unavailable = |why: String| DeadLetterError::Unavailable(why);
         if !self.connection.is_connected() {
             // It would lie in the client's buffer and be published after the caller was told
@@ -200,7 +204,7 @@ impl DeadLetters {
                 .await
         };
         match tokio::time::timeout(PUBLISH_WITHIN, publish).await {
-            Ok(Ok(ack)) => Ok(Place {
+            Ok(Ok(ack)) => Ok(StreamPosition {
                 stream: ack.stream,
                 seq: ack.sequence,
             }),
@@ -213,24 +217,24 @@ impl DeadLetters {
     /// Where a replay that was begun at `since` has put the message, if it got so far. In its
     /// stream; and if it is gone from there, because somebody has taken it, in what they have
     /// stored about it: another dead letter, or a step of delivery.
-    async fn trace(
+    async fn find_earlier_replay(
         &self,
         letter: &DeadLetter,
         target: &'static str,
         since: Timestamp,
-    ) -> Result<Option<Place>, DeadLetterError> {
+    ) -> Result<Option<StreamPosition>, DeadLetterError> {
         // A clock that differs makes it look at a little more, all of which names the replay
         // exactly.
         let since =
             Timestamp::from_millis(since.millis() - inventory::DUPLICATE_WINDOW.as_millis() as i64);
-        let is_replay = |stored: &Stored| {
+        let is_replay = |stored: &StoredMessage| {
             stored
                 .header(header::REPLAY_OF)
                 .and_then(|seq| seq.parse().ok())
                 == Some(letter.seq)
         };
         let found = self.find(target, &letter.subject, since, |stored| {
-            is_replay(stored).then(|| Place {
+            is_replay(stored).then(|| StreamPosition {
                 stream: target.to_owned(),
                 seq: stored.seq,
             })
@@ -238,9 +242,9 @@ impl DeadLetters {
         if let Some(place) = found.await? {
             return Ok(Some(place));
         }
-        let again = |stored: &Stored| {
+        let again = |stored: &StoredMessage| {
             let next = DeadLetter::of(stored).filter(|_| is_replay(stored))?;
-            Some(Place {
+            Some(StreamPosition {
                 stream: next.stream,
                 seq: next.stream_seq,
             })
@@ -267,7 +271,7 @@ impl DeadLetters {
         let steps = EventSubject::MessageDelivery { company, contact }.to_string();
         self.find(inventory::EVENTS, &steps, since, |stored| {
             let seq = MessageDelivery::outbound_seq(message, stored.header(header::MSG_ID)?)?;
-            (seq > letter.stream_seq).then(|| Place {
+            (seq > letter.stream_seq).then(|| StreamPosition {
                 stream: target.to_owned(),
                 seq,
             })
@@ -280,7 +284,7 @@ impl DeadLetters {
         stream: &str,
         subject: &str,
         since: Timestamp,
-        look: impl Fn(&Stored) -> Option<T>,
+        look: impl Fn(&StoredMessage) -> Option<T>,
     ) -> Result<Option<T>, DeadLetterError> {
         let mut page =
             direct_get::page_since(&self.connection, stream, subject, since, TRACE_PAGE).await;
@@ -302,7 +306,7 @@ impl DeadLetters {
 }
 
 /// The stream that a letter's message goes to, if whoever sees the letter may have it replayed.
-fn may_be(scope: Scope, letter: &DeadLetter) -> Result<&'static str, DeadLetterError> {
+fn replay_target(scope: Scope, letter: &DeadLetter) -> Result<&'static str, DeadLetterError> {
     if scope != Scope::All && !letter.about().is_replayable {
         return Err(DeadLetterError::ForOperators);
     }
@@ -326,7 +330,7 @@ fn is_for_good(error: &PublishError) -> bool {
 }
 
 /// The message's own headers, and which letter it comes from.
-fn headers(stored: &Stored) -> HeaderMap {
+fn headers(stored: &StoredMessage) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, values) in stored.headers.iter() {
         let text: &str = name.as_ref();
@@ -376,7 +380,7 @@ mod tests {
             "dead.forwarder.outbound.1.a.b.facebook".into(),
             Timestamp::from_millis(0),
         );
-        let headers = headers(&Stored {
+        let headers = headers(&StoredMessage {
             seq: 9,
             subject,
             stored_at,

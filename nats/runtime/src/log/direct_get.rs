@@ -29,7 +29,7 @@ const END_OF_PAGE: u16 = 204;
 
 /// A stored message.
 #[derive(Clone, Debug)]
-pub struct Stored {
+pub struct StoredMessage {
     /// Its sequence.
     pub seq: u64,
     /// Its subject.
@@ -43,7 +43,7 @@ pub struct Stored {
     pub payload: Bytes,
 }
 
-impl Stored {
+impl StoredMessage {
     /// A header's text.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|v| v.as_str())
@@ -62,7 +62,7 @@ pub async fn page(
     filter: &str,
     from: u64,
     limit: usize,
-) -> Result<Vec<Stored>, String> {
+) -> Result<Vec<StoredMessage>, String> {
     page_within(connection, stream, filter, from, limit, MAX_PAGE_BYTES).await
 }
 
@@ -77,7 +77,7 @@ pub async fn page_within(
     from: u64,
     limit: usize,
     bytes: usize,
-) -> Result<Vec<Stored>, String> {
+) -> Result<Vec<StoredMessage>, String> {
     let limit = limit.clamp(1, MAX_PAGE);
     get(
         connection,
@@ -121,7 +121,7 @@ pub async fn page_since(
     filter: &str,
     from: Timestamp,
     limit: usize,
-) -> Result<Vec<Stored>, String> {
+) -> Result<Vec<StoredMessage>, String> {
     let limit = limit.clamp(1, MAX_PAGE);
     get(connection, stream, json!({"batch": limit, "max_bytes": MAX_PAGE_BYTES, "start_time": from, "next_by_subj": filter})).await
 }
@@ -135,7 +135,7 @@ pub async fn latest(
     connection: &Connection,
     stream: &str,
     subjects: &[String],
-) -> Result<Vec<Stored>, String> {
+) -> Result<Vec<StoredMessage>, String> {
     match subjects.len() {
         0 => Ok(Vec::new()),
         1..=MAX_LATEST => get(connection, stream, json!({"multi_last": subjects})).await,
@@ -173,7 +173,7 @@ async fn get(
     connection: &Connection,
     stream: &str,
     request: serde_json::Value,
-) -> Result<Vec<Stored>, String> {
+) -> Result<Vec<StoredMessage>, String> {
     let inbox = connection.client.new_inbox();
     let mut answers = connection
         .client
@@ -207,9 +207,9 @@ async fn get(
     }
 }
 
-fn stored(message: async_nats::Message) -> Result<Stored, String> {
+fn stored(message: async_nats::Message) -> Result<StoredMessage, String> {
     let message = StreamMessage::try_from(message).map_err(|e| e.to_string())?;
-    Ok(Stored {
+    Ok(StoredMessage {
         seq: message.sequence,
         subject: message.subject.to_string(),
         stored_at: message.time.into(),

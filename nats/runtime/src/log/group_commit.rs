@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use crate::log::ordering_key::Order;
+use crate::log::ordering_key::OrderingKey;
 use crate::log::publisher::{Outgoing, PublishError, Receipt, Waiting};
 use crate::log::unique::UniqueCheck;
 use crate::net::connection::Connection;
@@ -252,9 +252,9 @@ async fn write_singles(connection: &Connection, group: Vec<Waiting>) {
 /// The group's events by their order; one without is by itself.
 fn chains(group: Vec<Waiting>) -> Vec<Vec<Waiting>> {
     let mut chains: Vec<Vec<Waiting>> = Vec::with_capacity(group.len());
-    let mut ordered: Vec<(Order, usize)> = Vec::new();
+    let mut ordered: Vec<(OrderingKey, usize)> = Vec::new();
     for w in group {
-        let order = w.event.order.clone();
+        let order = w.event.ordering_key.clone();
         let chain = order
             .as_ref()
             .and_then(|order| ordered.iter().find(|(known, _)| known.is_same(order)));
@@ -343,7 +343,7 @@ mod tests {
     #[tokio::test]
     async fn events_of_one_order_follow_each_other_and_others_do_not_wait() {
         let (publisher, mut waiting) = Publisher::new();
-        let (a, b) = (Order::default(), Order::default());
+        let (a, b) = (OrderingKey::default(), OrderingKey::default());
         let mut group = Vec::new();
         let mut queued = Vec::new();
         for (n, order) in [Some(&a), None, Some(&b), Some(&a), None, Some(&b)]

@@ -8,21 +8,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// one of them is not known to be stored, none of the later ones is sent: stored now, they would
 /// come before it when it is sent again.
 #[derive(Clone, Debug, Default)]
-pub struct Order(Arc<AtomicBool>);
+pub struct OrderingKey(Arc<AtomicBool>);
 
-impl Order {
+impl OrderingKey {
     /// One of the events is not known to be stored.
     pub fn end(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// Whether [`Order::end`] was called.
+    /// Whether [`OrderingKey::end`] was called.
     pub fn has_ended(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
     /// Whether both are clones of one.
-    pub fn is_same(&self, other: &Order) -> bool {
+    pub fn is_same(&self, other: &OrderingKey) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 }

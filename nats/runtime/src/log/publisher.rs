@@ -11,12 +11,12 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::log::group_commit;
-use crate::log::ordering_key::Order;
+use crate::log::ordering_key::OrderingKey;
 use crate::net::connection::Connection;
 use crate::service::Service;
 use contract::event::{Envelope, VERSION};
 use contract::header;
-use contract::query::{Holder, UniqueKey};
+use contract::query::{KeyOwner, UniqueKey};
 use contract::trace::TraceContext;
 
 /// From [`Publisher::publish`] to its answer. Below the 2 s within which a client gets its 503.
@@ -39,7 +39,7 @@ pub struct Outgoing {
     pub unique: Option<UniqueKey>,
     /// The order that it keeps with others; without one, events that are queued together may be
     /// stored in any order.
-    pub order: Option<Order>,
+    pub ordering_key: Option<OrderingKey>,
 }
 
 impl Outgoing {
@@ -65,11 +65,11 @@ impl Outgoing {
             msg_id,
             headers,
             unique: None,
-            order: None,
+            ordering_key: None,
         })
     }
 
-    /// About what it takes of a group's bounds.
+    /// SubjectInfo what it takes of a group's bounds.
     pub(super) fn bytes(&self) -> usize {
         self.payload.len() + self.subject.len() + 256
     }
@@ -99,7 +99,7 @@ pub enum PublishError {
     Full,
     /// Another message holds its unique key. Nothing was sent.
     #[error("the key is held by {}", .0.message_id)]
-    Taken(Box<Holder>),
+    Taken(Box<KeyOwner>),
     /// The server will not take this event, ever.
     #[error("the log refuses the event: {0}")]
     Refused(String),
@@ -121,7 +121,7 @@ impl Waiting {
             result,
             Err(PublishError::Unavailable(_) | PublishError::Full)
         );
-        if let Some(order) = self.event.order.as_ref().filter(|_| is_lost) {
+        if let Some(order) = self.event.ordering_key.as_ref().filter(|_| is_lost) {
             order.end();
         }
         let _ = self.answer.send(result); // the caller may have left
@@ -129,12 +129,12 @@ impl Waiting {
 
     /// Itself, if it is still to be sent. Where nobody waits any more it must not appear later.
     pub fn if_wanted(self) -> Option<Waiting> {
-        let order = self.event.order.as_ref();
+        let order = self.event.ordering_key.as_ref();
         if self.answer.is_closed() {
             order.inspect(|order| order.end());
             return None;
         }
-        if order.is_some_and(Order::has_ended) {
+        if order.is_some_and(OrderingKey::has_ended) {
             self.answer(Err(earlier_one_missing()));
             return None;
         }
@@ -215,8 +215,8 @@ impl Publisher {
     /// # Errors
     /// The queue has no room, or the process stops.
     pub fn queue(&self, event: Outgoing) -> Result<Queued, PublishError> {
-        let order = event.order.clone();
-        if order.as_ref().is_some_and(Order::has_ended) {
+        let order = event.ordering_key.clone();
+        if order.as_ref().is_some_and(OrderingKey::has_ended) {
             return Err(earlier_one_missing());
         }
         let (answer, answered) = oneshot::channel();
@@ -228,7 +228,7 @@ impl Publisher {
                 deadline,
             })
             .map_err(|e| {
-                order.inspect(Order::end);
+                order.inspect(OrderingKey::end);
                 match e {
                     mpsc::error::TrySendError::Full(_) => {
                         counter!("publish_refused_total", "reason" => "overloaded").increment(1);
@@ -247,7 +247,7 @@ impl Publisher {
 pub(super) mod tests {
     use super::*;
 
-    pub fn event(order: Option<&Order>) -> Outgoing {
+    pub fn event(order: Option<&OrderingKey>) -> Outgoing {
         let (subject, msg_id) = ("message.created.x".to_owned(), String::new());
         Outgoing {
             subject,
@@ -255,14 +255,14 @@ pub(super) mod tests {
             msg_id,
             headers: HeaderMap::new(),
             unique: None,
-            order: order.cloned(),
+            ordering_key: order.cloned(),
         }
     }
 
     #[tokio::test]
     async fn what_follows_a_lost_event_of_its_order_is_not_sent() {
         let (publisher, mut waiting) = Publisher::new();
-        let order = Order::default();
+        let order = OrderingKey::default();
         let queued: Vec<Queued> = [Some(&order), Some(&order), None]
             .map(|order| publisher.queue(event(order)).unwrap())
             .into();
@@ -295,7 +295,7 @@ pub(super) mod tests {
     #[tokio::test]
     async fn an_event_that_nobody_waits_for_is_not_sent_and_ends_its_order() {
         let (publisher, mut waiting) = Publisher::new();
-        let order = Order::default();
+        let order = OrderingKey::default();
         drop(publisher.queue(event(Some(&order))).unwrap());
         assert!(waiting.recv().await.unwrap().if_wanted().is_none());
         assert!(order.has_ended());

@@ -12,7 +12,7 @@ use tracing::warn;
 
 use crate::net::connection::Connection;
 use crate::rpc::query;
-use contract::query::{FindHolders, Holder, UniqueKey};
+use contract::query::{FindKeyOwners, KeyOwner, UniqueKey};
 use contract::trace::TraceContext;
 
 /// How long a commit group waits for the answer.
@@ -38,7 +38,7 @@ impl UniqueCheck {
         &mut self,
         connection: &Connection,
         keys: Vec<UniqueKey>,
-    ) -> HashMap<UniqueKey, Holder> {
+    ) -> HashMap<UniqueKey, KeyOwner> {
         if keys.is_empty() {
             return HashMap::new();
         }
@@ -47,7 +47,7 @@ impl UniqueCheck {
             counter!("unique_checks_skipped_total", "reason" => "paused").increment(count);
             return HashMap::new();
         }
-        let question = FindHolders { keys };
+        let question = FindKeyOwners { keys };
         let why = match tokio::time::timeout(
             TIMEOUT,
             query::ask(connection, &question, TraceContext::generate()),

@@ -21,7 +21,7 @@ use crate::CancellationToken;
 use crate::net::connection::Connection;
 use crate::service::ServiceError;
 use contract::header;
-use contract::query::Query;
+use contract::query::{Priority, Query};
 use contract::trace::TraceContext;
 
 /// How long a question may take, waiting for the persister to catch up included.
@@ -171,10 +171,9 @@ impl Answers {
         A: Serialize,
     {
         let handle = Arc::new(handle);
-        let slots = if Q::IS_OF_WRITERS {
-            &self.slots_of_writers
-        } else {
-            &self.slots
+        let slots = match Q::PRIORITY {
+            Priority::Read => &self.slots,
+            Priority::Write => &self.slots_of_writers,
         };
         self.answer(Q::SUBJECT, slots.clone(), move |payload| {
             let handle = handle.clone();

@@ -5,7 +5,7 @@
 use super::{DeadLetter, DeadLetterError, DeadLetters, Scope};
 use crate::kv::bucket::{BucketError, Entry};
 use contract::Timestamp;
-use contract::dead_letter::{Fate, Place, State};
+use contract::dead_letter::{Resolution, State, StreamPosition};
 use contract::inventory;
 
 /// Writes that may be overtaken, or their acknowledgement lost, before it is given up.
@@ -14,7 +14,7 @@ const TRIES: u32 = 5;
 /// What stands in a letter's entry.
 pub(super) struct Decided {
     /// It.
-    pub fate: Fate,
+    pub resolution: Resolution,
     /// Whether it was this call that made it. Only then has nobody acted on it yet.
     pub is_new: bool,
 }
@@ -30,7 +30,7 @@ impl DeadLetters {
     /// reason stays.
     ///
     /// # Errors
-    /// [`DeadLetterError::NotFound`]; [`DeadLetterError::Settled`] if it is replayed;
+    /// [`DeadLetterError::NotFound`]; [`DeadLetterError::Resolved`] if it is replayed;
     /// [`DeadLetterError::Unavailable`].
     pub async fn discard(
         &self,
@@ -41,14 +41,14 @@ impl DeadLetters {
         now: Timestamp,
     ) -> Result<DeadLetter, DeadLetterError> {
         let (_, mut letter) = self.get(scope, seq).await?;
-        let wanted = Fate {
+        let wanted = Resolution {
             state: State::Discarded,
             by: by.to_owned(),
             at: now,
             reason: Some(reason.to_owned()),
             replayed_to: None,
         };
-        letter.fate = Some(self.decide(seq, wanted).await?.fate);
+        letter.resolution = Some(self.decide(seq, wanted).await?.resolution);
         Ok(letter.for_scope(scope))
     }
 
@@ -61,7 +61,7 @@ impl DeadLetters {
     ) -> Result<Decided, DeadLetterError> {
         self.decide(
             seq,
-            Fate {
+            Resolution {
                 state: State::Replaying,
                 by: by.to_owned(),
                 at: now,
@@ -76,25 +76,25 @@ impl DeadLetters {
     pub(super) async fn end_replay(
         &self,
         seq: u64,
-        begun: Fate,
-        to: Place,
-    ) -> Result<Fate, DeadLetterError> {
-        let fate = Fate {
+        begun: Resolution,
+        to: StreamPosition,
+    ) -> Result<Resolution, DeadLetterError> {
+        let resolution = Resolution {
             state: State::Replayed,
             replayed_to: Some(to),
             ..begun
         };
-        self.fates
-            .put(&seq.to_string(), &fate, inventory::DEAD_MAX_AGE)
+        self.resolutions
+            .put(&seq.to_string(), &resolution, inventory::DEAD_MAX_AGE)
             .await?;
-        Ok(fate)
+        Ok(resolution)
     }
 
     /// Takes back a replay that no stream will ever take.
-    pub(super) async fn reopen(&self, seq: u64, begun: &Fate) -> Result<(), DeadLetterError> {
-        let entry = self.fate(seq).await?;
+    pub(super) async fn reopen(&self, seq: u64, begun: &Resolution) -> Result<(), DeadLetterError> {
+        let entry = self.resolution(seq).await?;
         if entry.value.as_ref() == Some(begun) {
-            self.fates
+            self.resolutions
                 .remove(&seq.to_string(), Some(entry.revision))
                 .await?;
         }
@@ -102,23 +102,23 @@ impl DeadLetters {
     }
 
     /// The entry, as the bucket's leader has it.
-    pub(super) async fn fate(&self, seq: u64) -> Result<Entry<Fate>, DeadLetterError> {
-        Ok(self.fates.read(&seq.to_string()).await?)
+    pub(super) async fn resolution(&self, seq: u64) -> Result<Entry<Resolution>, DeadLetterError> {
+        Ok(self.resolutions.read(&seq.to_string()).await?)
     }
 
     /// Makes the entry unless there is one; what stands there then.
-    async fn decide(&self, seq: u64, wanted: Fate) -> Result<Decided, DeadLetterError> {
+    async fn decide(&self, seq: u64, wanted: Resolution) -> Result<Decided, DeadLetterError> {
         let mut error = BucketError::Overtaken;
         for _ in 0..TRIES {
-            let entry = self.fate(seq).await?;
+            let entry = self.resolution(seq).await?;
             if let Some(found) = entry.value {
-                return agree(&wanted, found).map(|fate| Decided {
-                    fate,
+                return agree(&wanted, found).map(|resolution| Decided {
+                    resolution,
                     is_new: false,
                 });
             }
             match self
-                .fates
+                .resolutions
                 .write(
                     &seq.to_string(),
                     &wanted,
@@ -129,7 +129,7 @@ impl DeadLetters {
             {
                 Ok(()) => {
                     return Ok(Decided {
-                        fate: wanted,
+                        resolution: wanted,
                         is_new: true,
                     });
                 }
@@ -141,11 +141,11 @@ impl DeadLetters {
 }
 
 /// Whether what stands there is what was wanted, or on the way to it.
-fn agree(wanted: &Fate, found: Fate) -> Result<Fate, DeadLetterError> {
-    let is_discard = |fate: &Fate| fate.state == State::Discarded;
+fn agree(wanted: &Resolution, found: Resolution) -> Result<Resolution, DeadLetterError> {
+    let is_discard = |resolution: &Resolution| resolution.state == State::Discarded;
     match is_discard(wanted) == is_discard(&found) {
         true => Ok(found),
-        false => Err(DeadLetterError::Settled(found.state)),
+        false => Err(DeadLetterError::Resolved(found.state)),
     }
 }
 
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_letter_is_replayed_or_discarded_and_never_both() {
-        let fate = |state| Fate {
+        let resolution = |state| Resolution {
             state,
             by: "operator".into(),
             at: Timestamp::from_millis(0),
@@ -171,12 +171,12 @@ mod tests {
             (State::Discarded, State::Replayed, false),
         ] {
             let expected = if agrees {
-                Ok(fate(found))
+                Ok(resolution(found))
             } else {
-                Err(DeadLetterError::Settled(found))
+                Err(DeadLetterError::Resolved(found))
             };
             assert_eq!(
-                agree(&fate(wanted), fate(found)),
+                agree(&resolution(wanted), resolution(found)),
                 expected,
                 "{wanted} of {found}"
             );

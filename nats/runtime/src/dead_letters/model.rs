@@ -8,8 +8,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Scope;
-use crate::log::direct_get::Stored;
-use contract::dead_letter::{About, Fate, State};
+use crate::log::direct_get::StoredMessage;
+use contract::dead_letter::{Resolution, State, SubjectInfo};
 use contract::{Id, Timestamp};
 use contract::{header, subject};
 
@@ -51,16 +51,17 @@ pub struct DeadLetter {
     /// The message.
     pub message_id: Option<Id>,
     /// Who decided what became of it, when and why.
-    pub fate: Option<Fate>,
+    #[serde(rename = "fate")]
+    pub resolution: Option<Resolution>,
 }
 
 impl DeadLetter {
     /// Reads one. `None` if the subject is not that of a dead letter.
-    pub(super) fn of(stored: &Stored) -> Option<DeadLetter> {
+    pub(super) fn of(stored: &StoredMessage) -> Option<DeadLetter> {
         let (service, original) = subject::from_dead(&stored.subject)?;
         let text = |name: &str| stored.header(name).unwrap_or_default().to_owned();
         let number = |name: &str| stored.header(name).and_then(|n| n.parse().ok());
-        let about = About::subject(original);
+        let about = SubjectInfo::subject(original);
         Some(DeadLetter {
             seq: stored.seq,
             state: State::Open,
@@ -81,18 +82,20 @@ impl DeadLetter {
             company_id: about.company,
             contact_id: about.contact,
             message_id: message_id(&stored.payload),
-            fate: None,
+            resolution: None,
         })
     }
 
     /// What its subject says.
-    pub(super) fn about(&self) -> About {
-        About::subject(&self.subject)
+    pub(super) fn about(&self) -> SubjectInfo {
+        SubjectInfo::subject(&self.subject)
     }
 
     /// What has become of it.
     pub(super) fn state(&self) -> State {
-        self.fate.as_ref().map_or(State::Open, |fate| fate.state)
+        self.resolution
+            .as_ref()
+            .map_or(State::Open, |resolution| resolution.state)
     }
 
     /// As somebody may see it.
@@ -122,17 +125,17 @@ fn message_id(payload: &[u8]) -> Option<Id> {
     data.message_id.or(data.content.and(data._id))
 }
 
-fn is_hidden(about: &About, scope: Scope) -> bool {
+fn is_hidden(about: &SubjectInfo, scope: Scope) -> bool {
     scope != Scope::All && !about.is_plain
 }
 
 /// A dead letter, whole.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-pub struct ShownLetter {
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(as = ShownLetter))]
+pub struct DeadLetterDetail {
     /// The letter.
     #[serde(flatten)]
-    pub letter: DeadLetter,
+    pub dead_letter: DeadLetter,
     /// Its headers, those of the message and those that say why. The server's own are not among
     /// them.
     pub headers: BTreeMap<String, Vec<String>>,
@@ -144,9 +147,9 @@ pub struct ShownLetter {
     pub payload_hidden: bool,
 }
 
-impl ShownLetter {
+impl DeadLetterDetail {
     /// A letter as somebody may see it, with the rest.
-    pub(super) fn of(letter: DeadLetter, stored: &Stored, scope: Scope) -> ShownLetter {
+    pub(super) fn of(letter: DeadLetter, stored: &StoredMessage, scope: Scope) -> DeadLetterDetail {
         let payload_hidden = is_hidden(&letter.about(), scope);
         let is_left_out =
             |name: &str| name.starts_with("Nats-") || payload_hidden && name == header::DEAD_ERROR;
@@ -169,8 +172,8 @@ impl ShownLetter {
         };
         let payload_base64 =
             (payload.is_none() && !payload_hidden).then(|| BASE64.encode(&stored.payload));
-        ShownLetter {
-            letter,
+        DeadLetterDetail {
+            dead_letter: letter,
             headers,
             payload,
             payload_base64,
@@ -186,7 +189,7 @@ mod tests {
 
     const COMPANY: &str = "aaaaaaaaaaaaaaaaaaaaaaaa";
 
-    fn stored(original: &str, payload: &str) -> Stored {
+    fn stored(original: &str, payload: &str) -> StoredMessage {
         let mut headers = HeaderMap::new();
         for (name, value) in [
             ("Dead-Reason", "malformed"),
@@ -201,7 +204,7 @@ mod tests {
             headers.insert(name, value);
         }
         let payload = payload.to_owned().into();
-        Stored {
+        StoredMessage {
             seq: 5,
             subject: format!("dead.persister.{original}"),
             stored_at: Timestamp::from_millis(0),
@@ -210,9 +213,9 @@ mod tests {
         }
     }
 
-    fn shown(original: &str, payload: &str, scope: Scope) -> ShownLetter {
+    fn shown(original: &str, payload: &str, scope: Scope) -> DeadLetterDetail {
         let stored = stored(original, payload);
-        ShownLetter::of(
+        DeadLetterDetail::of(
             DeadLetter::of(&stored).unwrap().for_scope(scope),
             &stored,
             scope,
@@ -227,8 +230,8 @@ mod tests {
             golden,
             Scope::All,
         );
-        let ShownLetter {
-            letter,
+        let DeadLetterDetail {
+            dead_letter: letter,
             headers,
             payload,
             ..
@@ -303,6 +306,6 @@ mod tests {
             ),
             (None, Some("bm90IEpTT04="), false)
         );
-        assert!(plain.letter.error.is_some());
+        assert!(plain.dead_letter.error.is_some());
     }
 }

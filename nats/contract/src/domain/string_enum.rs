@@ -6,7 +6,7 @@
 #[error("must be one of {0}")]
 pub struct UnknownName(pub &'static str);
 
-macro_rules! names {
+macro_rules! string_enum {
     ($(#[$doc:meta])* $name:ident, $all:literal, $($(#[$vdoc:meta])* $variant:ident = $text:literal),+) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
