@@ -1,31 +1,8 @@
 //! `petbuddy`: runs the whole system on one machine, or one service of it, and is the operator's
 //! command line. Only the choice of a subcommand is made here.
 
-mod audit;
-mod binaries;
-mod board;
-mod columns;
-mod console;
-mod dead_letters;
-mod demo;
-mod exit;
-mod folder;
-mod jobs;
-mod leftover;
-mod operator;
-mod output;
-mod page;
-mod plan;
-mod ports;
-mod ready;
-mod secrets;
-mod services;
-mod setup;
-mod stop;
-mod stub_bot;
-mod supervisor;
-mod up;
-mod version;
+mod cli;
+mod stack;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,7 +10,9 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use tokio::runtime::Builder;
 
-use services::Service;
+use cli::{audit, dead_letters, exit_code, jobs, setup};
+use stack::services::Service;
+use stack::{plan, ready, stub_bot, up};
 
 /// Below the exit codes in `petbuddy up --help`.
 const VARIABLES: &str = "\
@@ -46,7 +25,7 @@ Settings of the services are passed on to them; see docs/operations.md.";
 
 /// PetBuddy Messaging. Without a command: the whole system on this machine.
 #[derive(Parser)]
-#[command(name = "petbuddy", version, after_help = exit::TABLE, args_conflicts_with_subcommands = true)]
+#[command(name = "petbuddy", version, after_help = exit_code::TABLE, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -57,7 +36,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Start the whole system on this machine (the default)
-    #[command(after_help = format!("{VARIABLES}\n\n{}", exit::TABLE))]
+    #[command(after_help = format!("{VARIABLES}\n\n{}", exit_code::TABLE))]
     Up(plan::Options),
     /// Run one gateway: the REST API
     Gateway(Child),

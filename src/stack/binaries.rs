@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::{Instant, interval, timeout};
 
-use crate::console::Console;
-use crate::exit::Failure;
-use crate::version::Version;
+use crate::cli::exit_code::Failure;
+use crate::stack::console::Console;
+use crate::stack::version::Version;
 
 /// A program that only prints its version has so long; the first run of a large binary reads it
 /// from disk.

@@ -16,9 +16,9 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::board::Board;
-use crate::console::Console;
-use crate::output::{LastLines, Lines, Output};
+use crate::stack::child_output::{LastLines, Lines, Output};
+use crate::stack::console::Console;
+use crate::stack::run_file::Board;
 
 /// Pause before a child that ended is started again; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -262,9 +262,9 @@ pub fn signal(pid: u32, signal: Signal) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::folder::Folder;
-    use crate::folder::tests::Scratch;
-    use crate::ready;
+    use crate::stack::ready;
+    use crate::stack::state_dir::Folder;
+    use crate::stack::state_dir::tests::Scratch;
 
     #[tokio::test]
     async fn a_child_that_ends_is_started_again_and_its_last_words_are_kept() {

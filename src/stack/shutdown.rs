@@ -7,7 +7,7 @@ use std::thread;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::console::Console;
+use crate::stack::console::Console;
 
 /// What a run listens to.
 #[derive(Clone, Default)]

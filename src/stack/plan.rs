@@ -8,13 +8,13 @@ use std::str::FromStr;
 
 use clap::Args;
 
-use crate::board::{Login, Run};
-use crate::exit::Failure;
-use crate::folder::{Folder, write_private};
-use crate::ports::{self, Want};
-use crate::secrets::{NATS_USERS, Secrets};
-use crate::services::Service;
-use crate::stub_bot;
+use crate::cli::exit_code::Failure;
+use crate::stack::ports::{self, Want};
+use crate::stack::run_file::{Login, Run};
+use crate::stack::secrets::{NATS_USERS, Secrets};
+use crate::stack::services::Service;
+use crate::stack::state_dir::{Folder, write_private};
+use crate::stack::stub_bot;
 
 /// Most replicas of one service.
 const MOST_REPLICAS: u16 = 16;
@@ -311,7 +311,7 @@ fn given_passwords(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::folder::tests::Scratch;
+    use crate::stack::state_dir::tests::Scratch;
 
     fn options(replicas: &[&str]) -> Options {
         let replicas = replicas.iter().map(|r| r.parse().unwrap()).collect();

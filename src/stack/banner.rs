@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::board::{Demo, Run};
+use crate::stack::run_file::{Demo, Run};
 
 /// The whole page.
 pub fn page(run: &Run, folder: &Path, stub_bot: bool) -> String {
@@ -106,7 +106,7 @@ pub fn without_login(url: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::board::Login;
+    use crate::stack::run_file::Login;
 
     #[test]
     fn the_page_is_short_and_hides_database_passwords() {

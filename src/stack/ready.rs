@@ -10,8 +10,8 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use crate::exit::Failure;
-use crate::supervisor::Watch;
+use crate::cli::exit_code::Failure;
+use crate::stack::supervisor::Watch;
 
 /// A part is up within this, or the run fails. A large log or database is read at its start.
 pub const LIMIT: Duration = Duration::from_secs(60);

@@ -6,7 +6,7 @@ use contract::query::{AuditLine, AuditMessages, Query, WalkMessages};
 use contract::trace::TraceContext;
 use contract::{Id, inventory};
 use runtime::consume::worker::{self, Source};
-use runtime::log::direct_get::{self, Stored};
+use runtime::log::direct_get::{self, StoredMessage};
 use runtime::net::connection::Connection;
 use runtime::rpc::query::{QueryError, ask};
 use tokio::time::Instant;
@@ -83,7 +83,12 @@ impl<'a> Pages<'a> {
     }
 
     /// A page of a stream; an empty one is the end.
-    pub async fn page(&self, stream: &str, filter: &str, from: u64) -> Result<Vec<Stored>, String> {
+    pub async fn page(
+        &self,
+        stream: &str,
+        filter: &str,
+        from: u64,
+    ) -> Result<Vec<StoredMessage>, String> {
         patiently(async || direct_get::page(self.connection, stream, filter, from, PAGE).await)
             .await
     }
@@ -139,7 +144,7 @@ impl<'a> Pages<'a> {
 }
 
 /// A stored `message.created`.
-pub fn entry(stored: &Stored) -> Entry {
+pub fn entry(stored: &StoredMessage) -> Entry {
     Entry::of(stored.seq, &stored.subject, &stored.payload)
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rand::RngExt;
 
-use crate::exit::Failure;
+use crate::cli::exit_code::Failure;
 
 /// Free ports are taken from here: below the range that systems use for outgoing connections (from
 /// 32768 on Linux), where one could take the port of a part that is just being restarted.

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use crate::board::Login;
-use crate::secrets::Secrets;
+use crate::stack::run_file::Login;
+use crate::stack::secrets::Secrets;
 
 /// A service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -196,7 +196,7 @@ fn matches(pattern: &str, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::folder::tests::Scratch;
+    use crate::stack::state_dir::tests::Scratch;
 
     #[test]
     fn a_service_gets_its_own_secrets_and_settings_only() {
@@ -216,7 +216,7 @@ mod tests {
                 .collect(),
             log_dir: "logs".into(),
             nats_url: "nats://127.0.0.1:4222".into(),
-            nats_logins: crate::plan::own_logins(&secrets.nats),
+            nats_logins: crate::stack::plan::own_logins(&secrets.nats),
             mongodb_uri: "mongodb://127.0.0.1/petbuddy".into(),
             bot_url: "http://127.0.0.1:5001".into(),
             secrets: &secrets,

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use crate::console::Console;
+use crate::stack::console::Console;
 
 /// A longer line is cut into several.
 const LINE_BYTES: u64 = 64 * 1024;

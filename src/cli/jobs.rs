@@ -12,14 +12,14 @@ use clap::Args;
 use contract::Timestamp;
 use contract::domain::{JobOutcome, JobRun, is_overdue};
 use contract::{inventory, subject};
-use runtime::log::direct_get::{self, Stored};
+use runtime::log::direct_get::{self, StoredMessage};
 use runtime::net::connection::{Connection, REQUEST_TIMEOUT};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::columns::columns;
-use crate::exit::Failure;
-use crate::operator;
+use crate::cli::columns::columns;
+use crate::cli::exit_code::Failure;
+use crate::cli::operator;
 
 /// Not every job is well.
 const UNWELL: u8 = 1;
@@ -105,7 +105,7 @@ async fn latest(
     connection: &Connection,
     stream: &str,
     filter: &str,
-) -> Result<Vec<Stored>, Failure> {
+) -> Result<Vec<StoredMessage>, Failure> {
     direct_get::latest(connection, stream, &[filter.to_owned()])
         .await
         .map_err(|reason| Failure::NotReady {
@@ -116,9 +116,9 @@ async fn latest(
 }
 
 /// By name: every job that has a schedule or a run.
-fn rows(schedules: &[Stored], runs: &[Stored], now: Timestamp) -> Vec<Row> {
+fn rows(schedules: &[StoredMessage], runs: &[StoredMessage], now: Timestamp) -> Vec<Row> {
     // A one-shot schedule that makes up for a missed tick is not a job of its own.
-    let standing = |s: &Stored| {
+    let standing = |s: &StoredMessage| {
         Some((
             subject::job_of_schedule(&s.subject)?.to_owned(),
             (every(s)?, s.stored_at),
@@ -137,7 +137,7 @@ fn rows(schedules: &[Stored], runs: &[Stored], now: Timestamp) -> Vec<Row> {
 }
 
 /// The interval of a recurring schedule.
-fn every(schedule: &Stored) -> Option<Duration> {
+fn every(schedule: &StoredMessage) -> Option<Duration> {
     runtime::service::settings::parse_duration(
         schedule
             .header(NATS_SCHEDULE.as_ref())?
@@ -216,10 +216,10 @@ mod tests {
         Timestamp::from_millis(1_760_000_000_000 + 1_000 * second)
     }
 
-    fn schedule(name: &str, text: &str) -> Stored {
+    fn schedule(name: &str, text: &str) -> StoredMessage {
         let mut headers = HeaderMap::new();
         headers.insert(NATS_SCHEDULE, text);
-        Stored {
+        StoredMessage {
             seq: 1,
             subject: subject::job_schedule(name),
             stored_at: at(0),
@@ -228,7 +228,7 @@ mod tests {
         }
     }
 
-    fn run(job: &str, outcome: JobOutcome, begun: i64) -> Stored {
+    fn run(job: &str, outcome: JobOutcome, begun: i64) -> StoredMessage {
         let run = JobRun {
             job: job.into(),
             tick_seq: 1,
@@ -241,7 +241,7 @@ mod tests {
             next_at: at(begun + 60),
         };
         let payload = serde_json::to_vec(&run).unwrap().into();
-        Stored {
+        StoredMessage {
             seq: 1,
             subject: String::new(),
             stored_at: at(begun),

@@ -11,22 +11,23 @@ use std::sync::Arc;
 use runtime::service::settings::{NatsSettings, Settings};
 use tokio_util::sync::CancellationToken;
 
-use crate::binaries::{MONGOD, NATS_SERVER, provide};
-use crate::board::Board;
-use crate::console::Console;
-use crate::exit::Failure;
-use crate::folder::{Folder, write_private};
-use crate::output::Lines;
-use crate::plan::{Options, Plan};
-use crate::secrets::Secrets;
-use crate::services::{self, Service, Setting};
-use crate::supervisor::{Spec, Supervisor, Tier, Watch};
-use crate::{demo, leftover, page, ready, setup, stop};
+use crate::cli::exit_code::Failure;
+use crate::cli::setup;
+use crate::stack::binaries::{MONGOD, NATS_SERVER, provide};
+use crate::stack::child_output::Lines;
+use crate::stack::console::Console;
+use crate::stack::plan::{Options, Plan};
+use crate::stack::run_file::Board;
+use crate::stack::secrets::Secrets;
+use crate::stack::services::{self, Service, Setting};
+use crate::stack::state_dir::{Folder, write_private};
+use crate::stack::supervisor::{Spec, Supervisor, Tier, Watch};
+use crate::stack::{banner, demo, orphans, ready, shutdown};
 
 /// The configuration of nats-server, as it is deployed.
 const NATS_CONFIG: [(&str, &str); 2] = [
-    ("single.conf", include_str!("../nats/server/single.conf")),
-    ("users.conf", include_str!("../nats/server/users.conf")),
+    ("single.conf", include_str!("../../nats/server/single.conf")),
+    ("users.conf", include_str!("../../nats/server/users.conf")),
 ];
 /// Memory for MongoDB's cache, GB: a laptop does other things too.
 const MONGODB_CACHE_GB: &str = "1";
@@ -48,7 +49,7 @@ async fn run(options: Options) -> Result<(), Failure> {
     let folder = Folder::open(&options.dir)?;
     let console =
         Console::open().map_err(|e| Failure::Other(format!("no thread for the console: {e}")))?;
-    let stop = stop::listen(&console, options.until_stdin_closes)
+    let stop = shutdown::listen(&console, options.until_stdin_closes)
         .map_err(|e| Failure::Other(format!("signals: {e}")))?;
     let result = hold(&options, &folder, &console, &stop).await;
     console.flush();
@@ -60,9 +61,9 @@ async fn hold(
     options: &Options,
     folder: &Folder,
     console: &Console,
-    stop: &stop::Stop,
+    stop: &shutdown::Stop,
 ) -> Result<(), Failure> {
-    leftover::end(folder, console).await?;
+    orphans::end(folder, console).await?;
     let environment: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
@@ -105,7 +106,7 @@ async fn hold(
         board
             .publish(run.clone())
             .map_err(Failure::storage(folder.path()))?;
-        console.say(page::page(&run, folder.path(), plan.bot_port.is_some()));
+        console.say(banner::page(&run, folder.path(), plan.bot_port.is_some()));
         stop.gently.cancelled().await;
         Ok(())
     })
@@ -142,7 +143,7 @@ struct Start<'a> {
 }
 
 impl Start<'_> {
-    async fn everything(&mut self) -> Result<Option<crate::board::Demo>, Failure> {
+    async fn everything(&mut self) -> Result<Option<crate::stack::run_file::Demo>, Failure> {
         let client = ready::client()?;
         let logs = self.folder.logs();
         // One after the other: two progress bars at once cannot be read.

@@ -11,7 +11,7 @@ use runtime::service::settings::{Common, NatsSettings, Settings};
 use runtime::setup::{Report, Sizes, reconcile};
 use tokio::time::{Instant, interval};
 
-use crate::exit::Failure;
+use crate::cli::exit_code::Failure;
 
 /// A server, or a cluster's leaders, may still be starting.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -51,12 +51,20 @@ pub fn main() -> ExitCode {
 /// `NATS_REPLICAS` and `EVENTS_MAX_BYTES`.
 pub fn sizes(settings: &mut Settings) -> Sizes {
     Sizes {
-        replicas: settings.number("NATS_REPLICAS", 1, 1..=5),
-        events_max_bytes: settings.number(
-            "EVENTS_MAX_BYTES",
-            inventory::EVENTS_MAX_BYTES,
-            1..=i64::MAX,
-        ),
+        replicas: settings
+            .named(
+                "NATS_REPLICAS",
+                "Copies of every stream and bucket; 3 in a cluster of three.",
+            )
+            .number(1, 1..=5),
+        events_max_bytes: settings
+            .named(
+                "EVENTS_MAX_BYTES",
+                "Disk that the log, the stream `EVENTS`, may take on each node. When the log is \
+                 full, it refuses new messages.",
+            )
+            .accepts("bytes")
+            .number(inventory::EVENTS_MAX_BYTES, 1..=i64::MAX),
     }
 }
 

@@ -7,7 +7,7 @@ use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::{Instant, interval};
 
-use crate::board::Demo;
+use crate::stack::run_file::Demo;
 
 /// The demo manager's address; `.test` is nobody's.
 pub const EMAIL: &str = "demo@petbuddy.test";

@@ -25,7 +25,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::exit::Failure;
+use crate::cli::exit_code::Failure;
 
 /// `BOT_PORT` if it is not set.
 pub const DEFAULT_PORT: u16 = 5001;

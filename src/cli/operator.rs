@@ -10,8 +10,8 @@ use runtime::net::connection::Connection;
 use runtime::service::settings::{Common, NatsSettings, Settings};
 use tokio::time::{Instant, interval};
 
-use crate::board::Run;
-use crate::exit::Failure;
+use crate::cli::exit_code::Failure;
+use crate::stack::run_file::Run;
 
 /// The server must be there within this.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -48,7 +48,7 @@ pub async fn connect(folder: &Path) -> Result<Connection, Failure> {
 fn login(mut settings: Settings, folder: &Path) -> Result<NatsSettings, Failure> {
     let is_set = ["NATS_URL", "NATS_USER", "NATS_PASSWORD"]
         .iter()
-        .any(|name| settings.optional(name).is_some());
+        .any(|name| settings.is_set(name));
     let run = fs::read(folder.join("run.json"))
         .ok()
         .and_then(|text| serde_json::from_slice::<Run>(&text).ok());
@@ -75,8 +75,8 @@ fn login(mut settings: Settings, folder: &Path) -> Result<NatsSettings, Failure>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::board::Login;
-    use crate::folder::tests::Scratch;
+    use crate::stack::run_file::Login;
+    use crate::stack::state_dir::tests::Scratch;
 
     #[test]
     fn the_environment_counts_more_than_the_run_in_the_folder() {

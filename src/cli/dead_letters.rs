@@ -7,18 +7,18 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use contract::dead_letter::{Place, Reason};
+use contract::dead_letter::{Reason, StreamPosition};
 use contract::domain::ShortText;
 use contract::{Id, Timestamp};
 use runtime::dead_letters::{
-    DeadLetter, DeadLetterError, DeadLetters, Filter, LetterPage, MAX_LETTERS, Replayed, Scope,
-    ServiceName, ShownLetter, StateFilter,
+    DeadLetter, DeadLetterDetail, DeadLetterError, DeadLetterPage, DeadLetters, Filter,
+    MAX_DEAD_LETTERS, Replayed, Scope, ServiceName, StateFilter,
 };
 use serde_json::json;
 
-use crate::columns::columns;
-use crate::exit::Failure;
-use crate::operator;
+use crate::cli::columns::columns;
+use crate::cli::exit_code::Failure;
+use crate::cli::operator;
 
 /// Who decides, for the record.
 const BY: &str = "operator";
@@ -59,7 +59,7 @@ enum Command {
         #[arg(long, default_value = "open")]
         state: StateFilter,
         /// Rows
-        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=MAX_LETTERS as i64))]
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=MAX_DEAD_LETTERS as i64))]
         limit: u16,
         /// Go on after this sequence
         #[arg(long, default_value_t = 0)]
@@ -170,9 +170,9 @@ async fn run(Options { dir, json, command }: Options, said: &mut String) -> Resu
                 .await
                 .map_err(failed)?;
             *said = match json {
-                true => {
-                    line(&json!({"dead_letters": page.letters, "next_cursor": page.next_cursor}))?
-                }
+                true => line(
+                    &json!({"dead_letters": page.dead_letters, "next_cursor": page.next_cursor}),
+                )?,
                 false => table(&page),
             };
         }
@@ -259,8 +259,10 @@ async fn replay_all(
 ) -> Result<(), DeadLetterError> {
     let (mut all, mut cursor) = (Vec::new(), Some(0));
     while let Some(at) = cursor.filter(|_| all.len() < MAX_REPLAYED) {
-        let page = letters.list(Scope::All, &filter, at, MAX_LETTERS).await?;
-        all.extend(page.letters);
+        let page = letters
+            .list(Scope::All, &filter, at, MAX_DEAD_LETTERS)
+            .await?;
+        all.extend(page.dead_letters);
         cursor = page.next_cursor;
     }
     replayed.next_cursor = cursor;
@@ -281,12 +283,12 @@ fn line(value: &impl serde::Serialize) -> Result<String, Failure> {
         .map_err(|e| Failure::Other(e.to_string()))
 }
 
-fn table(page: &LetterPage) -> String {
+fn table(page: &DeadLetterPage) -> String {
     const HEAD: [&str; 8] = [
         "SEQ", "STATE", "STORED", "SERVICE", "REASON", "TRIES", "SUBJECT", "ERROR",
     ];
     let mut rows = vec![HEAD.map(str::to_owned).to_vec()];
-    rows.extend(page.letters.iter().map(|letter| {
+    rows.extend(page.dead_letters.iter().map(|letter| {
         let error: String = letter
             .error
             .as_deref()
@@ -318,9 +320,9 @@ fn table(page: &LetterPage) -> String {
     text
 }
 
-fn whole(letter: &ShownLetter) -> Result<String, Failure> {
+fn whole(letter: &DeadLetterDetail) -> Result<String, Failure> {
     let mut text = String::new();
-    let of = &letter.letter;
+    let of = &letter.dead_letter;
     let _ = writeln!(
         text,
         "{} on {}\n{}",
@@ -351,12 +353,12 @@ fn whole(letter: &ShownLetter) -> Result<String, Failure> {
 
 fn fate(letter: &DeadLetter) -> String {
     let mut text = format!("dead letter {} is {}", letter.seq, letter.state);
-    if let Some(fate) = &letter.fate {
-        if let Some(Place { stream, seq }) = &fate.replayed_to {
+    if let Some(resolution) = &letter.resolution {
+        if let Some(StreamPosition { stream, seq }) = &resolution.replayed_to {
             let _ = write!(text, " to {stream} {seq}");
         }
-        let _ = write!(text, " by {} at {}", fate.by, fate.at);
-        if let Some(reason) = &fate.reason {
+        let _ = write!(text, " by {} at {}", resolution.by, resolution.at);
+        if let Some(reason) = &resolution.reason {
             let _ = write!(text, ": {reason}");
         }
     }
@@ -391,12 +393,12 @@ mod tests {
     #[test]
     fn a_table_has_a_row_a_letter_and_says_how_to_go_on() {
         assert_eq!(
-            table(&LetterPage::default()),
+            table(&DeadLetterPage::default()),
             "SEQ  STATE  STORED  SERVICE  REASON  TRIES  SUBJECT  ERROR\n"
         );
-        let page = LetterPage {
+        let page = DeadLetterPage {
             next_cursor: Some(12),
-            ..LetterPage::default()
+            ..DeadLetterPage::default()
         };
         assert!(table(&page).ends_with("There are more: --cursor 12\n"));
     }

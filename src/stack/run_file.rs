@@ -9,7 +9,7 @@ use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
-use crate::folder::{Folder, write_private};
+use crate::stack::state_dir::{Folder, write_private};
 
 /// `run.json`. There while the whole system is up, and only then; replaced whole at each restart of
 /// a part.
@@ -182,7 +182,7 @@ pub fn remove(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::folder::tests::Scratch;
+    use crate::stack::state_dir::tests::Scratch;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]

@@ -12,8 +12,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::exit::Failure;
-use crate::folder::write_private;
+use crate::cli::exit_code::Failure;
+use crate::stack::state_dir::write_private;
 
 /// Random bytes in each.
 const SECRET_BYTES: usize = 32;
@@ -149,7 +149,7 @@ fn new_encryption_key() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::folder::tests::Scratch;
+    use crate::stack::state_dir::tests::Scratch;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]

@@ -9,12 +9,12 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tokio::time::{Instant, interval};
 
-use crate::binaries::{MONGOD, NATS_SERVER};
-use crate::board;
-use crate::console::Console;
-use crate::exit::Failure;
-use crate::folder::Folder;
-use crate::supervisor::signal;
+use crate::cli::exit_code::Failure;
+use crate::stack::binaries::{MONGOD, NATS_SERVER};
+use crate::stack::console::Console;
+use crate::stack::run_file;
+use crate::stack::state_dir::Folder;
+use crate::stack::supervisor::signal;
 
 /// From SIGTERM to SIGKILL: mongod writes a checkpoint.
 const TERM_LIMIT: Duration = Duration::from_secs(15);
@@ -29,7 +29,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// # Errors
 /// One that cannot be ended.
 pub async fn end(folder: &Folder, console: &Console) -> Result<(), Failure> {
-    let left: Vec<(String, u32)> = board::read_pids(&folder.file("pids.json"))
+    let left: Vec<(String, u32)> = run_file::read_pids(&folder.file("pids.json"))
         .into_iter()
         .filter(|(name, pid)| name != "petbuddy" && is_ours(*pid, folder.path()))
         .collect();

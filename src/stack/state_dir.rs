@@ -6,8 +6,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::board;
-use crate::exit::Failure;
+use crate::cli::exit_code::Failure;
+use crate::stack::run_file;
 
 /// A folder that this run holds alone, until it is dropped or the process ends in whatever way.
 pub struct Folder {
@@ -41,7 +41,7 @@ impl Folder {
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let pid = board::read_pids(&path.join("pids.json"))
+                let pid = run_file::read_pids(&path.join("pids.json"))
                     .get("petbuddy")
                     .copied();
                 return Err(Failure::AlreadyRunning { folder: path, pid });
@@ -56,7 +56,7 @@ impl Folder {
         let folder = Folder { path, _lock: lock };
         // Of an earlier run that was killed: what it says is true no more.
         let run_file = folder.file("run.json");
-        board::remove(&run_file).map_err(Failure::storage(&run_file))?;
+        run_file::remove(&run_file).map_err(Failure::storage(&run_file))?;
         for made in [folder.logs(), folder.nats(), folder.mongodb()] {
             DirBuilder::new()
                 .recursive(true)

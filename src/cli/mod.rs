@@ -1,0 +1,10 @@
+//! The operator's command line: a file for each subcommand, and what the subcommands share. Starts
+//! no service.
+
+pub mod audit;
+mod columns;
+pub mod dead_letters;
+pub mod exit_code;
+pub mod jobs;
+mod operator;
+pub mod setup;
