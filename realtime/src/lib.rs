@@ -17,38 +17,23 @@ use runtime::log::publisher::Publisher;
 use runtime::service::{self, Service, ServiceError};
 use tokio::net::TcpListener;
 
-use crate::handshake::Handshake;
-use crate::hub::Hub;
+use crate::auth::{handshake::Handshake, revocation};
+use crate::cluster::{leader, membership};
+use crate::node::Hub;
+use crate::transport::{socketio, ws};
 
-mod access;
 mod asyncapi;
-mod bucket;
-mod catch_up;
-mod close;
-mod command;
-mod company;
-mod conduct;
+mod auth;
+mod cluster;
 mod config;
-mod event;
-mod feed;
-mod frame;
-mod handshake;
-mod hub;
-mod leader;
 mod lifecycle;
 mod listener;
-mod merge;
+mod log;
 mod metrics;
-mod nodes;
-mod presence;
-mod problem;
-mod queue;
-mod recent;
-mod seat;
-mod sessions;
-mod socketio;
-mod typing;
-mod ws;
+mod node;
+mod room;
+mod subscriber;
+mod transport;
 
 pub use config::Config;
 
@@ -81,8 +66,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
         ws::routes(handshake.clone(), hub.clone()).merge(socketio::routes(handshake, hub.clone()));
     let router = doors.merge(asyncapi::routes()).merge(service.ops_routes());
     service.spawn("leader watch", leader::watch(hub.clone()));
-    service.spawn("nodes", nodes::run(hub.clone()));
-    service.spawn("sessions", sessions::run(hub.clone()));
+    service.spawn("nodes", membership::run(hub.clone()));
+    service.spawn("sessions", revocation::run(hub.clone()));
     service.spawn("lifecycle", lifecycle::run(hub, service.health.clone()));
     let port = listener::Port::new(
         port,

@@ -9,10 +9,10 @@ use serde_json::json;
 use tokio::time::{interval, timeout};
 use tracing::info;
 
-use crate::close::CloseReason;
-use crate::company::FeedState;
-use crate::event;
-use crate::hub::Hub;
+use crate::node::Hub;
+use crate::room::FeedState;
+use crate::room::close_reason::CloseReason;
+use crate::room::payload;
 
 /// How often the sockets are looked at; so much later than it should a socket may end.
 const TICK: Duration = Duration::from_secs(1);
@@ -55,7 +55,10 @@ async fn send_away(hub: &Hub) {
     let sockets: usize = companies.iter().map(|c| c.sockets()).sum();
     info!(sockets, "the sockets are sent away");
     for company in &companies {
-        company.end_all_after(|| event::of_closing(jitter()).ok(), CloseReason::GoingAway);
+        company.end_all_after(
+            || payload::of_closing(jitter()).ok(),
+            CloseReason::GoingAway,
+        );
     }
     let emptied = async {
         for company in &companies {

@@ -4,7 +4,7 @@
 use contract::Timestamp;
 use metrics::{Counter, Histogram, counter, histogram};
 
-use crate::frame::Frame;
+use crate::room::frame::Frame;
 
 /// Handles of the busiest metrics.
 pub struct Metrics {

@@ -11,11 +11,11 @@ use jsonschema::Validator;
 use serde_json::{Map, Value, json};
 
 use super::DOCUMENT;
-use crate::command::{Command, Done, Failure};
-use crate::event::{self, Behind};
-use crate::frame::{Frame, Origin};
-use crate::presence::{Said, User, Users};
-use crate::typing::Typing;
+use crate::room::frame::{Frame, Origin};
+use crate::room::payload::{self, Behind};
+use crate::room::presence::{Said, User, Users};
+use crate::room::typing::Typing;
+use crate::subscriber::command::{Command, Done, Failure};
 
 const ID: Id = Id::from_bytes([0xab; 12]);
 const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_123);
@@ -118,21 +118,21 @@ fn frames() -> Vec<Frame> {
     };
     let stored = golden()
         .into_iter()
-        .filter_map(|json| event::of_event(Envelope::from_json(&json).unwrap(), origin).unwrap());
+        .filter_map(|json| payload::of_event(Envelope::from_json(&json).unwrap(), origin).unwrap());
     let typing = Typing {
         user_id: ID,
         is_typing: true,
         socket: ID,
     };
     let passing = [
-        event::of_typing(ID, typing),
-        event::of_ready(7),
-        event::of_resync(7, Behind::TooMany),
-        event::of_resync(7, Behind::TooOld),
-        event::of_resync(7, Behind::Unknown),
-        event::of_resync(7, Behind::Late),
-        event::of_presence(&[], true),
-        event::of_presence(
+        payload::of_typing(ID, typing),
+        payload::of_ready(7),
+        payload::of_resync(7, Behind::TooMany),
+        payload::of_resync(7, Behind::TooOld),
+        payload::of_resync(7, Behind::Unknown),
+        payload::of_resync(7, Behind::Late),
+        payload::of_presence(&[], true),
+        payload::of_presence(
             &[User {
                 user_id: ID,
                 online: true,
@@ -140,8 +140,8 @@ fn frames() -> Vec<Frame> {
             }],
             false,
         ),
-        event::of_expiry(NOW),
-        event::of_closing(1_200),
+        payload::of_expiry(NOW),
+        payload::of_closing(1_200),
     ];
     stored
         .chain(passing.into_iter().map(Result::unwrap))
@@ -272,7 +272,7 @@ fn every_command_of_clients_is_in_it_and_is_understood() {
         messages(&document, "ws", "receive"),
         messages(&document, "socket_io", "receive"),
     );
-    let source = include_str!("../command.rs");
+    let source = include_str!("../subscriber/command.rs");
     let in_code: BTreeSet<&str> = source
         .split("=> |t| Command::")
         .filter_map(|before| before.trim_end().rsplit('"').nth(1))

@@ -1,0 +1,4 @@
+//! What a node knows of the other realtime nodes and of the NATS cluster. Delivers no event.
+
+pub mod leader;
+pub mod membership;

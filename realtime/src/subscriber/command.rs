@@ -1,0 +1,294 @@
+//! What clients ask for, whichever door they came by, and how it is carried out.
+
+use std::time::Duration;
+
+use contract::domain::Platform;
+use contract::event::{Actor, Envelope, Event, MessageRead};
+use contract::subject;
+use contract::trace::TraceContext;
+use contract::{Id, Timestamp};
+use futures_util::future::BoxFuture;
+use metrics::counter;
+use runtime::log::publisher::{Outgoing, PublishError, Publisher};
+use runtime::net::connection::Connection;
+use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
+use tracing::warn;
+
+use crate::auth::session::Session;
+use crate::room::typing::Typing;
+
+/// Longest wait for room in the connection's buffer; typing is not worth more.
+const TYPING_DEADLINE: Duration = Duration::from_secs(1);
+
+/// What a client asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// `conversation:join`
+    Join(Id),
+    /// `conversation:leave`
+    Leave(Id),
+    /// `typing:start`, `typing:stop`
+    Typing {
+        /// Where.
+        conversation: Id,
+        /// Started, or stopped.
+        is_typing: bool,
+    },
+    /// `message:read`
+    Read {
+        /// Which.
+        conversation: Id,
+        /// Only what came by it; else everything.
+        platform: Option<Platform>,
+    },
+}
+
+/// Why something was not carried out: the `data` of an `error` event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    /// For programs.
+    pub code: &'static str,
+    /// For people.
+    pub message: &'static str,
+}
+
+impl Failure {
+    /// It cannot be read.
+    pub const fn malformed(message: &'static str) -> Failure {
+        Failure {
+            code: "MALFORMED_FRAME",
+            message,
+        }
+    }
+
+    /// NATS is away.
+    pub const UNAVAILABLE: Failure = Failure {
+        code: "UNAVAILABLE",
+        message: "this cannot be done right now; try again",
+    };
+    /// Too many frames a second.
+    pub const RATE_LIMITED: Failure = Failure {
+        code: "RATE_LIMITED",
+        message: "too many frames; this one was ignored",
+    };
+    /// Too many rooms.
+    pub const TOO_MANY_CONVERSATIONS: Failure = Failure {
+        code: "TOO_MANY_CONVERSATIONS",
+        message: "this socket has joined as many conversations as it may",
+    };
+}
+
+/// The `data` of an `ack`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Done {
+    /// Always true.
+    pub ok: bool,
+    /// Where the log has what was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seq: Option<u64>,
+}
+
+impl Done {
+    /// Without a place in the log.
+    pub const OK: Done = Done {
+        ok: true,
+        seq: None,
+    };
+}
+
+/// How a command ends.
+pub type Outcome = Result<Done, Failure>;
+
+/// Done at once, or something to wait for.
+pub enum Execution {
+    /// It has ended.
+    Now(Outcome),
+    /// It ends within [`runtime::log::publisher::PUBLISH_DEADLINE`].
+    Later(BoxFuture<'static, Outcome>),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Target {
+    conversation_id: Id,
+    platform: Option<Platform>,
+}
+
+impl Command {
+    /// Reads an event of a client; `data` is JSON.
+    ///
+    /// # Errors
+    /// There is no such event, or its data is not as it should be. The text itself is not repeated.
+    pub fn parse(event: &str, data: Option<&str>) -> Result<Command, Failure> {
+        let make: fn(Target) -> Command = match event {
+            "conversation:join" => |t| Command::Join(t.conversation_id),
+            "conversation:leave" => |t| Command::Leave(t.conversation_id),
+            "typing:start" => |t| Command::Typing {
+                conversation: t.conversation_id,
+                is_typing: true,
+            },
+            "typing:stop" => |t| Command::Typing {
+                conversation: t.conversation_id,
+                is_typing: false,
+            },
+            "message:read" => |t| Command::Read {
+                conversation: t.conversation_id,
+                platform: t.platform,
+            },
+            _ => {
+                return Err(Failure {
+                    code: "UNKNOWN_EVENT",
+                    message: "there is no such event",
+                });
+            }
+        };
+        let target = data.and_then(|data| serde_json::from_str(data).ok());
+        target.map(make).ok_or(Failure::malformed(
+            "`data` needs `conversationId`, 24 hex digits; `platform`, where given, is one of ours",
+        ))
+    }
+}
+
+/// Tells the company's other sockets, on all nodes.
+pub async fn publish_typing(
+    connection: Connection,
+    company: Id,
+    conversation: Id,
+    typing: Typing,
+) -> Outcome {
+    // Without a connection it would lie in the client's buffer and be told when it is no longer
+    // true.
+    if !connection.is_connected() {
+        counter!("realtime_typing_dropped_total").increment(1);
+        return Err(Failure::UNAVAILABLE);
+    }
+    let payload = serde_json::to_vec(&typing).map_err(|_| Failure::UNAVAILABLE)?;
+    match timeout(
+        TYPING_DEADLINE,
+        connection
+            .client
+            .publish(subject::typing(company, conversation), payload.into()),
+    )
+    .await
+    {
+        Ok(Ok(())) => Ok(Done::OK),
+        _ => {
+            counter!("realtime_typing_dropped_total").increment(1);
+            Err(Failure::UNAVAILABLE)
+        }
+    }
+}
+
+/// Stores `message.read`; the persister applies it like PUT mark-read.
+pub async fn publish_read(publisher: Publisher, session: Session, read: MessageRead) -> Outcome {
+    let now = Timestamp::now();
+    let envelope = Envelope::new(
+        now,
+        Actor::User { id: session.user },
+        session.company,
+        Event::MessageRead(read),
+    );
+    let stored = match Outgoing::event(&envelope, envelope.id.to_string(), TraceContext::generate())
+    {
+        Ok(event) => publisher.publish(event).await,
+        Err(e) => Err(e),
+    };
+    match stored {
+        Ok(receipt) => Ok(Done {
+            ok: true,
+            seq: Some(receipt.seq),
+        }),
+        Err(error) => {
+            warn!(company = %session.company, user = %session.user, %error, "message:read was not stored");
+            Err(match error {
+                PublishError::Refused(_) | PublishError::Taken(_) => Failure {
+                    code: "REFUSED",
+                    message: "the log refuses this",
+                },
+                PublishError::Overloaded | PublishError::Unavailable(_) | PublishError::Full => {
+                    Failure::UNAVAILABLE
+                }
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    #[test]
+    fn every_command_is_read() {
+        let text = "b".repeat(24);
+        let conversation: Id = text.parse().unwrap();
+        let data = json!({"conversationId": text}).to_string();
+        for (event, command) in [
+            ("conversation:join", Command::Join(conversation)),
+            ("conversation:leave", Command::Leave(conversation)),
+            (
+                "typing:start",
+                Command::Typing {
+                    conversation,
+                    is_typing: true,
+                },
+            ),
+            (
+                "typing:stop",
+                Command::Typing {
+                    conversation,
+                    is_typing: false,
+                },
+            ),
+            (
+                "message:read",
+                Command::Read {
+                    conversation,
+                    platform: None,
+                },
+            ),
+        ] {
+            assert_eq!(Command::parse(event, Some(&data)), Ok(command));
+        }
+        let data = json!({"conversationId": text, "platform": "web"}).to_string();
+        assert_eq!(
+            Command::parse("message:read", Some(&data)),
+            Ok(Command::Read {
+                conversation,
+                platform: Some(Platform::Web)
+            })
+        );
+    }
+
+    #[test]
+    fn anything_else_is_told_by_its_code() {
+        for data in [
+            None,
+            Some("null"),
+            Some("{}"),
+            Some(r#"{"conversationId":"b"}"#),
+            Some(r#"{"conversationId":1}"#),
+            Some("\"b\""),
+        ] {
+            assert_eq!(
+                Command::parse("conversation:join", data).unwrap_err().code,
+                "MALFORMED_FRAME",
+                "{data:?}"
+            );
+        }
+        assert_eq!(
+            Command::parse("message:new", Some("{}")).unwrap_err().code,
+            "UNKNOWN_EVENT"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(event in "[a-z:]{0,20}", data in any::<String>()) {
+            let _ = Command::parse(&event, Some(&data));
+            let _ = Command::parse("message:read", Some(&data));
+        }
+    }
+}

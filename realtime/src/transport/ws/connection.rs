@@ -1,0 +1,296 @@
+//! An upgraded connection: tungstenite reads it, answers pings and closes it; frames for the client
+//! are written past it, as they are, so that one encoding serves every socket. Taken out of hyper,
+//! so that an idle one costs its TCP stream and little more.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use futures_util::{FutureExt, SinkExt, StreamExt};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{sleep, timeout};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
+use tracing::{debug, error};
+
+use crate::config::Limits;
+use crate::listener::Stream;
+use crate::room::close_reason::CloseReason;
+
+/// First size of a socket's read buffer, in bytes; it grows with a frame. The library's 128 KiB
+/// would be most of an idle socket.
+const READ_BUFFER_BYTES: usize = 128;
+/// Most bytes that wait in the library's own write buffer, which only has pongs and the close
+/// frame.
+const WRITE_BUFFER_BYTES: usize = 4 * 1024;
+/// What is read at once of what nobody looks at, in bytes.
+const SCRAP_BYTES: usize = 4 * 1024;
+/// One write may take so long to be taken by the client's side.
+const SEND_DEADLINE: Duration = Duration::from_secs(30);
+/// Frames that go out in one write. The system takes at most 1,024.
+pub const WRITE_FRAMES: usize = 64;
+
+/// A WebSocket and its place among the node's connections.
+pub struct Pipe {
+    /// Reads, answers pings, and closes. Frames are written past it, see `write`.
+    stream: WebSocketStream<TcpStream>,
+    /// Whether `stream` may have a pong that is not written yet.
+    pong_due: bool,
+    /// A read has failed; `stream` reads no more after that.
+    failed: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Pipe {
+    /// Of a connection that was asked to upgrade; `None` if it is gone or takes longer than a
+    /// handshake may.
+    pub async fn of(upgrading: OnUpgrade, limits: &Limits) -> Option<Pipe> {
+        let upgraded = match timeout(limits.handshake, upgrading).await {
+            Ok(Ok(upgraded)) => upgraded,
+            Ok(Err(e)) => {
+                debug!(error = %e, "not upgraded");
+                return None;
+            }
+            Err(_) => {
+                debug!("not upgraded in time");
+                return None;
+            }
+        };
+        let Ok(parts) = upgraded.downcast::<TokioIo<Stream>>() else {
+            error!("an upgraded connection is none of the port's");
+            return None;
+        };
+        let (tcp, permit) = parts.io.into_inner().into_parts();
+        // A copy: what there is would keep hyper's whole buffer, for as long as the socket is open.
+        Some(Pipe::over(tcp, parts.read_buf.to_vec(), permit, limits).await)
+    }
+
+    /// Over a bare connection, of which `begun` is read.
+    async fn over(
+        tcp: TcpStream,
+        begun: Vec<u8>,
+        permit: OwnedSemaphorePermit,
+        limits: &Limits,
+    ) -> Pipe {
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER_BYTES)
+            .write_buffer_size(0)
+            .max_write_buffer_size(WRITE_BUFFER_BYTES)
+            .max_message_size(Some(limits.frame_bytes))
+            .max_frame_size(Some(limits.frame_bytes));
+        let stream =
+            WebSocketStream::from_partially_read(tcp, begun, Role::Server, Some(config)).await;
+        Pipe {
+            stream,
+            pong_due: false,
+            failed: false,
+            _permit: permit,
+        }
+    }
+
+    /// What comes next of the client. May be dropped without a loss.
+    ///
+    /// # Errors
+    /// Nothing more comes.
+    pub async fn next(&mut self) -> Result<Message, CloseReason> {
+        let read = self.stream.next().await.ok_or(CloseReason::Lost)?;
+        self.failed |= read.is_err();
+        let message = read.map_err(|e| of_error(&e))?;
+        self.pong_due |= matches!(message, Message::Ping(_));
+        Ok(message)
+    }
+
+    /// Writes whole frames. They are written as they are, without a copy of this socket's own; so
+    /// whatever `stream` has begun to write itself must be out before, and nothing else may be
+    /// written until a frame is whole.
+    ///
+    /// # Errors
+    /// The connection is lost, too slow, or the socket has `ended` meanwhile; `out` keeps what is
+    /// not written, the first perhaps in part.
+    pub async fn write(
+        &mut self,
+        out: &mut VecDeque<Bytes>,
+        ended: impl Future<Output = CloseReason>,
+    ) -> Result<(), CloseReason> {
+        if out.is_empty() || self.try_write(out).map_err(|_| CloseReason::Lost)? {
+            return Ok(());
+        }
+        let rest = async {
+            tokio::select! {
+                biased;
+                written = self.write_all(out) => written,
+                reason = ended => Err(reason),
+                () = sleep(SEND_DEADLINE) => Err(CloseReason::TooSlow),
+            }
+        };
+        // In a box, as all that an idle socket has no need of.
+        Box::pin(rest).await
+    }
+
+    /// Writes what the system takes at once; whether that was everything.
+    fn try_write(&mut self, out: &mut VecDeque<Bytes>) -> io::Result<bool> {
+        if self.pong_due {
+            match self.stream.flush().now_or_never() {
+                Some(flushed) => flushed.map_err(io::Error::other)?,
+                None => return Ok(false),
+            }
+            self.pong_due = false;
+        }
+        while !out.is_empty() {
+            match self.stream.get_ref().try_write_vectored(&slices(out)) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => advance(out, count),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Writes all of it, however long that takes.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub async fn write_all(&mut self, out: &mut VecDeque<Bytes>) -> Result<(), CloseReason> {
+        self.stream.flush().await.map_err(|e| of_error(&e))?;
+        self.pong_due = false;
+        while !out.is_empty() {
+            match self.stream.get_mut().write_vectored(&slices(out)).await {
+                Ok(0) | Err(_) => return Err(CloseReason::Lost),
+                Ok(count) => advance(out, count),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends it with the code of the reason, where somebody is still there, and reads until the
+    /// client has heard it: dropped with something unread, the connection would be reset and what
+    /// was said lost on the way.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub async fn close(&mut self, reason: CloseReason) -> Result<(), CloseReason> {
+        if let Some(code) = reason.code() {
+            let frame = CloseFrame {
+                code: code.into(),
+                reason: Utf8Bytes::from_static(reason.as_str()),
+            };
+            self.stream
+                .send(Message::Close(Some(frame)))
+                .await
+                .map_err(|e| of_error(&e))?;
+        }
+        while let Some(read) = self.stream.next().await {
+            self.failed |= read.is_err();
+        }
+        if self.failed {
+            // In a box, as all that an idle socket has no need of.
+            Box::pin(self.read_out())
+                .await
+                .map_err(|_| CloseReason::Lost)?;
+        }
+        Ok(())
+    }
+
+    /// Reads what the client still sends, whatever it is, until it has seen the end of ours.
+    async fn read_out(&mut self) -> io::Result<()> {
+        let tcp = self.stream.get_mut();
+        tcp.shutdown().await?;
+        while tcp.read(&mut [0; SCRAP_BYTES]).await? > 0 {}
+        Ok(())
+    }
+}
+
+fn slices(out: &VecDeque<Bytes>) -> Vec<IoSlice<'_>> {
+    out.iter()
+        .take(WRITE_FRAMES)
+        .map(|frame| IoSlice::new(frame))
+        .collect()
+}
+
+fn advance(out: &mut VecDeque<Bytes>, mut count: usize) {
+    while let Some(first) = out.front_mut() {
+        if first.len() > count {
+            first.advance(count);
+            return;
+        }
+        count -= first.len();
+        out.pop_front();
+    }
+    // Most sockets are idle.
+    out.shrink_to(0);
+}
+
+/// What a failed read means.
+fn of_error(error: &Error) -> CloseReason {
+    match error {
+        Error::Capacity(_) => CloseReason::TooLarge,
+        Error::Utf8(_) => CloseReason::NotUtf8,
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => CloseReason::Lost,
+        Error::Protocol(_) => CloseReason::Protocol,
+        _ => CloseReason::Lost,
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::config::Config;
+    use runtime::service::settings::Settings;
+    use std::sync::Arc;
+    use tokio::net::TcpListener;
+    use tokio::sync::Semaphore;
+
+    /// A WebSocket and its client's end.
+    pub async fn connected(limits: &Limits) -> (Pipe, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        (
+            Pipe::over(
+                listener.accept().await.unwrap().0,
+                Vec::new(),
+                permit,
+                limits,
+            )
+            .await,
+            client,
+        )
+    }
+
+    #[tokio::test]
+    async fn a_client_in_the_middle_of_too_large_a_frame_is_told_so() {
+        let limits = Config::read(&mut Settings::of([])).limits;
+        let (mut pipe, mut client) = connected(&limits).await;
+        let served = tokio::spawn(async move {
+            assert_eq!(pipe.next().await, Err(CloseReason::TooLarge));
+            pipe.close(CloseReason::TooLarge).await
+        });
+        const LENGTH: u64 = 16 * 1024 * 1024;
+        // A text with a mask of zeros.
+        let mut frame = [&[0x81, 0xff][..], &LENGTH.to_be_bytes(), &[0; 4]].concat();
+        frame.resize(frame.len() + LENGTH as usize, b'x');
+        client
+            .write_all(&frame)
+            .await
+            .expect("the frame is taken, and thrown away");
+        let mut told = Vec::new();
+        client.read_to_end(&mut told).await.expect("no reset");
+        assert_eq!(
+            told,
+            [&[0x88, 17][..], &1009_u16.to_be_bytes(), b"frame too large"].concat()
+        );
+        drop(client);
+        assert_eq!(served.await.unwrap(), Ok(()));
+    }
+}
