@@ -1,5 +1,5 @@
-//! What clients are told: one event, encoded once, shared by every socket of every door. Knows no
-//! socket.
+//! What clients are told: one event, encoded once for each transport, shared by all sockets that get
+//! it. Knows no socket.
 
 use std::sync::{Arc, OnceLock};
 
@@ -8,15 +8,18 @@ use contract::Timestamp;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
-/// What a queue counts for a frame beside its text: its place, and what a door writes around it.
+use super::encode;
+
+/// Bytes that a queue counts for each frame besides the frame's data: the queue's own entry and what
+/// the transport writes around the data.
 const OVERHEAD_BYTES: usize = 64;
 
-/// Where a stored event stands in the log.
+/// The log position of a stored event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
-    /// Its sequence: the cursor of a client that has got it.
+    /// The event's sequence: the cursor of a client that has received the event.
     pub seq: u64,
-    /// When the log took it.
+    /// When the log stored the event.
     pub stored_at: Timestamp,
 }
 
@@ -34,10 +37,10 @@ struct Parts {
 }
 
 impl Frame {
-    /// Of something that no log has: typing, presence, what the server says of itself.
+    /// A frame that the log does not hold: typing, presence, and what the server says about itself.
     ///
     /// # Errors
-    /// None in practice: every type that is written here serialises.
+    /// None in practice, because every type that this crate writes can be serialised.
     pub fn passing<D: Serialize>(
         event: &'static str,
         data: &D,
@@ -45,7 +48,7 @@ impl Frame {
         Frame::new(event, data, None)
     }
 
-    /// Of an event of the log.
+    /// The frame of an event of the log.
     ///
     /// # Errors
     /// As [`Frame::passing`].
@@ -72,51 +75,44 @@ impl Frame {
         })))
     }
 
-    /// The event's name. None of ours needs escaping in JSON.
+    /// The event's name.
     #[cfg(test)]
     pub fn event(&self) -> &'static str {
         self.0.event
     }
 
-    /// Its data, as JSON.
+    /// The event's data as JSON.
     #[cfg(test)]
     pub fn data(&self) -> &RawValue {
         &self.0.data
     }
 
-    /// Where the log has it; nowhere, if it was only passing.
+    /// The event's log position; `None` for a frame that the log does not hold.
     pub fn origin(&self) -> Option<Origin> {
         self.0.origin
     }
 
-    /// What limits count for it, in bytes: its text, once, and a little. The forms of the doors,
-    /// once they are made, are kept with it, so it takes up to three times as much of the memory;
-    /// all who hold it share that.
+    /// Bytes that limits count for this frame: its data once, and a constant. The encodings of the
+    /// transports stay in the frame once they are made, so a frame takes up to three times as much
+    /// memory. All holders of the frame share that memory.
     pub fn bytes(&self) -> usize {
         self.0.data.get().len() + OVERHEAD_BYTES
     }
 
-    /// The door `/ws`: a whole WebSocket text frame with `{"event","data"}`, header included, as a
-    /// server sends it. Made once.
+    /// The encoding for `/ws`: a WebSocket text frame with `{"event","data"}`, header included. It
+    /// is made once.
     pub fn websocket(&self) -> &Bytes {
         self.0.websocket.get_or_init(|| {
-            let text = format!(
-                r#"{{"event":"{}","data":{}}}"#,
-                self.0.event,
-                self.0.data.get()
-            );
-            crate::room::encode::text(&text)
+            let (event, data) = (self.0.event, self.0.data.get());
+            encode::text_frame(&format!(r#"{{"event":"{event}","data":{data}}}"#))
         })
     }
 
-    /// The door `/socket.io/`: a whole WebSocket text frame with the packet `42["event",data]`; a
-    /// poll takes the packet out of it. Made once.
+    /// The encoding for `/socket.io/`: a WebSocket text frame with the packet `42["event",data]`. A
+    /// poll takes the packet out of the frame. It is made once.
     pub fn socket_io(&self) -> &Bytes {
         self.0.socket_io.get_or_init(|| {
-            crate::room::encode::text(&crate::transport::socketio::event(
-                self.0.event,
-                self.0.data.get(),
-            ))
+            encode::text_frame(&encode::socket_io_event(self.0.event, self.0.data.get()))
         })
     }
 }
@@ -127,7 +123,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn each_door_has_its_form_and_it_is_made_once() {
+    fn each_transport_has_its_own_encoding_and_it_is_made_once() {
         let frame = Frame::passing("message:new", &json!({"seq": 7})).unwrap();
         assert_eq!(
             (frame.event(), frame.data().get()),

@@ -343,7 +343,7 @@ impl Client {
             }
             (None, Ok(_)) => {}
             (None, Err(failure)) => self.say_if(
-                serde_json::to_string(&failure).map(|data| packet::write_event("error", &data)),
+                serde_json::to_string(&failure).map(|data| encode::socket_io_event("error", &data)),
             ),
         }
     }
@@ -365,7 +365,7 @@ impl Client {
             reason: reason.as_str(),
             reconnect,
         });
-        self.say_if(said.map(|data| packet::write_event(CLOSING, &data)));
+        self.say_if(said.map(|data| encode::socket_io_event(CLOSING, &data)));
         if !reconnect {
             // After this one socket.io-client stays away.
             self.say(packet::DISCONNECT);
@@ -373,7 +373,7 @@ impl Client {
     }
 
     fn say(&mut self, packet: &str) {
-        self.out.push_back(encode::text(packet));
+        self.out.push_back(encode::text_frame(packet));
     }
 
     fn say_if(&mut self, packet: Result<String, serde_json::Error>) {

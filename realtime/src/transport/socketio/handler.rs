@@ -236,7 +236,7 @@ fn open_websocket(door: &Arc<Shared>, request: HttpRequest) -> Result<Response, 
         upgrading,
     } = upgrade::accept(request).ok_or(Refused::Request)?;
     let mut client = Client::new(door.clone(), opening(door)?);
-    client.out.push_back(encode::text(&open_packet(
+    client.out.push_back(encode::text_frame(&open_packet(
         door,
         Sid::new(rand::random()),
         false,

@@ -14,7 +14,6 @@ mod polling;
 mod websocket;
 
 pub use handler::routes;
-pub use packet::write_event as event;
 
 /// How often the client is pinged.
 const PING_INTERVAL: Duration = Duration::from_secs(25);

@@ -151,16 +151,6 @@ impl<'de> Deserialize<'de> for Arguments<'de> {
     }
 }
 
-/// An event for clients, `data` being JSON already.
-pub fn write_event(name: &str, data: &str) -> String {
-    // Names are ours and need no escape.
-    let mut text = String::with_capacity(name.len() + data.len() + 7);
-    for part in ["42[\"", name, "\",", data, "]"] {
-        text.push_str(part);
-    }
-    text
-}
-
 /// The server throws the client out of the namespace.
 pub const DISCONNECT: &str = "41";
 
@@ -300,10 +290,6 @@ mod tests {
 
     #[test]
     fn what_clients_get_is_socket_io() {
-        assert_eq!(
-            write_event("message:new", r#"{"seq":1}"#),
-            r#"42["message:new",{"seq":1}]"#
-        );
         assert_eq!(
             write_ack(3, &json!({"ok": true})).unwrap(),
             r#"433[{"ok":true}]"#

@@ -196,7 +196,7 @@ impl Session {
         self.client.hear();
         match engine::Packet::parse(&text) {
             Ok(engine::Packet::Ping(word)) if !probe.answered => {
-                let mut out = VecDeque::from([encode::text(&format!("3{word}"))]);
+                let mut out = VecDeque::from([encode::text_frame(&format!("3{word}"))]);
                 probe.answered = probe
                     .pipe
                     .write(&mut out, self.client.ended())
@@ -233,7 +233,7 @@ impl Session {
             }
             return;
         }
-        let texts: Vec<&str> = packets.iter().map(encode::of_text).collect();
+        let texts: Vec<&str> = packets.iter().map(encode::text_of).collect();
         if poll.send(engine::join(texts.iter().copied())).is_err() {
             for frame in packets.into_iter().rev() {
                 self.client.out.push_front(frame);
@@ -269,7 +269,7 @@ impl Session {
     /// By a poll; or by the WebSocket, of a client that had begun to change to it and polls no
     /// more.
     async fn farewell(&mut self, reason: CloseReason) -> Result<(), CloseReason> {
-        self.client.out.push_back(encode::text(CLOSE));
+        self.client.out.push_back(encode::text_frame(CLOSE));
         loop {
             self.deliver();
             if self.client.out.is_empty() {

@@ -93,7 +93,7 @@ mod tests {
         let (pipe, tcp) = connected(hub.limits()).await;
         let mut browser = WebSocketStream::from_raw_socket(tcp, Role::Client, None).await;
         let (mut client, _entry) = session(hub);
-        client.out.push_back(encode::text("431[]"));
+        client.out.push_back(encode::text_frame("431[]"));
         let served = tokio::spawn(run(pipe, client));
         let first = timeout(Duration::from_secs(5), browser.next()).await;
         assert_eq!(

@@ -106,7 +106,7 @@ pub fn answer(id: Option<&FrameId>, outcome: Outcome) -> Option<Bytes> {
     };
     text.inspect_err(|e| tracing::error!(error = %e, "an answer cannot be written"))
         .ok()
-        .map(|text| encode::text(&text))
+        .map(|text| encode::text_frame(&text))
 }
 
 #[cfg(test)]
@@ -180,10 +180,10 @@ mod tests {
                 ..Done::OK
             },
         );
-        let ack = encode::text(r#"{"event":"ack","data":{"ok":true,"seq":7},"id":"7"}"#);
+        let ack = encode::text_frame(r#"{"event":"ack","data":{"ok":true,"seq":7},"id":"7"}"#);
         assert_eq!(answer(Some(&id), Ok(seven)), Some(ack));
         assert_eq!(answer(None, Ok(Done::OK)), None);
-        let error = encode::text(r#"{"event":"error","data":{"code":"C","message":"m"}}"#);
+        let error = encode::text_frame(r#"{"event":"error","data":{"code":"C","message":"m"}}"#);
         assert_eq!(
             answer(
                 None,
