@@ -14,7 +14,6 @@ use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
-use crate::log::feed;
 use crate::node::Hub;
 use crate::room::Company;
 use crate::room::close_reason::CloseReason;
@@ -206,13 +205,13 @@ async fn try_read(
 ) -> Result<Option<Page>, NoPage> {
     let _turn = hub.reading().await;
     if is_first {
-        let kept = feed::kept(hub.connection())
+        let bounds = direct_get::bounds(hub.connection(), inventory::EVENTS)
             .await
             .map_err(NoPage::Unavailable)?;
-        if position.saturating_add(1) < kept.first {
+        if position.saturating_add(1) < bounds.first_seq {
             return Err(NoPage::Behind(Behind::TooOld));
         }
-        if position > kept.last {
+        if position > bounds.last_seq {
             return Err(NoPage::Behind(Behind::Unknown));
         }
     }

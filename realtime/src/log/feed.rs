@@ -17,7 +17,6 @@ use contract::{Id, header, inventory, subject};
 use futures_util::StreamExt;
 use metrics::counter;
 use runtime::log::direct_get;
-use runtime::net::connection::Connection;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
@@ -95,32 +94,6 @@ impl Drop for End<'_> {
     }
 }
 
-/// What the log keeps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kept {
-    /// The first sequence that may be there.
-    pub first: u64,
-    /// The last one, as the leader knows it.
-    pub last: u64,
-}
-
-/// Asks the stream's leader. Bounded by the connection's `REQUEST_TIMEOUT`.
-///
-/// # Errors
-/// It does not answer.
-pub async fn kept(connection: &Connection) -> Result<Kept, String> {
-    let stream = connection
-        .jetstream
-        .get_stream(inventory::EVENTS)
-        .await
-        .map_err(|e| e.to_string())?;
-    let state = &stream.cached_info().state;
-    Ok(Kept {
-        first: state.first_sequence,
-        last: state.last_sequence,
-    })
-}
-
 struct Feed<'a> {
     hub: &'a Hub,
     company: &'a Arc<Company>,
@@ -150,7 +123,8 @@ impl<'a> Feed<'a> {
             let feed = Feed::subscribe(hub, company).await?;
             // The stream's leader answers after the subscriptions have passed it on the same way:
             // what it stores from now on comes.
-            company.begin(kept(hub.connection()).await?.last);
+            let bounds = direct_get::bounds(hub.connection(), inventory::EVENTS).await?;
+            company.begin(bounds.last_seq);
             Ok::<_, String>(feed)
         };
         let opened = opened.await;

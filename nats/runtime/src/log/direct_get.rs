@@ -87,6 +87,33 @@ pub async fn page_within(
     .await
 }
 
+/// The sequences between which a stream keeps its messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// The first sequence that the stream may still hold.
+    pub first_seq: u64,
+    /// The last sequence, as the stream's leader knows it.
+    pub last_seq: u64,
+}
+
+/// Asks a stream's leader for the stream's bounds. The connection's `REQUEST_TIMEOUT` limits the
+/// wait.
+///
+/// # Errors
+/// The leader does not answer, or refuses.
+pub async fn bounds(connection: &Connection, stream: &str) -> Result<Bounds, String> {
+    let stream = connection
+        .jetstream
+        .get_stream(stream)
+        .await
+        .map_err(|e| e.to_string())?;
+    let state = &stream.cached_info().state;
+    Ok(Bounds {
+        first_seq: state.first_sequence,
+        last_seq: state.last_sequence,
+    })
+}
+
 /// The sequence of the last message under `filter`, 0 if there is none. Asks the stream's leader:
 /// every message that was stored before the question is counted, which a page, from any replica,
 /// does not promise.
