@@ -21,8 +21,8 @@ use crate::log::catch_up::CatchUp;
 use crate::log::feed;
 use crate::metrics::Metrics;
 use crate::room::queue::Queue;
-use crate::room::{Company, FeedState, Start};
-use crate::subscriber::{Counted, Door, Seat};
+use crate::room::{FeedState, Room, Start};
+use crate::subscriber::{Counted, Subscriber, Transport};
 
 /// How long a handshake waits for its company's subscriptions.
 const OPEN_DEADLINE: Duration = Duration::from_secs(4);
@@ -36,7 +36,7 @@ const REPAIR_TURN_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Why a socket gets no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoSeat {
+pub enum SubscribeError {
     /// `MAX_SOCKETS` are open.
     #[error("this node has no room for another socket")]
     Full,
@@ -68,7 +68,7 @@ struct Inner {
     leaders: AtomicU64,
     /// Sockets of each user.
     users: Mutex<HashMap<Id, usize>>,
-    companies: Mutex<HashMap<Id, Arc<Company>>>,
+    companies: Mutex<HashMap<Id, Arc<Room>>>,
     nodes: Mutex<Nodes>,
 }
 
@@ -154,7 +154,7 @@ impl Hub {
         &self.inner.stop
     }
 
-    fn companies(&self) -> MutexGuard<'_, HashMap<Id, Arc<Company>>> {
+    fn companies(&self) -> MutexGuard<'_, HashMap<Id, Arc<Room>>> {
         // A poisoned lock still holds a whole map: every write is one insert or remove.
         self.inner
             .companies
@@ -166,24 +166,26 @@ impl Hub {
     /// client's cursor, or after now.
     ///
     /// # Errors
-    /// See [`NoSeat`]; within [`OPEN_DEADLINE`].
+    /// See [`SubscribeError`]; within [`OPEN_DEADLINE`].
     pub async fn enter(
         &self,
-        door: Door,
+        transport: Transport,
         session: Session,
         socket: Id,
         cursor: Option<u64>,
-    ) -> Result<Seat, NoSeat> {
+    ) -> Result<Subscriber, SubscribeError> {
         if !self.inner.connection.is_connected() {
-            return Err(NoSeat::Unavailable);
+            return Err(SubscribeError::Unavailable);
         }
         let permit = self
             .inner
             .room
             .clone()
             .try_acquire_owned()
-            .map_err(|_| NoSeat::Full)?;
-        let of_user = self.count(session.user).ok_or(NoSeat::TooManyOfUser)?;
+            .map_err(|_| SubscribeError::Full)?;
+        let of_user = self
+            .count(session.user)
+            .ok_or(SubscribeError::TooManyOfUser)?;
         let queue = Arc::new(Queue::new(self.inner.limits.queue_bytes));
         let company = {
             // Seated under this lock, so that the feed does not see an empty company in between and
@@ -191,7 +193,7 @@ impl Hub {
             let mut companies = self.companies();
             // Whoever comes after the stop has looked at all sockets would not be sent away.
             if self.inner.stop.is_cancelled() {
-                return Err(NoSeat::Unavailable);
+                return Err(SubscribeError::Unavailable);
             }
             let company = companies
                 .entry(session.company)
@@ -201,8 +203,8 @@ impl Hub {
             company
         };
         let tracked = self.inner.tasks.token();
-        let (hub, counted) = (self.clone(), Counted::new(door));
-        let mut seat = Seat {
+        let (hub, counted) = (self.clone(), Counted::new(transport));
+        let mut subscriber = Subscriber {
             hub,
             company,
             queue,
@@ -214,7 +216,7 @@ impl Hub {
             _permit: permit,
             _tracked: tracked,
         };
-        let mut feed = seat.company.feed.subscribe();
+        let mut feed = subscriber.company.feed.subscribe();
         match timeout(
             OPEN_DEADLINE,
             feed.wait_for(|state| *state != FeedState::Opening),
@@ -222,12 +224,12 @@ impl Hub {
         .await
         {
             Ok(Ok(state)) if *state == FeedState::Live => {}
-            _ => return Err(NoSeat::Unavailable),
+            _ => return Err(SubscribeError::Unavailable),
         }
-        if let (Start::Behind, Some(cursor)) = (seat.company.start(socket, cursor), cursor) {
-            seat.catch_up = Some(Box::new(CatchUp::new(cursor)));
+        if let (Start::Behind, Some(cursor)) = (subscriber.company.start(socket, cursor), cursor) {
+            subscriber.catch_up = Some(Box::new(CatchUp::new(cursor)));
         }
-        Ok(seat)
+        Ok(subscriber)
     }
 
     fn users(&self) -> MutexGuard<'_, HashMap<Id, usize>> {
@@ -271,12 +273,12 @@ impl Hub {
     }
 
     /// Every company that has sockets here.
-    pub fn all(&self) -> Vec<Arc<Company>> {
+    pub fn all(&self) -> Vec<Arc<Room>> {
         self.companies().values().cloned().collect()
     }
 
-    fn open(&self, id: Id) -> Arc<Company> {
-        let company = Arc::new(Company::new(id));
+    fn open(&self, id: Id) -> Arc<Room> {
+        let company = Arc::new(Room::new(id));
         self.inner
             .tasks
             .spawn(feed::run(self.clone(), company.clone()));
@@ -284,7 +286,7 @@ impl Hub {
     }
 
     /// Removes a company whose feed ends.
-    pub fn forget(&self, company: &Arc<Company>) {
+    pub fn forget(&self, company: &Arc<Room>) {
         let mut companies = self.companies();
         if companies
             .get(&company.id)
@@ -295,7 +297,7 @@ impl Hub {
     }
 
     /// Removes a company if nobody is in; whether it did.
-    pub fn forget_if_empty(&self, company: &Arc<Company>) -> bool {
+    pub fn forget_if_empty(&self, company: &Arc<Room>) -> bool {
         let mut companies = self.companies();
         let empty = company.sockets() == 0;
         if empty {

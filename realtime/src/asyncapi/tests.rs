@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::DOCUMENT;
 use crate::room::frame::{Frame, Origin};
-use crate::room::payload::{self, Behind};
+use crate::room::payload::{self, ResyncReason};
 use crate::room::presence::{Said, User, Users};
 use crate::room::typing::Typing;
 use crate::subscriber::command::{Command, Done, Failure};
@@ -127,10 +127,10 @@ fn frames() -> Vec<Frame> {
     let passing = [
         payload::of_typing(ID, typing),
         payload::of_ready(7),
-        payload::of_resync(7, Behind::TooMany),
-        payload::of_resync(7, Behind::TooOld),
-        payload::of_resync(7, Behind::Unknown),
-        payload::of_resync(7, Behind::Late),
+        payload::of_resync(7, ResyncReason::TooMany),
+        payload::of_resync(7, ResyncReason::TooOld),
+        payload::of_resync(7, ResyncReason::Unknown),
+        payload::of_resync(7, ResyncReason::Late),
         payload::of_presence(&[], true),
         payload::of_presence(
             &[User {

@@ -1,6 +1,6 @@
 //! How a socket is given what its client missed: read from the log, page after page, until what
 //! this node remembers joins on. The switch to live is made under the company's lock
-//! (`Company::go_live`), so there is no hole and no repetition in it. Pages are read as the client
+//! (`Room::go_live`), so there is no hole and no repetition in it. Pages are read as the client
 //! takes them; a slow one holds a page and nothing more.
 
 use std::collections::VecDeque;
@@ -15,10 +15,10 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
 use crate::node::Hub;
-use crate::room::Company;
+use crate::room::Room;
 use crate::room::close_reason::CloseReason;
 use crate::room::frame::Frame;
-use crate::room::payload::{self, Behind};
+use crate::room::payload::{self, ResyncReason};
 
 /// Events of one read.
 const PAGE_EVENTS: usize = 128;
@@ -58,7 +58,7 @@ pub struct Page {
 #[derive(Debug)]
 pub enum NoPage {
     /// The cursor lies before what the log keeps, or after its end.
-    Behind(Behind),
+    Behind(ResyncReason),
     /// No answer in time.
     Unavailable(String),
 }
@@ -95,7 +95,7 @@ impl CatchUp {
     pub async fn step(
         &mut self,
         hub: &Hub,
-        company: &Arc<Company>,
+        company: &Arc<Room>,
         socket: Id,
     ) -> Result<Step, CloseReason> {
         loop {
@@ -121,7 +121,7 @@ impl CatchUp {
             let limit = hub.limits().replay_events;
             match read {
                 Ok(page) if self.replayed + page.events.len() + page.pending > limit => {
-                    return self.give_up(company, socket, Behind::TooMany);
+                    return self.give_up(company, socket, ResyncReason::TooMany);
                 }
                 Ok(page) => self.take(page),
                 Err(NoPage::Behind(why)) => return self.give_up(company, socket, why),
@@ -135,7 +135,7 @@ impl CatchUp {
 
     /// Whether everything that was read is given, and what the node remembers joins on; then the
     /// socket is live.
-    pub fn joins(&self, company: &Company, socket: Id) -> bool {
+    pub fn joins(&self, company: &Room, socket: Id) -> bool {
         !self.is_first && self.page.is_empty() && company.go_live(socket, self.position)
     }
 
@@ -165,7 +165,12 @@ impl CatchUp {
     }
 
     /// It is too far back: the client has to fetch, and is live from now on.
-    fn give_up(&mut self, company: &Company, socket: Id, why: Behind) -> Result<Step, CloseReason> {
+    fn give_up(
+        &mut self,
+        company: &Room,
+        socket: Id,
+        why: ResyncReason,
+    ) -> Result<Step, CloseReason> {
         counter!("realtime_resyncs_total", "reason" => why.as_str()).increment(1);
         debug!(company = %company.id, %socket, reason = why.as_str(), "resync");
         company.resync(socket, why);
@@ -174,12 +179,7 @@ impl CatchUp {
 }
 
 /// What the log has of the company after `position`.
-async fn read(
-    hub: Hub,
-    company: Arc<Company>,
-    position: u64,
-    is_first: bool,
-) -> Result<Page, NoPage> {
+async fn read(hub: Hub, company: Arc<Room>, position: u64, is_first: bool) -> Result<Page, NoPage> {
     let mut failed = "no turn came".to_owned();
     let tries = async {
         loop {
@@ -199,7 +199,7 @@ async fn read(
 /// One try; `None` if the replica that answered lacks what the leader has.
 async fn try_read(
     hub: &Hub,
-    company: &Company,
+    company: &Room,
     position: u64,
     is_first: bool,
 ) -> Result<Option<Page>, NoPage> {
@@ -209,10 +209,10 @@ async fn try_read(
             .await
             .map_err(NoPage::Unavailable)?;
         if position.saturating_add(1) < bounds.first_seq {
-            return Err(NoPage::Behind(Behind::TooOld));
+            return Err(NoPage::Behind(ResyncReason::TooOld));
         }
         if position > bounds.last_seq {
-            return Err(NoPage::Behind(Behind::Unknown));
+            return Err(NoPage::Behind(ResyncReason::Unknown));
         }
     }
     // Looked at before the log is: whatever was handed out by then the log has.
@@ -262,7 +262,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_read_that_nobody_waits_for_gives_its_turn_back() {
         let (hub, id) = (unconnected().await, Id::from_bytes([1; 12]));
-        let company = Arc::new(Company::new(id));
+        let company = Arc::new(Room::new(id));
         let mut catch_ups: Vec<CatchUp> = (0..READS).map(|_| CatchUp::new(1)).collect();
         for catch_up in &mut catch_ups {
             // From here on its client takes nothing.
@@ -279,7 +279,7 @@ mod tests {
         for _ in 0..READS {
             turns.push(hub.reading().await);
         }
-        let (company, mut catch_up) = (Arc::new(Company::new(id)), CatchUp::new(1));
+        let (company, mut catch_up) = (Arc::new(Room::new(id)), CatchUp::new(1));
         let step = timeout(2 * READ_DEADLINE, catch_up.step(&hub, &company, id)).await;
         assert_eq!(step.expect("an end").err(), Some(CloseReason::FeedLost));
     }

@@ -25,10 +25,10 @@ use crate::cluster::membership;
 use crate::log::merge::{self, Merged};
 use crate::node::Hub;
 use crate::room::close_reason::CloseReason;
-use crate::room::payload::{self, Behind};
+use crate::room::payload::{self, ResyncReason};
 use crate::room::presence::{Said, Users};
 use crate::room::typing::{Typing, Typists};
-use crate::room::{Company, FeedState};
+use crate::room::{FeedState, Room};
 
 /// The subscriptions outlive the last socket by so much: a page that reloads finds them standing.
 const GRACE: Duration = Duration::from_secs(5);
@@ -47,7 +47,7 @@ const REPAIR_PAUSE: Duration = Duration::from_millis(100);
 const PAGE_EVENTS: usize = 500;
 
 /// Follows a company until its last socket is gone, or the service stops.
-pub async fn run(hub: Hub, company: Arc<Company>) {
+pub async fn run(hub: Hub, company: Arc<Room>) {
     // However this task ends, nobody is left waiting for events that will not come.
     let end = End {
         hub: &hub,
@@ -83,7 +83,7 @@ struct Lost;
 
 struct End<'a> {
     hub: &'a Hub,
-    company: &'a Arc<Company>,
+    company: &'a Arc<Room>,
 }
 
 impl Drop for End<'_> {
@@ -96,7 +96,7 @@ impl Drop for End<'_> {
 
 struct Feed<'a> {
     hub: &'a Hub,
-    company: &'a Arc<Company>,
+    company: &'a Arc<Room>,
     live: Merged,
     typing: Subscriber,
     typists: Typists,
@@ -118,7 +118,7 @@ struct Feed<'a> {
 
 impl<'a> Feed<'a> {
     /// The subscriptions, known to the server.
-    async fn open(hub: &'a Hub, company: &'a Arc<Company>) -> Option<Feed<'a>> {
+    async fn open(hub: &'a Hub, company: &'a Arc<Room>) -> Option<Feed<'a>> {
         let opened = async {
             let feed = Feed::subscribe(hub, company).await?;
             // The stream's leader answers after the subscriptions have passed it on the same way:
@@ -136,7 +136,7 @@ impl<'a> Feed<'a> {
     }
 
     /// The subscriptions, on their way to the server.
-    async fn subscribe(hub: &'a Hub, company: &'a Arc<Company>) -> Result<Feed<'a>, String> {
+    async fn subscribe(hub: &'a Hub, company: &'a Arc<Room>) -> Result<Feed<'a>, String> {
         let (connection, id) = (hub.connection(), company.id);
         let mut gaps = connection.gaps();
         gaps.mark_unchanged();
@@ -425,8 +425,9 @@ impl<'a> Feed<'a> {
                 self.company.has_missed(stored.seq) && payload::of_stored(stored).is_some()
             }) {
                 error!(company = %self.company.id, "an event was passed over; the clients have to fetch");
-                counter!("realtime_resyncs_total", "reason" => Behind::Late.as_str()).increment(1);
-                self.company.resync_all(Behind::Late);
+                counter!("realtime_resyncs_total", "reason" => ResyncReason::Late.as_str())
+                    .increment(1);
+                self.company.resync_all(ResyncReason::Late);
                 return Ok(());
             }
         }
@@ -445,7 +446,7 @@ fn before(message: &Message) -> Option<u64> {
         .ok()
 }
 
-fn skip(company: &Company, reason: &'static str, seq: Option<u64>) {
+fn skip(company: &Room, reason: &'static str, seq: Option<u64>) {
     counter!("realtime_skipped_total", "reason" => reason).increment(1);
     warn!(company = %company.id, reason, seq, "an event was not delivered");
 }
@@ -485,7 +486,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_is_here_is_said_again_soon_if_it_did_not_go_out() {
-        let (hub, company) = (unconnected().await, Arc::new(Company::new(id(0xaa))));
+        let (hub, company) = (unconnected().await, Arc::new(Room::new(id(0xaa))));
         let (mut feed, now) = (
             Feed::subscribe(&hub, &company).await.unwrap(),
             Instant::now(),
@@ -496,7 +497,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_heard_of_a_node_that_is_forgotten_already_is_forgotten_with_it() {
-        let (hub, company) = (unconnected().await, Arc::new(Company::new(id(0xaa))));
+        let (hub, company) = (unconnected().await, Arc::new(Room::new(id(0xaa))));
         let mut feed = Feed::subscribe(&hub, &company).await.unwrap();
         feed.on_presence(&said("there", 1));
         feed.on_presence(&said(&hub.connection().instance, 2));

@@ -22,7 +22,7 @@ use crate::auth::revocation::Login;
 use crate::auth::session::Session;
 use crate::room::close_reason::CloseReason;
 use crate::room::frame::Frame;
-use crate::room::payload::Behind;
+use crate::room::payload::ResyncReason;
 use crate::room::presence::{Presence, User, Users};
 use crate::room::queue::Queue;
 use crate::room::recent::Recent;
@@ -109,7 +109,7 @@ impl State {
 }
 
 /// The room `company:<id>`.
-pub struct Company {
+pub struct Room {
     /// The tenant.
     pub id: Id,
     /// How far its feed is; the feed says so.
@@ -123,11 +123,11 @@ pub struct Company {
     state: Mutex<State>,
 }
 
-impl Company {
+impl Room {
     /// Without sockets.
-    pub fn new(id: Id) -> Company {
+    pub fn new(id: Id) -> Room {
         let (emptied, moved, asked) = (Notify::new(), Notify::new(), Notify::new());
-        Company {
+        Room {
             id,
             feed: watch::Sender::new(FeedState::Opening),
             emptied,
@@ -143,14 +143,14 @@ impl Company {
     }
 
     /// The feed begins after `seq`: what the log has up to there is the past. Sockets are told of
-    /// events from [`Company::start`] on.
+    /// events from [`Room::start`] on.
     pub fn begin(&self, seq: u64) {
         let mut state = self.state();
         state.last_seq = seq;
         state.recent = Recent::after(seq);
     }
 
-    /// Takes a socket in. It gets no events before [`Company::start`].
+    /// Takes a socket in. It gets no events before [`Room::start`].
     pub fn add(&self, socket: Id, session: Session, queue: Arc<Queue>) {
         self.state().members.insert(
             socket,
@@ -237,7 +237,7 @@ impl Company {
     }
 
     /// A socket goes live where the company is now, and is told that it has missed something.
-    pub fn resync(&self, socket: Id, why: Behind) {
+    pub fn resync(&self, socket: Id, why: ResyncReason) {
         let mut state = self.state();
         let last_seq = state.last_seq;
         if let Some(member) = state.members.get_mut(&socket) {
@@ -332,7 +332,7 @@ impl Company {
 
     /// Something was missed that can no longer be given in order: every live socket's client has to
     /// fetch.
-    pub fn resync_all(&self, why: Behind) {
+    pub fn resync_all(&self, why: ResyncReason) {
         let mut state = self.state();
         let last_seq = state.last_seq;
         // A socket that comes back with a cursor from before is not to be given the gap again.

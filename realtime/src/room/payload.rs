@@ -193,7 +193,7 @@ pub fn of_event(envelope: Envelope, origin: Origin) -> Result<Option<Frame>, ser
 /// Why a client cannot be given what it missed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Behind {
+pub enum ResyncReason {
     /// More than a socket is given (`SOCKET_REPLAY_EVENTS`).
     TooMany,
     /// The log does not keep it any more.
@@ -204,14 +204,14 @@ pub enum Behind {
     Late,
 }
 
-impl Behind {
+impl ResyncReason {
     /// For metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Behind::TooMany => "too_many",
-            Behind::TooOld => "too_old",
-            Behind::Unknown => "unknown",
-            Behind::Late => "late",
+            ResyncReason::TooMany => "too_many",
+            ResyncReason::TooOld => "too_old",
+            ResyncReason::Unknown => "unknown",
+            ResyncReason::Late => "late",
         }
     }
 }
@@ -239,7 +239,7 @@ struct Ready {
 #[derive(Serialize)]
 struct Resync {
     seq: u64,
-    reason: Behind,
+    reason: ResyncReason,
 }
 
 /// The frame for a new socket: it gets every event after `seq`.
@@ -255,7 +255,7 @@ pub fn of_ready(seq: u64) -> Result<Frame, serde_json::Error> {
 ///
 /// # Errors
 /// None in practice, see [`Frame::passing`].
-pub fn of_resync(seq: u64, reason: Behind) -> Result<Frame, serde_json::Error> {
+pub fn of_resync(seq: u64, reason: ResyncReason) -> Result<Frame, serde_json::Error> {
     Frame::passing("resync", &Resync { seq, reason })
 }
 

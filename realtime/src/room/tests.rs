@@ -1,4 +1,4 @@
-//! Tests of [`Company`]: fan-out, rooms, and above all that each socket gets every event once and
+//! Tests of [`Room`]: fan-out, rooms, and above all that each socket gets every event once and
 //! in order, however live messages, repairs and the replay for a socket that comes back fall
 //! together.
 
@@ -15,8 +15,8 @@ fn id(n: u8) -> Id {
     Id::from_bytes([n; 12])
 }
 
-fn company() -> Company {
-    let company = Company::new(id(0xaa));
+fn company() -> Room {
+    let company = Room::new(id(0xaa));
     company.begin(0);
     company
 }
@@ -31,7 +31,7 @@ fn session(expires: Timestamp) -> Session {
     }
 }
 
-fn add(company: &Company, socket: u8, room: usize) -> Arc<Queue> {
+fn add(company: &Room, socket: u8, room: usize) -> Arc<Queue> {
     let queue = Arc::new(Queue::new(room));
     company.add(
         id(socket),
@@ -42,7 +42,7 @@ fn add(company: &Company, socket: u8, room: usize) -> Arc<Queue> {
 }
 
 /// A socket that is live from now on and has read its greeting.
-fn enter(company: &Company, socket: u8, room: usize) -> Arc<Queue> {
+fn enter(company: &Room, socket: u8, room: usize) -> Arc<Queue> {
     let queue = add(company, socket, room);
     assert_eq!(company.start(id(socket), None), Start::Live);
     assert_eq!(
@@ -107,7 +107,7 @@ async fn a_cursor_from_beyond_is_for_the_log_to_judge_and_a_resync_begins_now() 
     let queue = add(&company, 1, ROOM);
     assert_eq!(company.start(id(1), Some(11)), Start::Behind);
     company.deliver(12, Some(frame("twelve")));
-    company.resync(id(1), Behind::Unknown);
+    company.resync(id(1), ResyncReason::Unknown);
     company.deliver(13, Some(frame("thirteen")));
     let told: Vec<String> = std::iter::from_fn(|| queue.take())
         .map(|f| f.unwrap().data().get().to_owned())
@@ -175,7 +175,7 @@ async fn what_was_passed_over_is_noticed_and_told() {
         [3, 5, 7, 9].map(|seq| company.has_missed(seq)),
         [false, true, false, false]
     );
-    company.resync_all(Behind::Late);
+    company.resync_all(ResyncReason::Late);
     let told: Vec<String> = std::iter::from_fn(|| queue.take())
         .map(|f| f.unwrap().data().get().to_owned())
         .collect();
@@ -268,7 +268,7 @@ fn happens() -> impl Strategy<Value = Happens> {
 
 /// A log, a node and a socket that comes back with a cursor.
 struct World {
-    company: Company,
+    company: Room,
     /// Sequences of the company, and how many of all there are.
     log: Vec<u64>,
     stored: u64,
@@ -286,7 +286,7 @@ fn event(seq: u64) -> Frame {
 
 impl World {
     fn new(before: Vec<bool>, cursor: u64) -> World {
-        let company = Company::new(id(0xaa));
+        let company = Room::new(id(0xaa));
         let log: Vec<u64> = before
             .iter()
             .zip(1..)
@@ -394,7 +394,7 @@ impl World {
         });
     }
 
-    /// What the socket is given, in the order of `Seat::next`.
+    /// What the socket is given, in the order of `Subscriber::next`.
     fn drain(&mut self) {
         let queued = |queue: &Queue| queue.take().map(Result::unwrap);
         loop {

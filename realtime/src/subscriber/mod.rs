@@ -17,7 +17,7 @@ use crate::auth::session::Session;
 use crate::config::Limits;
 use crate::log::catch_up::{CatchUp, Step};
 use crate::node::{Hub, OfUser};
-use crate::room::Company;
+use crate::room::Room;
 use crate::room::close_reason::CloseReason;
 use crate::room::frame::Frame;
 use crate::room::queue::Queue;
@@ -26,30 +26,30 @@ use crate::subscriber::command::{Command, Done, Execution, Failure, publish_read
 
 /// How a socket came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Door {
+pub enum Transport {
     /// `/ws`
     WebSocket,
     /// `/socket.io/`
     SocketIo,
 }
 
-impl Door {
+impl Transport {
     /// For metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Door::WebSocket => "ws",
-            Door::SocketIo => "socket.io",
+            Transport::WebSocket => "ws",
+            Transport::SocketIo => "socket.io",
         }
     }
 }
 
 /// Counts an open socket.
-pub(crate) struct Counted(Door);
+pub(crate) struct Counted(Transport);
 
 impl Counted {
-    pub(crate) fn new(door: Door) -> Counted {
-        gauge!("realtime_sockets", "door" => door.as_str()).increment(1.0);
-        Counted(door)
+    pub(crate) fn new(transport: Transport) -> Counted {
+        gauge!("realtime_sockets", "door" => transport.as_str()).increment(1.0);
+        Counted(transport)
     }
 }
 
@@ -60,9 +60,9 @@ impl Drop for Counted {
 }
 
 /// One socket's place. Dropping it leaves.
-pub struct Seat {
+pub struct Subscriber {
     pub(crate) hub: Hub,
-    pub(crate) company: Arc<Company>,
+    pub(crate) company: Arc<Room>,
     pub(crate) queue: Arc<Queue>,
     pub(crate) session: Session,
     pub(crate) socket: Id,
@@ -77,7 +77,7 @@ pub struct Seat {
     pub(crate) _tracked: TaskTrackerToken,
 }
 
-impl Seat {
+impl Subscriber {
     /// Whose it is.
     pub fn session(&self) -> &Session {
         &self.session
@@ -194,7 +194,7 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for Subscriber {
     fn drop(&mut self) {
         self.company.remove(self.socket);
     }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use crate::config::Limits;
 use crate::room::close_reason::CloseReason;
 use crate::subscriber::command::Failure;
-use crate::subscriber::token_bucket::Bucket;
+use crate::subscriber::token_bucket::TokenBucket;
 
 /// A client may send the frames of so many seconds at once, and a join for each conversation that
 /// it may have joined: pages do that when they connect.
@@ -19,22 +19,22 @@ const FORGIVEN_PER_SECOND: u32 = 1;
 
 /// What one client has used up.
 #[derive(Clone, Copy, Debug)]
-pub struct Conduct {
-    frames: Bucket,
-    strikes: Bucket,
+pub struct RateLimit {
+    frames: TokenBucket,
+    strikes: TokenBucket,
 }
 
-impl Conduct {
+impl RateLimit {
     /// Of one that has done nothing yet.
-    pub fn new(limits: &Limits, now: Instant) -> Conduct {
+    pub fn new(limits: &Limits, now: Instant) -> RateLimit {
         let joins = u32::try_from(limits.rooms).unwrap_or(u32::MAX);
         let burst = limits
             .frames_per_second
             .saturating_mul(BURST_SECONDS)
             .saturating_add(joins);
-        Conduct {
-            frames: Bucket::new(burst, limits.frames_per_second, now),
-            strikes: Bucket::new(STRIKES, FORGIVEN_PER_SECOND, now),
+        RateLimit {
+            frames: TokenBucket::new(burst, limits.frames_per_second, now),
+            strikes: TokenBucket::new(STRIKES, FORGIVEN_PER_SECOND, now),
         }
     }
 
@@ -83,13 +83,13 @@ mod tests {
     #[test]
     fn a_page_may_join_all_its_conversations_at_once() {
         let (rooms, now) = (1_000, Instant::now());
-        let mut conduct = Conduct::new(&limits(rooms, 20), now);
+        let mut rate_limit = RateLimit::new(&limits(rooms, 20), now);
         assert!(
-            (0..=rooms).all(|_| conduct.frame(now).is_ok()),
+            (0..=rooms).all(|_| rate_limit.frame(now).is_ok()),
             "and say who it is"
         );
         assert!(
-            (0..rooms).any(|_| conduct.frame(now).is_err()),
+            (0..rooms).any(|_| rate_limit.frame(now).is_err()),
             "there is a bound"
         );
     }
@@ -97,17 +97,18 @@ mod tests {
     #[test]
     fn frames_come_back_with_time_and_too_many_bad_ones_end_it() {
         let start = Instant::now();
-        let mut conduct = Conduct::new(&limits(1, 2), start);
-        let good =
-            |conduct: &mut Conduct, now| (0..99).filter(|_| conduct.frame(now).is_ok()).count();
-        assert_eq!(good(&mut conduct, start), 6 + 1);
-        assert_eq!(good(&mut conduct, start + Duration::from_secs(1)), 2);
+        let mut rate_limit = RateLimit::new(&limits(1, 2), start);
+        let good = |rate_limit: &mut RateLimit, now| {
+            (0..99).filter(|_| rate_limit.frame(now).is_ok()).count()
+        };
+        assert_eq!(good(&mut rate_limit, start), 6 + 1);
+        assert_eq!(good(&mut rate_limit, start + Duration::from_secs(1)), 2);
         let struck = (0..200)
-            .filter(|_| conduct.strike(Failure::RATE_LIMITED, start).is_ok())
+            .filter(|_| rate_limit.strike(Failure::RATE_LIMITED, start).is_ok())
             .count();
         assert_eq!(struck, STRIKES as usize);
         assert_eq!(
-            conduct.strike(Failure::RATE_LIMITED, start),
+            rate_limit.strike(Failure::RATE_LIMITED, start),
             Err(CloseReason::Flood)
         );
     }

@@ -4,17 +4,17 @@ use tokio::time::Instant;
 
 /// So many at once, and so many a second on.
 #[derive(Clone, Copy, Debug)]
-pub struct Bucket {
+pub struct TokenBucket {
     left: f64,
     burst: f64,
     per_second: f64,
     at: Instant,
 }
 
-impl Bucket {
+impl TokenBucket {
     /// Full.
-    pub fn new(burst: u32, per_second: u32, now: Instant) -> Bucket {
-        Bucket {
+    pub fn new(burst: u32, per_second: u32, now: Instant) -> TokenBucket {
+        TokenBucket {
             left: f64::from(burst),
             burst: f64::from(burst),
             per_second: f64::from(per_second),
@@ -43,10 +43,12 @@ mod tests {
     #[test]
     fn gives_the_burst_then_the_rate() {
         let start = Instant::now();
-        let mut bucket = Bucket::new(3, 2, start);
-        let taken = |bucket: &mut Bucket, now| (0..10).filter(|_| bucket.take(now)).count();
-        assert_eq!(taken(&mut bucket, start), 3);
-        assert_eq!(taken(&mut bucket, start + Duration::from_secs(1)), 2);
-        assert_eq!(taken(&mut bucket, start + Duration::from_secs(60)), 3);
+        let mut token_bucket = TokenBucket::new(3, 2, start);
+        let taken = |token_bucket: &mut TokenBucket, now| {
+            (0..10).filter(|_| token_bucket.take(now)).count()
+        };
+        assert_eq!(taken(&mut token_bucket, start), 3);
+        assert_eq!(taken(&mut token_bucket, start + Duration::from_secs(1)), 2);
+        assert_eq!(taken(&mut token_bucket, start + Duration::from_secs(60)), 3);
     }
 }

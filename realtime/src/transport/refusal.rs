@@ -8,7 +8,7 @@ use metrics::counter;
 use serde_json::json;
 
 use crate::auth::session::BadToken;
-use crate::node::NoSeat;
+use crate::node::SubscribeError;
 
 /// After how many seconds a refused client may try again, where trying helps.
 const RETRY_AFTER_SECONDS: u64 = 2;
@@ -30,7 +30,7 @@ pub enum Refusal {
     BadQuery,
     /// No place.
     #[error(transparent)]
-    NoSeat(#[from] NoSeat),
+    SubscribeError(#[from] SubscribeError),
 }
 
 impl Refusal {
@@ -48,11 +48,13 @@ impl Refusal {
             Refusal::Origin => (StatusCode::FORBIDDEN, "ORIGIN_REFUSED"),
             Refusal::NotWebSocket => (StatusCode::UPGRADE_REQUIRED, "UPGRADE_REQUIRED"),
             Refusal::BadQuery => (StatusCode::BAD_REQUEST, "VALIDATION_ERROR"),
-            Refusal::NoSeat(NoSeat::Full) => (StatusCode::SERVICE_UNAVAILABLE, "TOO_MANY_SOCKETS"),
-            Refusal::NoSeat(NoSeat::TooManyOfUser) => {
+            Refusal::SubscribeError(SubscribeError::Full) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "TOO_MANY_SOCKETS")
+            }
+            Refusal::SubscribeError(SubscribeError::TooManyOfUser) => {
                 (StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_SOCKETS_OF_USER")
             }
-            Refusal::NoSeat(NoSeat::Unavailable) => {
+            Refusal::SubscribeError(SubscribeError::Unavailable) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE")
             }
         }

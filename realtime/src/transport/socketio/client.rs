@@ -20,13 +20,13 @@ use tracing::{error, info};
 use super::handler::Shared;
 use super::packet::{self, AckId, Auth, BadPacket, Packet};
 use super::{PING_INTERVAL, PING_TIMEOUT, engine};
-use crate::node::NoSeat;
+use crate::node::SubscribeError;
 use crate::room::close_reason::CloseReason;
 use crate::room::encode;
 use crate::room::frame::Frame;
 use crate::subscriber::command::{Command, Execution, Failure, Outcome};
-use crate::subscriber::rate_limit::Conduct;
-use crate::subscriber::{Door, Seat};
+use crate::subscriber::rate_limit::RateLimit;
+use crate::subscriber::{Subscriber, Transport};
 use crate::transport::refusal::Refusal;
 use crate::transport::ws::connection::WRITE_FRAMES;
 
@@ -36,7 +36,7 @@ const GATHERED_BYTES: usize = 64 * 1024;
 /// A client, from its session's first packet on.
 pub struct Client {
     shared: Arc<Shared>,
-    seat: Option<Seat>,
+    subscriber: Option<Subscriber>,
     /// Its place among those that are not in yet.
     opening: Option<OwnedSemaphorePermit>,
     opened: Instant,
@@ -44,7 +44,7 @@ pub struct Client {
     next_ping: Instant,
     /// Due at the next ping, or when the silence or the handshake gets too long.
     timer: Pin<Box<Sleep>>,
-    conduct: Conduct,
+    rate_limit: RateLimit,
     /// The one thing under way. No packet is taken meanwhile, so a client cannot pile them up.
     running: Option<Box<Running>>,
     /// What is to go out, each a whole WebSocket frame; the first may be written in part.
@@ -52,7 +52,7 @@ pub struct Client {
 }
 
 enum Running {
-    Entering(BoxFuture<'static, Result<Seat, NoSeat>>),
+    Entering(BoxFuture<'static, Result<Subscriber, SubscribeError>>),
     Command(Option<AckId>, BoxFuture<'static, Outcome>),
 }
 
@@ -60,7 +60,7 @@ enum Running {
 pub enum Wake {
     Timer,
     Frame(Result<Frame, CloseReason>),
-    Entered(Result<Seat, NoSeat>),
+    Entered(Result<Subscriber, SubscribeError>),
     Finished(Option<AckId>, Outcome),
 }
 
@@ -85,17 +85,17 @@ impl Client {
     pub fn new(shared: Arc<Shared>, opening: OwnedSemaphorePermit) -> Client {
         let now = Instant::now();
         let limits = shared.hub.limits();
-        let conduct = Conduct::new(limits, now);
+        let rate_limit = RateLimit::new(limits, now);
         let timer = Box::pin(sleep(limits.handshake.min(PING_INTERVAL)));
         Client {
             shared,
-            seat: None,
+            subscriber: None,
             opening: Some(opening),
             opened: now,
             heard: now,
             next_ping: now + PING_INTERVAL,
             timer,
-            conduct,
+            rate_limit,
             running: None,
             out: VecDeque::new(),
         }
@@ -116,7 +116,7 @@ impl Client {
     pub async fn wake(&mut self, can_take: bool) -> Wake {
         let Client {
             timer,
-            seat,
+            subscriber,
             running,
             shared,
             ..
@@ -124,7 +124,7 @@ impl Client {
         tokio::select! {
             () = timer.as_mut() => Wake::Timer,
             wake = finished(running) => wake,
-            frame = next(seat, can_take, shared) => Wake::Frame(frame),
+            frame = next(subscriber, can_take, shared) => Wake::Frame(frame),
         }
     }
 
@@ -151,7 +151,7 @@ impl Client {
     fn on_timer(&mut self) -> Result<(), CloseReason> {
         let now = Instant::now();
         let handshake_ends = self.opened + self.shared.hub.limits().handshake;
-        let is_late = self.seat.is_none() && self.running.is_none() && now >= handshake_ends;
+        let is_late = self.subscriber.is_none() && self.running.is_none() && now >= handshake_ends;
         if is_late || now.duration_since(self.heard) >= PING_TIMEOUT {
             return Err(CloseReason::Silent);
         }
@@ -160,7 +160,7 @@ impl Client {
             self.out.push_back(super::ping());
         }
         let mut due = self.next_ping.min(self.heard + PING_TIMEOUT);
-        if self.seat.is_none() && now < handshake_ends {
+        if self.subscriber.is_none() && now < handshake_ends {
             due = due.min(handshake_ends);
         }
         self.timer.as_mut().reset(due);
@@ -179,12 +179,12 @@ impl Client {
             if self.out.len() >= WRITE_FRAMES || bytes >= GATHERED_BYTES {
                 return Ok(());
             }
-            let Some(seat) = &mut self.seat else {
+            let Some(subscriber) = &mut self.subscriber else {
                 return Ok(());
             };
-            frame = match seat.more() {
+            frame = match subscriber.more() {
                 Some(frame) => frame,
-                None => match seat.next().now_or_never() {
+                None => match subscriber.next().now_or_never() {
                     Some(next) => next?,
                     None => return Ok(()),
                 },
@@ -203,7 +203,7 @@ impl Client {
     /// The session shall end.
     pub fn on_packet(&mut self, text: &str) -> Result<(), CloseReason> {
         self.hear();
-        if let Err(failure) = self.conduct.frame(self.heard) {
+        if let Err(failure) = self.rate_limit.frame(self.heard) {
             return self.strike(failure);
         }
         match engine::Packet::parse(text) {
@@ -224,17 +224,17 @@ impl Client {
     /// The session shall end.
     pub fn on_binary(&mut self) -> Result<(), CloseReason> {
         self.hear();
-        let failure = self.conduct.frame(self.heard).err().unwrap_or(BINARY);
+        let failure = self.rate_limit.frame(self.heard).err().unwrap_or(BINARY);
         self.strike(failure)
     }
 
     fn on_message(&mut self, text: &str) -> Result<(), CloseReason> {
         match Packet::parse(text) {
-            Ok(Packet::Connect(auth)) if self.seat.is_none() => {
+            Ok(Packet::Connect(auth)) if self.subscriber.is_none() => {
                 self.connect(auth);
                 Ok(())
             }
-            Ok(Packet::Event(event)) if self.seat.is_some() => self.on_event(event),
+            Ok(Packet::Event(event)) if self.subscriber.is_some() => self.on_event(event),
             Ok(Packet::Connect(_) | Packet::Event(_)) => Err(CloseReason::Protocol),
             Ok(Packet::Disconnect) => Err(CloseReason::Left),
             Ok(Packet::Ack) => Ok(()),
@@ -262,8 +262,13 @@ impl Client {
             Ok(session) => {
                 let hub = self.shared.hub.clone();
                 let entering = async move {
-                    hub.enter(Door::SocketIo, session, Id::generate(now), auth.last_seq)
-                        .await
+                    hub.enter(
+                        Transport::SocketIo,
+                        session,
+                        Id::generate(now),
+                        auth.last_seq,
+                    )
+                    .await
                 };
                 self.running = Some(Box::new(Running::Entering(Box::pin(entering))));
             }
@@ -271,31 +276,34 @@ impl Client {
         }
     }
 
-    fn on_entered(&mut self, entered: Result<Seat, NoSeat>) -> Result<(), CloseReason> {
+    fn on_entered(
+        &mut self,
+        entered: Result<Subscriber, SubscribeError>,
+    ) -> Result<(), CloseReason> {
         match entered {
-            Ok(seat) => {
-                let session = seat.session();
-                info!(user = %session.user, company = %session.company, socket = %seat.socket(), role = ?session.role, door = Door::SocketIo.as_str(), "connected");
-                self.say(&packet::write_connected(seat.socket()));
-                self.seat = Some(seat);
+            Ok(subscriber) => {
+                let session = subscriber.session();
+                info!(user = %session.user, company = %session.company, socket = %subscriber.socket(), role = ?session.role, door = Transport::SocketIo.as_str(), "connected");
+                self.say(&packet::write_connected(subscriber.socket()));
+                self.subscriber = Some(subscriber);
                 self.opening = None;
                 Ok(())
             }
-            Err(why @ NoSeat::TooManyOfUser) => {
+            Err(why @ SubscribeError::TooManyOfUser) => {
                 self.refuse(Refusal::from(why).code(), &why.to_string());
                 Ok(())
             }
             // After a `connect_error` socket.io-client does not try again by itself; after a lost
             // connection it does, with a pause.
             Err(why) => {
-                counter!("realtime_refused_total", "door" => Door::SocketIo.as_str(), "code" => Refusal::from(why).code()).increment(1);
+                counter!("realtime_refused_total", "door" => Transport::SocketIo.as_str(), "code" => Refusal::from(why).code()).increment(1);
                 Err(CloseReason::FeedLost)
             }
         }
     }
 
     fn refuse(&mut self, code: &'static str, message: &str) {
-        counter!("realtime_refused_total", "door" => Door::SocketIo.as_str(), "code" => code)
+        counter!("realtime_refused_total", "door" => Transport::SocketIo.as_str(), "code" => code)
             .increment(1);
         self.say_if(packet::write_connect_error(
             message,
@@ -304,7 +312,7 @@ impl Client {
     }
 
     fn on_event(&mut self, event: packet::Event<'_>) -> Result<(), CloseReason> {
-        let Some(seat) = &self.seat else {
+        let Some(subscriber) = &self.subscriber else {
             return Ok(());
         };
         // The old clients may give the bare id.
@@ -313,14 +321,14 @@ impl Client {
             data => data.map(str::to_owned),
         };
         match Command::parse(&event.name, data.as_deref()) {
-            Ok(command) => match seat.begin(command) {
+            Ok(command) => match subscriber.begin(command) {
                 Execution::Now(outcome) => self.answer(event.ack, outcome),
                 Execution::Later(outcome) => {
                     self.running = Some(Box::new(Running::Command(event.ack, outcome)))
                 }
             },
             Err(failure) => {
-                self.conduct.strike(failure, self.heard)?;
+                self.rate_limit.strike(failure, self.heard)?;
                 self.answer(event.ack, Err(failure));
             }
         }
@@ -329,7 +337,7 @@ impl Client {
 
     /// Tells the client of a bad packet; too many end the session.
     fn strike(&mut self, failure: Failure) -> Result<(), CloseReason> {
-        self.conduct.strike(failure, self.heard)?;
+        self.rate_limit.strike(failure, self.heard)?;
         self.answer(None, Err(failure));
         Ok(())
     }
@@ -350,8 +358,10 @@ impl Client {
 
     /// Nothing more comes from the hub; what the client is told of the end goes out last.
     pub async fn end(&mut self, reason: CloseReason) {
-        let Some(seat) = &self.seat else { return };
-        seat.end(reason);
+        let Some(subscriber) = &self.subscriber else {
+            return;
+        };
+        subscriber.end(reason);
         if let Some(running) = self.running.take()
             && let Running::Command(ack, outcome) = *running
         {
@@ -385,8 +395,8 @@ impl Client {
 
     /// Waits until the session shall end at once; for while something is being written.
     pub async fn ended(&mut self) -> CloseReason {
-        match &self.seat {
-            Some(seat) => seat.ended().await,
+        match &self.subscriber {
+            Some(subscriber) => subscriber.ended().await,
             None => {
                 self.shared.hub.stop().cancelled().await;
                 CloseReason::GoingAway
@@ -396,10 +406,12 @@ impl Client {
 
     /// The end of the session, for the log.
     pub fn left(&self, reason: CloseReason) {
-        let Some(seat) = &self.seat else { return };
-        counter!("realtime_closed_total", "door" => Door::SocketIo.as_str(), "reason" => reason.as_str()).increment(1);
-        let (session, seconds) = (seat.session(), self.opened.elapsed().as_secs());
-        info!(user = %session.user, company = %session.company, socket = %seat.socket(), reason = reason.as_str(), seconds, door = Door::SocketIo.as_str(), "disconnected");
+        let Some(subscriber) = &self.subscriber else {
+            return;
+        };
+        counter!("realtime_closed_total", "door" => Transport::SocketIo.as_str(), "reason" => reason.as_str()).increment(1);
+        let (session, seconds) = (subscriber.session(), self.opened.elapsed().as_secs());
+        info!(user = %session.user, company = %session.company, socket = %subscriber.socket(), reason = reason.as_str(), seconds, door = Transport::SocketIo.as_str(), "disconnected");
     }
 }
 
@@ -429,14 +441,14 @@ async fn finished(running: &mut Option<Box<Running>>) -> Wake {
 }
 
 async fn next(
-    seat: &mut Option<Seat>,
+    subscriber: &mut Option<Subscriber>,
     can_take: bool,
     shared: &Shared,
 ) -> Result<Frame, CloseReason> {
-    match seat {
-        Some(seat) if can_take => seat.next().await,
+    match subscriber {
+        Some(subscriber) if can_take => subscriber.next().await,
         // In boxes, as all that an idle WebSocket has no need of.
-        Some(seat) => Err(Box::pin(seat.ended()).await),
+        Some(subscriber) => Err(Box::pin(subscriber.ended()).await),
         None => {
             Box::pin(shared.hub.stop().cancelled()).await;
             Err(CloseReason::GoingAway)

@@ -24,7 +24,7 @@ use crate::auth::handshake::Handshake;
 use crate::listener::Lease;
 use crate::node::Hub;
 use crate::room::encode;
-use crate::transport::ws::connection::Pipe;
+use crate::transport::ws::connection::WsConnection;
 use crate::transport::ws::upgrade::{self, Upgrade};
 
 /// Sessions whose clients have not said who they are; each has the time of a handshake.
@@ -66,13 +66,13 @@ impl Shared {
 
 /// A polling session's place in the table. Dropping it ends what HTTP can reach of it.
 pub struct Entry {
-    door: Arc<Shared>,
+    shared: Arc<Shared>,
     sid: Sid,
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.door.sessions().remove(&self.sid);
+        self.shared.sessions().remove(&self.sid);
     }
 }
 
@@ -125,18 +125,18 @@ struct Parameters {
 }
 
 async fn serve(
-    State(door): State<Arc<Shared>>,
+    State(shared): State<Arc<Shared>>,
     Extension(lease): Extension<Lease>,
     parameters: Result<Query<Parameters>, QueryRejection>,
     request: HttpRequest,
 ) -> Response {
     let origin = request.headers().get(header::ORIGIN).cloned();
-    if door.handshake.check_origin(request.headers()).is_err() {
+    if shared.handshake.check_origin(request.headers()).is_err() {
         return Refused::Forbidden.into_response();
     }
     let answer = match parameters {
         _ if request.method() == Method::OPTIONS => Ok(preflight(request.headers())),
-        Ok(Query(parameters)) => dispatch(&door, &lease, parameters, request).await,
+        Ok(Query(parameters)) => dispatch(&shared, &lease, parameters, request).await,
         Err(_) => Err(Refused::Request),
     };
     let mut response = answer.into_response();
@@ -183,7 +183,7 @@ fn preflight(asked: &HeaderMap) -> Response {
 }
 
 async fn dispatch(
-    door: &Arc<Shared>,
+    shared: &Arc<Shared>,
     lease: &Lease,
     parameters: Parameters,
     request: HttpRequest,
@@ -202,66 +202,68 @@ async fn dispatch(
             let sender = sid
                 .parse()
                 .ok()
-                .and_then(|sid: Sid| door.sessions().get(&sid).cloned());
+                .and_then(|sid: Sid| shared.sessions().get(&sid).cloned());
             Some(sender.ok_or(Refused::Session)?)
         }
     };
     match (session, by_websocket, request.method().clone()) {
-        (None, true, Method::GET) => open_websocket(door, request),
-        (None, false, Method::GET) => open_polling(door),
+        (None, true, Method::GET) => open_websocket(shared, request),
+        (None, false, Method::GET) => open_polling(shared),
         (None, ..) => Err(Refused::Method),
-        (Some(session), true, Method::GET) => change(door, session, request),
+        (Some(session), true, Method::GET) => change(shared, session, request),
         (Some(session), false, Method::GET) => poll(lease, &session).await,
-        (Some(session), false, Method::POST) => post(door, &session, request).await,
+        (Some(session), false, Method::POST) => post(shared, &session, request).await,
         (Some(_), ..) => Err(Refused::Request),
     }
 }
 
-fn opening(door: &Shared) -> Result<OwnedSemaphorePermit, Refused> {
-    door.opening
+fn opening(shared: &Shared) -> Result<OwnedSemaphorePermit, Refused> {
+    shared
+        .opening
         .clone()
         .try_acquire_owned()
         .map_err(|_| Refused::Full)
 }
 
-fn open_packet(door: &Shared, sid: Sid, can_upgrade: bool) -> Result<String, Refused> {
-    engine::open(sid, can_upgrade, door.hub.limits().frame_bytes).map_err(|_| Refused::Request)
+fn open_packet(shared: &Shared, sid: Sid, can_upgrade: bool) -> Result<String, Refused> {
+    engine::open(sid, can_upgrade, shared.hub.limits().frame_bytes).map_err(|_| Refused::Request)
 }
 
 /// A session that is a WebSocket from its first packet on. Nobody else can reach it, so it is in no
 /// table.
-fn open_websocket(door: &Arc<Shared>, request: HttpRequest) -> Result<Response, Refused> {
+fn open_websocket(shared: &Arc<Shared>, request: HttpRequest) -> Result<Response, Refused> {
     let Upgrade {
         response,
         upgrading,
     } = upgrade::accept(request).ok_or(Refused::Request)?;
-    let mut client = Client::new(door.clone(), opening(door)?);
+    let mut client = Client::new(shared.clone(), opening(shared)?);
     client.out.push_back(encode::text_frame(&open_packet(
-        door,
+        shared,
         Sid::new(rand::random()),
         false,
     )?));
-    let (limits, tasks) = (*door.hub.limits(), door.hub.tasks().clone());
-    door.hub.tasks().spawn(async move {
-        if let Some(pipe) = Pipe::of(upgrading, &limits).await {
+    let (limits, tasks) = (*shared.hub.limits(), shared.hub.tasks().clone());
+    shared.hub.tasks().spawn(async move {
+        if let Some(connection) = WsConnection::of(upgrading, &limits).await {
             // A task of its own: this one would keep what the handshake needed.
-            tasks.spawn(websocket::run(pipe, client));
+            tasks.spawn(websocket::run(connection, client));
         }
     });
     Ok(response)
 }
 
-fn open_polling(door: &Arc<Shared>) -> Result<Response, Refused> {
+fn open_polling(shared: &Arc<Shared>) -> Result<Response, Refused> {
     let sid = Sid::new(rand::random());
-    let client = Client::new(door.clone(), opening(door)?);
+    let client = Client::new(shared.clone(), opening(shared)?);
     let (sender, requests) = mpsc::channel(REQUESTS);
-    door.sessions().insert(sid, sender);
+    shared.sessions().insert(sid, sender);
     let entry = Entry {
-        door: door.clone(),
+        shared: shared.clone(),
         sid,
     };
-    let packet = open_packet(door, sid, true)?;
-    door.hub
+    let packet = open_packet(shared, sid, true)?;
+    shared
+        .hub
         .tasks()
         .spawn(polling::run(client, requests, entry));
     Ok(packets(packet))
@@ -269,7 +271,7 @@ fn open_polling(door: &Arc<Shared>) -> Result<Response, Refused> {
 
 /// A WebSocket for a session that began by polling.
 fn change(
-    door: &Arc<Shared>,
+    shared: &Arc<Shared>,
     session: mpsc::Sender<Request>,
     request: HttpRequest,
 ) -> Result<Response, Refused> {
@@ -277,12 +279,12 @@ fn change(
         response,
         upgrading,
     } = upgrade::accept(request).ok_or(Refused::Request)?;
-    let limits = *door.hub.limits();
-    door.hub.tasks().spawn(async move {
-        if let Some(pipe) = Pipe::of(upgrading, &limits).await {
+    let limits = *shared.hub.limits();
+    shared.hub.tasks().spawn(async move {
+        if let Some(connection) = WsConnection::of(upgrading, &limits).await {
             // A session that is gone, or has too much to do, lets it fall; the client goes on
             // polling.
-            let _ = session.try_send(Request::Upgrade(Box::new(pipe)));
+            let _ = session.try_send(Request::Upgrade(Box::new(connection)));
         }
     });
     Ok(response)
@@ -318,11 +320,11 @@ async fn poll(lease: &Lease, session: &mpsc::Sender<Request>) -> Result<Response
 }
 
 async fn post(
-    door: &Shared,
+    shared: &Shared,
     session: &mpsc::Sender<Request>,
     request: HttpRequest,
 ) -> Result<Response, Refused> {
-    let body = to_bytes(request.into_body(), door.hub.limits().frame_bytes)
+    let body = to_bytes(request.into_body(), shared.hub.limits().frame_bytes)
         .await
         .map_err(|_| Refused::TooLarge)?;
     let body = String::from_utf8(body.into()).map_err(|_| Refused::Request)?;
@@ -352,12 +354,12 @@ pub mod tests {
     /// A client that is not in yet, and its place in a table of sessions.
     pub fn session(hub: Hub) -> (Client, Entry) {
         let handshake = Handshake::new(&Config::read(&mut Settings::of([])));
-        let door = Arc::new(Shared::new(Arc::new(handshake), hub));
-        let permit = opening(&door).unwrap();
+        let shared = Arc::new(Shared::new(Arc::new(handshake), hub));
+        let permit = opening(&shared).unwrap();
         (
-            Client::new(door.clone(), permit),
+            Client::new(shared.clone(), permit),
             Entry {
-                door,
+                shared,
                 sid: Sid::new(1),
             },
         )

@@ -15,7 +15,7 @@ use super::handler::Entry;
 use super::{CLOSE_DEADLINE, STOP_CLOSE_DEADLINE, engine, websocket};
 use crate::room::close_reason::CloseReason;
 use crate::room::encode;
-use crate::transport::ws::connection::Pipe;
+use crate::transport::ws::connection::WsConnection;
 
 /// Requests of one session that wait for its task. A client has one GET, one POST and one upgrade
 /// at a time.
@@ -38,7 +38,7 @@ pub enum Request {
     /// A POST with the text of its body. It is answered when all of its packets have been taken in.
     Post(String, oneshot::Sender<()>),
     /// A WebSocket that wants to take over.
-    Upgrade(Box<Pipe>),
+    Upgrade(Box<WsConnection>),
 }
 
 struct Session {
@@ -56,7 +56,7 @@ struct Post {
 
 /// A WebSocket that wants to take over, until this.
 struct Probe {
-    pipe: Pipe,
+    connection: WsConnection,
     until: Instant,
     answered: bool,
 }
@@ -82,16 +82,16 @@ pub async fn run(client: Client, requests: mpsc::Receiver<Request>, entry: Entry
     let end = loop {
         match session.turn().await {
             Ok(None) => {}
-            Ok(Some(pipe)) => break Ok(pipe),
+            Ok(Some(connection)) => break Ok(connection),
             Err(reason) => break Err(reason),
         }
     };
     match end {
-        Ok(pipe) => {
+        Ok(connection) => {
             drop(entry);
             // A task of its own: this one would keep what polling needs.
             let tasks = session.client.tasks();
-            tasks.spawn(websocket::run(pipe, session.client));
+            tasks.spawn(websocket::run(connection, session.client));
         }
         Err(reason) => session.close(reason).await,
     }
@@ -99,7 +99,7 @@ pub async fn run(client: Client, requests: mpsc::Receiver<Request>, entry: Entry
 
 impl Session {
     /// One step; the WebSocket, once it has taken over.
-    async fn turn(&mut self) -> Result<Option<Pipe>, CloseReason> {
+    async fn turn(&mut self) -> Result<Option<WsConnection>, CloseReason> {
         self.deliver();
         if self.client.out.len() > WAITING_PACKETS {
             return Err(CloseReason::TooSlow);
@@ -124,8 +124,8 @@ impl Session {
             Turn::Client(wake) => self.client.on_wake(wake)?,
             Turn::PollLost => self.poll = None,
             Turn::Probe(message) => {
-                if let Some(pipe) = self.on_probe(message).await? {
-                    return Ok(Some(pipe));
+                if let Some(connection) = self.on_probe(message).await? {
+                    return Ok(Some(connection));
                 }
             }
         }
@@ -153,10 +153,10 @@ impl Session {
                     done,
                 });
             }
-            Request::Upgrade(pipe) => {
+            Request::Upgrade(connection) => {
                 let until = Instant::now() + CLOSE_DEADLINE;
                 self.probe = Some(Box::new(Probe {
-                    pipe: *pipe,
+                    connection: *connection,
                     until,
                     answered: false,
                 }));
@@ -184,7 +184,10 @@ impl Session {
 
     /// The client says `2probe` on the new connection and gets `3probe`; its open poll is ended;
     /// then it says `5`.
-    async fn on_probe(&mut self, message: Option<Message>) -> Result<Option<Pipe>, CloseReason> {
+    async fn on_probe(
+        &mut self,
+        message: Option<Message>,
+    ) -> Result<Option<WsConnection>, CloseReason> {
         let Some(mut probe) = self.probe.take() else {
             return Ok(None);
         };
@@ -198,7 +201,7 @@ impl Session {
             Ok(engine::Packet::Ping(word)) if !probe.answered => {
                 let mut out = VecDeque::from([encode::text_frame(&format!("3{word}"))]);
                 probe.answered = probe
-                    .pipe
+                    .connection
                     .write(&mut out, self.client.ended())
                     .await
                     .is_ok();
@@ -209,7 +212,7 @@ impl Session {
             }
             Ok(engine::Packet::Upgrade) if probe.answered => {
                 self.end_poll(NOOP);
-                Ok(Some(probe.pipe))
+                Ok(Some(probe.connection))
             }
             _ => Ok(None),
         }
@@ -282,9 +285,9 @@ impl Session {
                     None => return Ok(()),
                 },
                 message = probed(&mut self.probe) => {
-                    if let Some(mut pipe) = self.on_probe(message).await? {
-                        pipe.write_all(&mut self.client.out).await?;
-                        return pipe.close(reason).await;
+                    if let Some(mut connection) = self.on_probe(message).await? {
+                        connection.write_all(&mut self.client.out).await?;
+                        return connection.close(reason).await;
                     }
                 }
             }
@@ -311,7 +314,7 @@ async fn lost(poll: &mut Option<oneshot::Sender<String>>) {
 async fn probed(probe: &mut Option<Box<Probe>>) -> Option<Message> {
     match probe {
         Some(probe) => tokio::select! {
-            message = probe.pipe.next() => message.ok(),
+            message = probe.connection.next() => message.ok(),
             () = sleep_until(probe.until) => None,
         },
         None => pending().await,

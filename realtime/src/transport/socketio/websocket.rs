@@ -7,15 +7,15 @@ use tracing::debug;
 use super::client::Client;
 use super::{CLOSE_DEADLINE, STOP_CLOSE_DEADLINE};
 use crate::room::close_reason::CloseReason;
-use crate::transport::ws::connection::Pipe;
+use crate::transport::ws::connection::WsConnection;
 
 /// Serves a client until it ends. What is to go out already is written first: an answer that no
 /// poll has taken before the change must not wait for the next thing to happen.
 #[allow(clippy::manual_async_fn)] // an `async fn` would hold its arguments twice, for as long as it runs
-pub fn run(mut pipe: Pipe, mut client: Client) -> impl Future<Output = ()> + Send {
+pub fn run(mut connection: WsConnection, mut client: Client) -> impl Future<Output = ()> + Send {
     async move {
-        let reason = match write(&mut pipe, &mut client).await {
-            Ok(()) => serve(&mut pipe, &mut client).await,
+        let reason = match write(&mut connection, &mut client).await {
+            Ok(()) => serve(&mut connection, &mut client).await,
             Err(reason) => reason,
         };
         let limit = if reason == CloseReason::GoingAway {
@@ -24,7 +24,7 @@ pub fn run(mut pipe: Pipe, mut client: Client) -> impl Future<Output = ()> + Sen
             CLOSE_DEADLINE
         };
         // In a box, as all that an idle socket has no need of.
-        if Box::pin(timeout(limit, close(&mut pipe, &mut client, reason)))
+        if Box::pin(timeout(limit, close(&mut connection, &mut client, reason)))
             .await
             .is_err()
         {
@@ -34,17 +34,17 @@ pub fn run(mut pipe: Pipe, mut client: Client) -> impl Future<Output = ()> + Sen
     }
 }
 
-async fn serve(pipe: &mut Pipe, client: &mut Client) -> CloseReason {
+async fn serve(connection: &mut WsConnection, client: &mut Client) -> CloseReason {
     loop {
-        if let Err(reason) = turn(pipe, client).await {
+        if let Err(reason) = turn(connection, client).await {
             return reason;
         }
     }
 }
 
-async fn turn(pipe: &mut Pipe, client: &mut Client) -> Result<(), CloseReason> {
+async fn turn(connection: &mut WsConnection, client: &mut Client) -> Result<(), CloseReason> {
     tokio::select! {
-        incoming = pipe.next(), if !client.is_busy() => match incoming? {
+        incoming = connection.next(), if !client.is_busy() => match incoming? {
             Message::Text(text) => client.on_packet(&text)?,
             Message::Binary(_) => client.on_binary()?,
             Message::Close(_) => return Err(CloseReason::Left),
@@ -53,26 +53,26 @@ async fn turn(pipe: &mut Pipe, client: &mut Client) -> Result<(), CloseReason> {
         },
         wake = client.wake(true) => client.on_wake(wake)?,
     }
-    write(pipe, client).await
+    write(connection, client).await
 }
 
 /// Writes what is to go out.
-async fn write(pipe: &mut Pipe, client: &mut Client) -> Result<(), CloseReason> {
+async fn write(connection: &mut WsConnection, client: &mut Client) -> Result<(), CloseReason> {
     let mut out = std::mem::take(&mut client.out);
-    let written = pipe.write(&mut out, client.ended()).await;
+    let written = connection.write(&mut out, client.ended()).await;
     client.out = out;
     written
 }
 
 /// Says why, and waits until the client has heard it.
 async fn close(
-    pipe: &mut Pipe,
+    connection: &mut WsConnection,
     client: &mut Client,
     reason: CloseReason,
 ) -> Result<(), CloseReason> {
     client.end(reason).await;
-    pipe.write_all(&mut client.out).await?;
-    pipe.close(reason).await
+    connection.write_all(&mut client.out).await?;
+    connection.close(reason).await
 }
 
 #[cfg(test)]
@@ -90,11 +90,11 @@ mod tests {
     #[tokio::test]
     async fn what_waits_at_the_change_to_a_websocket_goes_out_at_once() {
         let hub = unconnected().await;
-        let (pipe, tcp) = connected(hub.limits()).await;
+        let (connection, tcp) = connected(hub.limits()).await;
         let mut browser = WebSocketStream::from_raw_socket(tcp, Role::Client, None).await;
         let (mut client, _entry) = session(hub);
         client.out.push_back(encode::text_frame("431[]"));
-        let served = tokio::spawn(run(pipe, client));
+        let served = tokio::spawn(run(connection, client));
         let first = timeout(Duration::from_secs(5), browser.next()).await;
         assert_eq!(
             first.expect("something comes").unwrap().unwrap(),

@@ -39,7 +39,7 @@ const SEND_DEADLINE: Duration = Duration::from_secs(30);
 pub const WRITE_FRAMES: usize = 64;
 
 /// A WebSocket and its place among the node's connections.
-pub struct Pipe {
+pub struct WsConnection {
     /// Reads, answers pings, and closes. Frames are written past it, see `write`.
     stream: WebSocketStream<TcpStream>,
     /// Whether `stream` may have a pong that is not written yet.
@@ -49,10 +49,10 @@ pub struct Pipe {
     _permit: OwnedSemaphorePermit,
 }
 
-impl Pipe {
+impl WsConnection {
     /// Of a connection that was asked to upgrade; `None` if it is gone or takes longer than a
     /// handshake may.
-    pub async fn of(upgrading: OnUpgrade, limits: &Limits) -> Option<Pipe> {
+    pub async fn of(upgrading: OnUpgrade, limits: &Limits) -> Option<WsConnection> {
         let upgraded = match timeout(limits.handshake, upgrading).await {
             Ok(Ok(upgraded)) => upgraded,
             Ok(Err(e)) => {
@@ -70,7 +70,7 @@ impl Pipe {
         };
         let (tcp, permit) = parts.io.into_inner().into_parts();
         // A copy: what there is would keep hyper's whole buffer, for as long as the socket is open.
-        Some(Pipe::over(tcp, parts.read_buf.to_vec(), permit, limits).await)
+        Some(WsConnection::over(tcp, parts.read_buf.to_vec(), permit, limits).await)
     }
 
     /// Over a bare connection, of which `begun` is read.
@@ -79,7 +79,7 @@ impl Pipe {
         begun: Vec<u8>,
         permit: OwnedSemaphorePermit,
         limits: &Limits,
-    ) -> Pipe {
+    ) -> WsConnection {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
             .write_buffer_size(0)
@@ -88,7 +88,7 @@ impl Pipe {
             .max_frame_size(Some(limits.frame_bytes));
         let stream =
             WebSocketStream::from_partially_read(tcp, begun, Role::Server, Some(config)).await;
-        Pipe {
+        WsConnection {
             stream,
             pong_due: false,
             failed: false,
@@ -250,14 +250,14 @@ pub mod tests {
     use tokio::sync::Semaphore;
 
     /// A WebSocket and its client's end.
-    pub async fn connected(limits: &Limits) -> (Pipe, TcpStream) {
+    pub async fn connected(limits: &Limits) -> (WsConnection, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap())
             .await
             .unwrap();
         let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
         (
-            Pipe::over(
+            WsConnection::over(
                 listener.accept().await.unwrap().0,
                 Vec::new(),
                 permit,
@@ -271,10 +271,10 @@ pub mod tests {
     #[tokio::test]
     async fn a_client_in_the_middle_of_too_large_a_frame_is_told_so() {
         let limits = Config::read(&mut Settings::of([])).limits;
-        let (mut pipe, mut client) = connected(&limits).await;
+        let (mut connection, mut client) = connected(&limits).await;
         let served = tokio::spawn(async move {
-            assert_eq!(pipe.next().await, Err(CloseReason::TooLarge));
-            pipe.close(CloseReason::TooLarge).await
+            assert_eq!(connection.next().await, Err(CloseReason::TooLarge));
+            connection.close(CloseReason::TooLarge).await
         });
         const LENGTH: u64 = 16 * 1024 * 1024;
         // A text with a mask of zeros.

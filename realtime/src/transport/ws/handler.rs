@@ -10,16 +10,16 @@ use axum::routing::any;
 use contract::{Id, Timestamp};
 use serde::Deserialize;
 
-use super::connection::Pipe;
+use super::connection::WsConnection;
 use super::socket;
 use super::upgrade::{self, Upgrade};
 use crate::auth::handshake::{Handshake, bearer};
 use crate::listener::Lease;
 use crate::node::Hub;
-use crate::subscriber::Door as Way;
+use crate::subscriber::Transport;
 use crate::transport::refusal::Refusal;
 
-struct Door {
+struct Handler {
     handshake: Arc<Handshake>,
     hub: Hub,
 }
@@ -28,7 +28,7 @@ struct Door {
 pub fn routes(handshake: Arc<Handshake>, hub: Hub) -> Router {
     Router::new()
         .route("/ws", any(open))
-        .with_state(Arc::new(Door { handshake, hub }))
+        .with_state(Arc::new(Handler { handshake, hub }))
 }
 
 #[derive(Deserialize)]
@@ -38,16 +38,16 @@ struct Parameters {
 }
 
 async fn open(
-    State(door): State<Arc<Door>>,
+    State(handler): State<Arc<Handler>>,
     Extension(lease): Extension<Lease>,
     parameters: Result<Query<Parameters>, QueryRejection>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    door.handshake.check_origin(request.headers())?;
+    handler.handshake.check_origin(request.headers())?;
     let Ok(Query(Parameters { token, last_seq })) = parameters else {
         return Err(Refusal::BadQuery);
     };
-    let session = door.handshake.verify(
+    let session = handler.handshake.verify(
         bearer(request.headers()).or(token.as_deref()),
         Timestamp::now(),
     )?;
@@ -55,21 +55,21 @@ async fn open(
         response,
         upgrading,
     } = upgrade::accept(request).ok_or(Refusal::NotWebSocket)?;
-    let seat = door
+    let subscriber = handler
         .hub
         .enter(
-            Way::WebSocket,
+            Transport::WebSocket,
             session,
             Id::generate(Timestamp::now()),
             last_seq,
         )
         .await?;
     lease.extend();
-    let (limits, tasks) = (*door.hub.limits(), door.hub.tasks().clone());
-    door.hub.tasks().spawn(async move {
-        if let Some(pipe) = Pipe::of(upgrading, &limits).await {
+    let (limits, tasks) = (*handler.hub.limits(), handler.hub.tasks().clone());
+    handler.hub.tasks().spawn(async move {
+        if let Some(connection) = WsConnection::of(upgrading, &limits).await {
             // A task of its own: this one would keep what the handshake needed.
-            tasks.spawn(socket::run(pipe, seat));
+            tasks.spawn(socket::run(connection, subscriber));
         }
     });
     Ok(response)

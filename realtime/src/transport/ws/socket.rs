@@ -13,13 +13,13 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tracing::{debug, info};
 
-use super::connection::{Pipe, WRITE_FRAMES};
+use super::connection::{WRITE_FRAMES, WsConnection};
 use super::frame::{ClientFrame, FrameId, answer};
 use crate::room::close_reason::CloseReason;
 use crate::room::encode;
-use crate::subscriber::Seat;
+use crate::subscriber::Subscriber;
 use crate::subscriber::command::{Execution, Failure, Outcome};
-use crate::subscriber::rate_limit::Conduct;
+use crate::subscriber::rate_limit::RateLimit;
 
 /// How often the client is pinged.
 const PING_INTERVAL: Duration = Duration::from_secs(25);
@@ -35,22 +35,22 @@ const WRITE_BYTES: usize = 64 * 1024;
 
 /// Serves a socket until it ends. Written out, because an `async fn` would hold its arguments
 /// twice, for as long as it runs.
-pub fn run(pipe: Pipe, seat: Seat) -> impl Future<Output = ()> + Send {
-    let mut socket = Socket::new(pipe, seat);
+pub fn run(connection: WsConnection, subscriber: Subscriber) -> impl Future<Output = ()> + Send {
+    let mut socket = Socket::new(connection, subscriber);
     async move { socket.run().await }
 }
 
 struct Socket {
-    pipe: Pipe,
+    connection: WsConnection,
     /// What is written next; the first may be written in part.
     out: VecDeque<Bytes>,
-    seat: Seat,
+    subscriber: Subscriber,
     opened: Instant,
     heard: Instant,
     next_ping: Instant,
     /// Due at the next ping, or when the silence gets too long.
     timer: Pin<Box<Sleep>>,
-    conduct: Conduct,
+    rate_limit: RateLimit,
     /// The one command under way. Nothing is read meanwhile, so a client cannot pile them up.
     running: Option<Box<Running>>,
 }
@@ -69,24 +69,24 @@ enum Wake {
 }
 
 impl Socket {
-    fn new(pipe: Pipe, seat: Seat) -> Socket {
+    fn new(connection: WsConnection, subscriber: Subscriber) -> Socket {
         let now = Instant::now();
-        let conduct = Conduct::new(seat.limits(), now);
+        let rate_limit = RateLimit::new(subscriber.limits(), now);
         Socket {
-            pipe,
+            connection,
             out: VecDeque::new(),
-            seat,
+            subscriber,
             opened: now,
             heard: now,
             next_ping: now + PING_INTERVAL,
             timer: Box::pin(sleep(PING_INTERVAL)),
-            conduct,
+            rate_limit,
             running: None,
         }
     }
 
     async fn run(&mut self) {
-        let (session, id) = (*self.seat.session(), self.seat.socket());
+        let (session, id) = (*self.subscriber.session(), self.subscriber.socket());
         info!(user = %session.user, company = %session.company, socket = %id, role = ?session.role, "connected");
         let reason = self.serve().await;
         counter!("realtime_closed_total", "door" => "ws", "reason" => reason.as_str()).increment(1);
@@ -107,9 +107,9 @@ impl Socket {
     async fn turn(&mut self) -> Result<(), CloseReason> {
         let wake = tokio::select! {
             () = self.timer.as_mut() => Wake::Timer,
-            frame = self.seat.next() => Wake::Frame(frame),
+            frame = self.subscriber.next() => Wake::Frame(frame),
             outcome = finished(&mut self.running) => Wake::Finished(outcome),
-            incoming = self.pipe.next(), if self.running.is_none() => Wake::Incoming(incoming),
+            incoming = self.connection.next(), if self.running.is_none() => Wake::Incoming(incoming),
         };
         match wake {
             Wake::Timer => self.on_timer()?,
@@ -120,7 +120,9 @@ impl Socket {
             }
             Wake::Incoming(incoming) => self.on_message(incoming?)?,
         }
-        self.pipe.write(&mut self.out, self.seat.ended()).await
+        self.connection
+            .write(&mut self.out, self.subscriber.ended())
+            .await
     }
 
     fn on_timer(&mut self) -> Result<(), CloseReason> {
@@ -147,7 +149,11 @@ impl Socket {
             bytes += frame.len();
             self.out.push_back(frame);
             let is_enough = self.out.len() >= WRITE_FRAMES || bytes >= WRITE_BYTES;
-            next = if is_enough { None } else { self.seat.more() };
+            next = if is_enough {
+                None
+            } else {
+                self.subscriber.more()
+            };
         }
     }
 
@@ -156,7 +162,7 @@ impl Socket {
         self.heard = now;
         let frame = match message {
             Message::Close(_) => return Err(CloseReason::Left),
-            other => self.conduct.frame(now).map(|()| other),
+            other => self.rate_limit.frame(now).map(|()| other),
         };
         match frame {
             Ok(Message::Text(text)) => match ClientFrame::parse(&text) {
@@ -171,7 +177,7 @@ impl Socket {
     }
 
     fn begin(&mut self, id: Option<FrameId>, command: crate::subscriber::command::Command) {
-        match self.seat.begin(command) {
+        match self.subscriber.begin(command) {
             Execution::Now(outcome) => self.out.extend(answer(id.as_ref(), outcome)),
             Execution::Later(outcome) => self.running = Some(Box::new(Running { id, outcome })),
         }
@@ -179,7 +185,7 @@ impl Socket {
 
     /// Tells the client of a bad frame; too many end the socket.
     fn strike(&mut self, id: Option<&FrameId>, failure: Failure) -> Result<(), CloseReason> {
-        self.conduct.strike(failure, Instant::now())?;
+        self.rate_limit.strike(failure, Instant::now())?;
         self.out.extend(answer(id, Err(failure)));
         Ok(())
     }
@@ -187,7 +193,7 @@ impl Socket {
     /// Says why, and waits, bounded, until the client has heard it.
     async fn close(&mut self, reason: CloseReason) {
         // Nothing more is queued for it from here on.
-        self.seat.end(reason);
+        self.subscriber.end(reason);
         let limit = if reason == CloseReason::GoingAway {
             STOP_CLOSE_DEADLINE
         } else {
@@ -198,11 +204,11 @@ impl Socket {
                 self.out
                     .extend(answer(running.id.as_ref(), running.outcome.await));
             }
-            self.pipe.write_all(&mut self.out).await?;
-            self.pipe.close(reason).await
+            self.connection.write_all(&mut self.out).await?;
+            self.connection.close(reason).await
         };
         if timeout(limit, farewell).await.is_err() {
-            debug!(socket = %self.seat.socket(), "the closing was not answered");
+            debug!(socket = %self.subscriber.socket(), "the closing was not answered");
         }
     }
 }
