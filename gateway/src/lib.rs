@@ -2,20 +2,14 @@
 //! log; a read becomes a query to the persister. It holds no state that a second gateway would
 //! need, and no database credential.
 
+mod api;
 mod auth;
-mod body;
-mod delivery;
-mod http;
-mod letters;
 mod log;
+mod middleware;
 mod openapi;
-mod prefer;
-mod problem;
-mod protect;
 mod routes;
 mod schema;
 mod server;
-mod validate;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -31,10 +25,9 @@ use runtime::service::{self, Service, ServiceError};
 use secrecy::{ExposeSecret, SecretString};
 
 use auth::{Cookies, Grants, Lockout, Logins, Passwords, Sessions, Tokens};
-use delivery::Waits;
-use letters::Letters;
 use log::Log;
-use protect::{Origins, Protection, RateLimiters, RateLimits, TrustedProxies};
+use middleware::{Origins, Protection, RateLimiters, RateLimits, TrustedProxies};
+use routes::{Letters, Waits};
 
 /// Settings of the gateway.
 pub struct Config {
@@ -202,7 +195,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     let document = openapi::complete(&document).map_err(|e| ServiceError::Start(e.to_string()))?;
     let api = protection.around(api.merge(openapi::routes(document)));
     let production = config.common.environment == Environment::Production;
-    let router = protect::with_security_headers(api, service.ops_routes(), production);
+    let router = middleware::with_security_headers(api, service.ops_routes(), production);
     let limits = server::Limits {
         max_connections: config.max_connections,
         max_per_address: config.max_connections_per_address,

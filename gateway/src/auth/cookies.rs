@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use cookie::{Cookie, SameSite};
 use subtle::ConstantTimeEq;
 
-use crate::problem::Problem;
+use crate::api::problem::Problem;
 
 /// Cookie: the refresh token.
 const REFRESH: &str = "refreshToken";

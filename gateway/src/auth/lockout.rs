@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tracing::warn;
 
-use crate::problem::Problem;
+use crate::api::problem::Problem;
 use runtime::kv::bucket::{Bucket, BucketError};
 
 /// Attempts within the window that lock.

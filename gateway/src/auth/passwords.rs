@@ -9,7 +9,7 @@ use contract::trace::TraceContext;
 use contract::{Id, Timestamp};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::problem::Problem;
+use crate::api::problem::Problem;
 
 /// How long a login waits for its turn.
 const PASSWORD_WAIT: Duration = Duration::from_secs(2);

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use contract::{Id, Timestamp, inventory, subject};
 use metrics::counter;
-use runtime::log::direct_get::{self, Stored};
+use runtime::log::direct_get::{self, StoredMessage};
 use runtime::net::connection::Connection;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use crate::problem::Problem;
+use crate::api::problem::Problem;
 use runtime::kv::bucket::{Bucket, BucketError};
 
 /// Writes that may be overtaken, or their acknowledgement lost, before a refresh is given up.
@@ -174,8 +174,8 @@ impl Sessions {
 }
 
 /// Which sessions of a user must end before another one begins.
-fn surplus(stored: Vec<Stored>) -> Vec<Id> {
-    let session = |entry: &Stored| {
+fn surplus(stored: Vec<StoredMessage>) -> Vec<Id> {
+    let session = |entry: &StoredMessage| {
         // The marker of one that has ended is empty.
         let session: Session = serde_json::from_slice(&entry.payload).ok()?;
         Some((
@@ -213,7 +213,7 @@ mod tests {
     }
     #[test]
     fn one_more_than_so_many_sessions_ends_the_ones_that_were_refreshed_longest_ago() {
-        let stored = |n: u8, payload: String| Stored {
+        let stored = |n: u8, payload: String| StoredMessage {
             seq: u64::from(n),
             subject: subject::entry(
                 inventory::SESSIONS,

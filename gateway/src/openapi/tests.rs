@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::auth::Tokens;
-use crate::protect::{RateLimiters, RateLimits};
+use crate::middleware::{RateLimiters, RateLimits};
 
 fn document() -> Value {
     let tokens = Tokens::new(

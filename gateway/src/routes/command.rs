@@ -8,10 +8,10 @@ use contract::trace::TraceContext;
 use contract::{Id, Timestamp};
 use serde_json::json;
 
+use crate::api::problem::Problem;
+use crate::api::response::json;
 use crate::auth::Caller;
-use crate::http::json;
 use crate::log::{Log, Settled};
-use crate::problem::Problem;
 
 /// Stores an event of this moment and waits, bounded, until it is applied.
 pub async fn command(

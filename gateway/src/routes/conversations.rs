@@ -7,15 +7,14 @@ use contract::domain::Platform;
 use contract::query::ListConversations;
 use serde_json::{Map, Value};
 
-use super::Call;
-use super::page::{page, with_page};
-use crate::http::JsonObject;
-use crate::problem::Problem;
+use crate::api::extract::{Call, JsonObject};
+use crate::api::field_reader::{Fields, QueryFields, platform_name};
+use crate::api::page::{page, with_page};
+use crate::api::problem::Problem;
 use crate::schema::{
     After, BadBody, ConversationList, ConversationsBody, Denied, OfCompany, OnPlatform, PageOf,
     Refused,
 };
-use crate::validate::{Fields, QueryFields, platform_name};
 
 /// `GET /conversations`: of every platform, unless one is named.
 #[utoipa::path(

@@ -15,15 +15,15 @@ use serde::Serialize;
 use tracing::error;
 use utoipa::ToSchema;
 
-use super::Call;
 use super::command::{accepted, command};
+use crate::api::extract::{Call, JsonObject, company_in};
+use crate::api::field_reader::{Fields, QueryFields, provider_name};
+use crate::api::problem::Problem;
+use crate::api::response::json;
 use crate::auth::Caller;
-use crate::http::{JsonObject, json};
-use crate::problem::Problem;
 use crate::schema::{
     BadBody, ChannelProvider, Denied, IntegrationBody, Later, Missing, OfCompany, Refused,
 };
-use crate::validate::{Fields, QueryFields, provider_name};
 
 /// Longest token.
 const TOKEN_CHARS: usize = 4_096;
@@ -296,7 +296,7 @@ fn company(
     query: &serde_json::Map<String, serde_json::Value>,
 ) -> Result<Id, Problem> {
     caller.staff()?;
-    super::company_in(query, caller)
+    company_in(query, caller)
 }
 
 /// Whom the path names.

@@ -1,109 +1,37 @@
 //! The routes, a file for each subject.
 
 mod auth;
-mod batch;
 mod command;
-mod contact_fields;
 mod contacts;
 mod conversations;
-mod create_message;
 mod dead_letters;
 mod google;
 mod integrations;
 mod messages;
-mod page;
-mod sessions;
 mod sla;
-mod store;
+mod state;
 
-use std::sync::Arc;
+pub use dead_letters::access::Letters;
+pub use messages::delivery_wait::Waits;
+pub use state::App;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, FromRef, FromRequestParts};
-use axum::http::request::Parts;
+use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
-use contract::Id;
-use contract::trace::TraceContext;
-use runtime::seal::Keyring;
-use serde_json::{Map, Value};
 use utoipa::OpenApi as _;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::auth::{Caller, Logins, Tokens, identify};
-use crate::delivery::Waits;
-use crate::http::Trace;
-use crate::letters::Letters;
-use crate::log::Log;
+use crate::auth::{Tokens, identify};
+use crate::middleware::{RateLimiters, bound_bodies, by_address, by_caller, room_for_bodies};
 use crate::openapi;
-use crate::problem::Problem;
-use crate::protect::{RateLimiters, bound_bodies, by_address, by_caller, room_for_bodies};
-use crate::validate::Fields;
 
 /// Largest body of a request without a token.
 const AUTH_BODY_BYTES: usize = 16 * 1024;
 /// Largest body about a contact, an integration or targets: a profile of 16 KiB, a token of 4 KiB,
 /// and some thousand characters.
 const DIRECTORY_BODY_BYTES: usize = 128 * 1024;
-
-/// What the routes need; each handler takes only its part. It is cloned for each request and layer,
-/// so every part is cheap to clone.
-#[derive(Clone)]
-pub struct App {
-    /// Events and queries.
-    pub log: Log,
-    /// What a caller shows.
-    pub tokens: Tokens,
-    /// What `/auth` needs to let somebody in.
-    pub logins: Arc<Logins>,
-    /// Seals the platforms' access tokens.
-    pub keyring: Keyring,
-    /// Waits for deliveries.
-    pub waits: Arc<Waits>,
-    /// What could not be processed.
-    pub letters: Arc<Letters>,
-}
-
-macro_rules! part {
-    ($type:ty, $field:ident) => {
-        impl FromRef<App> for $type {
-            fn from_ref(app: &App) -> $type {
-                app.$field.clone()
-            }
-        }
-    };
-}
-part!(Log, log);
-part!(Tokens, tokens);
-part!(Arc<Logins>, logins);
-part!(Keyring, keyring);
-part!(Arc<Waits>, waits);
-part!(Arc<Letters>, letters);
-
-/// What a request of a known caller comes with.
-pub struct Call {
-    /// Events and queries.
-    pub log: Log,
-    /// Who calls.
-    pub caller: Caller,
-    /// The trace that its events and queries belong to.
-    pub trace: TraceContext,
-}
-
-impl FromRequestParts<App> for Call {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Call, Problem> {
-        let caller = Caller::from_request_parts(parts, app).await?;
-        let Trace(trace) = Trace::from_request_parts(parts, app).await?;
-        Ok(Call {
-            log: app.log.clone(),
-            caller,
-            trace,
-        })
-    }
-}
 
 /// All of them, and what they say of themselves.
 pub fn router(app: App, limiters: RateLimiters) -> (Router, OpenApi) {
@@ -116,7 +44,7 @@ pub fn router(app: App, limiters: RateLimiters) -> (Router, OpenApi) {
 pub fn routes(tokens: &Tokens, limiters: RateLimiters) -> OpenApiRouter<App> {
     let messages = OpenApiRouter::new()
         .routes(routes!(
-            create_message::create_or_list,
+            messages::create::create_or_list,
             messages::list,
             messages::update,
             messages::delete
@@ -124,7 +52,7 @@ pub fn routes(tokens: &Tokens, limiters: RateLimiters) -> OpenApiRouter<App> {
         .routes(routes!(messages::get))
         .routes(routes!(messages::delivery))
         .routes(routes!(messages::mark_read))
-        .routes(routes!(batch::create))
+        .routes(routes!(messages::batch::create))
         .routes(routes!(conversations::instagram))
         // Behind the limit: a stranger, whose body is not read, keeps no room.
         .layer(from_fn_with_state(room_for_bodies(), bound_bodies))
@@ -164,8 +92,8 @@ pub fn routes(tokens: &Tokens, limiters: RateLimiters) -> OpenApiRouter<App> {
     let open = OpenApiRouter::new()
         .routes(routes!(auth::register))
         .routes(routes!(auth::login))
-        .routes(routes!(sessions::refresh))
-        .routes(routes!(sessions::logout))
+        .routes(routes!(auth::sessions::refresh))
+        .routes(routes!(auth::sessions::logout))
         .layer(from_fn_with_state(limiters.clone(), by_address));
     let known = OpenApiRouter::new()
         .routes(routes!(auth::invite))
@@ -184,12 +112,4 @@ pub fn routes(tokens: &Tokens, limiters: RateLimiters) -> OpenApiRouter<App> {
         .nest("/auth", auth)
         .layer(from_fn_with_state(tokens.clone(), identify));
     OpenApiRouter::with_openapi(openapi::base()).nest("/api/v1", api)
-}
-
-/// The company of a request whose query string may name one; an internal service must.
-fn company_in(query: &Map<String, Value>, caller: &Caller) -> Result<Id, Problem> {
-    let mut f = Fields::of(query);
-    let named = f.optional("company_id", str::parse::<Id>);
-    f.finish()?;
-    caller.company(named)
 }

@@ -11,12 +11,12 @@ use serde_json::{Map, Value};
 use std::time::Duration;
 use utoipa::ToSchema;
 
-use super::Call;
 use super::command::{accepted, command};
-use crate::http::{JsonObject, json, raw_json};
-use crate::problem::Problem;
+use crate::api::extract::{Call, JsonObject};
+use crate::api::field_reader::{Fields, QueryFields, platform_name};
+use crate::api::problem::Problem;
+use crate::api::response::{json, raw_json};
 use crate::schema::{BadBody, Denied, InRange, Later, Missing, OnPlatform, Refused};
-use crate::validate::{Fields, QueryFields, platform_name};
 
 /// What a report without a range is about: the time until now.
 const DEFAULT_RANGE: Duration = Duration::from_secs(86_400);

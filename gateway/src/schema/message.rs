@@ -7,8 +7,8 @@ use contract::query::{ConversationPage, MessagePage};
 use contract::{Id, Timestamp};
 use utoipa::ToSchema;
 
-use super::refused::ProblemDetails;
 use super::text::MaybeText;
+use crate::api::refusals::ProblemDetails;
 
 /// A message to store, and to forward where it is an operator's to facebook or instagram.
 #[derive(ToSchema)]

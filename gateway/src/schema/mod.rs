@@ -10,9 +10,12 @@ mod dead_letter;
 mod integration;
 mod message;
 mod query;
-mod refused;
 mod text;
 
+pub use crate::api::refusals::{
+    Accepted, BadBody, BadLogin, Denied, Emptied, FieldProblem, Forbidden, Later, Locked, Missing,
+    ProblemDetails, Refused, Reused, Settled, Taken,
+};
 pub use account::{
     Credentials, InvitationBody, Invited, LoggedIn, LogoutBody, OneUser, RefreshBody,
     RegistrationBody,
@@ -25,7 +28,3 @@ pub use message::{
     MessageList, OneMessage, ReadBody,
 };
 pub use query::{After, InRange, OfCompany, OnPlatform, PageOf};
-pub use refused::{
-    Accepted, BadBody, BadLogin, Denied, Emptied, FieldProblem, Forbidden, Later, Locked, Missing,
-    ProblemDetails, Refused, Reused, Settled, Taken,
-};

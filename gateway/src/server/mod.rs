@@ -26,7 +26,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 use tracing::{debug, error, info};
 
-use crate::protect::{Peer, TrustedProxies, network};
+use crate::middleware::{Peer, TrustedProxies, network};
 use crowd::{Crowd, Seat};
 use stream::{TimedStream, Turns};
 

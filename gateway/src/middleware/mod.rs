@@ -4,7 +4,8 @@
 mod address;
 mod cors;
 mod headers;
-mod rate;
+mod observe;
+mod rate_limit;
 mod uri;
 
 use std::sync::Arc;
@@ -20,10 +21,9 @@ use tokio::sync::Semaphore;
 
 pub use address::{Peer, TrustedProxies, network};
 pub use cors::Origins;
-pub use rate::{RateLimiters, RateLimits, by_address, by_caller};
+pub use rate_limit::{RateLimiters, RateLimits, by_address, by_caller};
 
-use crate::http::observe;
-use crate::problem::Problem;
+use crate::api::problem::Problem;
 
 const KIB: usize = 1024;
 /// Largest body.
@@ -62,7 +62,7 @@ impl Protection {
             ))
             .layer(from_fn(uri::check))
             .layer(self.origins.layer())
-            .layer(from_fn(observe))
+            .layer(from_fn(observe::observe))
     }
 }
 

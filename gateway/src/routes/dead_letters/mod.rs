@@ -2,6 +2,8 @@
 //! to. What is done with a letter is done by `runtime::dead_letters`, as the operator's
 //! command line does it too.
 
+pub mod access;
+
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
@@ -10,21 +12,22 @@ use axum::response::Response;
 use contract::domain::ShortText;
 use contract::{Id, Timestamp};
 use runtime::dead_letters::{
-    DeadLetter, Filter, MAX_LETTERS, MAX_REPLAYS, Replayed, Scope, ShownLetter,
+    DeadLetter, DeadLetterDetail, Filter, MAX_DEAD_LETTERS, MAX_REPLAYS, Replayed, Scope,
 };
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use self::access::Letters;
+use crate::api::extract::{JsonObject, MaybeJson, company_in};
+use crate::api::field_reader::{Fields, QueryFields};
+use crate::api::problem::Problem;
+use crate::api::response::json;
 use crate::auth::Caller;
-use crate::http::{JsonObject, MaybeJson, json};
-use crate::letters::Letters;
-use crate::problem::Problem;
 use crate::schema::{
     BadBody, Denied, DiscardBody, DryRun, DryRunBody, Missing, OfCompany, OfLetters, Refused,
     ReplayBody, Settled,
 };
-use crate::validate::{Fields, QueryFields};
 
 /// Entries of a page, unless the request says.
 const DEFAULT_LETTERS: u64 = 50;
@@ -45,7 +48,7 @@ struct Listed {
 #[derive(Serialize, ToSchema)]
 #[schema(as = OneDeadLetter)]
 struct One {
-    dead_letter: ShownLetter,
+    dead_letter: DeadLetterDetail,
 }
 
 /// A letter of which something has become.
@@ -87,14 +90,14 @@ pub async fn list(
     let mut f = Fields::of(&query);
     let mut filter = filter(&mut f);
     filter.state = f.optional("state", str::parse).unwrap_or_default();
-    let limit = f.number("limit", DEFAULT_LETTERS, 1..=MAX_LETTERS as u64) as usize;
+    let limit = f.number("limit", DEFAULT_LETTERS, 1..=MAX_DEAD_LETTERS as u64) as usize;
     let (scope, cursor) = scope_and_cursor(f, &caller)?;
     let (letters, _turn) = letters.turn()?;
     let page = letters.list(scope, &filter, cursor, limit).await?;
     Ok(json(
         StatusCode::OK,
         Listed {
-            dead_letters: page.letters,
+            dead_letters: page.dead_letters,
             limit,
             next_cursor: page.next_cursor,
         },
@@ -118,7 +121,7 @@ pub async fn show(
     QueryFields(query): QueryFields,
 ) -> Result<Response, Problem> {
     caller.manager()?;
-    let scope = Scope::Company(super::company_in(&query, &caller)?);
+    let scope = Scope::Company(company_in(&query, &caller)?);
     let seq = sequence(&seq)?;
     let (letters, _turn) = letters.turn()?;
     Ok(json(

@@ -1,6 +1,8 @@
 //! `/auth`: register a company or join one, log in, invite, see who one is. How a login goes on and
 //! ends is in `sessions`.
 
+pub mod sessions;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -13,16 +15,16 @@ use runtime::rpc::query::QueryError;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
-use super::Call;
+use crate::api::extract::{Call, JsonObject, Trace};
+use crate::api::field_reader::Fields;
+use crate::api::problem::Problem;
+use crate::api::response::json;
 use crate::auth::{Caller, INVITATION_TTL, Invitation, Logins, PASSWORD_BYTES};
-use crate::http::{JsonObject, Trace, json};
 use crate::log::Log;
-use crate::problem::Problem;
 use crate::schema::{
     BadBody, BadLogin, Credentials, Denied, Forbidden, InvitationBody, Invited, Locked, LoggedIn,
     Missing, OneUser, Refused, RegistrationBody, Taken,
 };
-use crate::validate::Fields;
 
 /// What a registration asks for.
 struct Registration {

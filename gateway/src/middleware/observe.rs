@@ -1,27 +1,18 @@
-//! HTTP around the routes: request ids, spans and metrics, bodies in, answers out. Bounds are in
-//! `protect`, the port is in `server`.
+//! The outermost layer: request id, trace, span, counters, and problem documents for every error.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use axum::Json;
-use axum::body::{Body, HttpBody};
-use axum::extract::{FromRequest, FromRequestParts, MatchedPath, Request};
-use axum::http::request::Parts;
+use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use contract::trace::TraceContext;
 use contract::{Id, Timestamp};
 use metrics::{counter, histogram};
-use serde_json::{Map, Value};
 use tracing::{Instrument, debug, error, field, info_span};
 
-use crate::body;
-use crate::problem::{self, Problem, REQUEST_ID};
+use crate::api::problem::{self, Problem, REQUEST_ID};
 
-/// A body must have arrived within this.
-const BODY_WITHIN: Duration = Duration::from_secs(30);
 /// Longest request id taken over from a caller.
 const REQUEST_ID_CHARS: usize = 64;
 
@@ -121,87 +112,4 @@ fn as_problem(response: Response) -> Response {
         }
     }
     problem
-}
-
-/// The request's trace, for the events and queries that it causes.
-#[derive(Clone, Copy)]
-pub struct Trace(pub TraceContext);
-
-impl<S: Sync> FromRequestParts<S> for Trace {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Trace, Problem> {
-        Ok(Trace(
-            parts
-                .extensions
-                .get()
-                .copied()
-                .unwrap_or_else(TraceContext::generate),
-        ))
-    }
-}
-
-/// A body that is one JSON object.
-pub struct JsonObject(pub Map<String, Value>);
-
-impl<S: Send + Sync> FromRequest<S> for JsonObject {
-    type Rejection = Problem;
-
-    async fn from_request(request: Request<Body>, state: &S) -> Result<JsonObject, Problem> {
-        let content_type = request
-            .headers()
-            .get(header::CONTENT_TYPE)
-            .and_then(|v| v.to_str().ok())
-            .unwrap_or_default();
-        let essence = content_type
-            .split(';')
-            .next()
-            .unwrap_or_default()
-            .trim()
-            .to_ascii_lowercase();
-        if essence != "application/json"
-            && !(essence.starts_with("application/") && essence.ends_with("+json"))
-        {
-            return Err(Problem::MediaType);
-        }
-        let read = tokio::time::timeout(BODY_WITHIN, Bytes::from_request(request, state)).await;
-        let body = match read {
-            Ok(Ok(body)) => body,
-            Ok(Err(rejected)) if rejected.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-                return Err(Problem::TooLarge);
-            }
-            Ok(Err(_)) => return Err(Problem::BadRequest("the body did not arrive whole")),
-            Err(_) => return Err(Problem::Timeout),
-        };
-        body::parse_object(&body)
-            .map(JsonObject)
-            .map_err(Problem::BadJson)
-    }
-}
-
-/// A JSON object, or no body at all.
-pub struct MaybeJson(pub Map<String, Value>);
-
-impl<S: Send + Sync> FromRequest<S> for MaybeJson {
-    type Rejection = Problem;
-
-    async fn from_request(request: Request<Body>, state: &S) -> Result<MaybeJson, Problem> {
-        if request.body().is_end_stream() {
-            return Ok(MaybeJson(Map::new()));
-        }
-        JsonObject::from_request(request, state)
-            .await
-            .map(|JsonObject(body)| MaybeJson(body))
-    }
-}
-
-/// An answer made of JSON texts, none of which is parsed again.
-pub fn raw_json(status: StatusCode, before: &str, raw: &[u8], after: &str) -> Response {
-    let body = [before.as_bytes(), raw, after.as_bytes()].concat();
-    (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
-}
-
-/// An answer.
-pub fn json(status: StatusCode, body: impl serde::Serialize) -> Response {
-    (status, Json(body)).into_response()
 }

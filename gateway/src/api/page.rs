@@ -4,8 +4,8 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use contract::query::{DEFAULT_PAGE, MAX_PAGE, Page};
 
-use crate::http::raw_json;
-use crate::validate::Fields;
+use super::field_reader::Fields;
+use super::response::raw_json;
 
 /// Furthest that `skip` reaches; a cursor goes further.
 const MAX_SKIP: u64 = 100_000;

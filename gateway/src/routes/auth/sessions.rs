@@ -11,15 +11,15 @@ use runtime::rpc::query::QueryError;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
-use super::auth::public;
+use super::public;
+use crate::api::extract::{MaybeJson, Trace};
+use crate::api::field_reader::Fields;
+use crate::api::problem::Problem;
 use crate::auth::{Caller, Logins, Open, Refresh, refresh_token};
-use crate::http::{MaybeJson, Trace};
 use crate::log::Log;
-use crate::problem::Problem;
 use crate::schema::{
     BadBody, BadLogin, Denied, Forbidden, LoggedIn, LogoutBody, RefreshBody, Refused,
 };
-use crate::validate::Fields;
 
 /// `POST /auth/refresh`: the next access token, and the next refresh token, in place of this one.
 #[utoipa::path(

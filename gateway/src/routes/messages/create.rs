@@ -17,15 +17,15 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use super::delivery_wait::Waits;
+use super::prefer;
 use super::store::{Create, Stored, idempotency, request_key, say_replayed};
-use super::{Call, messages};
+use crate::api::extract::{Call, JsonObject};
+use crate::api::field_reader::{Fields, platform_name};
+use crate::api::problem::Problem;
+use crate::api::response::json;
 use crate::auth::Caller;
-use crate::delivery::Waits;
-use crate::http::{JsonObject, json};
-use crate::prefer;
-use crate::problem::Problem;
 use crate::schema::{BadBody, CreateOrList, Denied, MessageList, Missing, Refused, Reused, Taken};
-use crate::validate::{Fields, platform_name};
 
 /// `POST /messages`
 #[utoipa::path(
@@ -51,7 +51,7 @@ pub async fn create_or_list(
     // A list has no use for it; a bad one is refused all the same.
     let key = request_key(&headers)?;
     match is_list {
-        true => messages::list_of(&call.log, &call.caller, call.trace, &body).await,
+        true => super::list_of(&call.log, &call.caller, call.trace, &body).await,
         false => create(&waits, call, &headers, key, &body).await,
     }
 }

@@ -6,15 +6,15 @@ use axum::http::{HeaderMap, HeaderValue};
 use contract::Timestamp;
 use contract::domain::Message;
 use contract::event::{Envelope, Event, Idempotency};
-use contract::query::{KeyOf, UniqueKey};
+use contract::query::{DedupKey, UniqueKey};
 use contract::trace::TraceContext;
 use runtime::log::publisher::{Outgoing, PublishError, Receipt};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+use crate::api::problem::{Problem, key_name};
 use crate::auth::Caller;
 use crate::log::Log;
-use crate::problem::{Problem, key_name};
 
 /// Longest `Idempotency-Key`.
 const KEY_CHARS: usize = 255;
@@ -24,7 +24,7 @@ const FINGERPRINT_BYTES: usize = 16;
 /// A message to be stored, and what tells it from another.
 pub struct Create {
     envelope: Envelope,
-    key: Option<KeyOf>,
+    key: Option<DedupKey>,
 }
 
 /// A message that the log has.
@@ -48,11 +48,11 @@ impl Create {
         // The platform's own id is the stronger key: a bot that tries again may well have lost its
         // own.
         let key = match (&message.external_message_id, &request) {
-            (Some(id), _) => Some(KeyOf::External {
+            (Some(id), _) => Some(DedupKey::External {
                 platform: message.platform,
                 id: id.clone(),
             }),
-            (None, Some(request)) => Some(KeyOf::Request(request.key.clone())),
+            (None, Some(request)) => Some(DedupKey::Request(request.key.clone())),
             (None, None) => None,
         };
         let mut envelope = Log::envelope(
@@ -69,8 +69,10 @@ impl Create {
     pub fn outgoing(&self, trace: TraceContext) -> Result<Outgoing, PublishError> {
         let company_id = self.envelope.company_id;
         let msg_id = match &self.key {
-            Some(KeyOf::External { platform, id }) => format!("ext:{company_id}:{platform}:{id}"),
-            Some(KeyOf::Request(key)) => format!("key:{company_id}:{key}"),
+            Some(DedupKey::External { platform, id }) => {
+                format!("ext:{company_id}:{platform}:{id}")
+            }
+            Some(DedupKey::Request(key)) => format!("key:{company_id}:{key}"),
             None => self.envelope.id.to_string(),
         };
         let unique = self.key.clone().map(|key| UniqueKey { company_id, key });

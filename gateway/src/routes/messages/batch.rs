@@ -10,19 +10,19 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use contract::{Id, Timestamp};
 use futures_util::{StreamExt, stream};
-use runtime::log::ordering_key::Order;
+use runtime::log::ordering_key::OrderingKey;
 use runtime::log::publisher::{Outgoing, PublishError, Receipt};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::Call;
-use super::create_message::{Created, read};
+use super::create::{Created, read};
 use super::store::{Create, Stored, idempotency, request_key};
+use crate::api::extract::{Call, JsonObject};
+use crate::api::problem::Problem;
+use crate::api::response::json;
 use crate::auth::Caller;
-use crate::http::{JsonObject, json};
 use crate::log::Log;
-use crate::problem::Problem;
 use crate::schema::{BadBody, Batch, BatchEntry, Denied, Refused};
 
 /// Most messages in one batch.
@@ -83,7 +83,7 @@ pub async fn create(
     };
     let key = request_key(&headers)?;
     let now = Timestamp::now();
-    let mut orders: HashMap<(Id, Id), Order> = HashMap::new();
+    let mut orders: HashMap<(Id, Id), OrderingKey> = HashMap::new();
     let mut events = Vec::with_capacity(messages.len());
     let mut creates = Vec::with_capacity(messages.len());
     for (index, message) in messages.iter().enumerate() {
@@ -92,7 +92,7 @@ pub async fn create(
             prepare(message, &caller, request, now).and_then(|(create, conversation)| {
                 let order = orders.entry(conversation).or_default().clone();
                 events.push(Outgoing {
-                    order: Some(order),
+                    ordering_key: Some(order),
                     ..create.outgoing(trace)?
                 });
                 Ok(create)

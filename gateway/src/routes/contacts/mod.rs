@@ -1,5 +1,7 @@
 //! `/contacts`: enter one, look at one, look through them, edit one.
 
+mod fields;
+
 use axum::extract::Path;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
@@ -13,18 +15,18 @@ use runtime::log::publisher::Outgoing;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::command::{accepted, command};
-use super::page::{page, with_page};
-use super::store::{idempotency, request_key, say_replayed};
-use super::{Call, company_in, contact_fields};
-use crate::http::{JsonObject, json, raw_json};
+use crate::api::extract::{Call, JsonObject, company_in};
+use crate::api::field_reader::{Fields, QueryFields, path_id};
+use crate::api::page::{page, with_page};
+use crate::api::problem::Problem;
+use crate::api::response::{json, raw_json};
 use crate::log::Log;
-use crate::problem::Problem;
+use crate::routes::command::{accepted, command};
+use crate::routes::messages::store::{idempotency, request_key, say_replayed};
 use crate::schema::{
     After, BadBody, ContactEdit, ContactList, Denied, Later, Missing, NewContact, OfCompany,
     OneContact, PageOf, Refused, Reused,
 };
-use crate::validate::{Fields, QueryFields, path_id};
 
 /// Longest search, in characters.
 const SEARCH_CHARS: usize = 100;
@@ -61,9 +63,9 @@ pub async fn create(
     if !f.has("fullName") {
         f.wrong("fullName", "is required");
     }
-    let fields = contact_fields::read(&mut f);
+    let fields = fields::read(&mut f);
     f.finish()?;
-    let contact = contact_fields::contact(fields, caller.company(company)?, now)?;
+    let contact = fields::contact(fields, caller.company(company)?, now)?;
     let (id, company) = (contact.id, contact.company_id);
     let request = request_key(&headers)?
         .map(|key| idempotency(&caller, key, &body))
@@ -188,7 +190,7 @@ pub async fn update(
     if f.is_null("fullName") {
         f.wrong("fullName", "cannot be removed");
     }
-    let patch = contact_fields::read(&mut f);
+    let patch = fields::read(&mut f);
     f.finish()?;
     let company_id = caller.company(company)?;
     if patch == ContactPatch::default() {

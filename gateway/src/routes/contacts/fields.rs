@@ -5,8 +5,8 @@ use contract::domain::{Contact, ContactPatch, Email, Profile, ShortText, Social,
 use contract::{Id, Timestamp};
 use serde_json::{Map, Value};
 
-use crate::problem::Problem;
-use crate::validate::Fields;
+use crate::api::field_reader::Fields;
+use crate::api::problem::Problem;
 
 /// Largest profile, as JSON.
 const PROFILE_BYTES: usize = 16 * 1024;

@@ -5,7 +5,7 @@ use runtime::dead_letters::DeadLetters;
 use runtime::net::connection::Connection;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::problem::Problem;
+use crate::api::problem::Problem;
 
 /// Requests about dead letters that a gateway works on; beyond it 503.
 const MAX_AT_A_TIME: usize = 8;

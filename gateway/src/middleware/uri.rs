@@ -11,7 +11,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use percent_encoding::percent_decode_str;
 
-use crate::problem::Problem;
+use crate::api::problem::Problem;
 
 /// Longest path and query string together, in bytes.
 const URI_BYTES: usize = 4_096;

@@ -9,10 +9,14 @@ use contract::Timestamp;
 use contract::domain::User;
 use serde_json::{Map, Value, json};
 
-use super::cookies::csrf_token;
-use super::{Cookies, Grants, Lockout, Open, Passwords, Refresh, Sessions, Tokens};
-use crate::http::json;
-use crate::problem::Problem;
+use super::cookies::{Cookies, csrf_token};
+use super::credentials::Tokens;
+use super::lockout::Lockout;
+use super::passwords::Passwords;
+use super::sessions::{Open, Sessions};
+use super::signed_tokens::{Grants, Refresh};
+use crate::api::problem::Problem;
+use crate::api::response::json;
 
 /// Of one gateway.
 pub struct Logins {

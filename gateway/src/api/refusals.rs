@@ -1,5 +1,7 @@
 //! What a request can end with other than with what it asked for.
 
+#![expect(dead_code, reason = "they describe, nobody makes them")]
+
 use contract::Id;
 use utoipa::{IntoResponses, ToSchema};
 

@@ -7,7 +7,7 @@ use contract::Id;
 use contract::domain::{Platform, Provider, UnknownName};
 use serde_json::{Map, Value};
 
-use crate::problem::{FieldError, Problem};
+use super::problem::{FieldError, Problem};
 
 /// Longest list of problems in one answer.
 const MAX_ERRORS: usize = 50;

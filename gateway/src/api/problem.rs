@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use contract::dead_letter::State;
-use contract::query::KeyOf;
+use contract::query::DedupKey;
 use runtime::dead_letters::DeadLetterError;
 use runtime::kv::bucket::BucketError;
 use runtime::log::publisher::PublishError;
@@ -271,10 +271,10 @@ impl IntoResponse for Problem {
 }
 
 /// What a client calls a unique key.
-pub fn key_name(key: &KeyOf) -> &'static str {
+pub fn key_name(key: &DedupKey) -> &'static str {
     match key {
-        KeyOf::External { .. } => "external_message_id",
-        KeyOf::Request(_) => "Idempotency-Key",
+        DedupKey::External { .. } => "external_message_id",
+        DedupKey::Request(_) => "Idempotency-Key",
     }
 }
 
@@ -324,13 +324,13 @@ impl From<DeadLetterError> for Problem {
     fn from(error: DeadLetterError) -> Problem {
         match error {
             DeadLetterError::NotFound => Problem::NotFound("dead letter"),
-            DeadLetterError::Settled(State::Discarded) => {
+            DeadLetterError::Resolved(State::Discarded) => {
                 Problem::Conflict("the dead letter is discarded")
             }
-            DeadLetterError::Settled(State::Replaying) => Problem::Conflict(
+            DeadLetterError::Resolved(State::Replaying) => Problem::Conflict(
                 "a replay of the dead letter was begun: ask for it again to complete it",
             ),
-            DeadLetterError::Settled(_) => Problem::Conflict("the dead letter is replayed"),
+            DeadLetterError::Resolved(_) => Problem::Conflict("the dead letter is replayed"),
             DeadLetterError::Refused(_) => {
                 Problem::Conflict("the dead letter cannot be replayed: no stream takes its message")
             }

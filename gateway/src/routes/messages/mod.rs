@@ -1,5 +1,11 @@
 //! `/messages` beyond creating: list, get, delivery, edit, delete, mark read.
 
+pub mod batch;
+pub mod create;
+pub mod delivery_wait;
+mod prefer;
+pub mod store;
+
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -13,19 +19,19 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::command::{accepted, command};
-use super::create_message::attachment;
-use super::page::{page, with_page};
-use super::{Call, company_in};
+use self::create::attachment;
+use crate::api::extract::{Call, JsonObject, company_in};
+use crate::api::field_reader::{Fields, QueryFields, path_id, platform_name};
+use crate::api::page::{page, with_page};
+use crate::api::problem::Problem;
+use crate::api::response::{json, raw_json};
 use crate::auth::Caller;
-use crate::http::{JsonObject, json, raw_json};
 use crate::log::Log;
-use crate::problem::Problem;
+use crate::routes::command::{accepted, command};
 use crate::schema::{
     After, BadBody, Denied, Emptied, Later, MessageEdit, MessageId, MessageList, Missing,
     OfCompany, OnPlatform, OneMessage, PageOf, ReadBody, Refused,
 };
-use crate::validate::{Fields, QueryFields, path_id, platform_name};
 
 /// What PATCH refuses by name. `company_id` says whose message it is.
 const IMMUTABLE: &[&str] = &[

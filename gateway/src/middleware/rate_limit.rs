@@ -24,8 +24,8 @@ use runtime::CancellationToken;
 use runtime::service::settings::Settings;
 
 use super::address::{ClientAddress, network};
+use crate::api::problem::Problem;
 use crate::auth::Caller;
-use crate::problem::Problem;
 
 /// Parties that one limit counts apart, some 100 bytes each; beyond it new ones share one
 /// allowance.

@@ -1,0 +1,224 @@
+//! The credentials of callers: access tokens (JWT, HS256) and the internal services' key. How a user
+//! comes by a token is in `login_service`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, header};
+use axum::middleware::Next;
+use axum::response::Response;
+use contract::domain::{StaffRole, User};
+use contract::{Id, Timestamp};
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq;
+
+use super::caller::Caller;
+use crate::api::problem::Problem;
+
+/// The claims of an access token, by the names that the old backend's clients know. Any token so
+/// signed is valid.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Claims {
+    user_id: Id,
+    company_id: Id,
+    role: StaffRole,
+    /// The login that the token comes from. Tokens that others have signed have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sid: Option<Id>,
+    iat: i64,
+    exp: i64,
+}
+
+/// Makes and checks credentials.
+#[derive(Clone)]
+pub struct Tokens(Arc<Keys>);
+
+struct Keys {
+    sign: EncodingKey,
+    verify: DecodingKey,
+    rules: Validation,
+    ttl: Duration,
+    internal_key: SecretString,
+}
+
+impl Tokens {
+    /// With these secrets.
+    pub fn new(access_secret: &SecretString, ttl: Duration, internal_key: &SecretString) -> Tokens {
+        let secret = access_secret.expose_secret().as_bytes();
+        let mut rules = Validation::new(Algorithm::HS256);
+        rules.leeway = 0;
+        rules.validate_aud = false;
+        Tokens(Arc::new(Keys {
+            sign: EncodingKey::from_secret(secret),
+            verify: DecodingKey::from_secret(secret),
+            rules,
+            ttl,
+            internal_key: internal_key.clone(),
+        }))
+    }
+
+    /// An access token of a login, and the seconds that it lives.
+    pub fn issue(
+        &self,
+        user: &User,
+        session: Id,
+        now: Timestamp,
+    ) -> Result<(String, u64), Problem> {
+        let iat = now.millis() / 1_000;
+        let ttl = self.0.ttl.as_secs();
+        let claims = Claims {
+            user_id: user.id,
+            company_id: user.company_id,
+            role: user.role,
+            sid: Some(session),
+            iat,
+            exp: iat + ttl as i64,
+        };
+        let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.0.sign)
+            .map_err(|e| {
+                tracing::error!(error = %e, "a token cannot be signed");
+                Problem::Internal
+            })?;
+        Ok((token, ttl))
+    }
+
+    fn verify(&self, token: &str) -> Result<Caller, Problem> {
+        let decoded = jsonwebtoken::decode::<Claims>(token, &self.0.verify, &self.0.rules)
+            .map_err(|e| match e.kind() {
+                ErrorKind::ExpiredSignature => Problem::TokenExpired,
+                _ => Problem::InvalidToken,
+            })?;
+        let Claims {
+            user_id: user,
+            company_id: company,
+            role,
+            sid: session,
+            ..
+        } = decoded.claims;
+        Ok(Caller::Staff {
+            user,
+            company,
+            role,
+            session,
+        })
+    }
+
+    /// Who sends these headers. Where there is a bearer token it alone decides.
+    fn caller(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
+        if let Some(bearer) = headers.get(header::AUTHORIZATION) {
+            let token = bearer
+                .to_str()
+                .ok()
+                .and_then(|b| b.strip_prefix("Bearer "))
+                .ok_or(Problem::InvalidToken)?;
+            return self.verify(token.trim());
+        }
+        match headers.get("x-api-key") {
+            Some(key) if self.is_internal_key(key.as_bytes()) => Ok(Caller::Service),
+            _ => Err(Problem::InvalidToken),
+        }
+    }
+
+    fn is_internal_key(&self, given: &[u8]) -> bool {
+        given
+            .ct_eq(self.0.internal_key.expose_secret().as_bytes())
+            .into()
+    }
+}
+
+/// A layer: works out once who calls, for the rate limits and for the handlers.
+pub async fn identify(State(tokens): State<Tokens>, mut request: Request, next: Next) -> Response {
+    let caller = tokens.caller(request.headers());
+    if let Ok(Caller::Staff { company, .. }) = &caller {
+        tracing::Span::current().record("company", tracing::field::display(company));
+    }
+    request.extensions_mut().insert(caller);
+    next.run(request).await
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderName;
+
+    use super::*;
+
+    fn tokens(secret: &str) -> Tokens {
+        Tokens::new(
+            &secret.into(),
+            Duration::from_secs(900),
+            &"k".repeat(32).into(),
+        )
+    }
+
+    fn user() -> User {
+        serde_json::from_value(serde_json::json!({
+            "_id": "d".repeat(24), "company_id": "a".repeat(24), "email": "a@b.c", "fullName": "A", "role": "manager",
+            "password_hash": "", "created_at": "2026-01-01T00:00:00.000Z",
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_token_is_good_until_it_expires_and_only_under_its_key() {
+        let session = Id::from_bytes([7; 12]);
+        let good = tokens(&"s".repeat(32));
+        let (token, _) = good.issue(&user(), session, Timestamp::now()).unwrap();
+        assert_eq!(
+            good.verify(&token),
+            Ok(Caller::Staff {
+                user: user().id,
+                company: user().company_id,
+                role: StaffRole::Manager,
+                session: Some(session)
+            })
+        );
+        assert_eq!(
+            tokens(&"t".repeat(32)).verify(&token),
+            Err(Problem::InvalidToken)
+        );
+        let (old, _) = good
+            .issue(&user(), session, Timestamp::from_millis(0))
+            .unwrap();
+        assert_eq!(good.verify(&old), Err(Problem::TokenExpired));
+        for bad in ["", "a.b.c", "eyJhbGciOiJub25lIn0.e30."] {
+            assert_eq!(good.verify(bad), Err(Problem::InvalidToken), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_bearer_token_decides_and_a_key_must_be_exact() {
+        let tokens = tokens(&"s".repeat(32));
+        let (token, _) = tokens
+            .issue(&user(), Id::from_bytes([7; 12]), Timestamp::now())
+            .unwrap();
+        let with = |headers: &[(&'static str, &str)]| {
+            tokens.caller(
+                &headers
+                    .iter()
+                    .map(|(n, v)| (HeaderName::from_static(n), v.parse().unwrap()))
+                    .collect(),
+            )
+        };
+        let (bearer, key, near) = (
+            format!("Bearer {token}"),
+            "k".repeat(32),
+            "k".repeat(31) + "j",
+        );
+        assert!(matches!(
+            with(&[("authorization", &bearer), ("x-api-key", "wrong")]),
+            Ok(Caller::Staff { .. })
+        ));
+        assert_eq!(
+            with(&[("authorization", "Bearer x"), ("x-api-key", &key)]),
+            Err(Problem::InvalidToken)
+        );
+        assert_eq!(with(&[("x-api-key", &key)]), Ok(Caller::Service));
+        assert_eq!(with(&[("x-api-key", &near)]), Err(Problem::InvalidToken));
+        assert_eq!(with(&[]), Err(Problem::InvalidToken));
+    }
+}
