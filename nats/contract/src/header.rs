@@ -1,5 +1,7 @@
 //! Names of the headers that messages of the log carry. The server's own begin with `Nats-`.
 
+use crate::inventory;
+
 /// Idempotency: the server stores one message of an id within the stream's duplicate window.
 pub const MSG_ID: &str = "Nats-Msg-Id";
 /// The stream sequence, on a republished (live) message.
@@ -53,3 +55,70 @@ pub const REPLAY_OF: &str = "Replay-Of";
 pub const EVENT_SEQ: &str = "Event-Seq";
 /// Where the server sourced a message from: `<stream> <sequence> …`.
 pub const STREAM_SOURCE: &str = "Nats-Stream-Source";
+
+/// The position in the log of the event that a message is about, counting from 1: the sequence in
+/// `EVENTS` under which the event was stored first. A replay keeps the position of its original.
+/// Returns `None` for a message that is neither an event nor made from one, such as the work of a
+/// job.
+///
+/// `stream` and `seq` say where the message itself is stored, `header` reads its headers.
+pub fn log_position<'h>(
+    stream: &str,
+    seq: u64,
+    header: impl Fn(&str) -> Option<&'h str>,
+) -> Option<u64> {
+    let first = header(EVENT_SEQ).and_then(|first| first.parse().ok());
+    if stream == inventory::EVENTS {
+        // An event cannot have been stored before its own copy: a header that says so is wrong.
+        return Some(first.filter(|first| *first < seq).unwrap_or(seq));
+    }
+    first.or_else(|| sourced_from_events(header(STREAM_SOURCE)?))
+}
+
+/// Reads `EVENTS <sequence> <filter> …`, as the server writes [`STREAM_SOURCE`].
+fn sourced_from_events(source: &str) -> Option<u64> {
+    let mut words = source.split(' ');
+    (words.next()? == inventory::EVENTS).then(|| words.next()?.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inventory::{EVENTS, JOBS, OUTBOUND};
+
+    fn position(stream: &str, seq: u64, headers: &[(&str, &'static str)]) -> Option<u64> {
+        log_position(stream, seq, |name| {
+            let (_, value) = headers.iter().find(|(own, _)| *own == name)?;
+            Some(value)
+        })
+    }
+
+    #[test]
+    fn an_event_has_its_own_sequence_and_a_replay_that_of_its_original() {
+        assert_eq!(position(EVENTS, 7, &[]), Some(7));
+        assert_eq!(position(EVENTS, 7, &[(EVENT_SEQ, "3")]), Some(3));
+        for wrong in ["7", "8", "-1", "x", ""] {
+            assert_eq!(
+                position(EVENTS, 7, &[(EVENT_SEQ, wrong)]),
+                Some(7),
+                "{wrong}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_sourced_message_has_the_position_of_its_event() {
+        let source = "EVENTS 41 message.created.*.*.facebook.outbound.operator outbound.> x";
+        assert_eq!(position(OUTBOUND, 7, &[(STREAM_SOURCE, source)]), Some(41));
+        let replayed = [(STREAM_SOURCE, source), (EVENT_SEQ, "40")];
+        assert_eq!(position(OUTBOUND, 7, &replayed), Some(40));
+        for other in ["OTHER 41 > >", "EVENTS", "EVENTS x", ""] {
+            assert_eq!(
+                position(OUTBOUND, 7, &[(STREAM_SOURCE, other)]),
+                None,
+                "{other}"
+            );
+        }
+        assert_eq!(position(JOBS, 7, &[]), None);
+    }
+}

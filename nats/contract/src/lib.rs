@@ -3,6 +3,9 @@
 //! It is plain data: ids, domain types, events, subjects, queries, and the inventory of streams. It
 //! does no I/O and depends on neither tokio nor axum; how a service speaks it is the crate `runtime`.
 
+#[macro_use]
+mod event_list;
+
 pub mod dead_letter;
 pub mod domain;
 pub mod event;

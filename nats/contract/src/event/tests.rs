@@ -3,9 +3,11 @@
 
 use super::*;
 use crate::domain::{
-    Attachment, Content, Direction, Email, ExternalId, Profile, Role, Sealed, ShortText, Social,
-    SocialPatch, StaffRole, Url,
+    Attachment, Contact, ContactPatch, Content, Delivery, DeliveryState, Direction, Email,
+    ExternalId, Integration, Message, MessagePatch, Platform, Profile, Provider, Role, Sealed,
+    ShortText, SlaTargets, Social, SocialPatch, StaffRole, Url, User,
 };
+use crate::{Id, Timestamp};
 
 fn id(digit: char) -> Id {
     digit.to_string().repeat(24).parse().unwrap()
@@ -226,7 +228,15 @@ fn envelope(event: Event) -> Envelope {
 #[test]
 fn every_event_is_written_and_read_as_its_golden_file_says() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../golden");
-    for (kind, event) in examples() {
+    let examples = examples();
+    let mut kinds: Vec<&str> = examples.iter().map(|(kind, _)| *kind).collect();
+    let mut known = Event::KINDS.to_vec();
+    (kinds.sort_unstable(), known.sort_unstable());
+    assert_eq!(
+        kinds, known,
+        "an event without an example has no golden file"
+    );
+    for (kind, event) in examples {
         let envelope = envelope(event);
         assert_eq!(envelope.event.kind(), kind);
         let file = folder.join(format!("{kind}.v{VERSION}.json"));

@@ -1,4 +1,5 @@
 use super::*;
+use crate::domain::{Direction, Role};
 use proptest::prelude::*;
 use proptest::sample::select;
 
