@@ -1,5 +1,6 @@
 //! What documents, deployment files and the workspace promise.
 
+mod circles;
 mod compose;
 mod cookbook;
 mod docs;
