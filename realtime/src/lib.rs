@@ -18,10 +18,11 @@ use runtime::service::{self, Service, ServiceError};
 use tokio::net::TcpListener;
 
 use crate::auth::{handshake::Handshake, revocation};
-use crate::cluster::{leader, membership};
-use crate::node::Hub;
+use crate::cluster::{heartbeat, leader};
+use crate::node::Node;
 use crate::transport::{socketio, ws};
 
+mod admission;
 mod asyncapi;
 mod auth;
 mod cluster;
@@ -54,7 +55,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     let mut service = Service::start("realtime", &config.common, shutdown).await?;
     service.health.expect(&["hub"]);
     let publisher = Publisher::start(&mut service);
-    let hub = Hub::new(
+    let node = Node::new(
         service.connection.clone(),
         publisher,
         config.limits,
@@ -62,13 +63,13 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
         service.stop.clone(),
     );
     let handshake = Arc::new(Handshake::new(&config));
-    let doors =
-        ws::routes(handshake.clone(), hub.clone()).merge(socketio::routes(handshake, hub.clone()));
+    let doors = ws::routes(handshake.clone(), node.clone())
+        .merge(socketio::routes(handshake, node.clone()));
     let router = doors.merge(asyncapi::routes()).merge(service.ops_routes());
-    service.spawn("leader watch", leader::watch(hub.clone()));
-    service.spawn("nodes", membership::run(hub.clone()));
-    service.spawn("sessions", revocation::run(hub.clone()));
-    service.spawn("lifecycle", lifecycle::run(hub, service.health.clone()));
+    service.spawn("leader watch", leader::watch(node.clone()));
+    service.spawn("nodes", heartbeat::run(node.clone()));
+    service.spawn("sessions", revocation::run(node.clone()));
+    service.spawn("lifecycle", lifecycle::run(node, service.health.clone()));
     let port = listener::Port::new(
         port,
         router,

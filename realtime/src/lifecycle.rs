@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::time::{interval, timeout};
 use tracing::info;
 
-use crate::node::Hub;
+use crate::node::Node;
 use crate::room::FeedState;
 use crate::room::close_reason::CloseReason;
 use crate::room::payload;
@@ -23,36 +23,37 @@ const RECONNECT_WITHIN: Duration = Duration::from_secs(5);
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 
 /// Runs until the service stops, then sends the sockets away.
-pub async fn run(hub: Hub, health: Health) {
+pub async fn run(node: Node, health: Health) {
     let mut tick = interval(TICK);
-    while hub.stop().run_until_cancelled(tick.tick()).await.is_some() {
-        confirm(&hub, &health);
+    while node.stop().run_until_cancelled(tick.tick()).await.is_some() {
+        confirm(&node, &health);
         let now = Timestamp::now();
-        hub.all()
+        node.hub()
+            .rooms()
             .iter()
             .for_each(|company| company.check_tokens(now));
     }
-    send_away(&hub).await;
+    send_away(&node).await;
 }
 
-fn confirm(hub: &Hub, health: &Health) {
-    let companies = hub.all();
+fn confirm(node: &Node, health: &Health) {
+    let companies = node.hub().rooms();
     let live = companies
         .iter()
         .filter(|c| *c.feed.borrow() == FeedState::Live)
         .count();
-    let sockets: usize = companies.iter().map(|c| c.sockets()).sum();
+    let sockets: usize = companies.iter().map(|c| c.socket_count()).sum();
     let detail = json!({"companies": companies.len(), "live": live, "sockets": sockets});
-    match hub.connection().is_connected() {
+    match node.connection().is_connected() {
         true => health.good("hub", detail),
         false => health.bad("hub", detail),
     }
 }
 
 /// Each socket gets what waits for it, and the word when to connect again, to another node.
-async fn send_away(hub: &Hub) {
-    let companies = hub.all();
-    let sockets: usize = companies.iter().map(|c| c.sockets()).sum();
+async fn send_away(node: &Node) {
+    let companies = node.hub().rooms();
+    let sockets: usize = companies.iter().map(|c| c.socket_count()).sum();
     info!(sockets, "the sockets are sent away");
     for company in &companies {
         company.end_all_after(
@@ -62,7 +63,7 @@ async fn send_away(hub: &Hub) {
     }
     let emptied = async {
         for company in &companies {
-            while company.sockets() > 0 {
+            while company.socket_count() > 0 {
                 company.emptied.notified().await;
             }
         }

@@ -13,47 +13,45 @@ use runtime::log::direct_get;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::warn;
 
-use crate::node::Hub;
+use crate::auth::session::Login;
+use crate::node::Node;
 
 /// How often the entries of open sockets are looked up.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Pause before the subscription is made again.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// A login: the user, and which of theirs.
-pub type Login = (Id, Id);
-
 /// Listens and looks until the service stops.
-pub async fn run(hub: Hub) {
+pub async fn run(node: Node) {
     let listen = async {
         loop {
-            match hub
+            match node
                 .connection()
                 .client
                 .subscribe(subject::entry(inventory::SESSIONS, "*.*"))
                 .await
             {
-                Ok(changes) => follow(&hub, changes).await,
+                Ok(changes) => follow(&node, changes).await,
                 Err(e) => warn!(error = %e, "logins cannot be followed"),
             }
             sleep(PAUSE).await;
         }
     };
-    let _ = hub.stop().run_until_cancelled(listen).await;
+    let _ = node.stop().run_until_cancelled(listen).await;
 }
 
-async fn follow(hub: &Hub, mut changes: async_nats::Subscriber) {
+async fn follow(node: &Node, mut changes: async_nats::Subscriber) {
     let mut tick = interval(LOOK_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut missing = HashSet::new();
     loop {
         tokio::select! {
-            _ = tick.tick() => missing = look(hub, missing).await,
+            _ = tick.tick() => missing = look(node, missing).await,
             change = changes.next() => {
                 let Some(change) = change else { return };
                 let is_removed = change.payload.is_empty();
                 if let Some(login) = login_of(&change.subject).filter(|_| is_removed) {
-                    end(hub, &HashSet::from([login]));
+                    end(node, &HashSet::from([login]));
                 }
             }
         }
@@ -62,9 +60,10 @@ async fn follow(hub: &Hub, mut changes: async_nats::Subscriber) {
 
 /// Ends the sockets whose login was missing the last time too: a replica that answers may not have
 /// a new one yet.
-async fn look(hub: &Hub, missing_before: HashSet<Login>) -> HashSet<Login> {
-    let logins: HashSet<Login> = hub
-        .all()
+async fn look(node: &Node, missing_before: HashSet<Login>) -> HashSet<Login> {
+    let logins: HashSet<Login> = node
+        .hub()
+        .rooms()
         .iter()
         .flat_map(|company| company.logins())
         .collect();
@@ -76,7 +75,7 @@ async fn look(hub: &Hub, missing_before: HashSet<Login>) -> HashSet<Login> {
             .map(|(user, session)| entry(*user, *session))
             .collect();
         match direct_get::latest(
-            hub.connection(),
+            node.connection(),
             &format!("KV_{}", inventory::SESSIONS),
             &subjects,
         )
@@ -103,15 +102,16 @@ async fn look(hub: &Hub, missing_before: HashSet<Login>) -> HashSet<Login> {
         }
     }
     end(
-        hub,
+        node,
         &missing.intersection(&missing_before).copied().collect(),
     );
     missing
 }
 
-fn end(hub: &Hub, logins: &HashSet<Login>) {
+fn end(node: &Node, logins: &HashSet<Login>) {
     if !logins.is_empty() {
-        hub.all()
+        node.hub()
+            .rooms()
             .iter()
             .for_each(|company| company.end_logins(logins));
     }

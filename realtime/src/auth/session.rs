@@ -12,6 +12,9 @@ use serde::Deserialize;
 /// Longest token that is looked at, in bytes; ours have about 300.
 const MAX_TOKEN_BYTES: usize = 4_096;
 
+/// A login: the user, and the session that the login began.
+pub type Login = (Id, Id);
+
 /// What a good token says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Session {
@@ -29,7 +32,7 @@ pub struct Session {
 
 impl Session {
     /// The login, by its entry in the bucket `sessions`.
-    pub fn login(&self) -> Option<(Id, Id)> {
+    pub fn login(&self) -> Option<Login> {
         Some((self.user, self.session?))
     }
 

@@ -11,7 +11,7 @@ use contract::{Timestamp, inventory};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, info};
 
-use crate::node::Hub;
+use crate::node::Node;
 
 /// How often the stream is asked.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -33,12 +33,12 @@ fn reign(cluster: Option<&ClusterInfo>) -> Option<Reign> {
 }
 
 /// Looks until the service stops.
-pub async fn watch(hub: Hub) {
+pub async fn watch(node: Node) {
     let mut known: Option<Reign> = None;
     let mut tick = interval(LOOK_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while hub.stop().run_until_cancelled(tick.tick()).await.is_some() {
-        let now = match hub
+    while node.stop().run_until_cancelled(tick.tick()).await.is_some() {
+        let now = match node
             .connection()
             .jetstream
             .get_stream(inventory::EVENTS)
@@ -59,7 +59,7 @@ pub async fn watch(hub: Hub) {
                 now = now.leader,
                 "the log has another leader"
             );
-            hub.note_new_leader();
+            node.note_new_leader();
         }
     }
 }

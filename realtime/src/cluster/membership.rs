@@ -1,62 +1,47 @@
-//! Which other realtime nodes are there: each says so every second on `members.realtime`, and by
-//! whatever it says of who is online. One that is not heard of any more takes with it what it has
-//! said.
+//! Which other realtime nodes are alive, judged by when each was last heard of. Pure bookkeeping: no
+//! NATS, and the clock is the caller's.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use contract::subject;
-use futures_util::StreamExt;
-use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
-use tracing::{info, warn};
+use tokio::time::Instant;
 
-use crate::node::Hub;
-
-/// How often a node says that it is there.
-const BEAT: Duration = Duration::from_secs(1);
-/// Without a beat for so long it is gone: three are missed, and a little.
+/// How often a node sends its heartbeat. [`Membership::silent`] is called as often.
+pub const BEAT: Duration = Duration::from_secs(1);
+/// A node that was not heard of for this long is gone: three heartbeats are missing, and a little
+/// more time.
 const GONE_AFTER: Duration = Duration::from_millis(3_500);
-/// Pause before the subscription is made again.
-const PAUSE: Duration = Duration::from_millis(500);
-/// Nodes that are kept track of.
+/// Nodes that are tracked. Beyond it, further nodes are ignored.
 const MAX_NODES: usize = 1_000;
 
-#[derive(Serialize, Deserialize)]
-struct Beat {
-    node: String,
-    /// It stops.
-    #[serde(default)]
-    gone: bool,
-}
-
-/// What is known of the nodes. The clock is the caller's.
+/// The other nodes that were heard of.
 #[derive(Default)]
-pub struct Nodes {
+pub struct Membership {
     heard: HashMap<String, Instant>,
-    /// Those that fell silent. One of them that is heard again was there all the time, and is
-    /// believed to be gone.
+    /// The nodes that fell silent. A node of these that is heard of again was alive all the time,
+    /// but its users were removed.
     lost: HashSet<String>,
-    /// When it was last looked who is silent.
-    looked: Option<Instant>,
+    /// When [`Membership::silent`] was last called.
+    checked_at: Option<Instant>,
 }
 
-/// What it means that a node is heard.
+/// What a sign of life of a node means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Heard {
-    /// It is there.
-    There,
-    /// It was taken for gone.
+pub enum Heard {
+    /// The node is alive, as was believed, or is new.
+    Alive,
+    /// The node had been taken for gone.
     Again,
-    /// There are too many to keep track of it.
+    /// The node is not tracked, because [`MAX_NODES`] are.
     TooMany,
 }
 
-impl Nodes {
-    fn hear(&mut self, node: &str, now: Instant) -> Heard {
+impl Membership {
+    /// Notes a sign of life of a node.
+    pub fn hear(&mut self, node: &str, now: Instant) -> Heard {
         if let Some(at) = self.heard.get_mut(node) {
             *at = now;
-            return Heard::There;
+            return Heard::Alive;
         }
         if self.heard.len() >= MAX_NODES {
             return Heard::TooMany;
@@ -65,27 +50,27 @@ impl Nodes {
         if self.lost.remove(node) {
             Heard::Again
         } else {
-            Heard::There
+            Heard::Alive
         }
     }
 
-    /// Whether a node is kept track of.
+    /// Whether a node is tracked.
     #[cfg(test)]
-    pub fn hears(&self, node: &str) -> bool {
+    pub fn tracks(&self, node: &str) -> bool {
         self.heard.contains_key(node)
     }
 
-    /// A node has said that it stops.
-    fn leave(&mut self, node: &str) {
+    /// Forgets a node that has said that it stops.
+    pub fn leave(&mut self, node: &str) {
         self.heard.remove(node);
         self.lost.remove(node);
     }
 
-    /// Those that were not heard for too long, looked for on each beat. Time in which this node
-    /// itself stood still does not count, and while nobody `can_hear` all have their whole time
-    /// before them.
-    fn silent(&mut self, can_hear: bool, now: Instant) -> Vec<String> {
-        let since = now.saturating_duration_since(self.looked.replace(now).unwrap_or(now));
+    /// Removes and returns the nodes that were not heard of for [`GONE_AFTER`]. Time in which this
+    /// node itself stood still does not count. While this node cannot hear anybody (`can_hear`),
+    /// every node's time starts again.
+    pub fn silent(&mut self, can_hear: bool, now: Instant) -> Vec<String> {
+        let since = now.saturating_duration_since(self.checked_at.replace(now).unwrap_or(now));
         let stood_still = since.saturating_sub(BEAT);
         self.heard.values_mut().for_each(|at| {
             *at = if can_hear {
@@ -106,178 +91,88 @@ impl Nodes {
     }
 }
 
-/// Beats, and listens to the others, until the service stops.
-pub async fn run(hub: Hub) {
-    let listen = async {
-        loop {
-            match hub
-                .connection()
-                .client
-                .subscribe(subject::members(hub.connection().service))
-                .await
-            {
-                Ok(beats) => follow(&hub, beats).await,
-                Err(e) => warn!(error = %e, "other nodes cannot be listened to"),
-            }
-            sleep(PAUSE).await;
-        }
-    };
-    let _ = hub.stop().run_until_cancelled(listen).await;
-    say(&hub, true).await;
-}
-
-async fn follow(hub: &Hub, mut beats: async_nats::Subscriber) {
-    let mut tick = interval(BEAT);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            // What has come is taken in before anybody is judged.
-            biased;
-            message = beats.next() => {
-                let Some(message) = message else { return };
-                let Ok(beat) = serde_json::from_slice::<Beat>(&message.payload) else { continue };
-                if beat.gone {
-                    hub.nodes().leave(&beat.node);
-                    forget(hub, &beat.node);
-                } else {
-                    hear(hub, &beat.node);
-                }
-            }
-            _ = tick.tick() => {
-                say(hub, false).await;
-                let silent = hub.nodes().silent(hub.connection().is_connected(), Instant::now());
-                silent.iter().for_each(|node| forget(hub, node));
-            }
-        }
-    }
-}
-
-/// A node is there, by a beat or by what it says of who is online; whether it, and what it says, is
-/// kept track of. This one is not among those that can be gone.
-pub fn hear(hub: &Hub, node: &str) -> bool {
-    if *node == *hub.connection().instance {
-        return true;
-    }
-    let heard = hub.nodes().hear(node, Instant::now());
-    if heard == Heard::Again {
-        info!(node, "another node is there again");
-        hub.all()
-            .iter()
-            .for_each(|company| company.asked.notify_one());
-    }
-    heard != Heard::TooMany
-}
-
-fn forget(hub: &Hub, node: &str) {
-    info!(node, "another node is gone");
-    hub.all()
-        .iter()
-        .for_each(|company| company.forget_node(node));
-}
-
-async fn say(hub: &Hub, gone: bool) {
-    let connection = hub.connection();
-    let beat = Beat {
-        node: connection.instance.to_string(),
-        gone,
-    };
-    // Without a connection it would lie in the client's buffer and be said when it is no longer
-    // true.
-    if let (true, Ok(beat)) = (connection.is_connected(), serde_json::to_vec(&beat)) {
-        let said = connection
-            .client
-            .publish(subject::members(connection.service), beat.into());
-        let _ = tokio::time::timeout(BEAT, said).await; // the next beat says it again
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::tests::unconnected;
 
     fn after(start: Instant, millis: u64) -> Instant {
         start + Duration::from_millis(millis)
     }
 
-    /// Who is found silent, and when, if it is looked on each beat from one second to another.
-    fn looked(
-        nodes: &mut Nodes,
+    /// The nodes that are found silent, and when, if they are looked for once a second.
+    fn silent_nodes(
+        membership: &mut Membership,
         can_hear: bool,
         start: Instant,
         seconds: std::ops::RangeInclusive<u64>,
     ) -> Vec<(u64, Vec<String>)> {
-        let looked = seconds.map(|n| (n, nodes.silent(can_hear, after(start, 1_000 * n))));
-        looked.filter(|(_, silent)| !silent.is_empty()).collect()
+        let found = seconds.map(|n| (n, membership.silent(can_hear, after(start, 1_000 * n))));
+        found.filter(|(_, silent)| !silent.is_empty()).collect()
     }
 
     #[test]
-    fn a_node_is_gone_once_it_is_silent_while_others_could_be_heard() {
-        let (start, mut nodes) = (Instant::now(), Nodes::default());
+    fn a_silent_node_is_gone_but_only_while_others_can_be_heard() {
+        let (start, mut membership) = (Instant::now(), Membership::default());
         for (node, at) in [("a", 0), ("b", 0), ("b", 2_000)] {
-            assert_eq!(nodes.hear(node, after(start, at)), Heard::There);
+            assert_eq!(membership.hear(node, after(start, at)), Heard::Alive);
         }
         assert_eq!(
-            looked(&mut nodes, true, start, 2..=5),
+            silent_nodes(&mut membership, true, start, 2..=5),
             [(4, vec!["a".to_owned()])]
         );
-        assert_eq!(looked(&mut nodes, false, start, 6..=20), []);
+        assert_eq!(silent_nodes(&mut membership, false, start, 6..=20), []);
         assert_eq!(
-            looked(&mut nodes, true, start, 21..=30),
+            silent_nodes(&mut membership, true, start, 21..=30),
             [(24, vec!["b".to_owned()])]
         );
     }
 
     #[test]
-    fn a_node_that_stood_still_forgets_nobody_for_that() {
-        let (start, mut nodes) = (Instant::now(), Nodes::default());
-        nodes.hear("a", start);
-        assert_eq!(looked(&mut nodes, true, start, 0..=0), []);
-        assert_eq!(looked(&mut nodes, true, start, 60..=62), []);
+    fn time_in_which_this_node_stood_still_does_not_count() {
+        let (start, mut membership) = (Instant::now(), Membership::default());
+        membership.hear("a", start);
+        assert_eq!(silent_nodes(&mut membership, true, start, 0..=0), []);
+        assert_eq!(silent_nodes(&mut membership, true, start, 60..=62), []);
         assert_eq!(
-            looked(&mut nodes, true, start, 63..=63),
+            silent_nodes(&mut membership, true, start, 63..=63),
             [(63, vec!["a".to_owned()])]
         );
     }
 
     #[test]
-    fn who_is_heard_again_is_asked_unless_it_had_said_goodbye() {
-        let (now, mut nodes) = (Instant::now(), Nodes::default());
+    fn a_lost_node_is_heard_again_but_not_one_that_had_left() {
+        let (now, mut membership) = (Instant::now(), Membership::default());
         for node in ["a", "b"] {
-            nodes.hear(node, now);
+            membership.hear(node, now);
         }
-        nodes.leave("b");
+        membership.leave("b");
         assert_eq!(
-            looked(&mut nodes, true, now, 1..=4),
+            silent_nodes(&mut membership, true, now, 1..=4),
             [(4, vec!["a".to_owned()])]
         );
         assert_eq!(
-            ["a", "a", "b"].map(|node| nodes.hear(node, now)),
-            [Heard::Again, Heard::There, Heard::There]
+            ["a", "a", "b"].map(|node| membership.hear(node, now)),
+            [Heard::Again, Heard::Alive, Heard::Alive]
         );
-    }
-
-    #[tokio::test]
-    async fn a_node_does_not_listen_for_itself() {
-        let hub = unconnected().await;
-        assert!(hear(&hub, &hub.connection().instance) && hear(&hub, "there"));
-        assert!(hub.nodes().hears("there") && !hub.nodes().hears(&hub.connection().instance));
     }
 
     #[test]
-    fn so_many_are_kept_track_of() {
-        let (start, mut nodes) = (Instant::now(), Nodes::default());
-        assert!((0..MAX_NODES).all(|n| nodes.hear(&n.to_string(), start) == Heard::There));
+    fn the_tracked_nodes_are_bounded() {
+        let (start, mut membership) = (Instant::now(), Membership::default());
+        assert!((0..MAX_NODES).all(|n| membership.hear(&n.to_string(), start) == Heard::Alive));
         assert_eq!(
-            [nodes.hear("more", start), nodes.hear("0", start)],
-            [Heard::TooMany, Heard::There]
+            [membership.hear("more", start), membership.hear("0", start)],
+            [Heard::TooMany, Heard::Alive]
         );
-        nodes.leave("0");
-        assert_eq!(nodes.hear("more", start), Heard::There);
-        looked(&mut nodes, true, start, 1..=4);
-        assert_eq!((nodes.heard.len(), nodes.lost.len()), (0, MAX_NODES));
-        nodes.hear("one more", after(start, 4_000));
-        looked(&mut nodes, true, start, 5..=8);
-        assert_eq!(nodes.lost.len(), 1);
+        membership.leave("0");
+        assert_eq!(membership.hear("more", start), Heard::Alive);
+        silent_nodes(&mut membership, true, start, 1..=4);
+        assert_eq!(
+            (membership.heard.len(), membership.lost.len()),
+            (0, MAX_NODES)
+        );
+        membership.hear("one more", after(start, 4_000));
+        silent_nodes(&mut membership, true, start, 5..=8);
+        assert_eq!(membership.lost.len(), 1);
     }
 }

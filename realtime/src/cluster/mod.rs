@@ -1,4 +1,5 @@
 //! What a node knows of the other realtime nodes and of the NATS cluster. Delivers no event.
 
+pub mod heartbeat;
 pub mod leader;
 pub mod membership;

@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
-use crate::node::Hub;
+use crate::node::Node;
 use crate::room::Room;
 use crate::room::close_reason::CloseReason;
 use crate::room::frame::Frame;
@@ -94,7 +94,7 @@ impl CatchUp {
     /// The log does not answer.
     pub async fn step(
         &mut self,
-        hub: &Hub,
+        node: &Node,
         company: &Arc<Room>,
         socket: Id,
     ) -> Result<Step, CloseReason> {
@@ -107,18 +107,18 @@ impl CatchUp {
             }
             let reading = self.reading.get_or_insert_with(|| {
                 let read = read(
-                    hub.clone(),
+                    node.clone(),
                     company.clone(),
                     self.position,
                     std::mem::take(&mut self.is_first),
                 );
-                AbortOnDropHandle::new(hub.tasks().spawn(read))
+                AbortOnDropHandle::new(node.tasks().spawn(read))
             });
             let read = reading
                 .await
                 .unwrap_or_else(|e| Err(NoPage::Unavailable(e.to_string())));
             self.reading = None;
-            let limit = hub.limits().replay_events;
+            let limit = node.limits().replay_events;
             match read {
                 Ok(page) if self.replayed + page.events.len() + page.pending > limit => {
                     return self.give_up(company, socket, ResyncReason::TooMany);
@@ -179,11 +179,16 @@ impl CatchUp {
 }
 
 /// What the log has of the company after `position`.
-async fn read(hub: Hub, company: Arc<Room>, position: u64, is_first: bool) -> Result<Page, NoPage> {
+async fn read(
+    node: Node,
+    company: Arc<Room>,
+    position: u64,
+    is_first: bool,
+) -> Result<Page, NoPage> {
     let mut failed = "no turn came".to_owned();
     let tries = async {
         loop {
-            match try_read(&hub, &company, position, is_first).await {
+            match try_read(&node, &company, position, is_first).await {
                 Ok(Some(page)) => return Ok(page),
                 Ok(None) => failed = "a replica is behind".into(),
                 Err(NoPage::Unavailable(error)) => failed = error,
@@ -198,14 +203,14 @@ async fn read(hub: Hub, company: Arc<Room>, position: u64, is_first: bool) -> Re
 
 /// One try; `None` if the replica that answered lacks what the leader has.
 async fn try_read(
-    hub: &Hub,
+    node: &Node,
     company: &Room,
     position: u64,
     is_first: bool,
 ) -> Result<Option<Page>, NoPage> {
-    let _turn = hub.reading().await;
+    let _turn = node.read_permit().await;
     if is_first {
-        let bounds = direct_get::bounds(hub.connection(), inventory::EVENTS)
+        let bounds = direct_get::bounds(node.connection(), inventory::EVENTS)
             .await
             .map_err(NoPage::Unavailable)?;
         if position.saturating_add(1) < bounds.first_seq {
@@ -219,7 +224,7 @@ async fn try_read(
     let handed_out = company.last_seq();
     let filter = subject::of_company(company.id);
     let read = direct_get::page_within(
-        hub.connection(),
+        node.connection(),
         inventory::EVENTS,
         &filter,
         position + 1,
@@ -243,7 +248,7 @@ async fn try_read(
             pending,
         }));
     }
-    let last = direct_get::last_seq(hub.connection(), inventory::EVENTS, &filter)
+    let last = direct_get::last_seq(node.connection(), inventory::EVENTS, &filter)
         .await
         .map_err(NoPage::Unavailable)?;
     Ok((last <= position).then_some(Page {
@@ -261,26 +266,28 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_read_that_nobody_waits_for_gives_its_turn_back() {
-        let (hub, id) = (unconnected().await, Id::from_bytes([1; 12]));
+        let (node, id) = (unconnected().await, Id::from_bytes([1; 12]));
         let company = Arc::new(Room::new(id));
         let mut catch_ups: Vec<CatchUp> = (0..READS).map(|_| CatchUp::new(1)).collect();
         for catch_up in &mut catch_ups {
             // From here on its client takes nothing.
-            assert!(catch_up.step(&hub, &company, id).now_or_never().is_none());
+            assert!(catch_up.step(&node, &company, id).now_or_never().is_none());
         }
         sleep(READ_DEADLINE * 2).await;
-        timeout(READ_DEADLINE, hub.reading()).await.expect("a turn");
+        timeout(READ_DEADLINE, node.read_permit())
+            .await
+            .expect("a turn");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_socket_for_which_no_turn_comes_is_sent_away() {
-        let (hub, id) = (unconnected().await, Id::from_bytes([1; 12]));
+        let (node, id) = (unconnected().await, Id::from_bytes([1; 12]));
         let mut turns = Vec::new();
         for _ in 0..READS {
-            turns.push(hub.reading().await);
+            turns.push(node.read_permit().await);
         }
         let (company, mut catch_up) = (Arc::new(Room::new(id)), CatchUp::new(1));
-        let step = timeout(2 * READ_DEADLINE, catch_up.step(&hub, &company, id)).await;
+        let step = timeout(2 * READ_DEADLINE, catch_up.step(&node, &company, id)).await;
         assert_eq!(step.expect("an end").err(), Some(CloseReason::FeedLost));
     }
 }

@@ -21,9 +21,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
 
-use crate::cluster::membership;
+use crate::cluster::heartbeat;
 use crate::log::merge::{self, Merged};
-use crate::node::Hub;
+use crate::node::Node;
 use crate::room::close_reason::CloseReason;
 use crate::room::payload::{self, ResyncReason};
 use crate::room::presence::{Said, Users};
@@ -47,20 +47,20 @@ const REPAIR_PAUSE: Duration = Duration::from_millis(100);
 const PAGE_EVENTS: usize = 500;
 
 /// Follows a company until its last socket is gone, or the service stops.
-pub async fn run(hub: Hub, company: Arc<Room>) {
+pub async fn run(node: Node, company: Arc<Room>) {
     // However this task ends, nobody is left waiting for events that will not come.
     let end = End {
-        hub: &hub,
+        node: &node,
         company: &company,
     };
-    let opened = hub
+    let opened = node
         .stop()
-        .run_until_cancelled(Feed::open(&hub, &company))
+        .run_until_cancelled(Feed::open(&node, &company))
         .await;
     let Some(Some(mut feed)) = opened else { return };
     company.feed.send_replace(FeedState::Live);
     debug!(company = %company.id, "feed open");
-    match hub.stop().run_until_cancelled(feed.follow()).await {
+    match node.stop().run_until_cancelled(feed.follow()).await {
         // The lifecycle sends the sockets away, with what waits for them.
         None => std::mem::forget(end),
         Some(Ok(())) => debug!(company = %company.id, "feed closed"),
@@ -69,7 +69,7 @@ pub async fn run(hub: Hub, company: Arc<Room>) {
             error!(company = %company.id, "the log cannot be followed; the company's sockets are sent away");
             // The node goes on, and others would believe for as long that they are here.
             feed.publish(&Said {
-                node: hub.connection().instance.to_string(),
+                node: node.connection().instance.to_string(),
                 ask: false,
                 users: Users::new(),
             })
@@ -82,20 +82,20 @@ pub async fn run(hub: Hub, company: Arc<Room>) {
 struct Lost;
 
 struct End<'a> {
-    hub: &'a Hub,
+    node: &'a Node,
     company: &'a Arc<Room>,
 }
 
 impl Drop for End<'_> {
     fn drop(&mut self) {
-        self.hub.forget(self.company);
+        self.node.hub().remove(self.company);
         self.company.feed.send_replace(FeedState::Ended);
         self.company.end_all(CloseReason::FeedLost);
     }
 }
 
 struct Feed<'a> {
-    hub: &'a Hub,
+    node: &'a Node,
     company: &'a Arc<Room>,
     live: Merged,
     typing: Subscriber,
@@ -118,12 +118,12 @@ struct Feed<'a> {
 
 impl<'a> Feed<'a> {
     /// The subscriptions, known to the server.
-    async fn open(hub: &'a Hub, company: &'a Arc<Room>) -> Option<Feed<'a>> {
+    async fn open(node: &'a Node, company: &'a Arc<Room>) -> Option<Feed<'a>> {
         let opened = async {
-            let feed = Feed::subscribe(hub, company).await?;
+            let feed = Feed::subscribe(node, company).await?;
             // The stream's leader answers after the subscriptions have passed it on the same way:
             // what it stores from now on comes.
-            let bounds = direct_get::bounds(hub.connection(), inventory::EVENTS).await?;
+            let bounds = direct_get::bounds(node.connection(), inventory::EVENTS).await?;
             company.begin(bounds.last_seq);
             Ok::<_, String>(feed)
         };
@@ -136,8 +136,8 @@ impl<'a> Feed<'a> {
     }
 
     /// The subscriptions, on their way to the server.
-    async fn subscribe(hub: &'a Hub, company: &'a Arc<Room>) -> Result<Feed<'a>, String> {
-        let (connection, id) = (hub.connection(), company.id);
+    async fn subscribe(node: &'a Node, company: &'a Arc<Room>) -> Result<Feed<'a>, String> {
+        let (connection, id) = (node.connection(), company.id);
         let mut gaps = connection.gaps();
         gaps.mark_unchanged();
         let connects = connection.connects();
@@ -154,7 +154,7 @@ impl<'a> Feed<'a> {
         let presence = subscribe(subject::presence_of_company(id)).await?;
         let now = Instant::now();
         Ok(Feed {
-            hub,
+            node,
             company,
             live: Merged::new(messages, refreshes),
             typing,
@@ -163,7 +163,7 @@ impl<'a> Feed<'a> {
             said: Users::new(),
             said_at: now,
             say_at: now,
-            leaders: hub.leaders(),
+            leaders: node.leader_changes(),
             ask: true,
             check_at: now + CHECK_INTERVAL,
             empty_until: None,
@@ -181,8 +181,8 @@ impl<'a> Feed<'a> {
                 message = self.live.next() => self.on_live(&message.ok_or(Lost)?).await?,
                 message = self.typing.next() => self.on_typing(&message.ok_or(Lost)?),
                 message = self.presence.next() => self.on_presence(&message.ok_or(Lost)?),
-                () = self.company.asked.notified() => (self.ask, self.say_at) = (true, Instant::now()),
-                () = self.company.moved.notified() => self.say_at = self.say_at.min(Instant::now() + SAY_AFTER),
+                () = self.company.presence_wanted.notified() => (self.ask, self.say_at) = (true, Instant::now()),
+                () = self.company.users_changed.notified() => self.say_at = self.say_at.min(Instant::now() + SAY_AFTER),
                 () = self.company.emptied.notified() => self.empty_until = Some(Instant::now() + GRACE),
                 () = sleep_until(due) => self.on_time(Instant::now()).await?,
             }
@@ -198,7 +198,7 @@ impl<'a> Feed<'a> {
         if is_over {
             self.empty_until = None;
         }
-        is_over && self.hub.forget_if_empty(self.company)
+        is_over && self.node.hub().remove_if_empty(self.company)
     }
 
     fn due(&self) -> Instant {
@@ -233,7 +233,7 @@ impl<'a> Feed<'a> {
             return Ok(());
         };
         if self.gaps.has_changed().unwrap_or(true)
-            || self.connects != self.hub.connection().connects()
+            || self.connects != self.node.connection().connects()
         {
             self.repair("connection").await?;
         } else if before(message).is_some_and(|before| before > self.company.last_seq()) {
@@ -245,7 +245,7 @@ impl<'a> Feed<'a> {
 
     fn deliver(&self, seq: u64, frame: Option<crate::room::frame::Frame>) -> bool {
         let reached = self.company.deliver(seq, frame);
-        self.hub.metrics().delivered(reached.unwrap_or(0));
+        self.node.metrics().delivered(reached.unwrap_or(0));
         reached.is_some()
     }
 
@@ -266,11 +266,13 @@ impl<'a> Feed<'a> {
 
     fn tell_typing(&self, conversation: Id, typing: Typing) {
         match payload::of_typing(conversation, typing) {
-            Ok(frame) => self.hub.metrics().delivered(self.company.to_joined(
-                conversation,
-                typing.socket,
-                &frame,
-            )),
+            Ok(frame) => self
+                .node
+                .metrics()
+                .delivered(
+                    self.company
+                        .deliver_to_joined(conversation, typing.socket, &frame),
+                ),
             Err(_) => skip(self.company, "unwritable", None),
         }
     }
@@ -280,16 +282,16 @@ impl<'a> Feed<'a> {
             return skip(self.company, "unreadable", None);
         };
         // Heard from a node that is forgotten already, it would otherwise never be forgotten again.
-        if !membership::hear(self.hub, &said.node) {
+        if !heartbeat::hear(self.node, &said.node) {
             return skip(self.company, "too many nodes", None);
         }
-        if said.ask && said.node != *self.hub.connection().instance {
+        if said.ask && said.node != *self.node.connection().instance {
             self.said = Users::new();
             self.say_at = self.say_at.min(Instant::now() + SAY_AFTER);
         }
-        self.hub
+        self.node
             .metrics()
-            .delivered(self.company.hear_node(&said.node, said.users));
+            .delivered(self.company.set_users_of_node(&said.node, said.users));
     }
 
     /// Tells all nodes, this one too, who is here, if that has changed or was not said for long.
@@ -301,7 +303,7 @@ impl<'a> Feed<'a> {
             return;
         }
         let said = Said {
-            node: self.hub.connection().instance.to_string(),
+            node: self.node.connection().instance.to_string(),
             ask: self.ask,
             users,
         };
@@ -316,7 +318,7 @@ impl<'a> Feed<'a> {
 
     /// Tells all nodes; whether it went out.
     async fn publish(&self, said: &Said) -> bool {
-        let connection = self.hub.connection();
+        let connection = self.node.connection();
         let Ok(payload) = serde_json::to_vec(said) else {
             skip(self.company, "unwritable", None);
             return false;
@@ -337,7 +339,7 @@ impl<'a> Feed<'a> {
     async fn check(&mut self) -> Result<(), Lost> {
         let filter = subject::of_company(self.company.id);
         let last =
-            direct_get::last_seq_of_a_replica(self.hub.connection(), inventory::EVENTS, &filter)
+            direct_get::last_seq_of_a_replica(self.node.connection(), inventory::EVENTS, &filter)
                 .await;
         match last {
             // It may only be on its way; reading it does no harm then.
@@ -371,7 +373,7 @@ impl<'a> Feed<'a> {
 
     /// One try; how many events were handed out.
     async fn try_repair(&mut self) -> Result<u64, String> {
-        let connection = self.hub.connection();
+        let connection = self.node.connection();
         if !connection.is_connected() {
             return Err("not connected to NATS".into());
         }
@@ -383,7 +385,7 @@ impl<'a> Feed<'a> {
         let target = direct_get::last_seq(connection, inventory::EVENTS, &filter).await?;
         let mut found = 0;
         while self.company.last_seq() < target {
-            let _turn = self.hub.repairing().await?;
+            let _turn = self.node.repair_permit().await?;
             let from = self.company.last_seq() + 1;
             let page =
                 direct_get::page(connection, inventory::EVENTS, &filter, from, PAGE_EVENTS).await?;
@@ -395,7 +397,7 @@ impl<'a> Feed<'a> {
                 .filter(|stored| self.deliver(stored.seq, payload::of_stored(stored)))
                 .count() as u64;
         }
-        let leaders = self.hub.leaders();
+        let leaders = self.node.leader_changes();
         if leaders != self.leaders {
             self.verify().await?;
             self.leaders = leaders;
@@ -408,9 +410,9 @@ impl<'a> Feed<'a> {
         let filter = subject::of_company(self.company.id);
         let mut from = self.company.remembers_after() + 1;
         while from <= self.company.last_seq() {
-            let _turn = self.hub.repairing().await?;
+            let _turn = self.node.repair_permit().await?;
             let page = direct_get::page(
-                self.hub.connection(),
+                self.node.connection(),
                 inventory::EVENTS,
                 &filter,
                 from,
@@ -486,9 +488,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_is_here_is_said_again_soon_if_it_did_not_go_out() {
-        let (hub, company) = (unconnected().await, Arc::new(Room::new(id(0xaa))));
+        let (node, company) = (unconnected().await, Arc::new(Room::new(id(0xaa))));
         let (mut feed, now) = (
-            Feed::subscribe(&hub, &company).await.unwrap(),
+            Feed::subscribe(&node, &company).await.unwrap(),
             Instant::now(),
         );
         feed.say(now).await;
@@ -497,10 +499,13 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_heard_of_a_node_that_is_forgotten_already_is_forgotten_with_it() {
-        let (hub, company) = (unconnected().await, Arc::new(Room::new(id(0xaa))));
-        let mut feed = Feed::subscribe(&hub, &company).await.unwrap();
+        let (node, company) = (unconnected().await, Arc::new(Room::new(id(0xaa))));
+        let mut feed = Feed::subscribe(&node, &company).await.unwrap();
         feed.on_presence(&said("there", 1));
-        feed.on_presence(&said(&hub.connection().instance, 2));
-        assert!(hub.nodes().hears("there") && !hub.nodes().hears(&hub.connection().instance));
+        feed.on_presence(&said(&node.connection().instance, 2));
+        assert!(
+            node.membership().tracks("there")
+                && !node.membership().tracks(&node.connection().instance)
+        );
     }
 }

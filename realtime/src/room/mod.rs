@@ -1,10 +1,11 @@
-//! The sockets of one company on this node, and the fan-out to them: each gets every event of the
-//! log after its own cursor, in order, once. Knows neither NATS nor any door; what is read from the
-//! log is handed in.
+//! The sockets of one company on this node, and the fan-out to them: each socket gets every event of
+//! the log after its own cursor, in order, once. Knows neither NATS nor any transport; the events
+//! of the log are handed in.
 
 pub mod close_reason;
 pub mod encode;
 pub mod frame;
+pub mod hub;
 pub mod payload;
 pub mod presence;
 pub mod queue;
@@ -18,62 +19,66 @@ use std::time::Duration;
 use contract::{Id, Timestamp};
 use tokio::sync::{Notify, watch};
 
-use crate::auth::revocation::Login;
-use crate::auth::session::Session;
-use crate::room::close_reason::CloseReason;
-use crate::room::frame::Frame;
-use crate::room::payload::ResyncReason;
-use crate::room::presence::{Presence, User, Users};
-use crate::room::queue::Queue;
-use crate::room::recent::Recent;
+use self::close_reason::CloseReason;
+use self::frame::Frame;
+use self::payload::ResyncReason;
+use self::presence::{Presence, User, Users};
+use self::queue::Queue;
+use self::recent::Recent;
+use crate::auth::session::{Login, Session};
 
-/// So long before its token expires a client is told, so that it can come back with a fresh one in
-/// time.
+/// How long before its token expires a client is told, so that it can come back with a fresh token
+/// in time.
 pub const EXPIRY_NOTICE: Duration = Duration::from_secs(30);
+
+/// The value of [`Member::after`] while a socket is given older events.
+const CATCHING_UP: u64 = u64::MAX;
 
 /// The socket has joined as many conversations as it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("too many conversations are joined")]
 pub struct TooManyJoined;
 
-/// How far the company's subscriptions are.
+/// The state of the room's subscriptions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FeedState {
-    /// Being made.
+    /// The subscriptions are being made.
     Opening,
-    /// The server has them.
+    /// The NATS server has the subscriptions.
     Live,
-    /// They could not be made, or ended.
+    /// The subscriptions could not be made, or have ended.
     Ended,
 }
 
-/// How a socket's cursor meets the company's events.
+/// How a socket's cursor relates to the events of the room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// It gets what comes; what lies between is queued already.
+    /// The socket gets new events. The events between its cursor and now are queued already.
     Live,
-    /// It must first be given what the log has after its cursor, up to what this node remembers.
-    Behind,
+    /// The socket must first be given the events that the log has after its cursor, up to those
+    /// that this node remembers.
+    CatchUp,
 }
 
 struct Member {
     queue: Arc<Queue>,
     session: Session,
-    /// It gets events after this one. `u64::MAX` while it is given older ones.
+    /// The socket gets events after this sequence, or none while this is [`CATCHING_UP`].
     after: u64,
-    /// Its client has been told that the token is about to expire.
-    warned: bool,
+    /// Whether the client has been told that its token is about to expire.
+    is_warned: bool,
     joined: HashSet<Id>,
 }
 
 #[derive(Default)]
 struct State {
     members: HashMap<Id, Member>,
-    /// Every event up to here was handed out.
+    /// Every event up to this sequence was delivered.
     last_seq: u64,
     recent: Recent,
     presence: Presence,
-    /// Everybody who is online, for new sockets; made when the first one asks.
+    /// The frame with all users who are online, for new sockets. It is made when the first socket
+    /// needs it.
     snapshot: Option<Frame>,
 }
 
@@ -85,7 +90,7 @@ impl State {
         let Some(missed) = self.recent.since(position) else {
             return false;
         };
-        // One that does not fit ends the queue.
+        // A frame that does not fit ends the queue.
         missed.for_each(|frame| {
             member.queue.push(frame);
         });
@@ -93,103 +98,101 @@ impl State {
         true
     }
 
-    fn tell(&mut self, news: &[User]) -> usize {
-        if news.is_empty() {
+    fn deliver_presence(&mut self, changed: &[User]) -> usize {
+        if changed.is_empty() {
             return 0;
         }
         self.snapshot = None;
-        let Ok(frame) = payload::of_presence(news, false) else {
+        let Ok(frame) = payload::of_presence(changed, false) else {
             return 0;
         };
         self.members
             .values()
-            .filter(|m| m.queue.push(&frame))
+            .filter(|member| member.queue.push(&frame))
             .count()
     }
 }
 
 /// The room `company:<id>`.
 pub struct Room {
-    /// The tenant.
+    /// The company.
     pub id: Id,
-    /// How far its feed is; the feed says so.
+    /// The state of the room's feed. The feed sets it.
     pub feed: watch::Sender<FeedState>,
-    /// Told when the last socket has left.
+    /// Notified when the last socket has left.
     pub emptied: Notify,
-    /// Told when who is here may have changed.
-    pub moved: Notify,
-    /// Told when other nodes shall be asked who is there.
-    pub asked: Notify,
+    /// Notified when the users of this node, or their conversations, may have changed.
+    pub users_changed: Notify,
+    /// Notified when the other nodes shall be asked for their users.
+    pub presence_wanted: Notify,
     state: Mutex<State>,
 }
 
 impl Room {
-    /// Without sockets.
+    /// A room without sockets.
     pub fn new(id: Id) -> Room {
-        let (emptied, moved, asked) = (Notify::new(), Notify::new(), Notify::new());
         Room {
             id,
             feed: watch::Sender::new(FeedState::Opening),
-            emptied,
-            moved,
-            asked,
+            emptied: Notify::new(),
+            users_changed: Notify::new(),
+            presence_wanted: Notify::new(),
             state: Mutex::default(),
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // A poisoned lock still holds whole maps: every write is one insert or remove.
+        // A poisoned lock still holds whole maps, because every write is one insert or remove.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The feed begins after `seq`: what the log has up to there is the past. Sockets are told of
-    /// events from [`Room::start`] on.
+    /// Sets where the feed begins: the events up to `seq` are the past.
     pub fn begin(&self, seq: u64) {
         let mut state = self.state();
         state.last_seq = seq;
         state.recent = Recent::after(seq);
     }
 
-    /// Takes a socket in. It gets no events before [`Room::start`].
+    /// Adds a socket. The socket gets no events before [`Room::start`].
     pub fn add(&self, socket: Id, session: Session, queue: Arc<Queue>) {
         self.state().members.insert(
             socket,
             Member {
                 queue,
                 session,
-                after: u64::MAX,
-                warned: false,
+                after: CATCHING_UP,
+                is_warned: false,
                 joined: HashSet::new(),
             },
         );
-        self.moved.notify_one();
+        self.users_changed.notify_one();
     }
 
-    /// Lets a socket go.
+    /// Removes a socket.
     pub fn remove(&self, socket: Id) {
         let mut state = self.state();
         state.members.remove(&socket);
-        let empty = state.members.is_empty();
+        let is_empty = state.members.is_empty();
         drop(state);
-        self.moved.notify_one();
-        if empty {
+        self.users_changed.notify_one();
+        if is_empty {
             self.emptied.notify_one();
         }
     }
 
-    /// How many sockets are in.
-    pub fn sockets(&self) -> usize {
+    /// The number of sockets in the room.
+    pub fn socket_count(&self) -> usize {
         self.state().members.len()
     }
 
-    /// Every event up to this sequence was handed out.
+    /// The sequence up to which every event was delivered.
     pub fn last_seq(&self) -> u64 {
         self.state().last_seq
     }
 
-    /// Hands out the event at `seq`, if it is new; returns how many sockets got it. An event
-    /// without a frame is one that sockets are not told of. The log's order is kept: what comes
-    /// late or again is nothing (`None`).
+    /// Delivers the event at `seq` if it is new, and returns how many sockets got it. An event
+    /// without a frame is one that sockets are not told of. Returns `None` for an event that comes
+    /// late or again, because sockets get events in the order of the log.
     pub fn deliver(&self, seq: u64, frame: Option<Frame>) -> Option<usize> {
         let mut state = self.state();
         if seq <= state.last_seq {
@@ -200,13 +203,14 @@ impl Room {
         let reached = state
             .members
             .values()
-            .filter(|m| seq > m.after && m.queue.push(&frame))
+            .filter(|member| seq > member.after && member.queue.push(&frame))
             .count();
         state.recent.push(seq, frame);
         Some(reached)
     }
 
-    /// A socket begins at its client's cursor, or where the company is now, and is told so.
+    /// Starts the events of a socket at its client's cursor, or at the last event that was
+    /// delivered. The socket is told where it starts.
     pub fn start(&self, socket: Id, cursor: Option<u64>) -> Start {
         let mut state = self.state();
         let seq = cursor.unwrap_or(state.last_seq);
@@ -217,7 +221,7 @@ impl Room {
             ..
         } = &mut *state;
         if let Some(member) = members.get(&socket) {
-            member.queue.push_some(payload::of_ready(seq));
+            member.queue.push_or_log(payload::of_ready(seq));
             if snapshot.is_none() {
                 *snapshot = payload::of_presence(&presence.all(), true).ok();
             }
@@ -225,73 +229,82 @@ impl Room {
                 member.queue.push(snapshot);
             });
         }
-        // Whether a cursor from beyond what was handed out is one at all, only the log can tell.
+        // A cursor beyond the last delivered event may be wrong or only ahead of this node. Only
+        // the log can tell.
         let is_live = seq <= state.last_seq && state.go_live(socket, seq);
-        if is_live { Start::Live } else { Start::Behind }
+        if is_live { Start::Live } else { Start::CatchUp }
     }
 
-    /// A socket that was given every event up to `position` goes live, if what is remembered joins
-    /// on; that is queued for it.
+    /// Makes a socket live that was given every event up to `position`, if the remembered events
+    /// reach back that far. They are queued for the socket. Says whether the socket is live.
     pub fn go_live(&self, socket: Id, position: u64) -> bool {
         self.state().go_live(socket, position)
     }
 
-    /// A socket goes live where the company is now, and is told that it has missed something.
-    pub fn resync(&self, socket: Id, why: ResyncReason) {
+    /// Makes a socket live at the last delivered event, and tells its client that it has missed
+    /// something.
+    pub fn resync(&self, socket: Id, reason: ResyncReason) {
         let mut state = self.state();
         let last_seq = state.last_seq;
         if let Some(member) = state.members.get_mut(&socket) {
             member.after = last_seq;
-            member.queue.push_some(payload::of_resync(last_seq, why));
+            member
+                .queue
+                .push_or_log(payload::of_resync(last_seq, reason));
         }
     }
 
-    /// Queues a frame for the sockets that joined `conversation`, except one.
-    pub fn to_joined(&self, conversation: Id, except: Id, frame: &Frame) -> usize {
+    /// Queues a frame for the sockets that joined `conversation`, except one. Returns how many got
+    /// it.
+    pub fn deliver_to_joined(&self, conversation: Id, except: Id, frame: &Frame) -> usize {
         let state = self.state();
         let joined = state
             .members
             .iter()
-            .filter(|(socket, m)| **socket != except && m.joined.contains(&conversation));
-        joined.filter(|(_, m)| m.queue.push(frame)).count()
+            .filter(|(socket, member)| **socket != except && member.joined.contains(&conversation));
+        joined
+            .filter(|(_, member)| member.queue.push(frame))
+            .count()
     }
 
-    /// Ends every socket's queue.
+    /// Ends the queue of every socket.
     pub fn end_all(&self, reason: CloseReason) {
         self.state()
             .members
             .values()
-            .for_each(|m| m.queue.end(reason));
+            .for_each(|member| member.queue.end(reason));
     }
 
-    /// Ends every socket's queue after what waits in it and one last frame of its own.
+    /// Ends the queue of every socket after the frames that wait in it and one last frame, which is
+    /// made for each socket.
     pub fn end_all_after(&self, last: impl Fn() -> Option<Frame>, reason: CloseReason) {
         self.state()
             .members
             .values()
-            .for_each(|m| m.queue.end_after(last().as_ref(), reason));
+            .for_each(|member| member.queue.end_after(last().as_ref(), reason));
     }
 
-    /// Ends the sockets whose token has expired, and tells those whose token is about to, once.
+    /// Ends the sockets whose token has expired, and tells clients once that their token is about
+    /// to expire.
     pub fn check_tokens(&self, now: Timestamp) {
         for member in self.state().members.values_mut() {
             match member.session.time_left(now) {
                 Duration::ZERO => member.queue.end(CloseReason::TokenExpired),
-                left if left <= EXPIRY_NOTICE && !member.warned => {
-                    member.warned = true;
+                left if left <= EXPIRY_NOTICE && !member.is_warned => {
+                    member.is_warned = true;
                     member
                         .queue
-                        .push_some(payload::of_expiry(member.session.expires));
+                        .push_or_log(payload::of_expiry(member.session.expires));
                 }
                 _ => {}
             }
         }
     }
 
-    /// A socket joins a conversation, for its typing indicators; at most `limit` of them.
+    /// Joins a socket to a conversation, whose typing indicators it gets from now on.
     ///
     /// # Errors
-    /// [`TooManyJoined`]
+    /// The socket has joined `limit` conversations already.
     pub fn join(&self, socket: Id, conversation: Id, limit: usize) -> Result<(), TooManyJoined> {
         let mut state = self.state();
         let Some(member) = state.members.get_mut(&socket) else {
@@ -301,12 +314,12 @@ impl Room {
             return Err(TooManyJoined);
         }
         if member.joined.insert(conversation) {
-            self.moved.notify_one();
+            self.users_changed.notify_one();
         }
         Ok(())
     }
 
-    /// A socket leaves a conversation, joined or not.
+    /// Takes a socket out of a conversation. The socket need not have joined it.
     pub fn leave(&self, socket: Id, conversation: Id) {
         if self
             .state()
@@ -314,64 +327,66 @@ impl Room {
             .get_mut(&socket)
             .is_some_and(|member| member.joined.remove(&conversation))
         {
-            self.moved.notify_one();
+            self.users_changed.notify_one();
         }
     }
 
-    /// From where on it is remembered what was handed out.
+    /// The sequence after which the delivered events are remembered.
     pub fn remembers_after(&self) -> u64 {
         self.state().recent.floor()
     }
 
-    /// Whether the event at `seq`, which sockets are told of, should have been handed out and was
+    /// Whether the event at `seq`, which sockets are told of, should have been delivered and was
     /// not.
     pub fn has_missed(&self, seq: u64) -> bool {
         let state = self.state();
         state.recent.floor() < seq && seq <= state.last_seq && !state.recent.has(seq)
     }
 
-    /// Something was missed that can no longer be given in order: every live socket's client has to
-    /// fetch.
-    pub fn resync_all(&self, why: ResyncReason) {
+    /// Tells every live socket's client to fetch, because an event was missed that can no longer be
+    /// delivered in order.
+    pub fn resync_all(&self, reason: ResyncReason) {
         let mut state = self.state();
         let last_seq = state.last_seq;
-        // A socket that comes back with a cursor from before is not to be given the gap again.
+        // Forgets the remembered events. Otherwise a socket that comes back with an older cursor
+        // would be given the same gap again.
         state.recent = Recent::after(last_seq);
-        let Ok(frame) = payload::of_resync(last_seq, why) else {
+        let Ok(frame) = payload::of_resync(last_seq, reason) else {
             return;
         };
         state
             .members
             .values()
-            .filter(|m| m.after != u64::MAX)
-            .for_each(|m| {
-                m.queue.push(&frame);
+            .filter(|member| member.after != CATCHING_UP)
+            .for_each(|member| {
+                member.queue.push(&frame);
             });
     }
 
-    /// Who is on this node.
+    /// The users on this node, with the conversations that they have joined.
     pub fn users(&self) -> Users {
         presence::users(
             self.state()
                 .members
                 .values()
-                .map(|m| (m.session.user, &m.joined)),
+                .map(|member| (member.session.user, &member.joined)),
         )
     }
 
-    /// A node, this one too, has said who is on it. What is news is told to the sockets; returns
-    /// how many.
-    pub fn hear_node(&self, node: &str, users: Users) -> usize {
+    /// Takes in the users of a node, which may be this one. Sockets are told of the changes.
+    /// Returns how many sockets.
+    pub fn set_users_of_node(&self, node: &str, users: Users) -> usize {
         let mut state = self.state();
-        let news = state.presence.hear(node, users);
-        state.tell(&news)
+        let changed = state.presence.set_node(node, users);
+        state.deliver_presence(&changed)
     }
 
-    /// A node is gone, and with it who was there only.
-    pub fn forget_node(&self, node: &str) {
+    /// Removes a node that is gone, with the users who were on it only. Sockets are told of the
+    /// changes.
+    pub fn remove_node(&self, node: &str) {
         let mut state = self.state();
-        let news = state.presence.forget(node);
-        state.tell(&news);
+        let changed = state.presence.remove_node(node);
+        state.deliver_presence(&changed);
     }
 
     /// The logins of the sockets.
@@ -379,19 +394,20 @@ impl Room {
         self.state()
             .members
             .values()
-            .filter_map(|m| m.session.login())
+            .filter_map(|member| member.session.login())
             .collect()
     }
 
     /// Ends the sockets of these logins.
     pub fn end_logins(&self, logins: &HashSet<Login>) {
         let state = self.state();
-        let theirs = state.members.values().filter(|m| {
-            m.session
+        let members = state.members.values().filter(|member| {
+            member
+                .session
                 .login()
                 .is_some_and(|login| logins.contains(&login))
         });
-        theirs.for_each(|m| m.queue.end(CloseReason::SessionEnded));
+        members.for_each(|member| member.queue.end(CloseReason::SessionEnded));
     }
 }
 

@@ -48,7 +48,7 @@ pub struct Presence {
 
 impl Presence {
     /// A node has said what it has; what of it is news.
-    pub fn hear(&mut self, node: &str, users: Users) -> Vec<User> {
+    pub fn set_node(&mut self, node: &str, users: Users) -> Vec<User> {
         match users.is_empty() {
             true => drop(self.nodes.remove(node)),
             false => drop(self.nodes.insert(node.to_owned(), users)),
@@ -57,7 +57,7 @@ impl Presence {
     }
 
     /// A node is gone; what of it is news.
-    pub fn forget(&mut self, node: &str) -> Vec<User> {
+    pub fn remove_node(&mut self, node: &str) -> Vec<User> {
         if self.nodes.remove(node).is_some() {
             self.news()
         } else {
@@ -152,18 +152,24 @@ mod tests {
     fn only_what_changes_over_all_nodes_is_news() {
         let mut presence = Presence::default();
         assert_eq!(
-            told(presence.hear("a", has(&[(1, &[7]), (2, &[])]))),
+            told(presence.set_node("a", has(&[(1, &[7]), (2, &[])]))),
             [(id(1), true, vec![id(7)]), (id(2), true, vec![])]
         );
-        assert_eq!(told(presence.hear("a", has(&[(1, &[7]), (2, &[])]))), []);
         assert_eq!(
-            told(presence.hear("b", has(&[(2, &[]), (1, &[8])]))),
+            told(presence.set_node("a", has(&[(1, &[7]), (2, &[])]))),
+            []
+        );
+        assert_eq!(
+            told(presence.set_node("b", has(&[(2, &[]), (1, &[8])]))),
             [(id(1), true, vec![id(7), id(8)])]
         );
-        assert_eq!(told(presence.forget("a")), [(id(1), true, vec![id(8)])]);
-        assert_eq!(told(presence.forget("a")), []);
         assert_eq!(
-            told(presence.hear("b", has(&[]))),
+            told(presence.remove_node("a")),
+            [(id(1), true, vec![id(8)])]
+        );
+        assert_eq!(told(presence.remove_node("a")), []);
+        assert_eq!(
+            told(presence.set_node("b", has(&[]))),
             [(id(1), false, vec![]), (id(2), false, vec![])]
         );
         assert_eq!(presence.all(), []);

@@ -67,7 +67,7 @@ impl Queue {
     }
 
     /// Adds a frame, if it could be written; else that is logged.
-    pub fn push_some(&self, frame: Result<Frame, serde_json::Error>) -> bool {
+    pub fn push_or_log(&self, frame: Result<Frame, serde_json::Error>) -> bool {
         match frame {
             Ok(frame) => self.push(&frame),
             Err(error) => {

@@ -82,7 +82,7 @@ async fn every_socket_gets_every_frame_in_order_until_it_leaves() {
     }
     company.remove(id(1));
     assert_eq!(
-        (company.deliver(8, Some(frame("c"))), company.sockets()),
+        (company.deliver(8, Some(frame("c"))), company.socket_count()),
         (Some(1), 1)
     );
     company.remove(id(2));
@@ -105,7 +105,7 @@ async fn a_cursor_from_beyond_is_for_the_log_to_judge_and_a_resync_begins_now() 
     let company = company();
     company.deliver(10, Some(frame("ten")));
     let queue = add(&company, 1, ROOM);
-    assert_eq!(company.start(id(1), Some(11)), Start::Behind);
+    assert_eq!(company.start(id(1), Some(11)), Start::CatchUp);
     company.deliver(12, Some(frame("twelve")));
     company.resync(id(1), ResyncReason::Unknown);
     company.deliver(13, Some(frame("thirteen")));
@@ -130,10 +130,10 @@ async fn typing_goes_to_those_who_joined_and_not_back() {
     for (socket, conversation) in [(1, 9), (2, 9), (3, 8)] {
         company.join(id(socket), id(conversation), ROOMS).unwrap();
     }
-    assert_eq!(company.to_joined(id(9), id(1), &frame("typing")), 1);
+    assert_eq!(company.deliver_to_joined(id(9), id(1), &frame("typing")), 1);
     assert_eq!(text(joined.next().await), Ok("typing".into()));
     company.leave(id(2), id(9));
-    assert_eq!(company.to_joined(id(9), id(1), &frame("typing")), 0);
+    assert_eq!(company.deliver_to_joined(id(9), id(1), &frame("typing")), 0);
 }
 
 #[tokio::test]
@@ -187,10 +187,10 @@ async fn what_was_passed_over_is_noticed_and_told() {
 async fn who_comes_and_goes_is_told_and_a_new_socket_sees_all() {
     let company = company();
     let first = enter(&company, 1, ROOM);
-    assert_eq!(company.hear_node("here", company.users()), 1);
-    company.hear_node("there", Users::from([(id(5), [id(9)].into())]));
-    company.hear_node("there", Users::from([(id(5), [id(9)].into())]));
-    company.forget_node("there");
+    assert_eq!(company.set_users_of_node("here", company.users()), 1);
+    company.set_users_of_node("there", Users::from([(id(5), [id(9)].into())]));
+    company.set_users_of_node("there", Users::from([(id(5), [id(9)].into())]));
+    company.remove_node("there");
     let told: Vec<String> = std::iter::from_fn(|| first.take())
         .map(|f| f.unwrap().data().get().to_owned())
         .collect();
@@ -302,7 +302,7 @@ impl World {
         let start = company.start(id(1), Some(cursor));
         let mut catch_up = CatchUp::new(cursor);
         catch_up.asked();
-        let catch_up = (start == Start::Behind).then_some(catch_up);
+        let catch_up = (start == Start::CatchUp).then_some(catch_up);
         let passed = log.len();
         World {
             company,

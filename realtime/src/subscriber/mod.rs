@@ -1,154 +1,141 @@
-//! What a door holds of an open socket: its place in the company, what comes for it, and the way to
-//! ask for something.
+//! One open socket, whichever its transport: the frames for the socket, in order, and the commands
+//! that its client may give. Reads and writes no connection.
 
 pub mod command;
 pub mod rate_limit;
+pub mod socket_guards;
 mod token_bucket;
 
 use std::sync::Arc;
 
 use contract::Id;
 use contract::event::MessageRead;
-use metrics::gauge;
-use tokio::sync::OwnedSemaphorePermit;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use self::command::{Command, Done, Execution, Failure, publish_read, publish_typing};
+use self::socket_guards::SocketGuards;
 use crate::auth::session::Session;
 use crate::config::Limits;
 use crate::log::catch_up::{CatchUp, Step};
-use crate::node::{Hub, OfUser};
-use crate::room::Room;
+use crate::node::Node;
 use crate::room::close_reason::CloseReason;
 use crate::room::frame::Frame;
 use crate::room::queue::Queue;
 use crate::room::typing::Typing;
-use crate::subscriber::command::{Command, Done, Execution, Failure, publish_read, publish_typing};
+use crate::room::{Room, Start};
 
-/// How a socket came in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
-    /// `/ws`
-    WebSocket,
-    /// `/socket.io/`
-    SocketIo,
-}
-
-impl Transport {
-    /// For metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Transport::WebSocket => "ws",
-            Transport::SocketIo => "socket.io",
-        }
-    }
-}
-
-/// Counts an open socket.
-pub(crate) struct Counted(Transport);
-
-impl Counted {
-    pub(crate) fn new(transport: Transport) -> Counted {
-        gauge!("realtime_sockets", "door" => transport.as_str()).increment(1.0);
-        Counted(transport)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        gauge!("realtime_sockets", "door" => self.0.as_str()).decrement(1.0);
-    }
-}
-
-/// One socket's place. Dropping it leaves.
+/// A socket that is in a room. Dropping the subscriber leaves the room.
 pub struct Subscriber {
-    pub(crate) hub: Hub,
-    pub(crate) company: Arc<Room>,
-    pub(crate) queue: Arc<Queue>,
-    pub(crate) session: Session,
-    pub(crate) socket: Id,
-    /// While it is given what its client missed.
-    pub(crate) catch_up: Option<Box<CatchUp>>,
-    pub(crate) _counted: Counted,
-    /// Of its user's sockets.
-    pub(crate) _of_user: OfUser,
-    /// Of this node's sockets.
-    pub(crate) _permit: OwnedSemaphorePermit,
-    /// The stop of the service waits for it.
-    pub(crate) _tracked: TaskTrackerToken,
+    room: Arc<Room>,
+    queue: Arc<Queue>,
+    session: Session,
+    socket: Id,
+    /// Set while the socket is given what its client missed.
+    catch_up: Option<Box<CatchUp>>,
+    guards: SocketGuards,
 }
 
 impl Subscriber {
-    /// Whose it is.
+    /// For a socket that was added to `room` with this queue. It is given no event of the log
+    /// before [`Subscriber::start`].
+    pub fn new(
+        room: Arc<Room>,
+        queue: Arc<Queue>,
+        session: Session,
+        socket: Id,
+        guards: SocketGuards,
+    ) -> Subscriber {
+        Subscriber {
+            room,
+            queue,
+            session,
+            socket,
+            catch_up: None,
+            guards,
+        }
+    }
+
+    /// Starts the events of the log, after the client's cursor or after now.
+    pub fn start(&mut self, cursor: Option<u64>) {
+        if let (Start::CatchUp, Some(cursor)) = (self.room.start(self.socket, cursor), cursor) {
+            self.catch_up = Some(Box::new(CatchUp::new(cursor)));
+        }
+    }
+
+    /// The session of the socket's client.
     pub fn session(&self) -> &Session {
         &self.session
     }
 
-    /// The socket, unique over all nodes.
+    /// The socket's id, unique over all nodes.
     pub fn socket(&self) -> Id {
         self.socket
     }
 
-    /// What it may take.
+    /// The limits of the socket.
     pub fn limits(&self) -> &Limits {
-        self.hub.limits()
+        self.node().limits()
     }
 
-    /// The next frame for it. May be dropped without a loss.
+    fn node(&self) -> &Node {
+        self.guards.node()
+    }
+
+    /// The next frame for the socket. Cancelling this future loses no frame.
     ///
     /// # Errors
-    /// The socket shall close, and why.
+    /// The reason for which the socket must close.
     pub async fn next(&mut self) -> Result<Frame, CloseReason> {
         let frame = loop {
-            // Until it is live, the queue holds only what is no event of the log.
+            // Until the socket is live, its queue holds only frames that are no events of the log.
             if let Some(result) = self.queue.take() {
                 break result?;
             }
             let Some(catch_up) = &mut self.catch_up else {
                 break self.queue.next().await?;
             };
+            let node = self.guards.node();
             let step = tokio::select! {
                 biased;
                 reason = self.queue.ended() => return Err(reason),
-                // In a box, as all that idle sockets have no need of.
-                step = Box::pin(catch_up.step(&self.hub, &self.company, self.socket)) => step?,
+                // Boxed, because a socket that is idle should not pay for the size of this future.
+                step = Box::pin(catch_up.step(node, &self.room, self.socket)) => step?,
             };
             match step {
                 Step::Frame(frame) => break frame,
                 Step::Live => self.catch_up = None,
             }
         };
-        self.hub.metrics().handed_out(&frame);
+        self.node().metrics().handed_out(&frame);
         Ok(frame)
     }
 
-    /// What more is there for it right now, so that it can go out in one write.
+    /// A further frame that is ready right now, so that several frames go out in one write.
     pub fn more(&mut self) -> Option<Frame> {
         match self.queue.take() {
             Some(Ok(frame)) => Some(frame),
-            // `next` says it again.
+            // `next` returns the same reason again.
             Some(Err(_)) => None,
             None => self.catch_up.as_mut()?.ready(),
         }
     }
 
-    /// Waits until the socket shall close at once; for while a frame is being sent.
+    /// Waits until the socket must close at once. Used while a frame is being written.
     pub fn ended(&self) -> impl Future<Output = CloseReason> + Send + 'static {
         let queue = self.queue.clone();
         async move { queue.ended().await }
     }
 
-    /// Nothing more shall come: the door closes the socket for a reason of its own.
+    /// Ends the frames, because the transport closes the socket for a reason of its own.
     pub fn end(&self, reason: CloseReason) {
         self.queue.end(reason);
     }
 
-    /// Begins to carry out what the client asks for.
+    /// Begins to carry out a command of the client.
     pub fn begin(&self, command: Command) -> Execution {
         match command {
             Command::Join(conversation) => {
-                let joined = self
-                    .company
-                    .join(self.socket, conversation, self.hub.limits().rooms);
+                let limit = self.limits().rooms;
+                let joined = self.room.join(self.socket, conversation, limit);
                 Execution::Now(
                     joined
                         .map(|()| Done::OK)
@@ -156,7 +143,7 @@ impl Subscriber {
                 )
             }
             Command::Leave(conversation) => {
-                self.company.leave(self.socket, conversation);
+                self.room.leave(self.socket, conversation);
                 Execution::Now(Ok(Done::OK))
             }
             Command::Typing {
@@ -168,9 +155,8 @@ impl Subscriber {
                     is_typing,
                     socket: self.socket,
                 };
-                let connection = self.hub.connection().clone();
                 Execution::Later(Box::pin(publish_typing(
-                    connection,
+                    self.node().connection().clone(),
                     self.session.company,
                     conversation,
                     typing,
@@ -185,7 +171,7 @@ impl Subscriber {
                     platform,
                 };
                 Execution::Later(Box::pin(publish_read(
-                    self.hub.publisher().clone(),
+                    self.node().publisher().clone(),
                     self.session,
                     read,
                 )))
@@ -196,6 +182,6 @@ impl Subscriber {
 
 impl Drop for Subscriber {
     fn drop(&mut self) {
-        self.company.remove(self.socket);
+        self.room.remove(self.socket);
     }
 }

@@ -8,7 +8,7 @@ use metrics::counter;
 use serde_json::json;
 
 use crate::auth::session::BadToken;
-use crate::node::SubscribeError;
+use crate::subscriber::socket_guards::SubscribeError;
 
 /// After how many seconds a refused client may try again, where trying helps.
 const RETRY_AFTER_SECONDS: u64 = 2;

@@ -20,13 +20,14 @@ use tracing::{error, info};
 use super::handler::Shared;
 use super::packet::{self, AckId, Auth, BadPacket, Packet};
 use super::{PING_INTERVAL, PING_TIMEOUT, engine};
-use crate::node::SubscribeError;
+use crate::admission;
 use crate::room::close_reason::CloseReason;
 use crate::room::encode;
 use crate::room::frame::Frame;
+use crate::subscriber::Subscriber;
 use crate::subscriber::command::{Command, Execution, Failure, Outcome};
 use crate::subscriber::rate_limit::RateLimit;
-use crate::subscriber::{Subscriber, Transport};
+use crate::subscriber::socket_guards::{SubscribeError, Transport};
 use crate::transport::refusal::Refusal;
 use crate::transport::ws::connection::WRITE_FRAMES;
 
@@ -84,7 +85,7 @@ impl Client {
     /// Not in yet.
     pub fn new(shared: Arc<Shared>, opening: OwnedSemaphorePermit) -> Client {
         let now = Instant::now();
-        let limits = shared.hub.limits();
+        let limits = shared.node.limits();
         let rate_limit = RateLimit::new(limits, now);
         let timer = Box::pin(sleep(limits.handshake.min(PING_INTERVAL)));
         Client {
@@ -103,7 +104,7 @@ impl Client {
 
     /// The service waits for these at its end.
     pub fn tasks(&self) -> TaskTracker {
-        self.shared.hub.tasks().clone()
+        self.shared.node.tasks().clone()
     }
 
     /// Whether something is under way, so that its packets have to wait.
@@ -150,7 +151,7 @@ impl Client {
 
     fn on_timer(&mut self) -> Result<(), CloseReason> {
         let now = Instant::now();
-        let handshake_ends = self.opened + self.shared.hub.limits().handshake;
+        let handshake_ends = self.opened + self.shared.node.limits().handshake;
         let is_late = self.subscriber.is_none() && self.running.is_none() && now >= handshake_ends;
         if is_late || now.duration_since(self.heard) >= PING_TIMEOUT {
             return Err(CloseReason::Silent);
@@ -260,9 +261,10 @@ impl Client {
         let now = Timestamp::now();
         match self.shared.handshake.verify(auth.token.as_deref(), now) {
             Ok(session) => {
-                let hub = self.shared.hub.clone();
+                let node = self.shared.node.clone();
                 let entering = async move {
-                    hub.enter(
+                    admission::enter(
+                        &node,
                         Transport::SocketIo,
                         session,
                         Id::generate(now),
@@ -398,7 +400,7 @@ impl Client {
         match &self.subscriber {
             Some(subscriber) => subscriber.ended().await,
             None => {
-                self.shared.hub.stop().cancelled().await;
+                self.shared.node.stop().cancelled().await;
                 CloseReason::GoingAway
             }
         }
@@ -450,7 +452,7 @@ async fn next(
         // In boxes, as all that an idle WebSocket has no need of.
         Some(subscriber) => Err(Box::pin(subscriber.ended()).await),
         None => {
-            Box::pin(shared.hub.stop().cancelled()).await;
+            Box::pin(shared.node.stop().cancelled()).await;
             Err(CloseReason::GoingAway)
         }
     }

@@ -22,7 +22,7 @@ use super::polling::{self, REQUESTS, Request};
 use super::websocket;
 use crate::auth::handshake::Handshake;
 use crate::listener::Lease;
-use crate::node::Hub;
+use crate::node::Node;
 use crate::room::encode;
 use crate::transport::ws::connection::WsConnection;
 use crate::transport::ws::upgrade::{self, Upgrade};
@@ -35,24 +35,24 @@ const PREFLIGHT_SECONDS: u64 = 600;
 /// What all sessions use.
 pub struct Shared {
     pub handshake: Arc<Handshake>,
-    pub hub: Hub,
+    pub node: Node,
     opening: Arc<Semaphore>,
     sessions: Mutex<HashMap<Sid, mpsc::Sender<Request>>>,
 }
 
 /// The route `/socket.io/`.
-pub fn routes(handshake: Arc<Handshake>, hub: Hub) -> Router {
+pub fn routes(handshake: Arc<Handshake>, node: Node) -> Router {
     Router::new()
         .route("/socket.io/", any(serve))
         .route("/socket.io", any(serve))
-        .with_state(Arc::new(Shared::new(handshake, hub)))
+        .with_state(Arc::new(Shared::new(handshake, node)))
 }
 
 impl Shared {
-    fn new(handshake: Arc<Handshake>, hub: Hub) -> Shared {
+    fn new(handshake: Arc<Handshake>, node: Node) -> Shared {
         Shared {
             handshake,
-            hub,
+            node,
             opening: Arc::new(Semaphore::new(OPENING)),
             sessions: Mutex::default(),
         }
@@ -226,7 +226,7 @@ fn opening(shared: &Shared) -> Result<OwnedSemaphorePermit, Refused> {
 }
 
 fn open_packet(shared: &Shared, sid: Sid, can_upgrade: bool) -> Result<String, Refused> {
-    engine::open(sid, can_upgrade, shared.hub.limits().frame_bytes).map_err(|_| Refused::Request)
+    engine::open(sid, can_upgrade, shared.node.limits().frame_bytes).map_err(|_| Refused::Request)
 }
 
 /// A session that is a WebSocket from its first packet on. Nobody else can reach it, so it is in no
@@ -242,8 +242,8 @@ fn open_websocket(shared: &Arc<Shared>, request: HttpRequest) -> Result<Response
         Sid::new(rand::random()),
         false,
     )?));
-    let (limits, tasks) = (*shared.hub.limits(), shared.hub.tasks().clone());
-    shared.hub.tasks().spawn(async move {
+    let (limits, tasks) = (*shared.node.limits(), shared.node.tasks().clone());
+    shared.node.tasks().spawn(async move {
         if let Some(connection) = WsConnection::of(upgrading, &limits).await {
             // A task of its own: this one would keep what the handshake needed.
             tasks.spawn(websocket::run(connection, client));
@@ -263,7 +263,7 @@ fn open_polling(shared: &Arc<Shared>) -> Result<Response, Refused> {
     };
     let packet = open_packet(shared, sid, true)?;
     shared
-        .hub
+        .node
         .tasks()
         .spawn(polling::run(client, requests, entry));
     Ok(packets(packet))
@@ -279,8 +279,8 @@ fn change(
         response,
         upgrading,
     } = upgrade::accept(request).ok_or(Refused::Request)?;
-    let limits = *shared.hub.limits();
-    shared.hub.tasks().spawn(async move {
+    let limits = *shared.node.limits();
+    shared.node.tasks().spawn(async move {
         if let Some(connection) = WsConnection::of(upgrading, &limits).await {
             // A session that is gone, or has too much to do, lets it fall; the client goes on
             // polling.
@@ -324,7 +324,7 @@ async fn post(
     session: &mpsc::Sender<Request>,
     request: HttpRequest,
 ) -> Result<Response, Refused> {
-    let body = to_bytes(request.into_body(), shared.hub.limits().frame_bytes)
+    let body = to_bytes(request.into_body(), shared.node.limits().frame_bytes)
         .await
         .map_err(|_| Refused::TooLarge)?;
     let body = String::from_utf8(body.into()).map_err(|_| Refused::Request)?;
@@ -352,9 +352,9 @@ pub mod tests {
     use runtime::service::settings::Settings;
 
     /// A client that is not in yet, and its place in a table of sessions.
-    pub fn session(hub: Hub) -> (Client, Entry) {
+    pub fn session(node: Node) -> (Client, Entry) {
         let handshake = Handshake::new(&Config::read(&mut Settings::of([])));
-        let shared = Arc::new(Shared::new(Arc::new(handshake), hub));
+        let shared = Arc::new(Shared::new(Arc::new(handshake), node));
         let permit = opening(&shared).unwrap();
         (
             Client::new(shared.clone(), permit),

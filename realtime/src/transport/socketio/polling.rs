@@ -329,9 +329,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_of_many_packets_is_answered_by_the_next_poll() {
-        let hub = unconnected().await;
-        let packets = hub.limits().rooms;
-        let (client, entry) = session(hub);
+        let node = unconnected().await;
+        let packets = node.limits().rooms;
+        let (client, entry) = session(node);
         let (sender, requests) = mpsc::channel(REQUESTS);
         tokio::spawn(run(client, requests, entry));
         let (done, is_done) = oneshot::channel();

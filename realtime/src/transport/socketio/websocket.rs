@@ -89,10 +89,10 @@ mod tests {
 
     #[tokio::test]
     async fn what_waits_at_the_change_to_a_websocket_goes_out_at_once() {
-        let hub = unconnected().await;
-        let (connection, tcp) = connected(hub.limits()).await;
+        let node = unconnected().await;
+        let (connection, tcp) = connected(node.limits()).await;
         let mut browser = WebSocketStream::from_raw_socket(tcp, Role::Client, None).await;
-        let (mut client, _entry) = session(hub);
+        let (mut client, _entry) = session(node);
         client.out.push_back(encode::text_frame("431[]"));
         let served = tokio::spawn(run(connection, client));
         let first = timeout(Duration::from_secs(5), browser.next()).await;

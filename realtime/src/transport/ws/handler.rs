@@ -13,22 +13,23 @@ use serde::Deserialize;
 use super::connection::WsConnection;
 use super::socket;
 use super::upgrade::{self, Upgrade};
+use crate::admission;
 use crate::auth::handshake::{Handshake, bearer};
 use crate::listener::Lease;
-use crate::node::Hub;
-use crate::subscriber::Transport;
+use crate::node::Node;
+use crate::subscriber::socket_guards::Transport;
 use crate::transport::refusal::Refusal;
 
 struct Handler {
     handshake: Arc<Handshake>,
-    hub: Hub,
+    node: Node,
 }
 
 /// The route `/ws`.
-pub fn routes(handshake: Arc<Handshake>, hub: Hub) -> Router {
+pub fn routes(handshake: Arc<Handshake>, node: Node) -> Router {
     Router::new()
         .route("/ws", any(open))
-        .with_state(Arc::new(Handler { handshake, hub }))
+        .with_state(Arc::new(Handler { handshake, node }))
 }
 
 #[derive(Deserialize)]
@@ -55,18 +56,18 @@ async fn open(
         response,
         upgrading,
     } = upgrade::accept(request).ok_or(Refusal::NotWebSocket)?;
-    let subscriber = handler
-        .hub
-        .enter(
-            Transport::WebSocket,
-            session,
-            Id::generate(Timestamp::now()),
-            last_seq,
-        )
-        .await?;
+    let socket = Id::generate(Timestamp::now());
+    let subscriber = admission::enter(
+        &handler.node,
+        Transport::WebSocket,
+        session,
+        socket,
+        last_seq,
+    )
+    .await?;
     lease.extend();
-    let (limits, tasks) = (*handler.hub.limits(), handler.hub.tasks().clone());
-    handler.hub.tasks().spawn(async move {
+    let (limits, tasks) = (*handler.node.limits(), handler.node.tasks().clone());
+    handler.node.tasks().spawn(async move {
         if let Some(connection) = WsConnection::of(upgrading, &limits).await {
             // A task of its own: this one would keep what the handshake needed.
             tasks.spawn(socket::run(connection, subscriber));
