@@ -3,7 +3,7 @@
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::{SOON, System, eventually};
+use crate::support::{SOON, System, eventually, id_of};
 
 fn message(contact: &str, content: &str) -> Value {
     json!({"contact_id": contact, "role": "user", "platform": "web", "direction": "inbound", "content": content})
@@ -75,7 +75,7 @@ async fn each_message_has_its_own_result() {
             &results[4]["error"]["code"],
             &results[4]["error"]["existing_id"]
         ),
-        (&json!("DUPLICATE_KEY"), &results[3]["messageData"]["_id"])
+        (&json!("DUPLICATE_KEY"), &json!(id_of(&results[3])))
     );
     assert_eq!(
         (
@@ -84,8 +84,8 @@ async fn each_message_has_its_own_result() {
         ),
         (&json!(true), &json!("CAST_ERROR"))
     );
-    let id = results[6]["messageData"]["_id"].as_str().unwrap();
-    let (status, found) = staff.get(&format!("/messages/{id}")).await;
+    let id = id_of(&results[6]);
+    let (status, found) = staff.get_message(id).await;
     assert_eq!(
         (status, &found["messageData"]["content"]),
         (StatusCode::OK, &json!("to the bot"))

@@ -11,7 +11,7 @@ use mongodb::bson::{doc, oid::ObjectId};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, SOON, Staff, System, documents, eventually};
+use crate::support::{Answer, SOON, Staff, System, documents, eventually, id_of};
 
 /// Repetitions at once.
 const AT_ONCE: usize = 50;
@@ -81,7 +81,7 @@ fn is_conflict(answer: &Answer, first: &Value) {
         (StatusCode::CONFLICT, &json!("DUPLICATE_KEY")),
         "{answer:?}"
     );
-    assert_eq!(answer.body["existing_id"], first["messageData"]["_id"]);
+    assert_eq!(answer.body["existing_id"], id_of(first));
 }
 
 /// Everything that a repetition may be, of messages that are stored already.
@@ -158,16 +158,7 @@ async fn a_repeated_message_is_stored_once_within_the_duplicate_window_and_after
     }
     repetitions(&staff, &contact, &firsts).await;
     for first in &firsts {
-        assert_eq!(
-            staff
-                .get(&format!(
-                    "/messages/{}",
-                    first["messageData"]["_id"].as_str().unwrap()
-                ))
-                .await
-                .0,
-            StatusCode::OK
-        );
+        assert_eq!(staff.get_message(id_of(first)).await.0, StatusCode::OK);
     }
 
     forget_message_ids(&system, &staff, &contact).await;
@@ -230,16 +221,7 @@ async fn a_repetition_of_what_the_log_no_longer_keeps_is_a_conflict() {
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
     let first = CASES[0].post(&staff, 0, &contact, "as before").await.body;
-    assert_eq!(
-        staff
-            .get(&format!(
-                "/messages/{}",
-                first["messageData"]["_id"].as_str().unwrap()
-            ))
-            .await
-            .0,
-        StatusCode::OK
-    );
+    assert_eq!(staff.get_message(id_of(&first)).await.0, StatusCode::OK);
     let purged = system.operator().await.get_stream("EVENTS").await.unwrap();
     purged
         .delete_message(first["seq"].as_u64().unwrap())

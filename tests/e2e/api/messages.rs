@@ -5,14 +5,10 @@ use futures_util::{StreamExt, stream};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::support::{SOON, Staff, System, eventually, page_alone};
+use crate::support::{SOON, Staff, System, eventually, id_of, page_alone};
 
 /// Requests of the read-your-writes test under way at once.
 const READERS: usize = 8;
-
-fn id_of(created: &Value) -> &str {
-    created["messageData"]["_id"].as_str().unwrap()
-}
 
 fn contents(page: &Value) -> Vec<String> {
     page["messages"]
@@ -192,7 +188,7 @@ async fn conversations_are_of_one_platform_or_of_all_and_page_by_cursor() {
     );
 
     let meanwhile = async || {
-        staff.message(&contacts[6], "user", "again").await;
+        staff.customer_message(&contacts[6], "again").await;
         let on_top = async || {
             staff.get("/conversations").await.1["contacts"][0]["latestMessage"]["content"]
                 == "again"
@@ -227,8 +223,8 @@ async fn delivery_tells_every_attempt() {
     let (staff, other) = (system.new_company().await, system.new_company().await);
     let contact = staff.new_contact().await;
     let (inbound, outbound) = (
-        staff.message(&contact, "user", "hello").await,
-        staff.message(&contact, "operator", "hello too").await,
+        staff.customer_message(&contact, "hello").await,
+        staff.operator_message(&contact, "hello too").await,
     );
     let path = format!("/messages/{}/delivery", id_of(&outbound));
     let history = eventually("it is delivered", SOON, || async {
@@ -275,8 +271,8 @@ async fn edits_and_deletes_take_either_name_of_the_id_and_a_deleted_message_vani
     let system = System::shared().await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
-    let created = staff.message(&contact, "user", "first").await;
-    staff.message(&contact, "user", "second").await;
+    let created = staff.customer_message(&contact, "first").await;
+    staff.customer_message(&contact, "second").await;
     let id = id_of(&created);
     let patch = async |body: Value| staff.send(Method::PATCH, "/messages", body).await;
     for (name, text) in [("_id", "one"), ("id", "two")] {
@@ -423,7 +419,7 @@ async fn an_internal_service_names_the_company() {
     let system = System::shared().await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
-    staff.message(&contact, "user", "hello").await;
+    staff.customer_message(&contact, "hello").await;
     let key = system.secret("internal_api_key");
     let get = async |path: &str| {
         let request = system

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::support::dead_letters::{letters, open_letters};
 use crate::support::openapi::{OpenApi, Request, Things, verdicts};
-use crate::support::{Answer, SOON, Staff, System, documents, eventually};
+use crate::support::{Answer, SOON, Staff, System, documents, eventually, id_of};
 
 /// What a manager may ask with the ids of others, because it is about nobody else, and its status.
 /// All else is 403 or 404.
@@ -184,7 +184,7 @@ impl<'a> Victim<'a> {
         let things = Things {
             company: staff.company.clone(),
             contact: contact_id,
-            message: told.body["messageData"]["_id"].as_str().unwrap().to_owned(),
+            message: id_of(&told.body).to_owned(),
             external_id,
             idempotency_key,
             email,

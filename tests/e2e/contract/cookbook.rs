@@ -69,10 +69,7 @@ async fn every_line_of_the_cookbook_works() {
         .as_str()
         .unwrap()
         .to_owned();
-    let id = staff.message(&contact, "user", "hello").await["messageData"]["_id"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let id = staff.customer_message(&contact, "hello").await.id;
     let jetstream = system.operator().await;
     let subject = format!(
         "message.created.{}.{contact}.web.inbound.user",

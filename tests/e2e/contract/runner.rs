@@ -16,10 +16,7 @@ async fn it_stops_everything_and_keeps_what_was_stored_also_over_a_kill_9() {
     let system = System::start(&[]).await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
-    let id = staff.message(&contact, "user", "kept").await["messageData"]["_id"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let id = staff.customer_message(&contact, "kept").await.id;
     let token = staff.token.clone();
     let pids: Vec<u64> = system.run["pids"]
         .as_object()

@@ -232,12 +232,7 @@ async fn a_replayed_edit_undoes_no_newer_one() {
             .unwrap()
             .to_owned()
     };
-    let created = async |text: &str| {
-        staff.message(&contact, "user", text).await["messageData"]["_id"]
-            .as_str()
-            .unwrap()
-            .to_owned()
-    };
+    let created = async |text: &str| staff.customer_message(&contact, text).await.id;
     let (overtaken, alone) = (created("first").await, created("first").await);
     rule(doc! {"content": {"$ne": "refused"}}).await;
     for id in [&overtaken, &alone] {

@@ -20,16 +20,13 @@ async fn a_message_reaches_log_database_bot_and_sockets() {
     );
     let (mut socket, _) = tokio_tungstenite::connect_async(url).await.unwrap();
 
-    let inbound = staff.message(&contact, "user", "Is my dog well?").await;
+    let inbound = staff.customer_message(&contact, "Is my dog well?").await;
     let outbound = staff
-        .message(&contact, "operator", "He is, come at five.")
+        .operator_message(&contact, "He is, come at five.")
         .await;
     assert_eq!(inbound["forwarding"]["skipped"], true);
     assert_eq!(outbound["forwarding"]["queued"], true);
-    let (first, second) = (
-        inbound["messageData"]["_id"].as_str().unwrap(),
-        outbound["messageData"]["_id"].as_str().unwrap(),
-    );
+    let (first, second) = (inbound.id.as_str(), outbound.id.as_str());
 
     // Sockets: both messages in order, then the delivery.
     for (id, seq) in [(first, &inbound["seq"]), (second, &outbound["seq"])] {
@@ -101,10 +98,9 @@ async fn a_message_is_found_right_after_it_was_accepted_and_lists_with_its_total
     let contact = staff.new_contact().await;
     for n in 0..20 {
         let created = staff
-            .message(&contact, "user", &format!("number {n}"))
+            .customer_message(&contact, &format!("number {n}"))
             .await;
-        let id = created["messageData"]["_id"].as_str().unwrap();
-        let (status, found) = staff.get(&format!("/messages/{id}")).await;
+        let (status, found) = staff.get_message(&created.id).await;
         assert_eq!(
             (status, &found["messageData"]),
             (StatusCode::OK, &created["messageData"])
@@ -154,9 +150,9 @@ async fn conversations_show_the_newest_message_and_what_is_unread() {
     let system = System::shared().await;
     let staff = system.new_company().await;
     let (quiet, busy) = (staff.new_contact().await, staff.new_contact().await);
-    staff.message(&quiet, "user", "hello").await;
-    staff.message(&busy, "user", "one").await;
-    let last = staff.message(&busy, "user", "two").await;
+    staff.customer_message(&quiet, "hello").await;
+    staff.customer_message(&busy, "one").await;
+    let last = staff.customer_message(&busy, "two").await;
     let lines = |want: [u64; 2]| {
         let (staff, busy) = (&staff, &busy);
         async move {
@@ -194,20 +190,11 @@ async fn conversations_show_the_newest_message_and_what_is_unread() {
     lines([0, 1]).await;
 
     let (status, _) = staff
-        .send(
-            Method::DELETE,
-            "/messages",
-            json!({"_id": last["messageData"]["_id"]}),
-        )
+        .send(Method::DELETE, "/messages", json!({"_id": last.id}))
         .await;
     assert_eq!(status, StatusCode::OK);
     assert_eq!(lines([0, 1]).await[0]["latestMessage"]["content"], "one");
-    let (status, _) = staff
-        .get(&format!(
-            "/messages/{}",
-            last["messageData"]["_id"].as_str().unwrap()
-        ))
-        .await;
+    let (status, _) = staff.get_message(&last.id).await;
     assert_eq!(status, StatusCode::NOT_FOUND);
 }
 
@@ -216,7 +203,7 @@ async fn an_edit_is_answered_once_it_is_applied_and_refuses_what_cannot_change()
     let system = System::shared().await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
-    let id = staff.message(&contact, "user", "tpyo").await["messageData"]["_id"].clone();
+    let id = staff.customer_message(&contact, "tpyo").await.id;
     let (status, answer) = staff
         .send(
             Method::PATCH,
@@ -263,7 +250,7 @@ async fn an_edit_is_answered_once_it_is_applied_and_refuses_what_cannot_change()
         ),
     ] {
         let mut edit = edit;
-        edit["_id"] = id.clone();
+        edit["_id"] = json!(id);
         let (status, answer) = staff.send(Method::PATCH, "/messages", edit).await;
         assert_eq!(status, wanted, "{answer}");
     }
@@ -404,7 +391,7 @@ async fn log_lines_are_json_with_service_and_trace_and_hold_no_body_and_no_token
     .await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
-    let created = staff.message(&contact, "operator", WORDS).await;
+    let created = staff.operator_message(&contact, WORDS).await;
     let subject = format!(
         "message.created.{}.{contact}.web.inbound.user",
         staff.company

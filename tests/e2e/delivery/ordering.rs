@@ -44,9 +44,9 @@ async fn post(
             let mut ids = Vec::new();
             for n in 0..each {
                 let answer = staff
-                    .message(&contact, "operator", &format!("message {n}"))
+                    .operator_message(&contact, &format!("message {n}"))
                     .await;
-                ids.push(answer["messageData"]["_id"].as_str().unwrap().to_owned());
+                ids.push(answer.id);
             }
             (contact, ids)
         }

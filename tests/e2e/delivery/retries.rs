@@ -11,12 +11,7 @@ async fn a_failing_bot_is_called_again_and_a_refusal_becomes_a_dead_letter() {
     let system = System::start(&[]).await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
-    let operator_message = async |text: &str| {
-        staff.message(&contact, "operator", text).await["messageData"]["_id"]
-            .as_str()
-            .unwrap()
-            .to_owned()
-    };
+    let operator_message = async |text: &str| staff.operator_message(&contact, text).await.id;
 
     system.bot_mode(json!({"status": 503})).await;
     let id = operator_message("try again").await;
@@ -71,10 +66,7 @@ async fn a_result_that_the_log_refuses_is_kept_until_it_takes_it_and_the_bot_is_
     {
         let slow = json!({"delay_ms": 2_000, "status": mode["status"]});
         system.bot_mode(slow).await;
-        let id = staff.message(&contact, "operator", state).await["messageData"]["_id"]
-            .as_str()
-            .unwrap()
-            .to_owned();
+        let id = staff.operator_message(&contact, state).await.id;
         eventually("the bot is called", SOON, || async {
             (!calls(&system, &id).await.is_empty()).then_some(())
         })

@@ -136,12 +136,7 @@ async fn what_nobody_will_deliver_is_lost_and_what_waits_or_is_a_dead_letter_is_
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
     let database = system.database().await;
-    let sent = async |text: &str| {
-        staff.message(&contact, "operator", text).await["messageData"]["_id"]
-            .as_str()
-            .unwrap()
-            .to_owned()
-    };
+    let sent = async |text: &str| staff.operator_message(&contact, text).await.id;
     let state = async |id: &str, state: &str| {
         let filter = doc! {"_id": ObjectId::parse_str(id).unwrap(), "delivery.state": state};
         eventually(&format!("it is {state}"), SOON, || async {

@@ -42,9 +42,8 @@ async fn a_dropped_database_comes_back_from_the_log() {
         .await;
     for _ in 0..3 {
         let contact = staff.new_contact().await;
-        let first = staff.message(&contact, "user", "hello").await["messageData"]["_id"].clone();
-        let second =
-            staff.message(&contact, "user", "are you there?").await["messageData"]["_id"].clone();
+        let first = staff.customer_message(&contact, "hello").await.id;
+        let second = staff.customer_message(&contact, "are you there?").await.id;
         staff
             .send(
                 Method::PUT,
@@ -52,7 +51,7 @@ async fn a_dropped_database_comes_back_from_the_log() {
                 json!({"contact_id": contact}),
             )
             .await;
-        staff.message(&contact, "operator", "yes").await;
+        staff.operator_message(&contact, "yes").await;
         staff
             .send(
                 Method::PATCH,
@@ -121,10 +120,10 @@ async fn a_deleted_consumer_is_made_anew_and_nothing_is_missed_or_doubled() {
     let system = System::start(&[]).await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
-    staff.message(&contact, "user", "before").await;
+    staff.customer_message(&contact, "before").await;
     let log = system.operator().await.get_stream("EVENTS").await.unwrap();
     log.delete_consumer("persister").await.unwrap();
-    staff.message(&contact, "user", "after").await;
+    staff.customer_message(&contact, "after").await;
     eventually(
         "both messages are there, counted once",
         AFTER_FAULT,

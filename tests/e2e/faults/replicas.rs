@@ -101,21 +101,14 @@ async fn each_socket_gets_each_message_once_and_in_order_on_any_of_three_nodes()
     }
     let mut sent = Vec::new();
     for n in 0..MESSAGES {
-        sent.push(
-            staff.message(&contact, "user", &format!("{n}")).await["messageData"]["_id"]
-                .as_str()
-                .unwrap()
-                .to_owned(),
-        );
+        sent.push(staff.customer_message(&contact, &format!("{n}")).await.id);
     }
     // The stranger's own message ends its wait: anything of the other company would have come
     // before.
     let end = stranger
-        .message(&stranger.new_contact().await, "user", "end")
-        .await["messageData"]["_id"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+        .customer_message(&stranger.new_contact().await, "end")
+        .await
+        .id;
     for (node, company, mut socket) in sockets {
         let expected = if company == staff.company {
             sent.clone()

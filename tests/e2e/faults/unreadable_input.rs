@@ -36,13 +36,8 @@ async fn malformed_and_unknown_events_become_dead_letters_and_consumption_goes_o
         bad.push((ack.sequence, payload, reason));
     }
     // What comes after is processed.
-    let created = staff.message(&contact, "user", "still here").await;
-    let (status, _) = staff
-        .get(&format!(
-            "/messages/{}",
-            created["messageData"]["_id"].as_str().unwrap()
-        ))
-        .await;
+    let created = staff.customer_message(&contact, "still here").await;
+    let (status, _) = staff.get_message(&created.id).await;
     assert_eq!(status, StatusCode::OK);
 
     let dead = jetstream.get_stream("DEAD").await.unwrap();
@@ -122,13 +117,8 @@ async fn an_event_that_mongodb_will_never_take_dies_alone() {
         .unwrap()
         .await
         .unwrap();
-    let created = staff.message(&contact, "user", "not held up").await;
-    let (status, _) = staff
-        .get(&format!(
-            "/messages/{}",
-            created["messageData"]["_id"].as_str().unwrap()
-        ))
-        .await;
+    let created = staff.customer_message(&contact, "not held up").await;
+    let (status, _) = staff.get_message(&created.id).await;
     assert_eq!(status, StatusCode::OK);
     let dead = jetstream.get_stream("DEAD").await.unwrap();
     let letter = eventually("a dead letter", SOON, || async {
@@ -218,7 +208,7 @@ async fn a_malformed_frame_gets_an_error_and_a_flood_of_them_closes_that_socket_
         .await
         .expect("the flood is cut off");
     let contact = staff.new_contact().await;
-    staff.message(&contact, "user", "calm").await;
+    staff.customer_message(&contact, "calm").await;
     let event = eventually("the other socket lives", SOON, || {
         let next = futures_util::FutureExt::now_or_never(polite.next());
         async move {

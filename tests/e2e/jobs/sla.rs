@@ -277,10 +277,10 @@ async fn what_waits_is_the_backlog_and_what_was_persisted_is_measured() {
         .await;
     assert_eq!(status, StatusCode::OK, "{answer}");
     for n in 0..3 {
-        staff.message(&contact, "user", &format!("{n}")).await;
+        staff.customer_message(&contact, &format!("{n}")).await;
     }
-    staff.message(&contact, "operator", "held").await;
-    staff.message(&contact, "operator", "behind it").await;
+    staff.operator_message(&contact, "held").await;
+    staff.operator_message(&contact, "behind it").await;
     let report = eventually(
         "the backlog is held, and what was accepted is measured",
         AFTER_FAULT,
@@ -459,11 +459,11 @@ async fn a_breach_is_told_once_whoever_sweeps_however_often() {
     );
     let (mut socket, _) = tokio_tungstenite::connect_async(url).await.unwrap();
     let log = system.operator().await;
-    let id = |answer: &Value| answer["messageData"]["_id"].as_str().unwrap().to_owned();
 
-    let in_time = id(&staff
-        .message(&staff.new_contact().await, "operator", "quick")
-        .await);
+    let in_time = staff
+        .operator_message(&staff.new_contact().await, "quick")
+        .await
+        .id;
     let database = system.database().await;
     let state = async |id: &str| {
         let found = documents(
@@ -486,25 +486,24 @@ async fn a_breach_is_told_once_whoever_sweeps_however_often() {
     .await;
     // One is delivered late, one is refused for good; both are not taken when their target passes.
     system.bot_mode(json!({"delay_ms": 2_500})).await;
-    let slow = id(&staff
-        .message(&staff.new_contact().await, "operator", "slow")
-        .await);
-    let slow_elsewhere = id(&patient
-        .message(
-            &patient.new_contact().await,
-            "operator",
-            "slow, and nobody minds",
-        )
-        .await);
+    let slow = staff
+        .operator_message(&staff.new_contact().await, "slow")
+        .await
+        .id;
+    let slow_elsewhere = patient
+        .operator_message(&patient.new_contact().await, "slow, and nobody minds")
+        .await
+        .id;
     eventually("both are delivered", SOON, || async {
         (state(&slow).await? == "delivered" && state(&slow_elsewhere).await? == "delivered")
             .then_some(())
     })
     .await;
     system.bot_mode(json!({"status": 400})).await;
-    let refused = id(&staff
-        .message(&staff.new_contact().await, "operator", "never")
-        .await);
+    let refused = staff
+        .operator_message(&staff.new_contact().await, "never")
+        .await
+        .id;
 
     let mut told = Vec::new();
     for _ in 0..2 {
@@ -549,7 +548,7 @@ async fn a_breach_is_told_once_whoever_sweeps_however_often() {
     }
     assert_eq!(count, 2);
     for id in [&slow, &refused] {
-        let (_, found) = staff.get(&format!("/messages/{id}")).await;
+        let (_, found) = staff.get_message(id).await;
         assert_eq!(found["messageData"]["sla"]["target_seconds"], 1, "{found}");
     }
     let of = async |staff: &Staff<'_>| staff.get("/sla").await.1["delivery"].clone();

@@ -90,9 +90,9 @@ pub async fn settled(log: &jetstream::Context, consumer: &str) -> Option<()> {
 /// The token that the bot gets with a company's next message to Facebook.
 async fn token_in_use(staff: &Staff<'_>) -> Value {
     let sent = staff
-        .message(&staff.new_contact().await, "operator", "with which token")
+        .operator_message(&staff.new_contact().await, "with which token")
         .await;
-    let id = sent["messageData"]["_id"].clone();
+    let id = sent.id;
     let delivered = eventually("the bot has it", SOON, || async {
         staff
             .system

@@ -48,7 +48,7 @@ async fn prints_every_event_once(client: &str) {
         .prints("its lists", |line| line.contains("as of"))
         .await;
 
-    staff.message(&contact, "user", "before").await;
+    staff.customer_message(&contact, "before").await;
     example
         .prints("before", |line| line.contains("before"))
         .await;
@@ -56,10 +56,10 @@ async fn prints_every_event_once(client: &str) {
     example.sees_typing_of(&mut colleague, &contact).await;
 
     relay.lead_to(None);
-    staff.message(&contact, "user", "missed 1").await;
-    staff.message(&contact, "operator", "missed 2").await;
+    staff.customer_message(&contact, "missed 1").await;
+    staff.operator_message(&contact, "missed 2").await;
     relay.lead_to(Some(&nodes[1]));
-    staff.message(&contact, "user", "after").await;
+    staff.customer_message(&contact, "after").await;
     example.prints("after", |line| line.contains("after")).await;
 
     let messages: Vec<Value> = example

@@ -130,7 +130,7 @@ async fn a_restart_of_nats_server_under_load_leaves_no_gap_and_closes_no_socket(
     let (status, _) = stranger.get("/conversations").await;
     assert_eq!(status, StatusCode::OK);
     stranger
-        .message(&stranger.new_contact().await, "user", "end")
+        .customer_message(&stranger.new_contact().await, "end")
         .await;
     let jetstream = system.operator().await;
     // The last steps of delivery are taken.
@@ -199,7 +199,7 @@ async fn what_a_list_is_current_to_is_where_a_socket_attaches_without_a_hole() {
         .await;
         load.more(20).await;
         load.end().await;
-        let last = staff.message(&contact, "user", "last").await["seq"]
+        let last = staff.customer_message(&contact, "last").await["seq"]
             .as_u64()
             .unwrap();
         while !known.contains(&last) {
@@ -317,7 +317,7 @@ async fn a_logout_closes_the_sockets_of_that_login_on_every_node() {
     let mut again = Socket::open(&system.url("realtime"), &staff.token, None).await;
     assert_eq!(again.closed().await, Some(4003));
     other
-        .message(&other.new_contact().await, "user", "here")
+        .customer_message(&other.new_contact().await, "here")
         .await;
     unaffected.event("message:new").await;
     // As the operator ends somebody's logins, which no core subscriber hears.
@@ -439,7 +439,7 @@ async fn what_a_socket_marks_read_is_stored_applied_and_told() {
     let system = System::shared().await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
-    staff.message(&contact, "user", "unread").await;
+    staff.customer_message(&contact, "unread").await;
     let nodes = system.services("realtime");
     let mut other = Socket::open(&nodes[1], &staff.token, None).await;
     other.event("ready").await;

@@ -287,7 +287,7 @@ async fn a_poll_is_held_until_there_is_something_and_one_at_a_time() {
     let poll = Poll::join(&staff, &system.url("realtime")).await;
     let (message, _) = tokio::join!(
         poll.packet("message:new", |p| find(p, "message:new")),
-        staff.message(&contact, "user", "hello")
+        staff.customer_message(&contact, "hello")
     );
     assert_eq!(message["message"]["content"], "hello");
     // Several packets in one body, each answered; too large a one is not read.
@@ -413,7 +413,7 @@ async fn who_does_not_come_in_properly_is_sent_away() {
     );
     assert_eq!(packets.last().map(String::as_str), Some("41"));
     let contact = staff.new_contact().await;
-    staff.message(&contact, "user", "still there").await;
+    staff.customer_message(&contact, "still there").await;
     assert_eq!(
         polite.event("message:new").await["message"]["content"],
         "still there"

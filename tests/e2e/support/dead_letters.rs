@@ -46,10 +46,7 @@ pub async fn replay(staff: &Staff<'_>, letter: &Value) -> Value {
 
 /// An operator's message to this contact; its id.
 pub async fn sent(staff: &Staff<'_>, contact: &str, text: &str) -> String {
-    staff.message(contact, "operator", text).await["messageData"]["_id"]
-        .as_str()
-        .unwrap()
-        .to_owned()
+    staff.operator_message(contact, text).await.id
 }
 
 /// The sequences of letters.

@@ -8,7 +8,7 @@ use reqwest::StatusCode;
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use super::{AFTER_FAULT, client, eventually};
+use super::{AFTER_FAULT, client, eventually, id_of};
 
 /// Requests under way at once.
 const WRITERS: usize = 8;
@@ -52,7 +52,7 @@ impl Load {
                             // The status is the promise; a body that breaks off takes only the id
                             // from us.
                             let Ok(answer) = answer.json::<serde_json::Value>().await else { continue };
-                            mine.push((answer["messageData"]["_id"].as_str().unwrap().to_owned(), outbound));
+                            mine.push((id_of(&answer).to_owned(), outbound));
                             accepted.fetch_add(1, Ordering::Relaxed);
                         }
                         Ok(answer) if answer.status() == StatusCode::SERVICE_UNAVAILABLE => {

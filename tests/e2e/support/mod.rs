@@ -17,7 +17,7 @@ use mongodb::bson::Document;
 use serde_json::Value;
 use tokio::time::{Instant, interval};
 
-pub use staff::{Answer, Staff};
+pub use staff::{Answer, Staff, id_of};
 pub use system::{Folder, START, System, client, kill, petbuddy, runner};
 
 /// Whatever shall become true in a healthy system.

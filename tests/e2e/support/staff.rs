@@ -96,16 +96,59 @@ impl Staff<'_> {
         answer["contact"]["_id"].as_str().unwrap().to_owned()
     }
 
-    /// A message that is accepted; the whole answer.
-    pub async fn message(&self, contact: &str, role: &str, content: &str) -> Value {
-        let direction = if role == "user" {
-            "inbound"
-        } else {
-            "outbound"
-        };
+    /// POSTs a message from the customer, which must be accepted.
+    pub async fn customer_message(&self, contact: &str, content: &str) -> Accepted {
+        self.message(contact, "user", "inbound", content).await
+    }
+
+    /// POSTs an operator's message, which must be accepted. The bot is to deliver it.
+    pub async fn operator_message(&self, contact: &str, content: &str) -> Accepted {
+        self.message(contact, "operator", "outbound", content).await
+    }
+
+    async fn message(&self, contact: &str, role: &str, direction: &str, content: &str) -> Accepted {
         let body = json!({"contact_id": contact, "role": role, "platform": "facebook", "direction": direction, "content": content});
         let (status, answer) = self.post("/messages", body).await;
         assert_eq!(status, StatusCode::CREATED, "{answer}");
-        answer
+        Accepted::of(answer)
     }
+
+    /// GETs one message.
+    pub async fn get_message(&self, id: &str) -> (StatusCode, Value) {
+        self.get(&format!("/messages/{id}")).await
+    }
+}
+
+/// The answer to a message that was accepted.
+#[derive(Clone, Debug)]
+pub struct Accepted {
+    /// The message's id.
+    pub id: String,
+    /// The whole answer.
+    body: Value,
+}
+
+impl Accepted {
+    /// Reads the body of a 201.
+    pub fn of(body: Value) -> Accepted {
+        Accepted {
+            id: id_of(&body).to_owned(),
+            body,
+        }
+    }
+}
+
+/// What the tests look at only once stays JSON: `accepted["forwarding"]`.
+impl std::ops::Deref for Accepted {
+    type Target = Value;
+
+    fn deref(&self) -> &Value {
+        &self.body
+    }
+}
+
+/// The id of the message in an answer, or in one result of a batch.
+pub fn id_of(answer: &Value) -> &str {
+    let id = answer["messageData"]["_id"].as_str();
+    id.unwrap_or_else(|| panic!("no id in {answer}"))
 }

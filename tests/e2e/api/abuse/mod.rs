@@ -14,7 +14,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::support::openapi::{OpenApi, Request, Things, verdicts};
-use crate::support::{SOON, System, eventually};
+use crate::support::{SOON, System, eventually, id_of};
 
 /// At least so many inputs.
 const INPUTS: usize = 200;
@@ -51,11 +51,11 @@ impl Own {
     async fn new(system: &System) -> Own {
         let staff = system.new_company().await;
         let contact = staff.new_contact().await;
-        let created = staff.message(&contact, "user", "hello").await;
+        let created = staff.customer_message(&contact, "hello").await;
         let things = Things {
             company: staff.company.clone(),
             contact,
-            message: created["messageData"]["_id"].as_str().unwrap().to_owned(),
+            message: created.id,
             external_id: "external".into(),
             idempotency_key: "key".into(),
             email: "nobody@example.com".into(),
@@ -265,12 +265,7 @@ async fn operators_that_are_taken_are_names_and_texts_like_others() {
     sent["$set"] = json!({"read": true});
     sent["read"] = json!(true);
     let (_, created) = staff.post("/messages", sent).await;
-    let path = format!(
-        "/messages/{}",
-        created["messageData"]["_id"]
-            .as_str()
-            .unwrap_or_else(|| panic!("{created}"))
-    );
+    let path = format!("/messages/{}", id_of(&created));
     let found = staff.get(&path).await.1["messageData"].clone();
     is_as_sent(&found, &message);
     is_as_sent(&found, &json!({"read": false, "$set": null}));
