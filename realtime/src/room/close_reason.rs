@@ -1,38 +1,39 @@
-//! Why a socket ends, and what a client is told of it. Codes from 4000 are ours. How a door says it
-//! is the door's matter.
+//! Why a socket ends, and the code that its client is told. How a transport tells it is not known
+//! here.
 
-/// Why a socket ends.
+/// Why a socket ends. Codes from 4000 on are this service's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseReason {
-    /// This node stops. Connect again, to another.
+    /// The node stops. The client should connect again, to another node.
     GoingAway,
-    /// The company's events cannot be had on this node right now. Connect again.
+    /// The company's events cannot be followed on this node right now. The client should connect
+    /// again.
     FeedLost,
-    /// Connect again with a fresh token.
+    /// The token has expired. The client should connect again with a fresh one.
     TokenExpired,
-    /// The login has ended. Log in again first.
+    /// The login has ended. The user has to log in again first.
     SessionEnded,
-    /// It did not take its events as fast as they came. Connect again with `last_seq`.
+    /// The client did not take its events as fast as they came. It should connect again with
+    /// `last_seq`.
     TooSlow,
-    /// Too many malformed or over-limit frames. A client's fault; connecting again will not mend
-    /// it.
+    /// The client sent too many malformed or over-limit frames. Connecting again does not help.
     Flood,
-    /// A frame beyond the size limit.
+    /// A frame of the client was larger than the limit.
     TooLarge,
-    /// Not the door's protocol.
+    /// The client broke the transport's protocol.
     Protocol,
-    /// A text that is not UTF-8.
+    /// A text frame of the client was not UTF-8.
     NotUtf8,
-    /// Nothing was heard of it for too long.
+    /// The client sent nothing for too long.
     Silent,
-    /// The client closed it.
+    /// The client closed the socket.
     Left,
     /// The connection broke.
     Lost,
 }
 
 impl CloseReason {
-    /// The code and the words; as one table.
+    /// The code and the text, in one table.
     const fn parts(self) -> (Option<u16>, &'static str) {
         match self {
             CloseReason::GoingAway => (Some(1001), "going away"),
@@ -50,12 +51,12 @@ impl CloseReason {
         }
     }
 
-    /// What a client is told, a WebSocket close code; nothing where nobody is there any more.
+    /// The WebSocket close code; `None` where no client is left to be told.
     pub const fn code(self) -> Option<u16> {
         self.parts().0
     }
 
-    /// For people, logs and metrics.
+    /// The text, for people, logs and metrics.
     pub const fn as_str(self) -> &'static str {
         self.parts().1
     }

@@ -1,31 +1,33 @@
-//! How a client may behave, whichever door it came by: so many frames, and so many bad ones. The
-//! clock is the caller's.
+//! How many frames a client may send, and how many bad ones, whichever its transport. Closes no
+//! socket; the clock is the caller's.
 
 use metrics::counter;
 use tokio::time::Instant;
 
+use super::command::Failure;
+use super::token_bucket::TokenBucket;
 use crate::config::Limits;
 use crate::room::close_reason::CloseReason;
-use crate::subscriber::command::Failure;
-use crate::subscriber::token_bucket::TokenBucket;
 
-/// A client may send the frames of so many seconds at once, and a join for each conversation that
-/// it may have joined: pages do that when they connect.
+/// The frames of this many seconds may come at once, and one join for each conversation that the
+/// client may join. Because pages join all their conversations when they connect, fewer would
+/// refuse a page that behaves well.
 const BURST_SECONDS: u32 = 3;
-/// Malformed or over-limit frames at once before the socket is closed, …
-const STRIKES: u32 = 100;
-/// … and how many are forgiven a second.
+/// Violations, which are malformed or over-limit frames, that a client may commit at once. Beyond
+/// them, the socket is closed with 4009.
+const VIOLATIONS: u32 = 100;
+/// Violations that are forgiven each second.
 const FORGIVEN_PER_SECOND: u32 = 1;
 
-/// What one client has used up.
+/// The frames and violations of one client.
 #[derive(Clone, Copy, Debug)]
 pub struct RateLimit {
     frames: TokenBucket,
-    strikes: TokenBucket,
+    violations: TokenBucket,
 }
 
 impl RateLimit {
-    /// Of one that has done nothing yet.
+    /// For a client that has sent nothing yet.
     pub fn new(limits: &Limits, now: Instant) -> RateLimit {
         let joins = u32::try_from(limits.rooms).unwrap_or(u32::MAX);
         let burst = limits
@@ -34,14 +36,14 @@ impl RateLimit {
             .saturating_add(joins);
         RateLimit {
             frames: TokenBucket::new(burst, limits.frames_per_second, now),
-            strikes: TokenBucket::new(STRIKES, FORGIVEN_PER_SECOND, now),
+            violations: TokenBucket::new(VIOLATIONS, FORGIVEN_PER_SECOND, now),
         }
     }
 
-    /// A frame has come.
+    /// Counts a frame.
     ///
     /// # Errors
-    /// One too many: it is not to be looked at, but is a bad frame.
+    /// The frame is over the limit. It must not be read, and is a violation.
     pub fn frame(&mut self, now: Instant) -> Result<(), Failure> {
         if self.frames.take(now) {
             Ok(())
@@ -50,13 +52,13 @@ impl RateLimit {
         }
     }
 
-    /// It was a bad one.
+    /// Counts a violation.
     ///
     /// # Errors
-    /// One too many: the socket shall close.
-    pub fn strike(&mut self, failure: Failure, now: Instant) -> Result<(), CloseReason> {
+    /// The client has committed too many. The socket must close.
+    pub fn violation(&mut self, failure: Failure, now: Instant) -> Result<(), CloseReason> {
         counter!("realtime_bad_frames_total", "code" => failure.code).increment(1);
-        if self.strikes.take(now) {
+        if self.violations.take(now) {
             Ok(())
         } else {
             Err(CloseReason::Flood)
@@ -71,7 +73,6 @@ mod tests {
     use runtime::service::settings::Settings;
     use std::time::Duration;
 
-    /// So many conversations, and frames a second.
     fn limits(rooms: usize, frames_per_second: u32) -> Limits {
         Limits {
             rooms,
@@ -86,7 +87,7 @@ mod tests {
         let mut rate_limit = RateLimit::new(&limits(rooms, 20), now);
         assert!(
             (0..=rooms).all(|_| rate_limit.frame(now).is_ok()),
-            "and say who it is"
+            "the joins, and the packet with the token"
         );
         assert!(
             (0..rooms).any(|_| rate_limit.frame(now).is_err()),
@@ -95,20 +96,20 @@ mod tests {
     }
 
     #[test]
-    fn frames_come_back_with_time_and_too_many_bad_ones_end_it() {
+    fn frames_are_allowed_again_with_time_and_too_many_violations_close_the_socket() {
         let start = Instant::now();
         let mut rate_limit = RateLimit::new(&limits(1, 2), start);
-        let good = |rate_limit: &mut RateLimit, now| {
+        let allowed = |rate_limit: &mut RateLimit, now| {
             (0..99).filter(|_| rate_limit.frame(now).is_ok()).count()
         };
-        assert_eq!(good(&mut rate_limit, start), 6 + 1);
-        assert_eq!(good(&mut rate_limit, start + Duration::from_secs(1)), 2);
-        let struck = (0..200)
-            .filter(|_| rate_limit.strike(Failure::RATE_LIMITED, start).is_ok())
+        assert_eq!(allowed(&mut rate_limit, start), 6 + 1);
+        assert_eq!(allowed(&mut rate_limit, start + Duration::from_secs(1)), 2);
+        let tolerated = (0..200)
+            .filter(|_| rate_limit.violation(Failure::RATE_LIMITED, start).is_ok())
             .count();
-        assert_eq!(struck, STRIKES as usize);
+        assert_eq!(tolerated, VIOLATIONS as usize);
         assert_eq!(
-            rate_limit.strike(Failure::RATE_LIMITED, start),
+            rate_limit.violation(Failure::RATE_LIMITED, start),
             Err(CloseReason::Flood)
         );
     }

@@ -1,37 +1,37 @@
-//! A token bucket, for one socket's rates. The clock is the caller's.
+//! A token bucket for the rates of one socket. The clock is the caller's.
 
 use tokio::time::Instant;
 
-/// So many at once, and so many a second on.
+/// Allows a burst, and after it a rate.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenBucket {
-    left: f64,
+    tokens: f64,
     burst: f64,
     per_second: f64,
-    at: Instant,
+    filled_at: Instant,
 }
 
 impl TokenBucket {
-    /// Full.
+    /// A full bucket of `burst` tokens, which gains `per_second` tokens a second.
     pub fn new(burst: u32, per_second: u32, now: Instant) -> TokenBucket {
         TokenBucket {
-            left: f64::from(burst),
+            tokens: f64::from(burst),
             burst: f64::from(burst),
             per_second: f64::from(per_second),
-            at: now,
+            filled_at: now,
         }
     }
 
-    /// Takes one, if there is one.
+    /// Takes one token and says whether there was one.
     pub fn take(&mut self, now: Instant) -> bool {
-        let gained = now.saturating_duration_since(self.at).as_secs_f64() * self.per_second;
-        self.left = (self.left + gained).min(self.burst);
-        self.at = now;
-        let allowed = self.left >= 1.0;
-        if allowed {
-            self.left -= 1.0;
+        let gained = now.saturating_duration_since(self.filled_at).as_secs_f64() * self.per_second;
+        self.tokens = (self.tokens + gained).min(self.burst);
+        self.filled_at = now;
+        let is_allowed = self.tokens >= 1.0;
+        if is_allowed {
+            self.tokens -= 1.0;
         }
-        allowed
+        is_allowed
     }
 }
 
@@ -41,14 +41,12 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn gives_the_burst_then_the_rate() {
+    fn the_burst_is_allowed_and_after_it_the_rate() {
         let start = Instant::now();
-        let mut token_bucket = TokenBucket::new(3, 2, start);
-        let taken = |token_bucket: &mut TokenBucket, now| {
-            (0..10).filter(|_| token_bucket.take(now)).count()
-        };
-        assert_eq!(taken(&mut token_bucket, start), 3);
-        assert_eq!(taken(&mut token_bucket, start + Duration::from_secs(1)), 2);
-        assert_eq!(taken(&mut token_bucket, start + Duration::from_secs(60)), 3);
+        let mut bucket = TokenBucket::new(3, 2, start);
+        let taken = |bucket: &mut TokenBucket, now| (0..10).filter(|_| bucket.take(now)).count();
+        assert_eq!(taken(&mut bucket, start), 3);
+        assert_eq!(taken(&mut bucket, start + Duration::from_secs(1)), 2);
+        assert_eq!(taken(&mut bucket, start + Duration::from_secs(60)), 3);
     }
 }

@@ -1,5 +1,5 @@
-//! One client of Socket.IO, whatever carries its packets: it lets it in, carries out its events,
-//! keeps the times, and collects what is to go out. It reads and writes no connection.
+//! One client of Socket.IO, whichever connection carries its packets: admits it, carries out its
+//! events, keeps the times, and collects what is to be written. Reads and writes no connection.
 
 use std::collections::VecDeque;
 use std::future::pending;
@@ -17,9 +17,9 @@ use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::task::TaskTracker;
 use tracing::{error, info};
 
-use super::handler::Shared;
+use super::engine;
 use super::packet::{self, AckId, Auth, BadPacket, Packet};
-use super::{PING_INTERVAL, PING_TIMEOUT, engine};
+use super::sessions::Shared;
 use crate::admission;
 use crate::room::close_reason::CloseReason;
 use crate::room::encode;
@@ -29,26 +29,35 @@ use crate::subscriber::command::{Command, Execution, Failure, Outcome};
 use crate::subscriber::rate_limit::RateLimit;
 use crate::subscriber::socket_guards::{SubscribeError, Transport};
 use crate::transport::refusal::Refusal;
+use crate::transport::timing::{PING_INTERVAL, SILENCE_LIMIT};
 use crate::transport::ws::connection::WRITE_FRAMES;
 
-/// Bytes after which no further frame is added.
-const GATHERED_BYTES: usize = 64 * 1024;
+/// Bytes after which no further frame is added to a write. Further frames go out in the next one.
+const WRITE_BYTES: usize = 64 * 1024;
+
+/// The event that tells a client why the server closes. Names such as `disconnecting` are reserved:
+/// the clients' library would take the event for a broken packet.
+const CLOSING: &str = "closing";
+
+const BINARY: Failure = Failure::malformed("events are text");
 
 /// A client, from its session's first packet on.
 pub struct Client {
     shared: Arc<Shared>,
+    /// Set once the client is admitted.
     subscriber: Option<Subscriber>,
-    /// Its place among those that are not in yet.
+    /// One of the permits for sessions without a token, until the client is admitted.
     opening: Option<OwnedSemaphorePermit>,
     opened: Instant,
     heard: Instant,
     next_ping: Instant,
-    /// Due at the next ping, or when the silence or the handshake gets too long.
+    /// Ends when the next ping is due, or when silence or handshake have lasted too long.
     timer: Pin<Box<Sleep>>,
     rate_limit: RateLimit,
-    /// The one thing under way. No packet is taken meanwhile, so a client cannot pile them up.
+    /// The one admission or command that is under way. No packet is taken meanwhile, so that a
+    /// client's commands cannot pile up.
     running: Option<Box<Running>>,
-    /// What is to go out, each a whole WebSocket frame; the first may be written in part.
+    /// The WebSocket frames to write next. The first may be written in part.
     pub out: VecDeque<Bytes>,
 }
 
@@ -57,7 +66,7 @@ enum Running {
     Command(Option<AckId>, BoxFuture<'static, Outcome>),
 }
 
-/// What happens beside the client's packets.
+/// What has happened besides the client's packets.
 pub enum Wake {
     Timer,
     Frame(Result<Frame, CloseReason>),
@@ -65,7 +74,7 @@ pub enum Wake {
     Finished(Option<AckId>, Outcome),
 }
 
-/// An answer that says no.
+/// The answer to an event that was refused.
 #[derive(Serialize)]
 struct Refused {
     ok: bool,
@@ -73,7 +82,7 @@ struct Refused {
     failure: Failure,
 }
 
-/// What the client is told before the server closes: Socket.IO has no close codes.
+/// The data of [`CLOSING`]. Socket.IO has no close codes of its own.
 #[derive(Serialize)]
 struct Closing {
     code: u16,
@@ -82,7 +91,7 @@ struct Closing {
 }
 
 impl Client {
-    /// Not in yet.
+    /// A client that is not admitted yet.
     pub fn new(shared: Arc<Shared>, opening: OwnedSemaphorePermit) -> Client {
         let now = Instant::now();
         let limits = shared.node.limits();
@@ -102,18 +111,18 @@ impl Client {
         }
     }
 
-    /// The service waits for these at its end.
+    /// The tasks that the service waits for when it ends.
     pub fn tasks(&self) -> TaskTracker {
         self.shared.node.tasks().clone()
     }
 
-    /// Whether something is under way, so that its packets have to wait.
+    /// Whether something is under way, so that the client's packets have to wait.
     pub fn is_busy(&self) -> bool {
         self.running.is_some()
     }
 
-    /// What happens next, beside its packets. Frames come only when it `can_take` them. May be
-    /// dropped without a loss.
+    /// Waits for the next thing that happens besides the client's packets. Frames come only if
+    /// `can_take` is set. Cancelling this future loses nothing.
     pub async fn wake(&mut self, can_take: bool) -> Wake {
         let Client {
             timer,
@@ -132,7 +141,7 @@ impl Client {
     /// Takes in what has happened.
     ///
     /// # Errors
-    /// The session shall end.
+    /// The session must end.
     pub fn on_wake(&mut self, wake: Wake) -> Result<(), CloseReason> {
         match wake {
             Wake::Timer => return self.on_timer(),
@@ -153,14 +162,14 @@ impl Client {
         let now = Instant::now();
         let handshake_ends = self.opened + self.shared.node.limits().handshake;
         let is_late = self.subscriber.is_none() && self.running.is_none() && now >= handshake_ends;
-        if is_late || now.duration_since(self.heard) >= PING_TIMEOUT {
+        if is_late || now.duration_since(self.heard) >= SILENCE_LIMIT {
             return Err(CloseReason::Silent);
         }
         if now >= self.next_ping {
             self.next_ping = now + PING_INTERVAL;
-            self.out.push_back(super::ping());
+            self.out.push_back(engine::PING_FRAME);
         }
-        let mut due = self.next_ping.min(self.heard + PING_TIMEOUT);
+        let mut due = self.next_ping.min(self.heard + SILENCE_LIMIT);
         if self.subscriber.is_none() && now < handshake_ends {
             due = due.min(handshake_ends);
         }
@@ -168,8 +177,9 @@ impl Client {
         Ok(())
     }
 
-    /// The frame, and what else is there for one write. Where the end comes right behind, it is
-    /// told with it: a poll that is answered while the node stops is the last.
+    /// Collects a frame, and further frames that are ready, for one write. If the end comes right
+    /// after them, the client is told of it in the same write. Otherwise a poll that is answered
+    /// while the node stops would be the last, and the client would not learn why.
     fn gather(&mut self, first: Frame) -> Result<(), CloseReason> {
         let mut bytes = 0;
         let mut frame = first;
@@ -177,7 +187,7 @@ impl Client {
             let encoded = frame.socket_io().clone();
             bytes += encoded.len();
             self.out.push_back(encoded);
-            if self.out.len() >= WRITE_FRAMES || bytes >= GATHERED_BYTES {
+            if self.out.len() >= WRITE_FRAMES || bytes >= WRITE_BYTES {
                 return Ok(());
             }
             let Some(subscriber) = &mut self.subscriber else {
@@ -193,40 +203,41 @@ impl Client {
         }
     }
 
-    /// The client is there.
+    /// Notes that the client is alive.
     pub fn hear(&mut self) {
         self.heard = Instant::now();
     }
 
-    /// Takes in a packet of it.
+    /// Takes in a packet of the client.
     ///
     /// # Errors
-    /// The session shall end.
+    /// The session must end.
     pub fn on_packet(&mut self, text: &str) -> Result<(), CloseReason> {
         self.hear();
         if let Err(failure) = self.rate_limit.frame(self.heard) {
-            return self.strike(failure);
+            return self.violation(failure);
         }
         match engine::Packet::parse(text) {
             Ok(engine::Packet::Message(text)) => self.on_message(text),
             Ok(engine::Packet::Close) => Err(CloseReason::Left),
             Ok(engine::Packet::Pong | engine::Packet::Noop) => Ok(()),
-            Ok(engine::Packet::Binary) => self.strike(BINARY),
-            // Probes and changes of transport have their place before.
+            Ok(engine::Packet::Binary) => self.violation(BINARY),
+            // Probes and upgrades belong to the change from polling to a WebSocket, and never come
+            // here.
             Ok(engine::Packet::Ping(_) | engine::Packet::Upgrade) | Err(_) => {
                 Err(CloseReason::Protocol)
             }
         }
     }
 
-    /// Takes in bytes, which no event of ours has.
+    /// Takes in a binary frame, which no event of this service has.
     ///
     /// # Errors
-    /// The session shall end.
+    /// The session must end.
     pub fn on_binary(&mut self) -> Result<(), CloseReason> {
         self.hear();
         let failure = self.rate_limit.frame(self.heard).err().unwrap_or(BINARY);
-        self.strike(failure)
+        self.violation(failure)
     }
 
     fn on_message(&mut self, text: &str) -> Result<(), CloseReason> {
@@ -239,20 +250,20 @@ impl Client {
             Ok(Packet::Connect(_) | Packet::Event(_)) => Err(CloseReason::Protocol),
             Ok(Packet::Disconnect) => Err(CloseReason::Left),
             Ok(Packet::Ack) => Ok(()),
-            Ok(Packet::Elsewhere(namespace, true)) => {
-                self.say(&packet::write_elsewhere(namespace));
+            Ok(Packet::OtherNamespace(namespace, true)) => {
+                self.send(&packet::write_invalid_namespace(namespace));
                 Ok(())
             }
-            Ok(Packet::Elsewhere(_, false)) => self.strike(Failure::malformed(
+            Ok(Packet::OtherNamespace(_, false)) => self.violation(Failure::malformed(
                 "there is no other namespace than the main one",
             )),
             Err(BadPacket::Auth) => {
                 self.refuse("MALFORMED_FRAME", "`auth` has `token`, a text, and `last_seq`, a number, where events shall be resumed");
                 Ok(())
             }
-            Err(BadPacket::Binary) => self.strike(BINARY),
+            Err(BadPacket::Binary) => self.violation(BINARY),
             Err(BadPacket::Malformed) => {
-                self.strike(Failure::malformed("this is not a packet of Socket.IO"))
+                self.violation(Failure::malformed("this is not a packet of Socket.IO"))
             }
         }
     }
@@ -261,16 +272,10 @@ impl Client {
         let now = Timestamp::now();
         match self.shared.handshake.verify(auth.token.as_deref(), now) {
             Ok(session) => {
-                let node = self.shared.node.clone();
+                let (node, socket) = (self.shared.node.clone(), Id::generate(now));
                 let entering = async move {
-                    admission::enter(
-                        &node,
-                        Transport::SocketIo,
-                        session,
-                        Id::generate(now),
-                        auth.last_seq,
-                    )
-                    .await
+                    admission::enter(&node, Transport::SocketIo, session, socket, auth.last_seq)
+                        .await
                 };
                 self.running = Some(Box::new(Running::Entering(Box::pin(entering))));
             }
@@ -285,29 +290,29 @@ impl Client {
         match entered {
             Ok(subscriber) => {
                 let session = subscriber.session();
-                info!(user = %session.user, company = %session.company, socket = %subscriber.socket(), role = ?session.role, door = Transport::SocketIo.as_str(), "connected");
-                self.say(&packet::write_connected(subscriber.socket()));
+                info!(user = %session.user, company = %session.company, socket = %subscriber.socket(), role = ?session.role, transport = Transport::SocketIo.as_str(), "connected");
+                self.send(&packet::write_connected(subscriber.socket()));
                 self.subscriber = Some(subscriber);
                 self.opening = None;
                 Ok(())
             }
-            Err(why @ SubscribeError::TooManyOfUser) => {
-                self.refuse(Refusal::from(why).code(), &why.to_string());
+            Err(error @ SubscribeError::TooManyOfUser) => {
+                self.refuse(Refusal::from(error).code(), &error.to_string());
                 Ok(())
             }
-            // After a `connect_error` socket.io-client does not try again by itself; after a lost
-            // connection it does, with a pause.
-            Err(why) => {
-                counter!("realtime_refused_total", "door" => Transport::SocketIo.as_str(), "code" => Refusal::from(why).code()).increment(1);
+            // Closes the connection instead of sending a `connect_error`. After a `connect_error`
+            // socket.io-client does not connect again by itself. After a lost connection it does,
+            // with a pause.
+            Err(error) => {
+                count_refusal(Refusal::from(error).code());
                 Err(CloseReason::FeedLost)
             }
         }
     }
 
     fn refuse(&mut self, code: &'static str, message: &str) {
-        counter!("realtime_refused_total", "door" => Transport::SocketIo.as_str(), "code" => code)
-            .increment(1);
-        self.say_if(packet::write_connect_error(
+        count_refusal(code);
+        self.send_or_log(packet::write_connect_error(
             message,
             &serde_json::json!({"code": code, "message": message}),
         ));
@@ -317,7 +322,7 @@ impl Client {
         let Some(subscriber) = &self.subscriber else {
             return Ok(());
         };
-        // The old clients may give the bare id.
+        // Clients of the Express backend may send the bare id.
         let data = match event.data.map(|data| data.get()) {
             Some(id) if id.starts_with('"') => Some(format!("{{\"conversationId\":{id}}}")),
             data => data.map(str::to_owned),
@@ -330,35 +335,36 @@ impl Client {
                 }
             },
             Err(failure) => {
-                self.rate_limit.strike(failure, self.heard)?;
+                self.rate_limit.violation(failure, self.heard)?;
                 self.answer(event.ack, Err(failure));
             }
         }
         Ok(())
     }
 
-    /// Tells the client of a bad packet; too many end the session.
-    fn strike(&mut self, failure: Failure) -> Result<(), CloseReason> {
-        self.rate_limit.strike(failure, self.heard)?;
+    /// Tells the client of a bad packet. Too many of them end the session.
+    fn violation(&mut self, failure: Failure) -> Result<(), CloseReason> {
+        self.rate_limit.violation(failure, self.heard)?;
         self.answer(None, Err(failure));
         Ok(())
     }
 
-    /// To the callback, if there is one; a failure otherwise as `error`.
+    /// Answers the callback if the client has one. Without a callback, a failure is sent as the
+    /// event `error`, and a success is not answered.
     fn answer(&mut self, ack: Option<AckId>, outcome: Outcome) {
         match (ack, outcome) {
-            (Some(id), Ok(done)) => self.say_if(packet::write_ack(id, &done)),
+            (Some(id), Ok(done)) => self.send_or_log(packet::write_ack(id, &done)),
             (Some(id), Err(failure)) => {
-                self.say_if(packet::write_ack(id, &Refused { ok: false, failure }))
+                self.send_or_log(packet::write_ack(id, &Refused { ok: false, failure }))
             }
             (None, Ok(_)) => {}
-            (None, Err(failure)) => self.say_if(
+            (None, Err(failure)) => self.send_or_log(
                 serde_json::to_string(&failure).map(|data| encode::socket_io_event("error", &data)),
             ),
         }
     }
 
-    /// Nothing more comes from the hub; what the client is told of the end goes out last.
+    /// Ends the frames of the room and adds what the client is told about the end.
     pub async fn end(&mut self, reason: CloseReason) {
         let Some(subscriber) = &self.subscriber else {
             return;
@@ -371,31 +377,31 @@ impl Client {
             self.answer(ack, outcome);
         }
         let Some(code) = reason.code() else { return };
-        let reconnect = comes_back(reason);
-        let said = serde_json::to_string(&Closing {
+        let reconnect = may_reconnect(reason);
+        let closing = serde_json::to_string(&Closing {
             code,
             reason: reason.as_str(),
             reconnect,
         });
-        self.say_if(said.map(|data| encode::socket_io_event(CLOSING, &data)));
+        self.send_or_log(closing.map(|data| encode::socket_io_event(CLOSING, &data)));
         if !reconnect {
-            // After this one socket.io-client stays away.
-            self.say(packet::DISCONNECT);
+            // After this packet socket.io-client does not connect again by itself.
+            self.send(packet::DISCONNECT);
         }
     }
 
-    fn say(&mut self, packet: &str) {
+    fn send(&mut self, packet: &str) {
         self.out.push_back(encode::text_frame(packet));
     }
 
-    fn say_if(&mut self, packet: Result<String, serde_json::Error>) {
+    fn send_or_log(&mut self, packet: Result<String, serde_json::Error>) {
         match packet {
-            Ok(packet) => self.say(&packet),
+            Ok(packet) => self.send(&packet),
             Err(e) => error!(error = %e, "a packet cannot be written"),
         }
     }
 
-    /// Waits until the session shall end at once; for while something is being written.
+    /// Waits until the session must end at once. Used while something is being written.
     pub async fn ended(&mut self) -> CloseReason {
         match &self.subscriber {
             Some(subscriber) => subscriber.ended().await,
@@ -406,23 +412,24 @@ impl Client {
         }
     }
 
-    /// The end of the session, for the log.
-    pub fn left(&self, reason: CloseReason) {
+    /// Logs and counts the end of the session, if the client had been admitted.
+    pub fn log_end(&self, reason: CloseReason) {
         let Some(subscriber) = &self.subscriber else {
             return;
         };
         counter!("realtime_closed_total", "door" => Transport::SocketIo.as_str(), "reason" => reason.as_str()).increment(1);
         let (session, seconds) = (subscriber.session(), self.opened.elapsed().as_secs());
-        info!(user = %session.user, company = %session.company, socket = %subscriber.socket(), reason = reason.as_str(), seconds, door = Transport::SocketIo.as_str(), "disconnected");
+        info!(user = %session.user, company = %session.company, socket = %subscriber.socket(), reason = reason.as_str(), seconds, transport = Transport::SocketIo.as_str(), "disconnected");
     }
 }
 
-/// The clients' library takes `disconnecting` and its kind for a broken packet.
-const CLOSING: &str = "closing";
-const BINARY: Failure = Failure::malformed("events are text");
+fn count_refusal(code: &'static str) {
+    counter!("realtime_refused_total", "door" => Transport::SocketIo.as_str(), "code" => code)
+        .increment(1);
+}
 
 /// Whether the client may connect again by itself.
-const fn comes_back(reason: CloseReason) -> bool {
+const fn may_reconnect(reason: CloseReason) -> bool {
     !matches!(
         reason,
         CloseReason::SessionEnded
@@ -433,7 +440,7 @@ const fn comes_back(reason: CloseReason) -> bool {
     )
 }
 
-/// The end of what is running; never, where nothing is.
+/// Completes with the end of what is under way. Never completes if nothing is.
 async fn finished(running: &mut Option<Box<Running>>) -> Wake {
     match running.as_deref_mut() {
         Some(Running::Entering(entered)) => Wake::Entered(entered.await),
@@ -449,11 +456,31 @@ async fn next(
 ) -> Result<Frame, CloseReason> {
     match subscriber {
         Some(subscriber) if can_take => subscriber.next().await,
-        // In boxes, as all that an idle WebSocket has no need of.
+        // Boxed, because a WebSocket that is idle should not pay for the size of these futures.
         Some(subscriber) => Err(Box::pin(subscriber.ended()).await),
         None => {
             Box::pin(shared.node.stop().cancelled()).await;
             Err(CloseReason::GoingAway)
         }
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::super::sessions::Entry;
+    use super::*;
+    use crate::auth::handshake::Handshake;
+    use crate::config::Config;
+    use crate::node::Node;
+    use runtime::service::settings::Settings;
+    use tokio::sync::mpsc;
+
+    /// A client that is not admitted yet, and its entry in a table of sessions.
+    pub fn client(node: Node) -> (Client, Entry) {
+        let handshake = Handshake::new(&Config::read(&mut Settings::of([])));
+        let shared = Arc::new(Shared::new(Arc::new(handshake), node));
+        let permit = shared.opening_permit().unwrap();
+        let entry = shared.insert(engine::Sid::new(1), mpsc::channel(1).0);
+        (Client::new(shared, permit), entry)
     }
 }

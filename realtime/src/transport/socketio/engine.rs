@@ -1,23 +1,29 @@
 //! Engine.IO, protocol 4: the packets under Socket.IO, alone in a WebSocket frame or many in the
-//! body of a poll. Text only; it knows no transport and no event.
+//! body of a poll. Reads and writes text only, and knows neither connection nor event.
 
 use std::fmt;
 use std::str::FromStr;
 
+use bytes::Bytes;
 use serde::Serialize;
 
-/// Between the packets of a body.
-const SEPARATOR: char = '\u{1e}';
-/// Packets in one body of a client. A page that opens may join many conversations at once; how many
-/// it may is not known here.
-pub const MAX_PACKETS: usize = 4_096;
+use crate::transport::timing::{PING_INTERVAL, SILENCE_LIMIT};
 
-/// The secret name of a session: who knows it can poll. Clients see another one as `socket.id`.
+/// The character between the packets of a body.
+const SEPARATOR: char = '\u{1e}';
+/// Packets in one body of a client. Beyond it, the body is refused. Because a page joins all its
+/// conversations when it opens, there may be many.
+pub const MAX_PACKETS: usize = 4_096;
+/// A ping of the server, as a WebSocket frame.
+pub const PING_FRAME: Bytes = Bytes::from_static(b"\x81\x012");
+
+/// The id of a session. It is secret, because a request that knows it can poll. The `socket.id` of
+/// clients is another one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Sid(u128);
 
 impl Sid {
-    /// Of random bits.
+    /// An id of 128 random bits.
     pub const fn new(random: u128) -> Sid {
         Sid(random)
     }
@@ -46,27 +52,27 @@ impl FromStr for Sid {
 pub enum Packet<'a> {
     /// The client leaves.
     Close,
-    /// A probe of the transport that it wants to change to, with its text.
+    /// A probe on the connection that the client wants to change to, with its text.
     Ping(&'a str),
-    /// The answer to ours.
+    /// The answer to a ping of the server.
     Pong,
     /// A packet of Socket.IO.
     Message(&'a str),
-    /// The change of transport is done.
+    /// The client changes to this connection.
     Upgrade,
-    /// Nothing.
+    /// A packet without meaning.
     Noop,
-    /// Bytes. There are none in our events.
+    /// Bytes, which no event of this service has.
     Binary,
 }
 
-/// Not a packet of a client.
+/// The text is no packet of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not an Engine.IO packet")]
 pub struct BadPacket;
 
 impl Packet<'_> {
-    /// Reads one.
+    /// Reads a packet.
     ///
     /// # Errors
     /// [`BadPacket`]
@@ -87,10 +93,10 @@ impl Packet<'_> {
     }
 }
 
-/// The packets of a body, as texts.
+/// Splits a body into the texts of its packets.
 ///
 /// # Errors
-/// More than [`MAX_PACKETS`], or an empty one.
+/// The body has more than [`MAX_PACKETS`], or an empty packet.
 pub fn split(body: &str) -> Result<Vec<&str>, BadPacket> {
     let packets: Vec<&str> = body.split(SEPARATOR).take(MAX_PACKETS + 1).collect();
     match packets.len() > MAX_PACKETS || packets.iter().any(|p| p.is_empty()) {
@@ -99,7 +105,7 @@ pub fn split(body: &str) -> Result<Vec<&str>, BadPacket> {
     }
 }
 
-/// A body of packets that are written already.
+/// Joins the texts of packets into a body.
 pub fn join<'a>(packets: impl ExactSizeIterator<Item = &'a str> + Clone) -> String {
     let mut body = String::with_capacity(
         packets
@@ -129,18 +135,14 @@ struct Open<'a> {
 /// The first packet of a session. `max_payload` is the largest body of a POST, in bytes.
 ///
 /// # Errors
-/// None in practice: numbers and short texts.
+/// None in practice, because numbers and short texts can be serialised.
 pub fn open(sid: Sid, can_upgrade: bool, max_payload: usize) -> Result<String, serde_json::Error> {
     let upgrades: &[&str] = if can_upgrade { &["websocket"] } else { &[] };
-    let (ping_interval, ping_timeout) = (
-        super::PING_INTERVAL.as_millis() as u64,
-        super::PING_TIMEOUT.as_millis() as u64,
-    );
     let open = Open {
         sid: sid.to_string(),
         upgrades,
-        ping_interval,
-        ping_timeout,
+        ping_interval: PING_INTERVAL.as_millis() as u64,
+        ping_timeout: SILENCE_LIMIT.as_millis() as u64,
         max_payload,
     };
     serde_json::to_string(&open).map(|json| format!("0{json}"))
@@ -152,7 +154,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn every_packet_is_read() {
+    fn every_kind_of_packet_is_read() {
         for (text, packet) in [
             ("1", Packet::Close),
             ("2probe", Packet::Ping("probe")),
@@ -164,14 +166,14 @@ mod tests {
         ] {
             assert_eq!(Packet::parse(text), Ok(packet), "{text}");
         }
-        // `0` comes from servers only.
+        // Only servers send `0`.
         for text in ["", "0{}", "7", "x", "é"] {
             assert_eq!(Packet::parse(text), Err(BadPacket), "{text}");
         }
     }
 
     #[test]
-    fn bodies_are_split_and_joined() {
+    fn a_body_is_split_into_packets_and_joined_again() {
         assert_eq!(split("3\u{1e}42[\"a\"]"), Ok(vec!["3", "42[\"a\"]"]));
         for body in ["", "\u{1e}", "3\u{1e}", "3\u{1e}\u{1e}3"] {
             assert_eq!(split(body), Err(BadPacket), "{body:?}");
@@ -189,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_opens_with_its_times() {
+    fn the_open_packet_holds_the_times_and_the_limit() {
         let json: serde_json::Value =
             serde_json::from_str(&open(Sid::new(0xab), true, 65_536).unwrap()[1..]).unwrap();
         let sid = format!("{:0>32}", "ab");
@@ -200,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sid_is_read_as_written_only() {
+    fn a_sid_is_read_only_as_it_is_written() {
         let sid = Sid::new(u128::MAX - 1);
         assert!(sid.to_string().parse() == Ok(sid));
         for text in [
@@ -215,10 +217,31 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_body_panics(body in any::<String>()) {
+        fn reading_any_body_does_not_panic(body in any::<String>()) {
             for packet in split(&body).unwrap_or_default() {
                 let _ = Packet::parse(packet);
             }
+            let _ = body.parse::<Sid>();
+        }
+
+        #[test]
+        fn joined_packets_are_split_into_the_same_packets(
+            packets in prop::collection::vec("[^\u{1e}]{1,20}", 1..40),
+        ) {
+            let body = join(packets.iter().map(String::as_str));
+            prop_assert_eq!(split(&body).unwrap(), packets);
+        }
+
+        #[test]
+        fn the_rest_of_a_message_packet_is_kept(rest in any::<String>()) {
+            let text = format!("4{rest}");
+            prop_assert_eq!(Packet::parse(&text), Ok(Packet::Message(&rest)));
+        }
+
+        #[test]
+        fn every_sid_is_read_as_written(random in any::<u128>()) {
+            let sid = Sid::new(random);
+            prop_assert!(sid.to_string().parse() == Ok(sid));
         }
     }
 }

@@ -1,9 +1,8 @@
-//! The HTTP of the door: opens sessions, takes their polls and posts to them, and answers as a
-//! server of Socket.IO does, CORS included. The token comes in a session's first packet, so what is
-//! open without one is bounded here.
+//! The HTTP side of Socket.IO: opens sessions, hands requests to them, and answers as a server of
+//! Socket.IO does, CORS included. Checks no token, because that comes in a session's first packet;
+//! therefore sessions without a token are bounded.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -14,31 +13,22 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use metrics::{counter, gauge};
 use serde::Deserialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use super::client::Client;
 use super::engine::{self, Sid};
-use super::polling::{self, REQUESTS, Request};
-use super::websocket;
+use super::sessions::{REQUESTS, SessionRequest, Shared};
+use super::{polling, websocket};
 use crate::auth::handshake::Handshake;
 use crate::listener::Lease;
 use crate::node::Node;
 use crate::room::encode;
+use crate::subscriber::socket_guards::Transport;
 use crate::transport::ws::connection::WsConnection;
 use crate::transport::ws::upgrade::{self, Upgrade};
 
-/// Sessions whose clients have not said who they are; each has the time of a handshake.
-const OPENING: usize = 2_000;
-/// How long a browser may remember what we allow.
+/// How long a browser may remember the answer to a preflight request, in seconds.
 const PREFLIGHT_SECONDS: u64 = 600;
-
-/// What all sessions use.
-pub struct Shared {
-    pub handshake: Arc<Handshake>,
-    pub node: Node,
-    opening: Arc<Semaphore>,
-    sessions: Mutex<HashMap<Sid, mpsc::Sender<Request>>>,
-}
 
 /// The route `/socket.io/`.
 pub fn routes(handshake: Arc<Handshake>, node: Node) -> Router {
@@ -48,66 +38,39 @@ pub fn routes(handshake: Arc<Handshake>, node: Node) -> Router {
         .with_state(Arc::new(Shared::new(handshake, node)))
 }
 
-impl Shared {
-    fn new(handshake: Arc<Handshake>, node: Node) -> Shared {
-        Shared {
-            handshake,
-            node,
-            opening: Arc::new(Semaphore::new(OPENING)),
-            sessions: Mutex::default(),
-        }
-    }
-
-    fn sessions(&self) -> MutexGuard<'_, HashMap<Sid, mpsc::Sender<Request>>> {
-        // A poisoned lock still holds a whole map: every write is one insert or remove.
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A polling session's place in the table. Dropping it ends what HTTP can reach of it.
-pub struct Entry {
-    shared: Arc<Shared>,
-    sid: Sid,
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        self.shared.sessions().remove(&self.sid);
-    }
-}
-
-/// What a request is not, in the numbers of Engine.IO.
+/// Why a request is refused, in the numbers of Engine.IO.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refused {
-    Transport,
-    Session,
-    Method,
-    Request,
+enum HttpError {
+    UnknownTransport,
+    UnknownSession,
+    BadMethod,
+    BadRequest,
     Forbidden,
-    Version,
+    UnsupportedVersion,
     TooLarge,
-    Full,
+    TooManyOpening,
 }
 
-impl IntoResponse for Refused {
+impl IntoResponse for HttpError {
     fn into_response(self) -> Response {
+        use StatusCode as Status;
         let (status, code, message) = match self {
-            Refused::Transport => (StatusCode::BAD_REQUEST, 0, "Transport unknown"),
-            Refused::Session => (StatusCode::BAD_REQUEST, 1, "Session ID unknown"),
-            Refused::Method => (StatusCode::BAD_REQUEST, 2, "Bad handshake method"),
-            Refused::Request => (StatusCode::BAD_REQUEST, 3, "Bad request"),
-            Refused::Forbidden => (StatusCode::FORBIDDEN, 4, "Forbidden"),
-            Refused::Version => (StatusCode::BAD_REQUEST, 5, "Unsupported protocol version"),
-            Refused::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, 3, "Payload too large"),
-            Refused::Full => (StatusCode::SERVICE_UNAVAILABLE, 4, "Too many handshakes"),
+            HttpError::UnknownTransport => (Status::BAD_REQUEST, 0, "Transport unknown"),
+            HttpError::UnknownSession => (Status::BAD_REQUEST, 1, "Session ID unknown"),
+            HttpError::BadMethod => (Status::BAD_REQUEST, 2, "Bad handshake method"),
+            HttpError::BadRequest => (Status::BAD_REQUEST, 3, "Bad request"),
+            HttpError::Forbidden => (Status::FORBIDDEN, 4, "Forbidden"),
+            HttpError::UnsupportedVersion => {
+                (Status::BAD_REQUEST, 5, "Unsupported protocol version")
+            }
+            HttpError::TooLarge => (Status::PAYLOAD_TOO_LARGE, 3, "Payload too large"),
+            HttpError::TooManyOpening => (Status::SERVICE_UNAVAILABLE, 4, "Too many handshakes"),
         };
-        counter!("realtime_refused_total", "door" => "socket.io", "code" => message).increment(1);
-        let mut response = (
-            status,
-            axum::Json(serde_json::json!({"code": code, "message": message})),
-        )
-            .into_response();
-        if self == Refused::Full {
+        counter!("realtime_refused_total", "door" => Transport::SocketIo.as_str(), "code" => message)
+            .increment(1);
+        let body = serde_json::json!({"code": code, "message": message});
+        let mut response = (status, axum::Json(body)).into_response();
+        if self == HttpError::TooManyOpening {
             response
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
@@ -116,7 +79,8 @@ impl IntoResponse for Refused {
     }
 }
 
-#[derive(Deserialize)]
+/// The query string of a request.
+#[derive(Debug, Deserialize)]
 struct Parameters {
     #[serde(rename = "EIO")]
     version: Option<String>,
@@ -132,19 +96,19 @@ async fn serve(
 ) -> Response {
     let origin = request.headers().get(header::ORIGIN).cloned();
     if shared.handshake.check_origin(request.headers()).is_err() {
-        return Refused::Forbidden.into_response();
+        return HttpError::Forbidden.into_response();
     }
     let answer = match parameters {
         _ if request.method() == Method::OPTIONS => Ok(preflight(request.headers())),
         Ok(Query(parameters)) => dispatch(&shared, &lease, parameters, request).await,
-        Err(_) => Err(Refused::Request),
+        Err(_) => Err(HttpError::BadRequest),
     };
     let mut response = answer.into_response();
-    let is_over = response.status() != StatusCode::SWITCHING_PROTOCOLS;
+    let is_answered = response.status() != StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
-    if is_over {
-        // Connections that are no sockets end with their time; a client that used one again just
-        // then would see an error.
+    if is_answered {
+        // The listener ends a connection that has not become a socket when its time is over. A
+        // client that sent its next request on the same connection just then would see an error.
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -153,8 +117,8 @@ async fn serve(
         HeaderValue::from_static("nosniff"),
     );
     if let Some(origin) = origin {
-        // The cookie that may come is the balancer's. What lets a client in is in its packets, so
-        // no page borrows it.
+        // Credentials are allowed for the cookie of the load balancer. Another page cannot misuse
+        // that, because the token is in the packets and not in a cookie.
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         headers.insert(
             header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
@@ -187,152 +151,142 @@ async fn dispatch(
     lease: &Lease,
     parameters: Parameters,
     request: HttpRequest,
-) -> Result<Response, Refused> {
-    let by_websocket = match parameters.transport.as_deref() {
+) -> Result<Response, HttpError> {
+    let is_websocket = match parameters.transport.as_deref() {
         Some("websocket") => true,
         Some("polling") => false,
-        _ => return Err(Refused::Transport),
+        _ => return Err(HttpError::UnknownTransport),
     };
     if parameters.version.as_deref() != Some("4") {
-        return Err(Refused::Version);
+        return Err(HttpError::UnsupportedVersion);
     }
     let session = match parameters.sid {
         None => None,
         Some(sid) => {
-            let sender = sid
-                .parse()
-                .ok()
-                .and_then(|sid: Sid| shared.sessions().get(&sid).cloned());
-            Some(sender.ok_or(Refused::Session)?)
+            let session = sid.parse().ok().and_then(|sid| shared.find(&sid));
+            Some(session.ok_or(HttpError::UnknownSession)?)
         }
     };
-    match (session, by_websocket, request.method().clone()) {
+    match (session, is_websocket, request.method().clone()) {
         (None, true, Method::GET) => open_websocket(shared, request),
         (None, false, Method::GET) => open_polling(shared),
-        (None, ..) => Err(Refused::Method),
-        (Some(session), true, Method::GET) => change(shared, session, request),
+        (None, ..) => Err(HttpError::BadMethod),
+        (Some(session), true, Method::GET) => upgrade_session(shared, session, request),
         (Some(session), false, Method::GET) => poll(lease, &session).await,
         (Some(session), false, Method::POST) => post(shared, &session, request).await,
-        (Some(_), ..) => Err(Refused::Request),
+        (Some(_), ..) => Err(HttpError::BadRequest),
     }
 }
 
-fn opening(shared: &Shared) -> Result<OwnedSemaphorePermit, Refused> {
-    shared
-        .opening
-        .clone()
-        .try_acquire_owned()
-        .map_err(|_| Refused::Full)
+/// A client that is not admitted yet.
+fn new_client(shared: &Arc<Shared>) -> Result<Client, HttpError> {
+    let permit = shared.opening_permit().ok_or(HttpError::TooManyOpening)?;
+    Ok(Client::new(shared.clone(), permit))
 }
 
-fn open_packet(shared: &Shared, sid: Sid, can_upgrade: bool) -> Result<String, Refused> {
-    engine::open(sid, can_upgrade, shared.node.limits().frame_bytes).map_err(|_| Refused::Request)
+fn open_packet(shared: &Shared, sid: Sid, can_upgrade: bool) -> Result<String, HttpError> {
+    let limits = shared.node.limits();
+    engine::open(sid, can_upgrade, limits.frame_bytes).map_err(|_| HttpError::BadRequest)
 }
 
-/// A session that is a WebSocket from its first packet on. Nobody else can reach it, so it is in no
-/// table.
-fn open_websocket(shared: &Arc<Shared>, request: HttpRequest) -> Result<Response, Refused> {
+/// Opens a session that is a WebSocket from its first packet on. The session is in no table, because
+/// no other request can reach it.
+fn open_websocket(shared: &Arc<Shared>, request: HttpRequest) -> Result<Response, HttpError> {
     let Upgrade {
         response,
         upgrading,
-    } = upgrade::accept(request).ok_or(Refused::Request)?;
-    let mut client = Client::new(shared.clone(), opening(shared)?);
-    client.out.push_back(encode::text_frame(&open_packet(
-        shared,
-        Sid::new(rand::random()),
-        false,
-    )?));
+    } = upgrade::accept(request).ok_or(HttpError::BadRequest)?;
+    let mut client = new_client(shared)?;
+    let packet = open_packet(shared, Sid::new(rand::random()), false)?;
+    client.out.push_back(encode::text_frame(&packet));
     let (limits, tasks) = (*shared.node.limits(), shared.node.tasks().clone());
     shared.node.tasks().spawn(async move {
         if let Some(connection) = WsConnection::of(upgrading, &limits).await {
-            // A task of its own: this one would keep what the handshake needed.
+            // A task of its own, because this one keeps the memory that the upgrade needed.
             tasks.spawn(websocket::run(connection, client));
         }
     });
     Ok(response)
 }
 
-fn open_polling(shared: &Arc<Shared>) -> Result<Response, Refused> {
+fn open_polling(shared: &Arc<Shared>) -> Result<Response, HttpError> {
     let sid = Sid::new(rand::random());
-    let client = Client::new(shared.clone(), opening(shared)?);
-    let (sender, requests) = mpsc::channel(REQUESTS);
-    shared.sessions().insert(sid, sender);
-    let entry = Entry {
-        shared: shared.clone(),
-        sid,
-    };
+    let client = new_client(shared)?;
     let packet = open_packet(shared, sid, true)?;
-    shared
-        .node
-        .tasks()
-        .spawn(polling::run(client, requests, entry));
+    let (sender, requests) = mpsc::channel(REQUESTS);
+    let entry = shared.insert(sid, sender);
+    let tasks = shared.node.tasks();
+    tasks.spawn(polling::run(client, requests, entry));
     Ok(packets(packet))
 }
 
-/// A WebSocket for a session that began by polling.
-fn change(
+/// Upgrades a connection to a WebSocket for a session that began by polling.
+fn upgrade_session(
     shared: &Arc<Shared>,
-    session: mpsc::Sender<Request>,
+    session: mpsc::Sender<SessionRequest>,
     request: HttpRequest,
-) -> Result<Response, Refused> {
+) -> Result<Response, HttpError> {
     let Upgrade {
         response,
         upgrading,
-    } = upgrade::accept(request).ok_or(Refused::Request)?;
+    } = upgrade::accept(request).ok_or(HttpError::BadRequest)?;
     let limits = *shared.node.limits();
     shared.node.tasks().spawn(async move {
         if let Some(connection) = WsConnection::of(upgrading, &limits).await {
-            // A session that is gone, or has too much to do, lets it fall; the client goes on
-            // polling.
-            let _ = session.try_send(Request::Upgrade(Box::new(connection)));
+            // If the session is gone or has too many requests, the connection is dropped, and the
+            // client goes on polling.
+            let _ = session.try_send(SessionRequest::Upgrade(Box::new(connection)));
         }
     });
     Ok(response)
 }
 
-/// Counts a poll that waits.
-struct Held;
+/// Counts a poll that waits for packets.
+struct HeldPoll;
 
-impl Held {
-    fn new() -> Held {
+impl HeldPoll {
+    fn new() -> HeldPoll {
         gauge!("realtime_polls_held").increment(1.0);
-        Held
+        HeldPoll
     }
 }
 
-impl Drop for Held {
+impl Drop for HeldPoll {
     fn drop(&mut self) {
         gauge!("realtime_polls_held").decrement(1.0);
     }
 }
 
-async fn poll(lease: &Lease, session: &mpsc::Sender<Request>) -> Result<Response, Refused> {
+async fn poll(
+    lease: &Lease,
+    session: &mpsc::Sender<SessionRequest>,
+) -> Result<Response, HttpError> {
     let (answer, answered) = oneshot::channel();
     session
-        .try_send(Request::Poll(answer))
-        .map_err(|_| Refused::Session)?;
-    // It is held for longer than a handshake may take; then the connection is done, see `serve`.
+        .try_send(SessionRequest::Poll(answer))
+        .map_err(|_| HttpError::UnknownSession)?;
+    // A poll is held for longer than a handshake may take. `serve` ends the connection after it.
     lease.extend();
-    let held = Held::new();
-    let body = answered.await.map_err(|_| Refused::Session)?;
+    let held = HeldPoll::new();
+    let body = answered.await.map_err(|_| HttpError::UnknownSession)?;
     drop(held);
     Ok(packets(body))
 }
 
 async fn post(
     shared: &Shared,
-    session: &mpsc::Sender<Request>,
+    session: &mpsc::Sender<SessionRequest>,
     request: HttpRequest,
-) -> Result<Response, Refused> {
+) -> Result<Response, HttpError> {
     let body = to_bytes(request.into_body(), shared.node.limits().frame_bytes)
         .await
-        .map_err(|_| Refused::TooLarge)?;
-    let body = String::from_utf8(body.into()).map_err(|_| Refused::Request)?;
+        .map_err(|_| HttpError::TooLarge)?;
+    let body = String::from_utf8(body.into()).map_err(|_| HttpError::BadRequest)?;
     let (done, is_done) = oneshot::channel();
     session
-        .try_send(Request::Post(body, done))
-        .map_err(|_| Refused::Session)?;
-    is_done.await.map_err(|_| Refused::Request)?;
+        .try_send(SessionRequest::Post(body, done))
+        .map_err(|_| HttpError::UnknownSession)?;
+    is_done.await.map_err(|_| HttpError::BadRequest)?;
     Ok(packets("ok".to_owned()))
 }
 
@@ -346,22 +300,33 @@ fn packets(body: String) -> Response {
 }
 
 #[cfg(test)]
-pub mod tests {
+mod tests {
     use super::*;
-    use crate::config::Config;
-    use runtime::service::settings::Settings;
+    use axum::http::Uri;
+    use proptest::prelude::*;
 
-    /// A client that is not in yet, and its place in a table of sessions.
-    pub fn session(node: Node) -> (Client, Entry) {
-        let handshake = Handshake::new(&Config::read(&mut Settings::of([])));
-        let shared = Arc::new(Shared::new(Arc::new(handshake), node));
-        let permit = opening(&shared).unwrap();
-        (
-            Client::new(shared.clone(), permit),
-            Entry {
-                shared,
-                sid: Sid::new(1),
-            },
-        )
+    fn parse(query: &str) -> Option<[Option<String>; 3]> {
+        let uri: Uri = format!("/socket.io/?{query}").parse().ok()?;
+        let Query(parameters) = Query::<Parameters>::try_from_uri(&uri).ok()?;
+        Some([parameters.version, parameters.transport, parameters.sid])
+    }
+
+    #[test]
+    fn the_query_names_version_transport_and_session() {
+        assert_eq!(
+            parse("EIO=4&transport=polling&sid=ab&t=x"),
+            Some(["4", "polling", "ab"].map(|text| Some(text.to_owned())))
+        );
+        assert_eq!(parse(""), Some([None, None, None]));
+        assert_eq!(parse("EIO=4&EIO=3"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn reading_any_query_does_not_panic(query in "(EIO|transport|sid|[a-z%&=+])[!-~é]{0,60}") {
+            for sid in parse(&query).into_iter().flatten().flatten() {
+                let _ = sid.parse::<Sid>();
+            }
+        }
     }
 }

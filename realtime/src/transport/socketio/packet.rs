@@ -1,6 +1,5 @@
-//! Socket.IO, protocol 5: the packets in the messages of Engine.IO. Of namespaces there is the main
-//! one, of packets the text ones. It reads what a client wants and writes what it gets; what an
-//! event does is in `command`.
+//! Socket.IO, protocol 5: reads and writes the packets in the messages of Engine.IO. Knows the main
+//! namespace and text packets only. What an event does is in `subscriber::command`.
 
 use std::fmt;
 
@@ -9,20 +8,20 @@ use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-/// Longest number of an acknowledgement, in digits: clients count.
+/// Longest number of an acknowledgement, in digits. A packet with a longer one is refused.
 const MAX_ACK_DIGITS: usize = 9;
-/// Longest name of a namespace that is answered, in bytes.
+/// Longest name of a namespace, in bytes. A packet with a longer one is refused.
 const MAX_NAMESPACE: usize = 64;
 
-/// The number by which a client knows the answer to its event.
+/// The number by which a client recognises the answer to its event.
 pub type AckId = u32;
 
-/// What a client says of itself: the `auth` of its `io(url, {auth})`.
+/// The `auth` of a client's `io(url, {auth})`.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Auth {
-    /// Its access token.
+    /// The access token.
     pub token: Option<String>,
-    /// The last event that it has, to get what came after it.
+    /// The sequence of the last event that the client has. The client gets the events after it.
     pub last_seq: Option<u64>,
 }
 
@@ -37,37 +36,38 @@ impl fmt::Debug for Auth {
 /// A packet of a client.
 #[derive(Debug)]
 pub enum Packet<'a> {
-    /// It wants in, and says who it is.
+    /// The client wants to be admitted.
     Connect(Auth),
-    /// It leaves.
+    /// The client leaves.
     Disconnect,
-    /// An event.
+    /// The client gives a command.
     Event(Event<'a>),
-    /// The answer to a question that we never ask.
+    /// An answer to the server. The server never asks for one.
     Ack,
-    /// For a namespace that we do not have. With `true` it wants in there.
-    Elsewhere(&'a str, bool),
+    /// A packet for a namespace that does not exist. `true` means that the client wants to be
+    /// admitted there.
+    OtherNamespace(&'a str, bool),
 }
 
 /// An event of a client.
 #[derive(Debug)]
 pub struct Event<'a> {
-    /// Its name.
+    /// The event's name.
     pub name: String,
-    /// Its first argument; further ones are ignored.
+    /// The first argument. Further arguments are ignored.
     pub data: Option<&'a RawValue>,
-    /// With it the client has a callback.
+    /// Set if the client has a callback for the answer.
     pub ack: Option<AckId>,
 }
 
 /// A packet that cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadPacket {
-    /// Not Socket.IO.
+    /// The text is no packet of Socket.IO.
     Malformed,
-    /// A `Connect` whose `auth` is not what it should be.
+    /// The `auth` of a `Connect` has the wrong shape.
     Auth,
-    /// An event with bytes in it. Each attachment follows as a binary packet of its own.
+    /// The event contains bytes. Each attachment follows as a binary packet of its own.
     Binary,
 }
 
@@ -75,7 +75,7 @@ impl Packet<'_> {
     /// Reads the text of an Engine.IO message.
     ///
     /// # Errors
-    /// See [`BadPacket`]. The text itself is not repeated.
+    /// See [`BadPacket`]. The error does not repeat the text.
     pub fn parse(text: &str) -> Result<Packet<'_>, BadPacket> {
         let mut rest = text.chars();
         let kind = rest.next().ok_or(BadPacket::Malformed)?;
@@ -83,9 +83,9 @@ impl Packet<'_> {
         if rest.starts_with('/') {
             let namespace = rest.split(',').next().unwrap_or_default();
             return match namespace.len() <= MAX_NAMESPACE {
-                // A client may name the main one, too.
+                // A client may name the main namespace, too.
                 true if namespace == "/" => Packet::of(kind, rest.get(2..).unwrap_or_default()),
-                true => Ok(Packet::Elsewhere(namespace, kind == '0')),
+                true => Ok(Packet::OtherNamespace(namespace, kind == '0')),
                 false => Err(BadPacket::Malformed),
             };
         }
@@ -151,26 +151,26 @@ impl<'de> Deserialize<'de> for Arguments<'de> {
     }
 }
 
-/// The server throws the client out of the namespace.
+/// The packet that removes the client from the namespace.
 pub const DISCONNECT: &str = "41";
 
 /// The answer to an event.
 ///
 /// # Errors
-/// None in practice: what is answered serialises.
+/// None in practice, because every answer of this crate can be serialised.
 pub fn write_ack(id: AckId, answer: &impl Serialize) -> Result<String, serde_json::Error> {
     serde_json::to_string(answer).map(|json| format!("43{id}[{json}]"))
 }
 
-/// The client is in; `id` is what it sees as `socket.id`.
+/// Tells the client that it is admitted. The client sees `id` as `socket.id`.
 pub fn write_connected(id: Id) -> String {
     format!("40{{\"sid\":\"{id}\"}}")
 }
 
-/// The client does not get in; its `connect_error` has `err.message` and `err.data`.
+/// Tells the client that it is not admitted. Its `connect_error` has `err.message` and `err.data`.
 ///
 /// # Errors
-/// None in practice: what is said serialises.
+/// None in practice, because every refusal of this crate can be serialised.
 pub fn write_connect_error(
     message: &str,
     data: &impl Serialize,
@@ -183,8 +183,8 @@ pub fn write_connect_error(
     serde_json::to_string(&Refused { message, data }).map(|json| format!("44{json}"))
 }
 
-/// The client does not get into this namespace, in the words of the original server.
-pub fn write_elsewhere(namespace: &str) -> String {
+/// Tells the client that there is no such namespace, in the words of the original server.
+pub fn write_invalid_namespace(namespace: &str) -> String {
     format!("44{namespace},{{\"message\":\"Invalid namespace\"}}")
 }
 
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_connects_with_its_token_or_without() {
+    fn a_connect_packet_holds_the_token_if_there_is_one() {
         let auth = |text| match Packet::parse(text) {
             Ok(Packet::Connect(auth)) => auth,
             other => panic!("{text}: {other:?}"),
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_has_a_name_an_argument_and_a_number() {
+    fn an_event_packet_holds_name_argument_and_number() {
         assert_eq!(
             parse_event(r#"2["typing:stop"]"#),
             ("typing:stop".into(), None, None)
@@ -269,27 +269,27 @@ mod tests {
     }
 
     #[test]
-    fn other_namespaces_are_named() {
+    fn packets_for_other_namespaces_are_recognised() {
         assert!(matches!(
             Packet::parse("0/admin,{}"),
-            Ok(Packet::Elsewhere("/admin", true))
+            Ok(Packet::OtherNamespace("/admin", true))
         ));
         assert!(matches!(
             Packet::parse(r#"2/admin,["a"]"#),
-            Ok(Packet::Elsewhere("/admin", false))
+            Ok(Packet::OtherNamespace("/admin", false))
         ));
         assert!(matches!(
             Packet::parse(&format!("0/{}", "a".repeat(MAX_NAMESPACE))),
             Err(BadPacket::Malformed)
         ));
         assert_eq!(
-            write_elsewhere("/admin"),
+            write_invalid_namespace("/admin"),
             r#"44/admin,{"message":"Invalid namespace"}"#
         );
     }
 
     #[test]
-    fn what_clients_get_is_socket_io() {
+    fn written_packets_are_socket_io() {
         assert_eq!(
             write_ack(3, &json!({"ok": true})).unwrap(),
             r#"433[{"ok":true}]"#
@@ -306,12 +306,25 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_panics(text in any::<String>()) {
+        fn parsing_any_text_does_not_panic(text in any::<String>()) {
             let _ = Packet::parse(&text);
         }
 
         #[test]
-        fn nothing_that_looks_like_a_packet_panics(kind in "[0-6]{1,3}", rest in "[\\[\\]{}\":,/0-9a-f\\\\u é]{0,60}") {
+        fn every_event_is_read_as_written(
+            name in any::<String>(),
+            data in prop::option::of(any::<String>()),
+            ack in prop::option::of(0..10_u32.pow(MAX_ACK_DIGITS as u32)),
+        ) {
+            let arguments: Vec<&String> = [Some(&name), data.as_ref()].into_iter().flatten().collect();
+            let ack_digits = ack.map_or(String::new(), |ack| ack.to_string());
+            let text = format!("2{ack_digits}{}", json!(arguments));
+            let data = data.map(|data| json!(data).to_string());
+            prop_assert_eq!(parse_event(&text), (name, data, ack));
+        }
+
+        #[test]
+        fn parsing_a_text_like_a_packet_does_not_panic(kind in "[0-6]{1,3}", rest in "[\\[\\]{}\":,/0-9a-f\\\\u é]{0,60}") {
             let _ = Packet::parse(&format!("{kind}{rest}"));
         }
     }

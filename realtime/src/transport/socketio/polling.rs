@@ -1,8 +1,10 @@
-//! A session by polling: GETs that are held until there is something, POSTs that bring packets, and
-//! the change to a WebSocket. One task; what comes over HTTP reaches it through a bounded channel.
+//! A session of Socket.IO by polling: GETs that are held until there are packets for the client,
+//! POSTs that bring packets of the client, and the change to a WebSocket. One task, which HTTP
+//! requests reach through a bounded channel. What a packet means is in `client`.
 
 use std::collections::VecDeque;
 use std::future::pending;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
@@ -11,40 +13,34 @@ use tokio_tungstenite::tungstenite::Message;
 use tracing::debug;
 
 use super::client::{Client, Wake};
-use super::handler::Entry;
-use super::{CLOSE_DEADLINE, STOP_CLOSE_DEADLINE, engine, websocket};
+use super::sessions::{Entry, SessionRequest};
+use super::{engine, websocket};
 use crate::room::close_reason::CloseReason;
 use crate::room::encode;
+use crate::transport::timing::close_deadline;
 use crate::transport::ws::connection::WsConnection;
 
-/// Requests of one session that wait for its task. A client has one GET, one POST and one upgrade
-/// at a time.
-pub const REQUESTS: usize = 4;
-/// Bytes of one answer after which no further packet is added.
+/// Bytes of one answer after which no further packet is added. Further packets wait for the next
+/// poll.
 const BODY_BYTES: usize = 256 * 1024;
-/// Answers that may wait for a GET: those to one body, such as a page's joins. Events wait in the
-/// bounded queue of the hub; these are of a client that asks and never polls.
+/// Packets that may wait for a poll. Beyond it, the client asks without ever polling, and its
+/// session ends as too slow. The answers to one body must fit, such as those to the joins of a
+/// page. Events are not among the packets: they wait in the bounded queue of the room.
 const WAITING_PACKETS: usize = engine::MAX_PACKETS;
+/// Longest time for a WebSocket to take over. Beyond it, the session goes on by polling.
+const PROBE_DEADLINE: Duration = Duration::from_secs(10);
 
-/// A packet without meaning, to end a poll.
+/// A packet without meaning, which ends a poll.
 const NOOP: &str = "6";
-/// The session is over.
+/// The packet that ends the session.
 const CLOSE: &str = "1";
 
-/// What comes over HTTP for a session.
-pub enum Request {
-    /// A GET. It is answered with packets.
-    Poll(oneshot::Sender<String>),
-    /// A POST with the text of its body. It is answered when all of its packets have been taken in.
-    Post(String, oneshot::Sender<()>),
-    /// A WebSocket that wants to take over.
-    Upgrade(Box<WsConnection>),
-}
-
-struct Session {
+struct PollingSession {
     client: Client,
-    requests: mpsc::Receiver<Request>,
+    requests: mpsc::Receiver<SessionRequest>,
+    /// The GET that is held.
     poll: Option<oneshot::Sender<String>>,
+    /// The POST whose packets are being taken in.
     post: Option<Post>,
     probe: Option<Box<Probe>>,
 }
@@ -54,25 +50,25 @@ struct Post {
     done: oneshot::Sender<()>,
 }
 
-/// A WebSocket that wants to take over, until this.
+/// A WebSocket that wants to take over the session.
 struct Probe {
     connection: WsConnection,
-    until: Instant,
-    answered: bool,
+    deadline: Instant,
+    is_answered: bool,
 }
 
-/// What a session wakes up for.
-enum Turn {
-    Request(Option<Request>),
+/// Why the session's task wakes up.
+enum SessionWake {
+    Request(Option<SessionRequest>),
     Client(Wake),
     PollLost,
     Probe(Option<Message>),
 }
 
-/// Serves a session until it ends, by whichever transport. `entry` is its place in the table of
-/// sessions.
-pub async fn run(client: Client, requests: mpsc::Receiver<Request>, entry: Entry) {
-    let mut session = Session {
+/// Serves a session until it ends, or until a WebSocket has taken over; then the session goes on
+/// there. `entry` is the session's entry in the table of sessions.
+pub async fn run(client: Client, requests: mpsc::Receiver<SessionRequest>, entry: Entry) {
+    let mut session = PollingSession {
         client,
         requests,
         poll: None,
@@ -80,7 +76,7 @@ pub async fn run(client: Client, requests: mpsc::Receiver<Request>, entry: Entry
         probe: None,
     };
     let end = loop {
-        match session.turn().await {
+        match session.step().await {
             Ok(None) => {}
             Ok(Some(connection)) => break Ok(connection),
             Err(reason) => break Err(reason),
@@ -89,7 +85,7 @@ pub async fn run(client: Client, requests: mpsc::Receiver<Request>, entry: Entry
     match end {
         Ok(connection) => {
             drop(entry);
-            // A task of its own: this one would keep what polling needs.
+            // A task of its own, because this one keeps the memory that polling needs.
             let tasks = session.client.tasks();
             tasks.spawn(websocket::run(connection, session.client));
         }
@@ -97,14 +93,14 @@ pub async fn run(client: Client, requests: mpsc::Receiver<Request>, entry: Entry
     }
 }
 
-impl Session {
-    /// One step; the WebSocket, once it has taken over.
-    async fn turn(&mut self) -> Result<Option<WsConnection>, CloseReason> {
-        self.deliver();
+impl PollingSession {
+    /// Takes in one thing that happens. Returns the WebSocket once that has taken over.
+    async fn step(&mut self) -> Result<Option<WsConnection>, CloseReason> {
+        self.answer_poll();
         if self.client.out.len() > WAITING_PACKETS {
             return Err(CloseReason::TooSlow);
         }
-        let Session {
+        let PollingSession {
             client,
             requests,
             poll,
@@ -112,38 +108,38 @@ impl Session {
             ..
         } = self;
         let (can_take, is_busy) = (poll.is_some(), client.is_busy());
-        let turn = tokio::select! {
-            request = requests.recv() => Turn::Request(request),
-            () = lost(poll) => Turn::PollLost,
-            // As by WebSocket, nothing new is taken while something is under way.
-            message = probed(probe), if !is_busy => Turn::Probe(message),
-            wake = client.wake(can_take) => Turn::Client(wake),
+        let wake = tokio::select! {
+            request = requests.recv() => SessionWake::Request(request),
+            () = lost(poll) => SessionWake::PollLost,
+            // As by WebSocket, no packet is taken while something is under way.
+            message = probed(probe), if !is_busy => SessionWake::Probe(message),
+            wake = client.wake(can_take) => SessionWake::Client(wake),
         };
-        match turn {
-            Turn::Request(request) => self.on_request(request.ok_or(CloseReason::Lost)?)?,
-            Turn::Client(wake) => self.client.on_wake(wake)?,
-            Turn::PollLost => self.poll = None,
-            Turn::Probe(message) => {
+        match wake {
+            SessionWake::Request(request) => self.on_request(request.ok_or(CloseReason::Lost)?)?,
+            SessionWake::Client(wake) => self.client.on_wake(wake)?,
+            SessionWake::PollLost => self.poll = None,
+            SessionWake::Probe(message) => {
                 if let Some(connection) = self.on_probe(message).await? {
                     return Ok(Some(connection));
                 }
             }
         }
-        self.read_on()?;
+        self.read_post()?;
         Ok(None)
     }
 
-    fn on_request(&mut self, request: Request) -> Result<(), CloseReason> {
+    fn on_request(&mut self, request: SessionRequest) -> Result<(), CloseReason> {
         match request {
-            Request::Poll(answer) => {
+            SessionRequest::Poll(answer) => {
                 self.client.hear();
-                // Two at a time would get packets out of order.
+                // Two polls at a time would get packets out of order.
                 if self.poll.as_ref().is_some_and(|poll| !poll.is_closed()) {
                     return Err(CloseReason::Protocol);
                 }
                 self.poll = Some(answer);
             }
-            Request::Post(body, done) => {
+            SessionRequest::Post(body, done) => {
                 let packets = engine::split(&body).map_err(|_| CloseReason::Protocol)?;
                 if self.post.is_some() {
                     return Err(CloseReason::Protocol);
@@ -153,37 +149,32 @@ impl Session {
                     done,
                 });
             }
-            Request::Upgrade(connection) => {
-                let until = Instant::now() + CLOSE_DEADLINE;
+            SessionRequest::Upgrade(connection) => {
                 self.probe = Some(Box::new(Probe {
                     connection: *connection,
-                    until,
-                    answered: false,
+                    deadline: Instant::now() + PROBE_DEADLINE,
+                    is_answered: false,
                 }));
             }
         }
         Ok(())
     }
 
-    /// Takes in the packets of a POST, as far as nothing is under way.
-    fn read_on(&mut self) -> Result<(), CloseReason> {
+    /// Takes in the packets of the POST until something is under way.
+    fn read_post(&mut self) -> Result<(), CloseReason> {
         while !self.client.is_busy()
             && let Some(post) = &mut self.post
         {
             match post.packets.pop_front() {
                 Some(packet) => self.client.on_packet(&packet)?,
-                None => {
-                    if let Some(post) = self.post.take() {
-                        let _ = post.done.send(());
-                    }
-                }
+                None => self.answer_post(),
             }
         }
         Ok(())
     }
 
-    /// The client says `2probe` on the new connection and gets `3probe`; its open poll is ended;
-    /// then it says `5`.
+    /// The client sends `2probe` on the new connection and gets `3probe`. Its held poll is answered
+    /// with [`NOOP`]. Then the client sends `5`, and the connection takes over.
     async fn on_probe(
         &mut self,
         message: Option<Message>,
@@ -193,24 +184,25 @@ impl Session {
         };
         let text = match message {
             Some(Message::Text(text)) => text,
-            // Not what it should be, gone, or too late: the session goes on by polling.
+            // The connection is gone, too late, or sends something else. The session goes on by
+            // polling.
             _ => return Ok(None),
         };
         self.client.hear();
         match engine::Packet::parse(&text) {
-            Ok(engine::Packet::Ping(word)) if !probe.answered => {
+            Ok(engine::Packet::Ping(word)) if !probe.is_answered => {
                 let mut out = VecDeque::from([encode::text_frame(&format!("3{word}"))]);
-                probe.answered = probe
+                probe.is_answered = probe
                     .connection
                     .write(&mut out, self.client.ended())
                     .await
                     .is_ok();
-                if probe.answered {
+                if probe.is_answered {
                     self.probe = Some(probe);
                 }
                 Ok(None)
             }
-            Ok(engine::Packet::Upgrade) if probe.answered => {
+            Ok(engine::Packet::Upgrade) if probe.is_answered => {
                 self.end_poll(NOOP);
                 Ok(Some(probe.connection))
             }
@@ -218,8 +210,9 @@ impl Session {
         }
     }
 
-    /// Gives what is to go out to the open poll.
-    fn deliver(&mut self) {
+    /// Answers the held poll with the packets that wait, if there are any. While a probe is
+    /// answered, the poll is ended in any case.
+    fn answer_poll(&mut self) {
         let Some(poll) = self.poll.take() else { return };
         let mut bytes = 0;
         let mut packets: Vec<Bytes> = Vec::new();
@@ -230,7 +223,7 @@ impl Session {
             packets.push(frame);
         }
         if packets.is_empty() {
-            match self.probe.as_ref().is_some_and(|probe| probe.answered) {
+            match self.probe.as_ref().is_some_and(|probe| probe.is_answered) {
                 true => drop(poll.send(NOOP.to_owned())),
                 false => self.poll = Some(poll),
             }
@@ -250,37 +243,40 @@ impl Session {
         }
     }
 
-    /// Says why, and waits, bounded, until the client has taken it.
+    fn answer_post(&mut self) {
+        if let Some(post) = self.post.take() {
+            let _ = post.done.send(());
+        }
+    }
+
+    /// Tells the client why the session ends, and waits until the client has taken that, but no
+    /// longer than [`close_deadline`].
     async fn close(mut self, reason: CloseReason) {
         self.client.end(reason).await;
         if reason == CloseReason::Left {
-            self.read_out();
+            self.answer_post();
             self.end_poll(NOOP);
-        } else {
-            let limit = if reason == CloseReason::GoingAway {
-                STOP_CLOSE_DEADLINE
-            } else {
-                CLOSE_DEADLINE
-            };
-            if timeout(limit, self.farewell(reason)).await.is_err() {
-                debug!("the closing was not taken");
-            }
+        } else if timeout(close_deadline(reason), self.farewell(reason))
+            .await
+            .is_err()
+        {
+            debug!("the closing was not taken");
         }
-        self.client.left(reason);
+        self.client.log_end(reason);
     }
 
-    /// By a poll; or by the WebSocket, of a client that had begun to change to it and polls no
-    /// more.
+    /// Sends the last packets by a poll, or by the WebSocket if the client has begun to change to it
+    /// and polls no more.
     async fn farewell(&mut self, reason: CloseReason) -> Result<(), CloseReason> {
         self.client.out.push_back(encode::text_frame(CLOSE));
         loop {
-            self.deliver();
+            self.answer_poll();
             if self.client.out.is_empty() {
                 return Ok(());
             }
             tokio::select! {
                 request = self.requests.recv() => match request {
-                    Some(Request::Poll(answer)) => self.poll = Some(answer),
+                    Some(SessionRequest::Poll(answer)) => self.poll = Some(answer),
                     Some(_) => {}
                     None => return Ok(()),
                 },
@@ -293,16 +289,9 @@ impl Session {
             }
         }
     }
-
-    /// The POST that said goodbye was understood.
-    fn read_out(&mut self) {
-        if let Some(post) = self.post.take() {
-            let _ = post.done.send(());
-        }
-    }
 }
 
-/// When the client has given its open poll up.
+/// Completes when the client has given its held poll up. Never completes if no poll is held.
 async fn lost(poll: &mut Option<oneshot::Sender<String>>) {
     match poll {
         Some(poll) => poll.closed().await,
@@ -310,12 +299,13 @@ async fn lost(poll: &mut Option<oneshot::Sender<String>>) {
     }
 }
 
-/// The next frame of a WebSocket that wants to take over; `None` if it is gone or too late.
+/// The next message of a WebSocket that wants to take over; `None` if it is gone or too late. Never
+/// completes if there is no such WebSocket.
 async fn probed(probe: &mut Option<Box<Probe>>) -> Option<Message> {
     match probe {
         Some(probe) => tokio::select! {
             message = probe.connection.next() => message.ok(),
-            () = sleep_until(probe.until) => None,
+            () = sleep_until(probe.deadline) => None,
         },
         None => pending().await,
     }
@@ -325,25 +315,33 @@ async fn probed(probe: &mut Option<Box<Probe>>) -> Option<Message> {
 mod tests {
     use super::*;
     use crate::node::tests::unconnected;
-    use crate::transport::socketio::handler::tests::session;
+    use crate::transport::socketio::client::tests::client;
+    use crate::transport::socketio::sessions::REQUESTS;
 
     #[tokio::test]
-    async fn a_body_of_many_packets_is_answered_by_the_next_poll() {
+    async fn the_next_poll_answers_all_packets_of_a_post() {
         let node = unconnected().await;
         let packets = node.limits().rooms;
-        let (client, entry) = session(node);
+        let (client, entry) = client(node);
         let (sender, requests) = mpsc::channel(REQUESTS);
         tokio::spawn(run(client, requests, entry));
         let (done, is_done) = oneshot::channel();
-        // Each is answered with a refusal: there is no such namespace.
+        // Each packet is refused, because there is no such namespace.
         sender
-            .send(Request::Post(vec!["40/x,"; packets].join("\u{1e}"), done))
+            .send(SessionRequest::Post(
+                vec!["40/x,"; packets].join("\u{1e}"),
+                done,
+            ))
             .await
             .ok()
             .unwrap();
         is_done.await.unwrap();
         let (answer, answered) = oneshot::channel();
-        sender.send(Request::Poll(answer)).await.ok().unwrap();
+        sender
+            .send(SessionRequest::Poll(answer))
+            .await
+            .ok()
+            .unwrap();
         let answer = answered.await.unwrap();
         let (refusals, others): (Vec<&str>, Vec<&str>) = answer
             .split('\u{1e}')

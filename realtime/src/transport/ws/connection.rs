@@ -1,6 +1,7 @@
-//! An upgraded connection: tungstenite reads it, answers pings and closes it; frames for the client
-//! are written past it, as they are, so that one encoding serves every socket. Taken out of hyper,
-//! so that an idle one costs its TCP stream and little more.
+//! An upgraded WebSocket connection. The library reads it, answers pings and closes it; frames for
+//! the client are written past the library, unchanged, so that one encoding serves every socket.
+//! Knows no event. The TCP stream is taken out of hyper, so that an idle connection costs little
+//! more than the stream.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -25,33 +26,35 @@ use crate::config::Limits;
 use crate::listener::Stream;
 use crate::room::close_reason::CloseReason;
 
-/// First size of a socket's read buffer, in bytes; it grows with a frame. The library's 128 KiB
-/// would be most of an idle socket.
+/// First size of a connection's read buffer, in bytes. The buffer grows with a frame. The library's
+/// default of 128 KiB would be most of an idle socket.
 const READ_BUFFER_BYTES: usize = 128;
-/// Most bytes that wait in the library's own write buffer, which only has pongs and the close
-/// frame.
+/// Limit of the library's own write buffer, in bytes. The buffer holds only pongs and the close
+/// frame. Beyond the limit, the connection fails.
 const WRITE_BUFFER_BYTES: usize = 4 * 1024;
-/// What is read at once of what nobody looks at, in bytes.
-const SCRAP_BYTES: usize = 4 * 1024;
-/// One write may take so long to be taken by the client's side.
+/// Bytes that are read at once when they are thrown away.
+const DISCARD_BYTES: usize = 4 * 1024;
+/// Longest time for one write. Beyond it, the client is too slow and its socket is closed.
 const SEND_DEADLINE: Duration = Duration::from_secs(30);
-/// Frames that go out in one write. The system takes at most 1,024.
+/// Frames that go out in one write; further frames go out in the next one. The operating system
+/// takes at most 1,024.
 pub const WRITE_FRAMES: usize = 64;
 
-/// A WebSocket and its place among the node's connections.
+/// A WebSocket connection. It counts among the node's connections until it is dropped.
 pub struct WsConnection {
-    /// Reads, answers pings, and closes. Frames are written past it, see `write`.
+    /// Reads, answers pings, and closes. Frames are written past it, see
+    /// [`WsConnection::write`].
     stream: WebSocketStream<TcpStream>,
-    /// Whether `stream` may have a pong that is not written yet.
+    /// Whether `stream` may hold a pong that is not written yet.
     pong_due: bool,
-    /// A read has failed; `stream` reads no more after that.
+    /// Whether a read has failed. `stream` reads nothing after that.
     failed: bool,
     _permit: OwnedSemaphorePermit,
 }
 
 impl WsConnection {
-    /// Of a connection that was asked to upgrade; `None` if it is gone or takes longer than a
-    /// handshake may.
+    /// Waits for the upgrade of a connection. Returns `None` if the connection is gone or the
+    /// upgrade takes longer than a handshake may.
     pub async fn of(upgrading: OnUpgrade, limits: &Limits) -> Option<WsConnection> {
         let upgraded = match timeout(limits.handshake, upgrading).await {
             Ok(Ok(upgraded)) => upgraded,
@@ -69,11 +72,12 @@ impl WsConnection {
             return None;
         };
         let (tcp, permit) = parts.io.into_inner().into_parts();
-        // A copy: what there is would keep hyper's whole buffer, for as long as the socket is open.
+        // The bytes are copied. Otherwise they would keep the whole buffer of hyper for as long as
+        // the socket is open.
         Some(WsConnection::over(tcp, parts.read_buf.to_vec(), permit, limits).await)
     }
 
-    /// Over a bare connection, of which `begun` is read.
+    /// A WebSocket over a TCP stream from which the bytes `begun` have been read already.
     async fn over(
         tcp: TcpStream,
         begun: Vec<u8>,
@@ -96,25 +100,24 @@ impl WsConnection {
         }
     }
 
-    /// What comes next of the client. May be dropped without a loss.
+    /// The next message of the client. Cancelling this future loses no message.
     ///
     /// # Errors
-    /// Nothing more comes.
+    /// No further message can come.
     pub async fn next(&mut self) -> Result<Message, CloseReason> {
         let read = self.stream.next().await.ok_or(CloseReason::Lost)?;
         self.failed |= read.is_err();
-        let message = read.map_err(|e| of_error(&e))?;
+        let message = read.map_err(|e| close_reason(&e))?;
         self.pong_due |= matches!(message, Message::Ping(_));
         Ok(message)
     }
 
-    /// Writes whole frames. They are written as they are, without a copy of this socket's own; so
-    /// whatever `stream` has begun to write itself must be out before, and nothing else may be
-    /// written until a frame is whole.
+    /// Writes whole frames without copying them. A pong that `stream` has begun to write is written
+    /// out first. Nothing else may be written before a frame is whole.
     ///
     /// # Errors
-    /// The connection is lost, too slow, or the socket has `ended` meanwhile; `out` keeps what is
-    /// not written, the first perhaps in part.
+    /// The connection is lost or too slow, or the future `ended` has completed meanwhile. `out`
+    /// keeps the frames that are not written. The first of them may be written in part.
     pub async fn write(
         &mut self,
         out: &mut VecDeque<Bytes>,
@@ -131,11 +134,11 @@ impl WsConnection {
                 () = sleep(SEND_DEADLINE) => Err(CloseReason::TooSlow),
             }
         };
-        // In a box, as all that an idle socket has no need of.
+        // Boxed, because a socket that is idle should not pay for the size of this future.
         Box::pin(rest).await
     }
 
-    /// Writes what the system takes at once; whether that was everything.
+    /// Writes as much as the operating system takes at once. Says whether that was everything.
     fn try_write(&mut self, out: &mut VecDeque<Bytes>) -> io::Result<bool> {
         if self.pong_due {
             match self.stream.flush().now_or_never() {
@@ -155,12 +158,12 @@ impl WsConnection {
         Ok(true)
     }
 
-    /// Writes all of it, however long that takes.
+    /// Writes all frames. The caller limits the time.
     ///
     /// # Errors
     /// The connection is lost.
     pub async fn write_all(&mut self, out: &mut VecDeque<Bytes>) -> Result<(), CloseReason> {
-        self.stream.flush().await.map_err(|e| of_error(&e))?;
+        self.stream.flush().await.map_err(|e| close_reason(&e))?;
         self.pong_due = false;
         while !out.is_empty() {
             match self.stream.get_mut().write_vectored(&slices(out)).await {
@@ -171,9 +174,9 @@ impl WsConnection {
         Ok(())
     }
 
-    /// Ends it with the code of the reason, where somebody is still there, and reads until the
-    /// client has heard it: dropped with something unread, the connection would be reset and what
-    /// was said lost on the way.
+    /// Sends the close frame with the code of the reason, if it has one, and reads until the client
+    /// has answered. Otherwise the operating system would reset a connection with unread bytes, and
+    /// the close frame would be lost. The caller limits the time.
     ///
     /// # Errors
     /// The connection is lost.
@@ -186,25 +189,26 @@ impl WsConnection {
             self.stream
                 .send(Message::Close(Some(frame)))
                 .await
-                .map_err(|e| of_error(&e))?;
+                .map_err(|e| close_reason(&e))?;
         }
         while let Some(read) = self.stream.next().await {
             self.failed |= read.is_err();
         }
         if self.failed {
-            // In a box, as all that an idle socket has no need of.
-            Box::pin(self.read_out())
+            // Boxed, because a socket that is idle should not pay for the size of this future.
+            Box::pin(self.discard())
                 .await
                 .map_err(|_| CloseReason::Lost)?;
         }
         Ok(())
     }
 
-    /// Reads what the client still sends, whatever it is, until it has seen the end of ours.
-    async fn read_out(&mut self) -> io::Result<()> {
+    /// Shuts the sending side down, and reads and throws away all bytes until the client has closed
+    /// its own side.
+    async fn discard(&mut self) -> io::Result<()> {
         let tcp = self.stream.get_mut();
         tcp.shutdown().await?;
-        while tcp.read(&mut [0; SCRAP_BYTES]).await? > 0 {}
+        while tcp.read(&mut [0; DISCARD_BYTES]).await? > 0 {}
         Ok(())
     }
 }
@@ -216,6 +220,7 @@ fn slices(out: &VecDeque<Bytes>) -> Vec<IoSlice<'_>> {
         .collect()
 }
 
+/// Removes `count` bytes that have been written.
 fn advance(out: &mut VecDeque<Bytes>, mut count: usize) {
     while let Some(first) = out.front_mut() {
         if first.len() > count {
@@ -225,12 +230,12 @@ fn advance(out: &mut VecDeque<Bytes>, mut count: usize) {
         count -= first.len();
         out.pop_front();
     }
-    // Most sockets are idle.
+    // Gives the memory back, because most sockets are idle.
     out.shrink_to(0);
 }
 
-/// What a failed read means.
-fn of_error(error: &Error) -> CloseReason {
+/// The reason for which a failed read or write closes the socket.
+fn close_reason(error: &Error) -> CloseReason {
     match error {
         Error::Capacity(_) => CloseReason::TooLarge,
         Error::Utf8(_) => CloseReason::NotUtf8,
@@ -249,7 +254,7 @@ pub mod tests {
     use tokio::net::TcpListener;
     use tokio::sync::Semaphore;
 
-    /// A WebSocket and its client's end.
+    /// A WebSocket connection, and the TCP stream of its client.
     pub async fn connected(limits: &Limits) -> (WsConnection, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap())
@@ -269,7 +274,7 @@ pub mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_in_the_middle_of_too_large_a_frame_is_told_so() {
+    async fn a_client_is_told_the_reason_in_the_middle_of_a_frame_that_is_too_large() {
         let limits = Config::read(&mut Settings::of([])).limits;
         let (mut connection, mut client) = connected(&limits).await;
         let served = tokio::spawn(async move {
@@ -277,13 +282,13 @@ pub mod tests {
             connection.close(CloseReason::TooLarge).await
         });
         const LENGTH: u64 = 16 * 1024 * 1024;
-        // A text with a mask of zeros.
+        // The header of a masked text frame. The mask is zeros, so the payload is as it is.
         let mut frame = [&[0x81, 0xff][..], &LENGTH.to_be_bytes(), &[0; 4]].concat();
         frame.resize(frame.len() + LENGTH as usize, b'x');
         client
             .write_all(&frame)
             .await
-            .expect("the frame is taken, and thrown away");
+            .expect("the server reads the frame and throws it away");
         let mut told = Vec::new();
         client.read_to_end(&mut told).await.expect("no reset");
         assert_eq!(

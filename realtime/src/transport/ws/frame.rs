@@ -1,5 +1,5 @@
-//! JSON frames of `/ws`: reads what clients send, writes what answers them. `{"event", "data",
-//! "id"?}` both ways.
+//! The JSON frames of `/ws`, `{"event", "data", "id"?}` both ways: reads those of clients and writes
+//! the answers to them. Carries out no command.
 
 use std::borrow::Cow;
 
@@ -10,39 +10,39 @@ use serde_json::value::RawValue;
 use crate::room::encode;
 use crate::subscriber::command::{Command, Failure, Outcome};
 
-/// Longest `id` that is given back, in bytes.
+/// Longest `id` that an answer repeats, in bytes. A frame with a longer one is refused.
 const MAX_FRAME_ID: usize = 64;
 
-/// What a client calls its frame, to know the answer by.
+/// The `id` that a client gives a frame, to recognise the answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum FrameId {
     /// A counter.
     Number(u64),
-    /// Any name of at most 64 bytes.
+    /// A name of at most 64 bytes.
     Text(String),
 }
 
 /// A frame of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientFrame {
-    /// With it the client wants an answer.
+    /// Set if the client wants an answer.
     pub id: Option<FrameId>,
-    /// What it wants.
+    /// The command of the client.
     pub command: Command,
 }
 
-/// A frame that cannot be read, with its `id` if that much could be.
+/// A frame that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadFrame {
-    /// As in [`ClientFrame`].
+    /// The frame's `id`, if that could be read.
     pub id: Option<FrameId>,
-    /// What is wrong.
+    /// The answer to the client.
     pub failure: Failure,
 }
 
 #[derive(Deserialize)]
-struct Outer<'a> {
+struct RawFrame<'a> {
     #[serde(borrow)]
     event: Cow<'a, str>,
     #[serde(borrow)]
@@ -54,26 +54,25 @@ impl ClientFrame {
     /// Reads a text frame.
     ///
     /// # Errors
-    /// Not JSON of the right shape, or an event that does not exist. The text itself is not
-    /// repeated.
+    /// The text is no JSON of the right shape, or names an event that does not exist. The error
+    /// does not repeat the text.
     pub fn parse(text: &str) -> Result<ClientFrame, BadFrame> {
-        let outer: Outer<'_> = serde_json::from_str(text).map_err(|_| BadFrame {
+        let raw: RawFrame<'_> = serde_json::from_str(text).map_err(|_| BadFrame {
             id: None,
             failure: Failure::malformed(
                 "a frame is JSON: {\"event\": text, \"data\": object, \"id\"?: text or number}",
             ),
         })?;
-        let (id, bad_id) = match outer.id {
-            Some(FrameId::Text(text)) if text.len() > MAX_FRAME_ID => (None, true),
-            id => (id, false),
-        };
-        if bad_id {
+        if let Some(FrameId::Text(id)) = &raw.id
+            && id.len() > MAX_FRAME_ID
+        {
             return Err(BadFrame {
-                id,
+                id: None,
                 failure: Failure::malformed("`id` is longer than 64 bytes"),
             });
         }
-        match Command::parse(&outer.event, outer.data.map(RawValue::get)) {
+        let id = raw.id;
+        match Command::parse(&raw.event, raw.data.map(RawValue::get)) {
             Ok(command) => Ok(ClientFrame { id, command }),
             Err(failure) => Err(BadFrame { id, failure }),
         }
@@ -88,8 +87,8 @@ struct Answer<'a, D> {
     id: Option<&'a FrameId>,
 }
 
-/// What answers a client's frame: `ack` if it had an `id`, `error` in any case. `None` where
-/// nothing is to be said.
+/// The answer to a client's frame: `ack` for a success if the frame had an `id`, `error` for every
+/// failure. Returns `None` for a success without an `id`.
 pub fn answer(id: Option<&FrameId>, outcome: Outcome) -> Option<Bytes> {
     let text = match outcome {
         Ok(_) if id.is_none() => return None,
@@ -126,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_is_an_event_with_data_and_perhaps_an_id() {
+    fn a_frame_has_an_event_data_and_an_optional_id() {
         let text = "b".repeat(24);
         let command = Command::Join(text.parse::<Id>().unwrap());
         let frame =
@@ -145,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_the_id_where_there_is_one() {
+    fn a_bad_frame_is_refused_with_its_id_if_that_is_readable() {
         for text in [
             "",
             "null",
@@ -172,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_carries_the_clients_id() {
+    fn an_answer_repeats_the_id_of_the_frame() {
         let (id, seven) = (
             FrameId::Text("7".into()),
             Done {
@@ -198,12 +197,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_panics(text in any::<String>()) {
+        fn parsing_any_text_does_not_panic(text in any::<String>()) {
             let _ = ClientFrame::parse(&text);
         }
 
         #[test]
-        fn nothing_that_looks_like_a_frame_panics(event in "[a-z:]{0,20}", data in "[\\[\\]{}\":,0-9a-f\\\\u ]{0,60}", id in "[0-9\"-.e]{0,25}") {
+        fn parsing_a_text_like_a_frame_does_not_panic(event in "[a-z:]{0,20}", data in "[\\[\\]{}\":,0-9a-f\\\\u ]{0,60}", id in "[0-9\"-.e]{0,25}") {
             let _ = ClientFrame::parse(&format!(r#"{{"event":"{event}","data":{data},"id":{id}}}"#));
         }
     }

@@ -1,4 +1,5 @@
-//! The handshake of `/ws`: who may open a socket, checked before the upgrade.
+//! The handshake of `/ws`: page, token and limits are checked before the upgrade. Serves no open
+//! socket; see `socket`.
 
 use std::sync::Arc;
 
@@ -32,7 +33,8 @@ pub fn routes(handshake: Arc<Handshake>, node: Node) -> Router {
         .with_state(Arc::new(Handler { handshake, node }))
 }
 
-#[derive(Deserialize)]
+/// The query string of a handshake.
+#[derive(Debug, Deserialize)]
 struct Parameters {
     token: Option<String>,
     last_seq: Option<u64>,
@@ -48,30 +50,60 @@ async fn open(
     let Ok(Query(Parameters { token, last_seq })) = parameters else {
         return Err(Refusal::BadQuery);
     };
-    let session = handler.handshake.verify(
-        bearer(request.headers()).or(token.as_deref()),
-        Timestamp::now(),
-    )?;
+    let now = Timestamp::now();
+    let token = bearer(request.headers()).or(token.as_deref());
+    let session = handler.handshake.verify(token, now)?;
     let Upgrade {
         response,
         upgrading,
     } = upgrade::accept(request).ok_or(Refusal::NotWebSocket)?;
-    let socket = Id::generate(Timestamp::now());
-    let subscriber = admission::enter(
-        &handler.node,
-        Transport::WebSocket,
-        session,
-        socket,
-        last_seq,
-    )
-    .await?;
+    let (node, socket) = (&handler.node, Id::generate(now));
+    let subscriber =
+        admission::enter(node, Transport::WebSocket, session, socket, last_seq).await?;
     lease.extend();
-    let (limits, tasks) = (*handler.node.limits(), handler.node.tasks().clone());
-    handler.node.tasks().spawn(async move {
+    let (limits, tasks) = (*node.limits(), node.tasks().clone());
+    node.tasks().spawn(async move {
         if let Some(connection) = WsConnection::of(upgrading, &limits).await {
-            // A task of its own: this one would keep what the handshake needed.
+            // A task of its own, because this one keeps the memory that the upgrade needed.
             tasks.spawn(socket::run(connection, subscriber));
         }
     });
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::Uri;
+    use proptest::prelude::*;
+
+    fn parse(query: &str) -> Option<(Option<String>, Option<u64>)> {
+        let uri: Uri = format!("/ws?{query}").parse().ok()?;
+        let Query(parameters) = Query::<Parameters>::try_from_uri(&uri).ok()?;
+        Some((parameters.token, parameters.last_seq))
+    }
+
+    #[test]
+    fn the_query_names_token_and_cursor() {
+        assert_eq!(parse(""), Some((None, None)));
+        assert_eq!(
+            parse("token=a%2Eb&last_seq=7&more=1"),
+            Some((Some("a.b".to_owned()), Some(7)))
+        );
+        for query in ["last_seq=", "last_seq=-1", "last_seq=x", "token=a&token=b"] {
+            assert_eq!(parse(query), None, "{query}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn reading_any_query_does_not_panic(query in "(token|last_seq|[a-z%&=+])[!-~é]{0,60}") {
+            parse(&query);
+        }
+
+        #[test]
+        fn every_cursor_is_read_as_written(seq in 0..=u64::MAX) {
+            prop_assert_eq!(parse(&format!("last_seq={seq}")), Some((None, Some(seq))));
+        }
+    }
 }

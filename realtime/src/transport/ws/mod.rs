@@ -1,4 +1,4 @@
-//! The door `/ws`: plain WebSocket with JSON frames. What an event is, who gets it and what a
+//! The transport `/ws`: plain WebSocket with JSON frames. What an event is, who gets it and what a
 //! command does is not known here.
 
 pub mod connection;

@@ -1,10 +1,10 @@
-//! One open WebSocket, one task: takes frames of the client, sends what comes for its seat, keeps
-//! the times, and ends with a code that says why.
+//! One open WebSocket in one task: reads frames of the client, writes the frames of its subscriber,
+//! keeps the times, and closes with a code that says why. Decides neither what an event is nor who
+//! gets it.
 
 use std::collections::VecDeque;
 use std::future::pending;
 use std::pin::Pin;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -17,24 +17,18 @@ use super::connection::{WRITE_FRAMES, WsConnection};
 use super::frame::{ClientFrame, FrameId, answer};
 use crate::room::close_reason::CloseReason;
 use crate::room::encode;
+use crate::room::frame::Frame;
 use crate::subscriber::Subscriber;
-use crate::subscriber::command::{Execution, Failure, Outcome};
+use crate::subscriber::command::{Command, Execution, Failure, Outcome};
 use crate::subscriber::rate_limit::RateLimit;
+use crate::subscriber::socket_guards::Transport;
+use crate::transport::timing::{PING_INTERVAL, SILENCE_LIMIT, close_deadline};
 
-/// How often the client is pinged.
-const PING_INTERVAL: Duration = Duration::from_secs(25);
-/// A client that is silent for so long, pongs included, is gone.
-const SILENCE_LIMIT: Duration = Duration::from_secs(60);
-/// From the decision to close to the end of the connection: the client may first have to read what
-/// lies before the code.
-const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
-/// The same while the service stops.
-const STOP_CLOSE_DEADLINE: Duration = Duration::from_secs(5);
-/// Bytes after which no further frame is added to a write.
+/// Bytes after which no further frame is added to a write. Further frames go out in the next one.
 const WRITE_BYTES: usize = 64 * 1024;
 
-/// Serves a socket until it ends. Written out, because an `async fn` would hold its arguments
-/// twice, for as long as it runs.
+/// Serves a socket until it ends. Not an `async fn`, because that would hold its arguments twice for
+/// as long as it runs.
 pub fn run(connection: WsConnection, subscriber: Subscriber) -> impl Future<Output = ()> + Send {
     let mut socket = Socket::new(connection, subscriber);
     async move { socket.run().await }
@@ -42,16 +36,17 @@ pub fn run(connection: WsConnection, subscriber: Subscriber) -> impl Future<Outp
 
 struct Socket {
     connection: WsConnection,
-    /// What is written next; the first may be written in part.
+    /// The frames to write next. The first may be written in part.
     out: VecDeque<Bytes>,
     subscriber: Subscriber,
     opened: Instant,
     heard: Instant,
     next_ping: Instant,
-    /// Due at the next ping, or when the silence gets too long.
+    /// Ends when the next ping is due or the client has been silent for too long.
     timer: Pin<Box<Sleep>>,
     rate_limit: RateLimit,
-    /// The one command under way. Nothing is read meanwhile, so a client cannot pile them up.
+    /// The one command that is being carried out. The client is not read meanwhile, so that its
+    /// commands cannot pile up.
     running: Option<Box<Running>>,
 }
 
@@ -60,10 +55,10 @@ struct Running {
     outcome: BoxFuture<'static, Outcome>,
 }
 
-/// What a socket wakes up for.
+/// Why the socket's task wakes up.
 enum Wake {
     Timer,
-    Frame(Result<crate::room::frame::Frame, CloseReason>),
+    Frame(Result<Frame, CloseReason>),
     Finished(Outcome),
     Incoming(Result<Message, CloseReason>),
 }
@@ -89,8 +84,8 @@ impl Socket {
         let (session, id) = (*self.subscriber.session(), self.subscriber.socket());
         info!(user = %session.user, company = %session.company, socket = %id, role = ?session.role, "connected");
         let reason = self.serve().await;
-        counter!("realtime_closed_total", "door" => "ws", "reason" => reason.as_str()).increment(1);
-        // In a box, as all that an idle socket has no need of.
+        counter!("realtime_closed_total", "door" => Transport::WebSocket.as_str(), "reason" => reason.as_str()).increment(1);
+        // Boxed, because a socket that is idle should not pay for the size of this future.
         Box::pin(self.close(reason)).await;
         let seconds = self.opened.elapsed().as_secs();
         info!(user = %session.user, company = %session.company, socket = %id, reason = reason.as_str(), seconds, "disconnected");
@@ -98,13 +93,13 @@ impl Socket {
 
     async fn serve(&mut self) -> CloseReason {
         loop {
-            if let Err(reason) = self.turn().await {
+            if let Err(reason) = self.step().await {
                 return reason;
             }
         }
     }
 
-    async fn turn(&mut self) -> Result<(), CloseReason> {
+    async fn step(&mut self) -> Result<(), CloseReason> {
         let wake = tokio::select! {
             () = self.timer.as_mut() => Wake::Timer,
             frame = self.subscriber.next() => Wake::Frame(frame),
@@ -140,8 +135,8 @@ impl Socket {
         Ok(())
     }
 
-    /// The frame, and what else is there for one write.
-    fn gather(&mut self, first: crate::room::frame::Frame) {
+    /// Collects a frame, and further frames that are ready, for one write.
+    fn gather(&mut self, first: Frame) {
         let mut bytes = 0;
         let mut next = Some(first);
         while let Some(frame) = next {
@@ -167,53 +162,51 @@ impl Socket {
         match frame {
             Ok(Message::Text(text)) => match ClientFrame::parse(&text) {
                 Ok(ClientFrame { id, command }) => self.begin(id, command),
-                Err(bad) => self.strike(bad.id.as_ref(), bad.failure)?,
+                Err(bad) => self.violation(bad.id.as_ref(), bad.failure)?,
             },
-            Ok(Message::Binary(_)) => self.strike(None, Failure::malformed("frames are text"))?,
+            Ok(Message::Binary(_)) => {
+                self.violation(None, Failure::malformed("frames are text"))?
+            }
             Ok(_) => {}
-            Err(failure) => self.strike(None, failure)?,
+            Err(failure) => self.violation(None, failure)?,
         }
         Ok(())
     }
 
-    fn begin(&mut self, id: Option<FrameId>, command: crate::subscriber::command::Command) {
+    fn begin(&mut self, id: Option<FrameId>, command: Command) {
         match self.subscriber.begin(command) {
             Execution::Now(outcome) => self.out.extend(answer(id.as_ref(), outcome)),
             Execution::Later(outcome) => self.running = Some(Box::new(Running { id, outcome })),
         }
     }
 
-    /// Tells the client of a bad frame; too many end the socket.
-    fn strike(&mut self, id: Option<&FrameId>, failure: Failure) -> Result<(), CloseReason> {
-        self.rate_limit.strike(failure, Instant::now())?;
+    /// Tells the client of a bad frame. Too many of them end the socket.
+    fn violation(&mut self, id: Option<&FrameId>, failure: Failure) -> Result<(), CloseReason> {
+        self.rate_limit.violation(failure, Instant::now())?;
         self.out.extend(answer(id, Err(failure)));
         Ok(())
     }
 
-    /// Says why, and waits, bounded, until the client has heard it.
+    /// Writes what is left and the close frame, and waits until the client has read them, but no
+    /// longer than [`close_deadline`].
     async fn close(&mut self, reason: CloseReason) {
-        // Nothing more is queued for it from here on.
+        // From here on nothing more is queued for the socket.
         self.subscriber.end(reason);
-        let limit = if reason == CloseReason::GoingAway {
-            STOP_CLOSE_DEADLINE
-        } else {
-            CLOSE_DEADLINE
-        };
         let farewell = async {
             if let Some(running) = self.running.take() {
-                self.out
-                    .extend(answer(running.id.as_ref(), running.outcome.await));
+                let outcome = running.outcome.await;
+                self.out.extend(answer(running.id.as_ref(), outcome));
             }
             self.connection.write_all(&mut self.out).await?;
             self.connection.close(reason).await
         };
-        if timeout(limit, farewell).await.is_err() {
+        if timeout(close_deadline(reason), farewell).await.is_err() {
             debug!(socket = %self.subscriber.socket(), "the closing was not answered");
         }
     }
 }
 
-/// The outcome of what is running; never, where nothing is.
+/// Completes with the outcome of the running command. Never completes if no command is running.
 async fn finished(running: &mut Option<Box<Running>>) -> Outcome {
     match running {
         Some(running) => running.outcome.as_mut().await,

@@ -1,4 +1,4 @@
-//! The HTTP side of a WebSocket handshake.
+//! The HTTP side of a WebSocket handshake. Checks no token and no limit.
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -7,15 +7,15 @@ use axum::response::Response;
 use hyper::upgrade::OnUpgrade;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-/// A handshake that is accepted.
+/// An accepted handshake.
 pub struct Upgrade {
-    /// 101
+    /// The answer with status 101.
     pub response: Response,
-    /// The connection, once that is sent.
+    /// Completes with the connection once the answer is sent.
     pub upgrading: OnUpgrade,
 }
 
-/// Accepts a handshake; `None` if the request is not one.
+/// Accepts a handshake. Returns `None` if the request is no WebSocket handshake of version 13.
 pub fn accept(mut request: Request) -> Option<Upgrade> {
     let key = websocket_key(&request)?;
     let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes())).ok()?;
@@ -32,7 +32,7 @@ pub fn accept(mut request: Request) -> Option<Upgrade> {
     })
 }
 
-/// The key of a WebSocket handshake, if it is one.
+/// The key of a WebSocket handshake; `None` if the request is no such handshake.
 fn websocket_key(request: &Request) -> Option<&HeaderValue> {
     let headers = request.headers();
     let is_handshake = request.method() == Method::GET
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_whole_handshake_has_a_key() {
+    fn a_handshake_that_lacks_a_header_has_no_key() {
         let whole = [
             ("connection", "keep-alive, Upgrade"),
             ("upgrade", "WebSocket"),
