@@ -1,5 +1,5 @@
-//! What happens to all sockets of a node by the clock: their tokens expire, and the node stops.
-//! Also the check `hub`.
+//! What happens to all sockets of a node by the clock: their tokens expire, and they are closed when
+//! the service stops. Also reports the health check `hub`. Serves no single socket.
 
 use std::time::Duration;
 
@@ -14,68 +14,64 @@ use crate::room::FeedState;
 use crate::room::close_reason::CloseReason;
 use crate::room::payload;
 
-/// How often the sockets are looked at; so much later than it should a socket may end.
+/// How often tokens are checked. A socket may outlive its token by as much.
 const TICK: Duration = Duration::from_secs(1);
-/// At the stop, clients are told to come back after a time of their own, at most this.
+/// Longest time after which a client is told to connect again when the service stops. Each client
+/// is told a random time up to it. Otherwise all clients would connect again at once.
 const RECONNECT_WITHIN: Duration = Duration::from_secs(5);
-/// At the stop, what waits for a socket may take so long to go out; then it is closed as it is. The
-/// door's own farewell follows.
+/// How long the frames that wait for a socket may take to go out when the service stops. Beyond it,
+/// the transport closes the socket without them.
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 
-/// Runs until the service stops, then sends the sockets away.
+/// Checks tokens until the service stops, then closes all sockets.
 pub async fn run(node: Node, health: Health) {
     let mut tick = interval(TICK);
     while node.stop().run_until_cancelled(tick.tick()).await.is_some() {
-        confirm(&node, &health);
-        let now = Timestamp::now();
-        node.hub()
-            .rooms()
-            .iter()
-            .for_each(|company| company.check_tokens(now));
+        report(&node, &health);
+        let (rooms, now) = (node.hub().rooms(), Timestamp::now());
+        rooms.iter().for_each(|room| room.check_tokens(now));
     }
-    send_away(&node).await;
+    close_all(&node).await;
 }
 
-fn confirm(node: &Node, health: &Health) {
-    let companies = node.hub().rooms();
-    let live = companies
+fn report(node: &Node, health: &Health) {
+    let rooms = node.hub().rooms();
+    let live = rooms
         .iter()
-        .filter(|c| *c.feed.borrow() == FeedState::Live)
+        .filter(|room| *room.feed.borrow() == FeedState::Live)
         .count();
-    let sockets: usize = companies.iter().map(|c| c.socket_count()).sum();
-    let detail = json!({"companies": companies.len(), "live": live, "sockets": sockets});
+    let sockets: usize = rooms.iter().map(|room| room.socket_count()).sum();
+    let detail = json!({"companies": rooms.len(), "live": live, "sockets": sockets});
     match node.connection().is_connected() {
         true => health.good("hub", detail),
         false => health.bad("hub", detail),
     }
 }
 
-/// Each socket gets what waits for it, and the word when to connect again, to another node.
-async fn send_away(node: &Node) {
-    let companies = node.hub().rooms();
-    let sockets: usize = companies.iter().map(|c| c.socket_count()).sum();
+/// Lets each socket have the frames that wait for it, and tells each client when to connect again.
+async fn close_all(node: &Node) {
+    let rooms = node.hub().rooms();
+    let sockets: usize = rooms.iter().map(|room| room.socket_count()).sum();
     info!(sockets, "the sockets are sent away");
-    for company in &companies {
-        company.end_all_after(
-            || payload::of_closing(jitter()).ok(),
-            CloseReason::GoingAway,
-        );
+    for room in &rooms {
+        let last = || payload::of_closing(reconnect_after_ms()).ok();
+        room.end_all_after(last, CloseReason::GoingAway);
     }
     let emptied = async {
-        for company in &companies {
-            while company.socket_count() > 0 {
-                company.emptied.notified().await;
+        for room in &rooms {
+            while room.socket_count() > 0 {
+                room.emptied.notified().await;
             }
         }
     };
     if timeout(DRAIN_WITHIN, emptied).await.is_err() {
-        companies
+        rooms
             .iter()
-            .for_each(|company| company.end_all(CloseReason::GoingAway));
+            .for_each(|room| room.end_all(CloseReason::GoingAway));
     }
 }
 
-/// A time within which to come back, in milliseconds.
-fn jitter() -> u64 {
+/// A random time after which a client connects again, in milliseconds.
+fn reconnect_after_ms() -> u64 {
     rand::random_range(0..RECONNECT_WITHIN.as_millis() as u64)
 }

@@ -1,19 +1,20 @@
-//! What is counted for each event, looked up once: at a million deliveries a second the looking up
-//! would cost the most.
+//! Metrics of the hot path and of several modules. Metrics that one module counts stand there.
 
-use contract::Timestamp;
+use contract::{Id, Timestamp};
 use metrics::{Counter, Histogram, counter, histogram};
+use tracing::warn;
 
 use crate::room::frame::Frame;
 
-/// Handles of the busiest metrics.
+/// Handles of the busiest metrics. Looking a metric up for each of a million deliveries a second
+/// would cost more than the deliveries.
 pub struct Metrics {
     deliveries: Counter,
     fanout: Histogram,
 }
 
 impl Metrics {
-    /// Of this process.
+    /// The metrics of this process.
     pub fn new() -> Metrics {
         Metrics {
             deliveries: counter!("realtime_deliveries_total"),
@@ -21,17 +22,23 @@ impl Metrics {
         }
     }
 
-    /// A frame was queued for so many sockets.
+    /// Counts a frame that was queued for this many sockets.
     pub fn delivered(&self, sockets: usize) {
         self.deliveries.increment(sockets as u64);
     }
 
-    /// A frame goes out to a socket: how long after the log took it. Of those that go out together,
-    /// the first is looked at.
+    /// Records how long after the log has stored an event its frame goes to a socket. Of several
+    /// frames that go out together, only the first is recorded.
     pub fn handed_out(&self, frame: &Frame) {
         if let Some(origin) = frame.origin() {
             self.fanout
                 .record(Timestamp::now().since(origin.stored_at).as_secs_f64());
         }
     }
+}
+
+/// Counts and logs a message of a company that no socket gets.
+pub fn count_skipped(company: Id, reason: &'static str, seq: Option<u64>) {
+    counter!("realtime_skipped_total", "reason" => reason).increment(1);
+    warn!(company = %company, reason, seq, "an event was not delivered");
 }

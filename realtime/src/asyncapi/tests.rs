@@ -11,9 +11,10 @@ use jsonschema::Validator;
 use serde_json::{Map, Value, json};
 
 use super::DOCUMENT;
+use crate::cluster::presence_exchange::NodeUsers;
 use crate::room::frame::{Frame, Origin};
 use crate::room::payload::{self, ResyncReason};
-use crate::room::presence::{Said, User, Users};
+use crate::room::presence::{User, Users};
 use crate::room::typing::Typing;
 use crate::subscriber::command::{Command, Done, Failure};
 
@@ -374,7 +375,7 @@ fn every_event_of_the_log_is_in_it_and_as_it_says() {
         "typing",
         &typing,
     );
-    let said = json!(Said {
+    let node_users = json!(NodeUsers {
         node: "realtime-1".into(),
         ask: false,
         users: Users::from([(ID, [ID].into())])
@@ -385,6 +386,6 @@ fn every_event_of_the_log_is_in_it_and_as_it_says() {
             &document["components"]["messages"]["nats_presence"]["payload"],
         ),
         "presence",
-        &said,
+        &node_users,
     );
 }

@@ -1,7 +1,9 @@
-//! Logins that have ended: their sockets are closed within seconds. The gateway removes a login's
-//! entry from the bucket `sessions`; a removal is heard at once. Every few seconds the entries of
-//! all open sockets are looked up too, for what was removed while this node was not connected, or
-//! by the operator's purge, which core subscribers do not hear.
+//! Closes the sockets of logins that have ended, within seconds. Ends no login; the gateway does, by
+//! removing the login's entry from the bucket `sessions`.
+//!
+//! A removal is heard at once by a core subscription. Every few seconds the entries of all open
+//! sockets are looked up too. Otherwise removals would be missed that happened while this node was
+//! not connected, or by the operator's purge, which core subscriptions do not hear.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -13,15 +15,15 @@ use runtime::log::direct_get;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::warn;
 
-use crate::auth::session::Login;
+use super::session::Login;
 use crate::node::Node;
 
 /// How often the entries of open sockets are looked up.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// Pause before the subscription is made again.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Listens and looks until the service stops.
+/// Listens and looks entries up until the service stops.
 pub async fn run(node: Node) {
     let listen = async {
         loop {
@@ -41,12 +43,12 @@ pub async fn run(node: Node) {
 }
 
 async fn follow(node: &Node, mut changes: async_nats::Subscriber) {
-    let mut tick = interval(LOOK_EVERY);
+    let mut tick = interval(CHECK_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut missing = HashSet::new();
     loop {
         tokio::select! {
-            _ = tick.tick() => missing = look(node, missing).await,
+            _ = tick.tick() => missing = check(node, missing).await,
             change = changes.next() => {
                 let Some(change) = change else { return };
                 let is_removed = change.payload.is_empty();
@@ -58,45 +60,42 @@ async fn follow(node: &Node, mut changes: async_nats::Subscriber) {
     }
 }
 
-/// Ends the sockets whose login was missing the last time too: a replica that answers may not have
-/// a new one yet.
-async fn look(node: &Node, missing_before: HashSet<Login>) -> HashSet<Login> {
+/// Looks up the entries of all open sockets and returns the logins without one. Ends the sockets
+/// whose login had no entry at the check before, either. Otherwise a replica that lacks a new entry
+/// would end a socket that has just been opened.
+async fn check(node: &Node, missing_before: HashSet<Login>) -> HashSet<Login> {
     let logins: HashSet<Login> = node
         .hub()
         .rooms()
         .iter()
-        .flat_map(|company| company.logins())
+        .flat_map(|room| room.logins())
         .collect();
     let logins: Vec<Login> = logins.into_iter().collect();
+    let bucket = format!("KV_{}", inventory::SESSIONS);
     let mut missing = HashSet::new();
-    for some in logins.chunks(direct_get::MAX_LATEST) {
-        let subjects: Vec<String> = some
+    for chunk in logins.chunks(direct_get::MAX_LATEST) {
+        let subjects: Vec<String> = chunk
             .iter()
             .map(|(user, session)| entry(*user, *session))
             .collect();
-        match direct_get::latest(
-            node.connection(),
-            &format!("KV_{}", inventory::SESSIONS),
-            &subjects,
-        )
-        .await
-        {
+        match direct_get::latest(node.connection(), &bucket, &subjects).await {
             Ok(found) => {
-                let there: HashSet<&str> = found
+                let present: HashSet<&str> = found
                     .iter()
-                    .filter(|e| !e.payload.is_empty())
-                    .map(|e| e.subject.as_str())
+                    .filter(|entry| !entry.payload.is_empty())
+                    .map(|entry| entry.subject.as_str())
                     .collect();
                 missing.extend(
-                    some.iter()
+                    chunk
+                        .iter()
                         .zip(&subjects)
-                        .filter(|(_, s)| !there.contains(s.as_str()))
+                        .filter(|(_, subject)| !present.contains(subject.as_str()))
                         .map(|(login, _)| *login),
                 );
             }
             Err(error) => {
                 counter!("realtime_session_looks_failed_total").increment(1);
-                warn!(error, "logins cannot be looked up");
+                warn!(%error, "logins cannot be looked up");
                 return missing_before;
             }
         }
@@ -110,10 +109,8 @@ async fn look(node: &Node, missing_before: HashSet<Login>) -> HashSet<Login> {
 
 fn end(node: &Node, logins: &HashSet<Login>) {
     if !logins.is_empty() {
-        node.hub()
-            .rooms()
-            .iter()
-            .for_each(|company| company.end_logins(logins));
+        let rooms = node.hub().rooms();
+        rooms.iter().for_each(|room| room.end_logins(logins));
     }
 }
 
@@ -132,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_names_its_login() {
+    fn the_subject_of_an_entry_names_its_login() {
         let (user, session) = (Id::from_bytes([1; 12]), Id::from_bytes([2; 12]));
         assert_eq!(login_of(&entry(user, session)), Some((user, session)));
         assert_eq!(login_of("$KV.sessions.x.y"), None);

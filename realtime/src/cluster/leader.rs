@@ -1,8 +1,10 @@
-//! Who leads the stream. A leader that dies may have stored what it did not pass on; the connection
-//! of this node, to another server of the cluster, does not show that. So a new leader is taken for
-//! a gap, and what was handed out lately is compared with the log. One that restarts and is elected
-//! again is a new one too: it says since when it leads. On a single server there is no leader, and
-//! nothing to do.
+//! Watches which server leads the stream `EVENTS`. Reads no event; the feeds do.
+//!
+//! A leader that dies may have stored an event without passing it on. The connection of this node,
+//! to another server of the cluster, does not show that. Therefore a new leader counts as a gap, and
+//! the feeds compare the delivered events with the log. A leader that restarts and is elected again
+//! is a new one too, because its term begins anew. A single server has no leader, and this module
+//! has nothing to do.
 
 use std::time::Duration;
 
@@ -13,29 +15,29 @@ use tracing::{debug, info};
 
 use crate::node::Node;
 
-/// How often the stream is asked.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How often the stream is asked for its leader.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// A server's time at the head of the stream.
+/// The time in which one server leads the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Reign {
+struct Term {
     leader: String,
     since: Option<Timestamp>,
 }
 
-/// Whose time it is; nobody's while there is an election, or on a single server.
-fn reign(cluster: Option<&ClusterInfo>) -> Option<Reign> {
+/// The current term; `None` during an election, or on a single server.
+fn term(cluster: Option<&ClusterInfo>) -> Option<Term> {
     let cluster = cluster?;
-    Some(Reign {
+    Some(Term {
         leader: cluster.leader.clone()?,
         since: cluster.leader_since.map(Timestamp::from),
     })
 }
 
-/// Looks until the service stops.
+/// Watches until the service stops.
 pub async fn watch(node: Node) {
-    let mut known: Option<Reign> = None;
-    let mut tick = interval(LOOK_EVERY);
+    let mut known: Option<Term> = None;
+    let mut tick = interval(CHECK_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while node.stop().run_until_cancelled(tick.tick()).await.is_some() {
         let now = match node
@@ -44,7 +46,7 @@ pub async fn watch(node: Node) {
             .get_stream(inventory::EVENTS)
             .await
         {
-            Ok(stream) => reign(stream.cached_info().cluster.as_ref()),
+            Ok(stream) => term(stream.cached_info().cluster.as_ref()),
             Err(error) => {
                 debug!(%error, "the stream does not answer");
                 continue;
@@ -68,12 +70,12 @@ pub async fn watch(node: Node) {
 mod tests {
     use super::*;
 
-    fn of(json: &str) -> Option<Reign> {
-        reign(Some(&serde_json::from_str(json).unwrap()))
+    fn of(json: &str) -> Option<Term> {
+        term(Some(&serde_json::from_str(json).unwrap()))
     }
 
     #[test]
-    fn a_leader_that_is_elected_again_is_another_one() {
+    fn a_leader_that_is_elected_again_has_another_term() {
         let first = of(r#"{"leader": "n1", "leader_since": "2026-11-26T13:59:20.855786484Z"}"#);
         assert_eq!(
             first,
@@ -88,6 +90,6 @@ mod tests {
             of(r#"{"leader": "n2", "leader_since": "2026-11-26T13:59:20.855786484Z"}"#)
         );
         assert!(first.is_some() && of(r#"{"leader": "n1"}"#).is_some());
-        assert_eq!((of("{}"), reign(None)), (None, None));
+        assert_eq!((of("{}"), term(None)), (None, None));
     }
 }

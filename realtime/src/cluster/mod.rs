@@ -3,3 +3,4 @@
 pub mod heartbeat;
 pub mod leader;
 pub mod membership;
+pub mod presence_exchange;

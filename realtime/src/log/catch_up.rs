@@ -1,7 +1,9 @@
-//! How a socket is given what its client missed: read from the log, page after page, until what
-//! this node remembers joins on. The switch to live is made under the company's lock
-//! (`Room::go_live`), so there is no hole and no repetition in it. Pages are read as the client
-//! takes them; a slow one holds a page and nothing more.
+//! Gives a socket the events that its client missed: reads them from the log, page after page, until
+//! the events that the room remembers follow without a gap. Delivers no live event.
+//!
+//! The switch to live is made under the room's lock ([`Room::go_live`]), so no event is lost or
+//! repeated in it. Pages are read as the client takes them, so a slow client holds one page and
+//! nothing more.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,59 +22,59 @@ use crate::room::close_reason::CloseReason;
 use crate::room::frame::Frame;
 use crate::room::payload::{self, ResyncReason};
 
-/// Events of one read.
+/// Events of one read. Further events are read in the next one.
 const PAGE_EVENTS: usize = 128;
-/// Bytes of one read; a single event may be larger.
+/// Bytes of one read. A single event may be larger.
 const PAGE_BYTES: usize = 512 * 1024;
-/// One read may take so long, the wait for its turn and its repetitions included; then the client
-/// has to come again.
+/// Longest time of one read, with the wait for its permit and its repetitions. Beyond it, the socket
+/// is closed with 1013.
 const READ_DEADLINE: Duration = Duration::from_secs(10);
 /// Pause before a read is repeated.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// A socket on its way to live.
+/// The state of a socket that is not live yet.
 pub struct CatchUp {
-    /// Every event up to here was given or is in `page`.
+    /// Every event up to this sequence was returned or is in `page`.
     position: u64,
-    /// How many events the client has got so far.
+    /// The events that were read for the client so far.
     replayed: usize,
     page: VecDeque<Frame>,
-    /// A task: it ends by its own deadline and gives its turn back, also while its client takes
-    /// nothing and nobody waits for it.
-    reading: Option<AbortOnDropHandle<Result<Page, NoPage>>>,
-    /// The log has not been asked yet whether it still keeps what follows the cursor.
+    /// The read that is under way. It is a task of its own, so that it ends by its deadline and
+    /// gives its permit back even while the client takes nothing and nobody polls this.
+    reading: Option<AbortOnDropHandle<Result<Page, PageError>>>,
+    /// Whether the log has not been asked yet if it still has the events after the cursor.
     is_first: bool,
 }
 
-/// What was read.
+/// The result of one read.
 pub struct Page {
-    /// In order; an event without a frame is one that sockets are not told of.
+    /// The events in order. An event without a frame is one that sockets are not told of.
     pub events: Vec<(u64, Option<Frame>)>,
-    /// The log has nothing of the company after these, up to here.
+    /// The log has no event of the company between the last of `events` and this sequence.
     pub complete_to: u64,
-    /// How many more there are.
+    /// The number of further events in the log.
     pub pending: usize,
 }
 
 /// Why nothing was read.
 #[derive(Debug)]
-pub enum NoPage {
-    /// The cursor lies before what the log keeps, or after its end.
-    Behind(ResyncReason),
-    /// No answer in time.
+pub enum PageError {
+    /// The events after the cursor cannot be given to the client.
+    Resync(ResyncReason),
+    /// The log does not answer in time.
     Unavailable(String),
 }
 
-/// What is next for the socket.
+/// What a socket does next.
 pub enum Step {
-    /// A frame.
+    /// The socket is given a frame.
     Frame(Frame),
-    /// It is live: its queue has everything.
+    /// The socket is live: its queue has everything that follows.
     Live,
 }
 
 impl CatchUp {
-    /// From a cursor.
+    /// Starts after a cursor.
     pub fn new(cursor: u64) -> CatchUp {
         CatchUp {
             position: cursor,
@@ -83,32 +85,32 @@ impl CatchUp {
         }
     }
 
-    /// What is there without waiting.
+    /// The next frame, if one has been read already.
     pub fn ready(&mut self) -> Option<Frame> {
         self.page.pop_front()
     }
 
-    /// The next step. May be dropped without a loss: a read under way goes on.
+    /// The next step. Cancelling this future loses nothing, because a read under way goes on.
     ///
     /// # Errors
     /// The log does not answer.
     pub async fn step(
         &mut self,
         node: &Node,
-        company: &Arc<Room>,
+        room: &Arc<Room>,
         socket: Id,
     ) -> Result<Step, CloseReason> {
         loop {
             if let Some(frame) = self.page.pop_front() {
                 return Ok(Step::Frame(frame));
             }
-            if self.reading.is_none() && self.joins(company, socket) {
+            if self.reading.is_none() && self.joins(room, socket) {
                 return Ok(Step::Live);
             }
             let reading = self.reading.get_or_insert_with(|| {
                 let read = read(
                     node.clone(),
-                    company.clone(),
+                    room.clone(),
                     self.position,
                     std::mem::take(&mut self.is_first),
                 );
@@ -116,42 +118,42 @@ impl CatchUp {
             });
             let read = reading
                 .await
-                .unwrap_or_else(|e| Err(NoPage::Unavailable(e.to_string())));
+                .unwrap_or_else(|e| Err(PageError::Unavailable(e.to_string())));
             self.reading = None;
             let limit = node.limits().replay_events;
             match read {
                 Ok(page) if self.replayed + page.events.len() + page.pending > limit => {
-                    return self.give_up(company, socket, ResyncReason::TooMany);
+                    return self.give_up(room, socket, ResyncReason::TooMany);
                 }
                 Ok(page) => self.take(page),
-                Err(NoPage::Behind(why)) => return self.give_up(company, socket, why),
-                Err(NoPage::Unavailable(error)) => {
-                    warn!(company = %company.id, error, "what a socket missed cannot be read");
+                Err(PageError::Resync(reason)) => return self.give_up(room, socket, reason),
+                Err(PageError::Unavailable(error)) => {
+                    warn!(company = %room.id, error, "what a socket missed cannot be read");
                     return Err(CloseReason::FeedLost);
                 }
             }
         }
     }
 
-    /// Whether everything that was read is given, and what the node remembers joins on; then the
-    /// socket is live.
-    pub fn joins(&self, company: &Room, socket: Id) -> bool {
-        !self.is_first && self.page.is_empty() && company.go_live(socket, self.position)
+    /// Makes the socket live if all events that were read are returned, and the events that the room
+    /// remembers follow without a gap. Says whether the socket is live.
+    pub fn joins(&self, room: &Room, socket: Id) -> bool {
+        !self.is_first && self.page.is_empty() && room.go_live(socket, self.position)
     }
 
-    /// Every event up to here was given, or is there without waiting.
+    /// The sequence up to which every event was returned or is in the page.
     #[cfg(test)]
     pub fn position(&self) -> u64 {
         self.position
     }
 
-    /// The log keeps what follows the cursor.
+    /// Skips the question whether the log still has the events after the cursor.
     #[cfg(test)]
-    pub fn asked(&mut self) {
+    pub fn skip_first_check(&mut self) {
         self.is_first = false;
     }
 
-    /// Takes a page in.
+    /// Takes in a page.
     pub fn take(&mut self, page: Page) {
         counter!("realtime_replayed_total").increment(page.events.len() as u64);
         self.replayed += page.events.len();
@@ -164,75 +166,77 @@ impl CatchUp {
             .extend(page.events.into_iter().filter_map(|(_, frame)| frame));
     }
 
-    /// It is too far back: the client has to fetch, and is live from now on.
+    /// Makes the socket live and tells its client to fetch, because the missed events cannot be
+    /// given to it.
     fn give_up(
         &mut self,
-        company: &Room,
+        room: &Room,
         socket: Id,
-        why: ResyncReason,
+        reason: ResyncReason,
     ) -> Result<Step, CloseReason> {
-        counter!("realtime_resyncs_total", "reason" => why.as_str()).increment(1);
-        debug!(company = %company.id, %socket, reason = why.as_str(), "resync");
-        company.resync(socket, why);
+        counter!("realtime_resyncs_total", "reason" => reason.as_str()).increment(1);
+        debug!(company = %room.id, %socket, reason = reason.as_str(), "resync");
+        room.resync(socket, reason);
         Ok(Step::Live)
     }
 }
 
-/// What the log has of the company after `position`.
+/// Reads the events of the company after `position`, again and again until [`READ_DEADLINE`].
 async fn read(
     node: Node,
-    company: Arc<Room>,
+    room: Arc<Room>,
     position: u64,
     is_first: bool,
-) -> Result<Page, NoPage> {
-    let mut failed = "no turn came".to_owned();
+) -> Result<Page, PageError> {
+    let mut failure = "no permit was free".to_owned();
     let tries = async {
         loop {
-            match try_read(&node, &company, position, is_first).await {
+            match try_read(&node, &room, position, is_first).await {
                 Ok(Some(page)) => return Ok(page),
-                Ok(None) => failed = "a replica is behind".into(),
-                Err(NoPage::Unavailable(error)) => failed = error,
-                Err(NoPage::Behind(why)) => return Err(NoPage::Behind(why)),
+                Ok(None) => failure = "a replica is behind".into(),
+                Err(PageError::Unavailable(error)) => failure = error,
+                Err(PageError::Resync(reason)) => return Err(PageError::Resync(reason)),
             }
             sleep(PAUSE).await;
         }
     };
     let read = timeout(READ_DEADLINE, tries).await;
-    read.unwrap_or(Err(NoPage::Unavailable(failed)))
+    read.unwrap_or(Err(PageError::Unavailable(failure)))
 }
 
-/// One try; `None` if the replica that answered lacks what the leader has.
+/// Reads once. Returns `None` if the replica that answered lacks events that the leader has.
 async fn try_read(
     node: &Node,
-    company: &Room,
+    room: &Room,
     position: u64,
     is_first: bool,
-) -> Result<Option<Page>, NoPage> {
-    let _turn = node.read_permit().await;
+) -> Result<Option<Page>, PageError> {
+    let _permit = node.read_permit().await;
+    let connection = node.connection();
     if is_first {
-        let bounds = direct_get::bounds(node.connection(), inventory::EVENTS)
+        let bounds = direct_get::bounds(connection, inventory::EVENTS)
             .await
-            .map_err(NoPage::Unavailable)?;
+            .map_err(|e| PageError::Unavailable(e.to_string()))?;
         if position.saturating_add(1) < bounds.first_seq {
-            return Err(NoPage::Behind(ResyncReason::TooOld));
+            return Err(PageError::Resync(ResyncReason::TooOld));
         }
         if position > bounds.last_seq {
-            return Err(NoPage::Behind(ResyncReason::Unknown));
+            return Err(PageError::Resync(ResyncReason::Unknown));
         }
     }
-    // Looked at before the log is: whatever was handed out by then the log has.
-    let handed_out = company.last_seq();
-    let filter = subject::of_company(company.id);
-    let read = direct_get::page_within(
-        node.connection(),
+    // Read before the log is asked, so that the log has every event up to here.
+    let delivered = room.last_seq();
+    let filter = subject::of_company(room.id);
+    let stored = direct_get::page_within(
+        connection,
         inventory::EVENTS,
         &filter,
         position + 1,
         PAGE_EVENTS,
         PAGE_BYTES,
     )
-    .await;
-    let stored = read.map_err(NoPage::Unavailable)?;
+    .await
+    .map_err(|e| PageError::Unavailable(e.to_string()))?;
     let pending = stored
         .first()
         .and_then(|first| first.header(header::NUM_PENDING)?.parse::<usize>().ok());
@@ -248,12 +252,12 @@ async fn try_read(
             pending,
         }));
     }
-    let last = direct_get::last_seq(node.connection(), inventory::EVENTS, &filter)
+    let last = direct_get::last_seq(connection, inventory::EVENTS, &filter)
         .await
-        .map_err(NoPage::Unavailable)?;
+        .map_err(|e| PageError::Unavailable(e.to_string()))?;
     Ok((last <= position).then_some(Page {
         events: Vec::new(),
-        complete_to: handed_out,
+        complete_to: delivered,
         pending: 0,
     }))
 }
@@ -265,29 +269,32 @@ mod tests {
     use futures_util::FutureExt;
 
     #[tokio::test(start_paused = true)]
-    async fn a_read_that_nobody_waits_for_gives_its_turn_back() {
+    async fn a_read_that_nobody_polls_gives_its_permit_back() {
         let (node, id) = (unconnected().await, Id::from_bytes([1; 12]));
-        let company = Arc::new(Room::new(id));
+        let room = Arc::new(Room::new(id));
         let mut catch_ups: Vec<CatchUp> = (0..READS).map(|_| CatchUp::new(1)).collect();
         for catch_up in &mut catch_ups {
-            // From here on its client takes nothing.
-            assert!(catch_up.step(&node, &company, id).now_or_never().is_none());
+            // From here on the client of this socket takes nothing.
+            assert!(catch_up.step(&node, &room, id).now_or_never().is_none());
         }
         sleep(READ_DEADLINE * 2).await;
         timeout(READ_DEADLINE, node.read_permit())
             .await
-            .expect("a turn");
+            .expect("a permit in time");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_socket_for_which_no_turn_comes_is_sent_away() {
+    async fn a_socket_that_gets_no_permit_is_closed() {
         let (node, id) = (unconnected().await, Id::from_bytes([1; 12]));
-        let mut turns = Vec::new();
+        let mut permits = Vec::new();
         for _ in 0..READS {
-            turns.push(node.read_permit().await);
+            permits.push(node.read_permit().await);
         }
-        let (company, mut catch_up) = (Arc::new(Room::new(id)), CatchUp::new(1));
-        let step = timeout(2 * READ_DEADLINE, catch_up.step(&node, &company, id)).await;
-        assert_eq!(step.expect("an end").err(), Some(CloseReason::FeedLost));
+        let (room, mut catch_up) = (Arc::new(Room::new(id)), CatchUp::new(1));
+        let step = timeout(2 * READ_DEADLINE, catch_up.step(&node, &room, id)).await;
+        assert_eq!(
+            step.expect("an end in time").err(),
+            Some(CloseReason::FeedLost)
+        );
     }
 }

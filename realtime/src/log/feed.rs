@@ -1,13 +1,17 @@
-//! One company's subscriptions: stored events as the server republishes them, typing, and who is
-//! online. Each is turned into a frame once and queued for the sockets. Where something may not
-//! have arrived here it is read from the log before anything newer is handed out. What tells of it:
-//! - the connection was made anew since the last message (counted before the subscriptions are, so
-//!   nothing slips by);
-//! - the client says that the connection is lost, or that a subscription was too slow for it;
-//! - a message names the one before it on its subject, and that was not handed out;
-//! - the log has another leader (`leader`): the one that died may have stored something and not
-//!   passed it on;
-//! - now and then the log is asked for the company's last sequence, whatever has happened.
+//! Follows one company for its room: stored events as the NATS server republishes them, typing, and
+//! presence. Each becomes a frame once and is queued for the sockets. Reads no event for a single
+//! socket; see `catch_up`.
+//!
+//! If an event may not have arrived, the feed reads the log before it delivers anything newer. It
+//! does so in these cases:
+//! - The connection was made again since the last message. The client counts connections before it
+//!   makes the subscriptions again, so no message slips by.
+//! - The client reports that the connection is lost, or that a subscription was too slow for it.
+//! - A message names the message before it on its subject, and that one was not delivered.
+//! - The log has another leader (`cluster::leader`). The leader before may have stored an event
+//!   without passing it on.
+//! - The log has a newer event of the company when the feed asks for its last sequence, which it
+//!   does from time to time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,126 +22,129 @@ use futures_util::StreamExt;
 use metrics::counter;
 use runtime::log::direct_get;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, error, info, warn};
 
-use crate::cluster::heartbeat;
-use crate::log::merge::{self, Merged};
+use super::merge::{self, Merged};
+use crate::cluster::presence_exchange::{self, PresenceExchange};
+use crate::metrics::count_skipped;
 use crate::node::Node;
 use crate::room::close_reason::CloseReason;
+use crate::room::frame::Frame;
 use crate::room::payload::{self, ResyncReason};
-use crate::room::presence::{Said, Users};
 use crate::room::typing::{Typing, Typists};
 use crate::room::{FeedState, Room};
 
-/// The subscriptions outlive the last socket by so much: a page that reloads finds them standing.
+/// How long the subscriptions outlive the last socket. A page that reloads within this time finds
+/// them open.
 const GRACE: Duration = Duration::from_secs(5);
-/// Who is here is said so long after it has changed: a page that loads changes it several times.
-const SAY_AFTER: Duration = Duration::from_millis(250);
-/// It is said again after this, should it have got lost.
-const SAY_AGAIN: Duration = Duration::from_secs(30);
-/// How often the log is asked whether something has not arrived.
+/// How often the log is asked whether an event has not arrived.
 const CHECK_INTERVAL: Duration = Duration::from_secs(30);
-/// So long the sockets wait while NATS is away or what was missed cannot be read; then they are
-/// sent away with 1013.
+/// How long the sockets wait while NATS is away or missed events cannot be read. Beyond it, they are
+/// closed with 1013.
 const REPAIR_DEADLINE: Duration = Duration::from_secs(60);
-/// Pause between tries.
+/// Pause between tries to repair.
 const REPAIR_PAUSE: Duration = Duration::from_millis(100);
-/// Events of one read.
+/// Events of one read. Further events are read in the next one.
 const PAGE_EVENTS: usize = 500;
 
-/// Follows a company until its last socket is gone, or the service stops.
-pub async fn run(node: Node, company: Arc<Room>) {
-    // However this task ends, nobody is left waiting for events that will not come.
-    let end = End {
+/// Follows a company until its last socket is gone or the service stops.
+pub async fn run(node: Node, room: Arc<Room>) {
+    // However this task ends, no socket is left waiting for events that will not come.
+    let guard = EndGuard {
         node: &node,
-        company: &company,
+        room: &room,
+        is_armed: true,
     };
     let opened = node
         .stop()
-        .run_until_cancelled(Feed::open(&node, &company))
+        .run_until_cancelled(Feed::open(&node, &room))
         .await;
     let Some(Some(mut feed)) = opened else { return };
-    company.feed.send_replace(FeedState::Live);
-    debug!(company = %company.id, "feed open");
+    room.feed.send_replace(FeedState::Live);
+    debug!(company = %room.id, "feed open");
     match node.stop().run_until_cancelled(feed.follow()).await {
-        // The lifecycle sends the sockets away, with what waits for them.
-        None => std::mem::forget(end),
-        Some(Ok(())) => debug!(company = %company.id, "feed closed"),
-        Some(Err(Lost)) => {
+        // `lifecycle` closes the sockets, after they were given what waits for them.
+        None => guard.disarm(),
+        Some(Ok(())) => debug!(company = %room.id, "feed closed"),
+        Some(Err(FeedLost)) => {
             counter!("realtime_feeds_lost_total").increment(1);
-            error!(company = %company.id, "the log cannot be followed; the company's sockets are sent away");
-            // The node goes on, and others would believe for as long that they are here.
-            feed.publish(&Said {
-                node: node.connection().instance.to_string(),
-                ask: false,
-                users: Users::new(),
-            })
-            .await;
+            error!(company = %room.id, "the log cannot be followed; the company's sockets are sent away");
+            // This node stays a member. Otherwise the others would believe until it ends that the
+            // users are here.
+            presence_exchange::publish_no_users(&node, &room).await;
         }
     }
 }
 
-/// The company's events cannot be had any more.
-struct Lost;
+/// The company's events cannot be followed any more.
+struct FeedLost;
 
-struct End<'a> {
+/// Ends the room and its sockets when it is dropped.
+struct EndGuard<'a> {
     node: &'a Node,
-    company: &'a Arc<Room>,
+    room: &'a Arc<Room>,
+    is_armed: bool,
 }
 
-impl Drop for End<'_> {
+impl EndGuard<'_> {
+    /// Leaves the room and its sockets as they are.
+    fn disarm(mut self) {
+        self.is_armed = false;
+    }
+}
+
+impl Drop for EndGuard<'_> {
     fn drop(&mut self) {
-        self.node.hub().remove(self.company);
-        self.company.feed.send_replace(FeedState::Ended);
-        self.company.end_all(CloseReason::FeedLost);
+        if self.is_armed {
+            self.node.hub().remove(self.room);
+            self.room.feed.send_replace(FeedState::Ended);
+            self.room.end_all(CloseReason::FeedLost);
+        }
     }
 }
 
 struct Feed<'a> {
     node: &'a Node,
-    company: &'a Arc<Room>,
+    room: &'a Arc<Room>,
     live: Merged,
     typing: Subscriber,
     typists: Typists,
-    presence: Subscriber,
-    /// What was said last of who is here, and when it is said again.
-    said: Users,
-    said_at: Instant,
-    say_at: Instant,
-    /// How many leaders the log had had when what was handed out was right.
-    leaders: u64,
-    /// Others shall say what they have, too.
-    ask: bool,
+    presence: PresenceExchange,
+    /// The log's changes of leader after which the delivered events were compared with the log.
+    verified_leader_changes: u64,
     check_at: Instant,
-    empty_until: Option<Instant>,
+    /// When the feed ends, if the room is empty and stays so.
+    ends_at: Option<Instant>,
     gaps: watch::Receiver<u64>,
-    /// The connection that everything up to now has come by.
+    /// The number of the connection by which everything up to now has come.
     connects: u64,
 }
 
 impl<'a> Feed<'a> {
-    /// The subscriptions, known to the server.
-    async fn open(node: &'a Node, company: &'a Arc<Room>) -> Option<Feed<'a>> {
+    /// Subscribes, and waits until the NATS server has the subscriptions.
+    async fn open(node: &'a Node, room: &'a Arc<Room>) -> Option<Feed<'a>> {
         let opened = async {
-            let feed = Feed::subscribe(node, company).await?;
-            // The stream's leader answers after the subscriptions have passed it on the same way:
-            // what it stores from now on comes.
-            let bounds = direct_get::bounds(node.connection(), inventory::EVENTS).await?;
-            company.begin(bounds.last_seq);
+            let feed = Feed::subscribe(node, room).await?;
+            // The request goes the same way as the subscriptions, so the server has these when the
+            // stream's leader answers. Events that are stored after the answer will arrive.
+            let bounds = direct_get::bounds(node.connection(), inventory::EVENTS)
+                .await
+                .map_err(|e| e.to_string())?;
+            room.begin(bounds.last_seq);
             Ok::<_, String>(feed)
         };
         let opened = opened.await;
         if let Err(e) = &opened {
             counter!("realtime_feed_open_failed_total").increment(1);
-            warn!(company = %company.id, error = e, "the log cannot be followed");
+            warn!(company = %room.id, error = e, "the log cannot be followed");
         }
         opened.ok()
     }
 
-    /// The subscriptions, on their way to the server.
-    async fn subscribe(node: &'a Node, company: &'a Arc<Room>) -> Result<Feed<'a>, String> {
-        let (connection, id) = (node.connection(), company.id);
+    /// Sends the subscriptions to the NATS server without waiting for it.
+    async fn subscribe(node: &'a Node, room: &'a Arc<Room>) -> Result<Feed<'a>, String> {
+        let (connection, id) = (node.connection(), room.id);
         let mut gaps = connection.gaps();
         gaps.mark_unchanged();
         let connects = connection.connects();
@@ -151,60 +158,56 @@ impl<'a> Feed<'a> {
         let messages = subscribe(subject::live_of_company(id)).await?;
         let refreshes = subscribe(subject::live_refresh_failed_of_company(id)).await?;
         let typing = subscribe(subject::typing_of_company(id)).await?;
-        let presence = subscribe(subject::presence_of_company(id)).await?;
-        let now = Instant::now();
+        let presence = PresenceExchange::subscribe(node, room).await?;
         Ok(Feed {
             node,
-            company,
+            room,
             live: Merged::new(messages, refreshes),
             typing,
             typists: Typists::default(),
             presence,
-            said: Users::new(),
-            said_at: now,
-            say_at: now,
-            leaders: node.leader_changes(),
-            ask: true,
-            check_at: now + CHECK_INTERVAL,
-            empty_until: None,
+            verified_leader_changes: node.leader_changes(),
+            check_at: Instant::now() + CHECK_INTERVAL,
+            ends_at: None,
             gaps,
             connects,
         })
     }
 
-    /// Until nobody is in any more.
-    async fn follow(&mut self) -> Result<(), Lost> {
+    /// Follows the company until the room is empty.
+    async fn follow(&mut self) -> Result<(), FeedLost> {
         while !self.is_over() {
             let due = self.due();
             tokio::select! {
                 _ = self.gaps.changed() => self.repair("connection").await?,
-                message = self.live.next() => self.on_live(&message.ok_or(Lost)?).await?,
-                message = self.typing.next() => self.on_typing(&message.ok_or(Lost)?),
-                message = self.presence.next() => self.on_presence(&message.ok_or(Lost)?),
-                () = self.company.presence_wanted.notified() => (self.ask, self.say_at) = (true, Instant::now()),
-                () = self.company.users_changed.notified() => self.say_at = self.say_at.min(Instant::now() + SAY_AFTER),
-                () = self.company.emptied.notified() => self.empty_until = Some(Instant::now() + GRACE),
+                message = self.live.next() => self.on_live(&message.ok_or(FeedLost)?).await?,
+                message = self.typing.next() => self.on_typing(&message.ok_or(FeedLost)?),
+                message = self.presence.next() => {
+                    let message = message.ok_or(FeedLost)?;
+                    self.presence.on_message(self.node, self.room, &message);
+                }
+                () = self.room.presence_wanted.notified() => self.presence.ask(),
+                () = self.room.users_changed.notified() => self.presence.users_changed(),
+                () = self.room.emptied.notified() => self.ends_at = Some(Instant::now() + GRACE),
                 () = sleep_until(due) => self.on_time(Instant::now()).await?,
             }
         }
         Ok(())
     }
 
-    /// Whether nobody has come since the last one left; then the company is closed.
+    /// Whether no socket has come since the last one left, for [`GRACE`]. Then the room is closed.
     fn is_over(&mut self) -> bool {
-        let is_over = self
-            .empty_until
-            .is_some_and(|until| until <= Instant::now());
-        if is_over {
-            self.empty_until = None;
+        let is_due = self.ends_at.is_some_and(|at| at <= Instant::now());
+        if is_due {
+            self.ends_at = None;
         }
-        is_over && self.node.hub().remove_if_empty(self.company)
+        is_due && self.node.hub().remove_if_empty(self.room)
     }
 
     fn due(&self) -> Instant {
         let sooner = [
-            Some(self.say_at),
-            self.empty_until,
+            Some(self.presence.due()),
+            self.ends_at,
             self.typists.next_stop(),
         ];
         sooner
@@ -213,13 +216,13 @@ impl<'a> Feed<'a> {
             .fold(self.check_at, Instant::min)
     }
 
-    async fn on_time(&mut self, now: Instant) -> Result<(), Lost> {
+    async fn on_time(&mut self, now: Instant) -> Result<(), FeedLost> {
         for (conversation, typing) in self.typists.stopped(now) {
-            self.tell_typing(conversation, typing);
+            self.deliver_typing(conversation, typing);
         }
-        if now >= self.say_at {
-            self.say(now).await;
-        }
+        self.presence
+            .publish_if_due(self.node, self.room, now)
+            .await;
         if now >= self.check_at {
             self.check_at = now + CHECK_INTERVAL;
             self.check().await?;
@@ -227,24 +230,25 @@ impl<'a> Feed<'a> {
         Ok(())
     }
 
-    async fn on_live(&mut self, message: &Message) -> Result<(), Lost> {
+    async fn on_live(&mut self, message: &Message) -> Result<(), FeedLost> {
         let Some(seq) = merge::seq(message) else {
-            skip(self.company, "not republished", None);
+            count_skipped(self.room.id, "not republished", None);
             return Ok(());
         };
         if self.gaps.has_changed().unwrap_or(true)
             || self.connects != self.node.connection().connects()
         {
             self.repair("connection").await?;
-        } else if before(message).is_some_and(|before| before > self.company.last_seq()) {
+        } else if before(message).is_some_and(|before| before > self.room.last_seq()) {
             self.repair("subject").await?;
         }
         self.deliver(seq, payload::of_live(message));
         Ok(())
     }
 
-    fn deliver(&self, seq: u64, frame: Option<crate::room::frame::Frame>) -> bool {
-        let reached = self.company.deliver(seq, frame);
+    /// Delivers an event. Says whether it was new.
+    fn deliver(&self, seq: u64, frame: Option<Frame>) -> bool {
+        let reached = self.room.deliver(seq, frame);
         self.node.metrics().delivered(reached.unwrap_or(0));
         reached.is_some()
     }
@@ -257,138 +261,81 @@ impl<'a> Feed<'a> {
             .and_then(|token| token.parse::<Id>().ok());
         let typing = serde_json::from_slice::<Typing>(&message.payload).ok();
         let (Some(conversation), Some(typing)) = (conversation, typing) else {
-            return skip(self.company, "unreadable", None);
+            return count_skipped(self.room.id, "unreadable", None);
         };
         if self.typists.hear(conversation, typing, Instant::now()) {
-            self.tell_typing(conversation, typing);
+            self.deliver_typing(conversation, typing);
         }
     }
 
-    fn tell_typing(&self, conversation: Id, typing: Typing) {
+    fn deliver_typing(&self, conversation: Id, typing: Typing) {
         match payload::of_typing(conversation, typing) {
-            Ok(frame) => self
-                .node
-                .metrics()
-                .delivered(
-                    self.company
-                        .deliver_to_joined(conversation, typing.socket, &frame),
-                ),
-            Err(_) => skip(self.company, "unwritable", None),
+            Ok(frame) => {
+                let reached = self
+                    .room
+                    .deliver_to_joined(conversation, typing.socket, &frame);
+                self.node.metrics().delivered(reached);
+            }
+            Err(_) => count_skipped(self.room.id, "unwritable", None),
         }
     }
 
-    fn on_presence(&mut self, message: &Message) {
-        let Ok(said) = serde_json::from_slice::<Said>(&message.payload) else {
-            return skip(self.company, "unreadable", None);
-        };
-        // Heard from a node that is forgotten already, it would otherwise never be forgotten again.
-        if !heartbeat::hear(self.node, &said.node) {
-            return skip(self.company, "too many nodes", None);
-        }
-        if said.ask && said.node != *self.node.connection().instance {
-            self.said = Users::new();
-            self.say_at = self.say_at.min(Instant::now() + SAY_AFTER);
-        }
-        self.node
-            .metrics()
-            .delivered(self.company.set_users_of_node(&said.node, said.users));
-    }
-
-    /// Tells all nodes, this one too, who is here, if that has changed or was not said for long.
-    async fn say(&mut self, now: Instant) {
-        let users = self.company.users();
-        let is_news = self.ask || users != self.said || now >= self.said_at + SAY_AGAIN;
-        self.say_at = now + SAY_AGAIN;
-        if !is_news {
-            return;
-        }
-        let said = Said {
-            node: self.node.connection().instance.to_string(),
-            ask: self.ask,
-            users,
-        };
-        if self.publish(&said).await {
-            self.said = said.users;
-            self.said_at = now;
-            self.ask = false;
-        } else {
-            self.say_at = Instant::now() + SAY_AFTER; // the try has taken its time
-        }
-    }
-
-    /// Tells all nodes; whether it went out.
-    async fn publish(&self, said: &Said) -> bool {
+    /// Repairs if the log has an event that should have arrived by now.
+    async fn check(&mut self) -> Result<(), FeedLost> {
+        let filter = subject::of_company(self.room.id);
         let connection = self.node.connection();
-        let Ok(payload) = serde_json::to_vec(said) else {
-            skip(self.company, "unwritable", None);
-            return false;
-        };
-        // Without a connection it would lie in the client's buffer and be told when it is no longer
-        // true.
-        if !connection.is_connected() {
-            return false;
-        }
-        let published = connection.client.publish(
-            subject::presence_of_company(self.company.id),
-            payload.into(),
-        );
-        matches!(timeout(SAY_AFTER, published).await, Ok(Ok(())))
-    }
-
-    /// Asks the log whether it has something that should have come by now.
-    async fn check(&mut self) -> Result<(), Lost> {
-        let filter = subject::of_company(self.company.id);
-        let last =
-            direct_get::last_seq_of_a_replica(self.node.connection(), inventory::EVENTS, &filter)
-                .await;
+        let last = direct_get::last_seq_of_a_replica(connection, inventory::EVENTS, &filter).await;
         match last {
-            // It may only be on its way; reading it does no harm then.
-            Ok(last) if last > self.company.last_seq() => self.repair("check").await,
-            // Without an answer there is a gap of the connection, or the next check.
+            // The event may only be on its way. Reading it does no harm then.
+            Ok(last) if last > self.room.last_seq() => self.repair("check").await,
+            // If there is no answer, the connection reports a gap, or the next check finds it.
             _ => Ok(()),
         }
     }
 
-    /// Hands out what the log has beyond what was handed out. What comes again by the subscriptions
-    /// later is passed over.
-    async fn repair(&mut self, reason: &'static str) -> Result<(), Lost> {
+    /// Delivers the events that the log has after the last delivered one. If they come again by the
+    /// subscriptions later, [`Room::deliver`] ignores them.
+    async fn repair(&mut self, reason: &'static str) -> Result<(), FeedLost> {
         let deadline = Instant::now() + REPAIR_DEADLINE;
         loop {
             match self.try_repair().await {
                 Ok(found) => {
                     if found > 0 {
                         counter!("realtime_repaired_total", "reason" => reason).increment(found);
-                        info!(company = %self.company.id, reason, found, "events that had not arrived were read from the log");
+                        info!(company = %self.room.id, reason, found, "events that had not arrived were read from the log");
                     }
                     return Ok(());
                 }
                 Err(error) if Instant::now() >= deadline => {
-                    error!(company = %self.company.id, error, "what was missed cannot be read");
-                    return Err(Lost);
+                    error!(company = %self.room.id, error, "what was missed cannot be read");
+                    return Err(FeedLost);
                 }
                 Err(_) => sleep(REPAIR_PAUSE).await,
             }
         }
     }
 
-    /// One try; how many events were handed out.
+    /// Tries once to repair. Returns how many events were delivered.
     async fn try_repair(&mut self) -> Result<u64, String> {
         let connection = self.node.connection();
         if !connection.is_connected() {
             return Err("not connected to NATS".into());
         }
-        // What changes from here on is looked at again.
+        // A gap that appears from here on is repaired again.
         self.gaps.mark_unchanged();
         self.connects = connection.connects();
-        (self.ask, self.say_at) = (true, Instant::now());
-        let filter = subject::of_company(self.company.id);
-        let target = direct_get::last_seq(connection, inventory::EVENTS, &filter).await?;
+        self.presence.ask();
+        let filter = subject::of_company(self.room.id);
+        let target = direct_get::last_seq(connection, inventory::EVENTS, &filter)
+            .await
+            .map_err(|e| e.to_string())?;
         let mut found = 0;
-        while self.company.last_seq() < target {
-            let _turn = self.node.repair_permit().await?;
-            let from = self.company.last_seq() + 1;
-            let page =
-                direct_get::page(connection, inventory::EVENTS, &filter, from, PAGE_EVENTS).await?;
+        while self.room.last_seq() < target {
+            let _permit = self.node.repair_permit().await?;
+            let from = self.room.last_seq() + 1;
+            let page = direct_get::page(connection, inventory::EVENTS, &filter, from, PAGE_EVENTS)
+                .await
+                .map_err(|e| e.to_string())?;
             if page.is_empty() {
                 return Err("a replica is behind".into());
             }
@@ -397,39 +344,36 @@ impl<'a> Feed<'a> {
                 .filter(|stored| self.deliver(stored.seq, payload::of_stored(stored)))
                 .count() as u64;
         }
-        let leaders = self.node.leader_changes();
-        if leaders != self.leaders {
+        let leader_changes = self.node.leader_changes();
+        if leader_changes != self.verified_leader_changes {
             self.verify().await?;
-            self.leaders = leaders;
+            self.verified_leader_changes = leader_changes;
         }
         Ok(found)
     }
 
-    /// Compares what was handed out lately with the log.
+    /// Compares the delivered events that are still remembered with the log. If one is missing, all
+    /// clients are told to fetch.
     async fn verify(&self) -> Result<(), String> {
-        let filter = subject::of_company(self.company.id);
-        let mut from = self.company.remembers_after() + 1;
-        while from <= self.company.last_seq() {
-            let _turn = self.node.repair_permit().await?;
-            let page = direct_get::page(
-                self.node.connection(),
-                inventory::EVENTS,
-                &filter,
-                from,
-                PAGE_EVENTS,
-            )
-            .await?;
+        let filter = subject::of_company(self.room.id);
+        let connection = self.node.connection();
+        let mut from = self.room.remembers_after() + 1;
+        while from <= self.room.last_seq() {
+            let _permit = self.node.repair_permit().await?;
+            let page = direct_get::page(connection, inventory::EVENTS, &filter, from, PAGE_EVENTS)
+                .await
+                .map_err(|e| e.to_string())?;
             let Some(last) = page.last() else {
                 return Ok(());
             };
             from = last.seq + 1;
             if page.iter().any(|stored| {
-                self.company.has_missed(stored.seq) && payload::of_stored(stored).is_some()
+                self.room.has_missed(stored.seq) && payload::of_stored(stored).is_some()
             }) {
-                error!(company = %self.company.id, "an event was passed over; the clients have to fetch");
+                error!(company = %self.room.id, "an event was passed over; the clients have to fetch");
                 counter!("realtime_resyncs_total", "reason" => ResyncReason::Late.as_str())
                     .increment(1);
-                self.company.resync_all(ResyncReason::Late);
+                self.room.resync_all(ResyncReason::Late);
                 return Ok(());
             }
         }
@@ -448,64 +392,25 @@ fn before(message: &Message) -> Option<u64> {
         .ok()
 }
 
-fn skip(company: &Room, reason: &'static str, seq: Option<u64>) {
-    counter!("realtime_skipped_total", "reason" => reason).increment(1);
-    warn!(company = %company.id, reason, seq, "an event was not delivered");
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::node::tests::unconnected;
 
-    fn id(n: u8) -> Id {
-        Id::from_bytes([n; 12])
-    }
-
-    fn message(payload: Vec<u8>) -> Message {
-        let (subject, length) = ("presence".into(), payload.len());
-        Message {
-            subject,
-            reply: None,
-            payload: payload.into(),
-            headers: None,
-            status: None,
-            description: None,
-            length,
-        }
-    }
-
-    fn said(node: &str, user: u8) -> Message {
-        message(
-            serde_json::to_vec(&Said {
-                node: node.into(),
-                ask: false,
-                users: [(id(user), [].into())].into(),
-            })
-            .unwrap(),
-        )
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_is_here_is_said_again_soon_if_it_did_not_go_out() {
-        let (node, company) = (unconnected().await, Arc::new(Room::new(id(0xaa))));
-        let (mut feed, now) = (
-            Feed::subscribe(&node, &company).await.unwrap(),
-            Instant::now(),
-        );
-        feed.say(now).await;
-        assert_eq!((feed.say_at, feed.ask), (now + SAY_AFTER, true));
-    }
-
     #[tokio::test]
-    async fn what_is_heard_of_a_node_that_is_forgotten_already_is_forgotten_with_it() {
-        let (node, company) = (unconnected().await, Arc::new(Room::new(id(0xaa))));
-        let mut feed = Feed::subscribe(&node, &company).await.unwrap();
-        feed.on_presence(&said("there", 1));
-        feed.on_presence(&said(&node.connection().instance, 2));
-        assert!(
-            node.membership().tracks("there")
-                && !node.membership().tracks(&node.connection().instance)
+    async fn a_disarmed_guard_leaves_the_room_and_its_sockets() {
+        let (node, room) = (
+            unconnected().await,
+            Arc::new(Room::new(Id::from_bytes([0xaa; 12]))),
         );
+        let guard = || EndGuard {
+            node: &node,
+            room: &room,
+            is_armed: true,
+        };
+        guard().disarm();
+        assert_eq!(*room.feed.borrow(), FeedState::Opening);
+        drop(guard());
+        assert_eq!(*room.feed.borrow(), FeedState::Ended);
     }
 }

@@ -1,6 +1,6 @@
-//! Two subscriptions of one connection as one, in the order of the log. The client puts a message
-//! into its subscription's channel as it comes; so while one channel is empty, whatever is in the
-//! other came first.
+//! Two subscriptions of one connection as one, in the order of the log. The client puts each message
+//! into its subscription's channel as the message comes. Therefore, while one channel is empty, the
+//! messages in the other came first. Knows no event.
 
 use async_nats::{Message, Subscriber};
 use contract::header;
@@ -18,23 +18,32 @@ pub fn seq(message: &Message) -> Option<u64> {
         .ok()
 }
 
-/// One of the two, with a message that was taken out and not given yet.
+/// One of the two subscriptions, with a message that was taken out and not returned yet.
 struct Side {
     subscriber: Subscriber,
     held: Option<Message>,
-    ended: bool,
+    has_ended: bool,
 }
 
 impl Side {
-    async fn fill(&mut self) {
-        if self.held.is_none() && !self.ended {
-            self.held = self.subscriber.next().await;
-            self.ended = self.held.is_none();
+    fn new(subscriber: Subscriber) -> Side {
+        Side {
+            subscriber,
+            held: None,
+            has_ended: false,
         }
     }
 
-    /// Takes out what is there. Not limited by tokio's budget: "nothing there" must be true.
-    fn look(&mut self) {
+    async fn fill(&mut self) {
+        if self.held.is_none() && !self.has_ended {
+            self.held = self.subscriber.next().await;
+            self.has_ended = self.held.is_none();
+        }
+    }
+
+    /// Takes out a message that is there already. Tokio's budget is off for this, because an
+    /// exhausted budget would make a full channel look empty.
+    fn fill_now(&mut self) {
         let _ = unconstrained(self.fill()).now_or_never();
     }
 
@@ -43,33 +52,29 @@ impl Side {
     }
 }
 
-/// Both.
+/// Both subscriptions.
 pub struct Merged {
     one: Side,
     two: Side,
 }
 
 impl Merged {
-    /// Of two subscriptions.
+    /// Merges two subscriptions of the same connection.
     pub fn new(one: Subscriber, two: Subscriber) -> Merged {
-        let side = |subscriber| Side {
-            subscriber,
-            held: None,
-            ended: false,
-        };
         Merged {
-            one: side(one),
-            two: side(two),
+            one: Side::new(one),
+            two: Side::new(two),
         }
     }
 
-    /// The next message of either; `None` once one has ended. May be dropped without a loss.
+    /// The next message of either subscription; `None` once one of them has ended. Cancelling this
+    /// future loses no message.
     pub async fn next(&mut self) -> Option<Message> {
         tokio::select! {
-            () = self.one.fill() => self.two.look(),
-            () = self.two.fill() => self.one.look(),
+            () = self.one.fill() => self.two.fill_now(),
+            () = self.two.fill() => self.one.fill_now(),
         }
-        if self.one.ended || self.two.ended {
+        if self.one.has_ended || self.two.has_ended {
             return None;
         }
         match (&self.one.held, &self.two.held) {

@@ -1,5 +1,5 @@
-//! What a room gets from the log: events as they are stored, and what was missed. Writes nothing to
-//! the log.
+//! What a room and its sockets get from the log: events as they are stored, and events that were
+//! missed. Writes nothing to the log.
 
 pub mod catch_up;
 pub mod feed;

@@ -1,4 +1,6 @@
-//! What clients are told of a stored event, and of typing. Pure translation: no socket, no NATS.
+//! The frames for clients: of stored events, of typing and presence, and of what the server says
+//! about itself. Pure translation: no socket, no NATS. The functions fail only as [`Frame::passing`]
+//! does, which is never in practice.
 
 use async_nats::Message;
 use contract::domain::{Delivery, MessagePatch, MessageView, Platform, Provider};
@@ -10,9 +12,9 @@ use runtime::log::direct_get::StoredMessage;
 use serde::Serialize;
 use tracing::warn;
 
-use crate::room::frame::{Frame, Origin};
-use crate::room::presence::User;
-use crate::room::typing::Typing;
+use super::frame::{Frame, Origin};
+use super::presence::User;
+use super::typing::Typing;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -22,7 +24,8 @@ struct Created {
     seq: u64,
 }
 
-/// The document, and beside its own names those that the old clients read.
+/// The message's document. Besides its own names it has those that clients of the Express backend
+/// read.
 #[derive(Serialize)]
 struct Document {
     #[serde(flatten)]
@@ -88,10 +91,7 @@ struct RefreshFailed<'a> {
     seq: u64,
 }
 
-/// The frame for an event of the log; `None` for what sockets are not told of.
-///
-/// # Errors
-/// None in practice, see [`Frame::stored`].
+/// The frame of an event of the log; `None` for an event that sockets are not told of.
 pub fn of_event(envelope: Envelope, origin: Origin) -> Result<Option<Frame>, serde_json::Error> {
     let seq = origin.seq;
     let frame = match envelope.event {
@@ -190,22 +190,22 @@ pub fn of_event(envelope: Envelope, origin: Origin) -> Result<Option<Frame>, ser
     frame.map(Some)
 }
 
-/// Why a client cannot be given what it missed.
+/// Why a client cannot be given the events that it missed, and has to fetch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ResyncReason {
-    /// More than a socket is given (`SOCKET_REPLAY_EVENTS`).
+    /// The client missed more events than a socket is given (`SOCKET_REPLAY_EVENTS`).
     TooMany,
-    /// The log does not keep it any more.
+    /// The log does not keep the events any more.
     TooOld,
-    /// The log has no such sequence.
+    /// The log has no such sequence as the client's cursor.
     Unknown,
-    /// Something came to light only after newer events were given.
+    /// An event was found only after newer events were delivered.
     Late,
 }
 
 impl ResyncReason {
-    /// For metrics.
+    /// The value of the label `reason` of the metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             ResyncReason::TooMany => "too_many",
@@ -218,15 +218,12 @@ impl ResyncReason {
 
 #[derive(Serialize)]
 struct Presence<'a> {
-    /// These are all who are online; else, those who have come, gone or moved.
+    /// Whether `users` are all users who are online, or only those that have changed.
     snapshot: bool,
     users: &'a [User],
 }
 
-/// The frame for who is online and what they are looking at.
-///
-/// # Errors
-/// None in practice, see [`Frame::passing`].
+/// The frame of users who are online or have gone, and of the conversations that they have joined.
 pub fn of_presence(users: &[User], snapshot: bool) -> Result<Frame, serde_json::Error> {
     Frame::passing("presence:update", &Presence { snapshot, users })
 }
@@ -242,19 +239,13 @@ struct Resync {
     reason: ResyncReason,
 }
 
-/// The frame for a new socket: it gets every event after `seq`.
-///
-/// # Errors
-/// None in practice, see [`Frame::passing`].
+/// The frame for a new socket, which gets every event after `seq`.
 pub fn of_ready(seq: u64) -> Result<Frame, serde_json::Error> {
     Frame::passing("ready", &Ready { seq })
 }
 
-/// The frame for a socket whose client has to fetch what it missed, up to `seq`; it gets every
-/// event after that.
-///
-/// # Errors
-/// None in practice, see [`Frame::passing`].
+/// The frame for a socket whose client has to fetch the events up to `seq`. The socket gets every
+/// event after `seq`.
 pub fn of_resync(seq: u64, reason: ResyncReason) -> Result<Frame, serde_json::Error> {
     Frame::passing("resync", &Resync { seq, reason })
 }
@@ -270,23 +261,18 @@ struct Closing {
     reconnect_after_ms: u64,
 }
 
-/// The frame for a token that is about to expire.
-///
-/// # Errors
-/// None in practice, see [`Frame::passing`].
+/// The frame for a socket whose token is about to expire.
 pub fn of_expiry(expires_at: Timestamp) -> Result<Frame, serde_json::Error> {
     Frame::passing("token:expiring", &Expiring { expires_at })
 }
 
-/// The frame for a node that stops: when to connect again, so that not all come at once.
-///
-/// # Errors
-/// None in practice, see [`Frame::passing`].
+/// The frame for a socket whose node stops. It says when to connect again.
 pub fn of_closing(reconnect_after_ms: u64) -> Result<Frame, serde_json::Error> {
     Frame::passing("server:closing", &Closing { reconnect_after_ms })
 }
 
-/// The frame for a message that the server has republished.
+/// The frame of a message that the NATS server has republished. Returns `None` as
+/// [`of_stored`] does.
 pub fn of_live(message: &Message) -> Option<Frame> {
     let headers = message.headers.as_ref();
     let header = |name: &str| {
@@ -304,7 +290,9 @@ pub fn of_live(message: &Message) -> Option<Frame> {
     )
 }
 
-/// The frame for a message that was read from the log.
+/// The frame of a message that was read from the log. Returns `None` for an event that sockets are
+/// not told of, and for one that cannot be read. The persister makes a dead letter of an unreadable
+/// event, with the reason. The reason is not logged here, because it could show a message's text.
 pub fn of_stored(stored: &StoredMessage) -> Option<Frame> {
     of_payload(
         &stored.subject,
@@ -314,8 +302,6 @@ pub fn of_stored(stored: &StoredMessage) -> Option<Frame> {
     )
 }
 
-/// `None` for what sockets are not told of, and for what cannot be read: of that the persister
-/// makes a dead letter, with the reason; here it could show a message's text.
 fn of_payload(
     subject: &str,
     payload: &[u8],
@@ -334,10 +320,7 @@ fn of_payload(
     of_event(envelope, Origin { seq, stored_at }).unwrap_or_else(|_| skip("unwritable"))
 }
 
-/// The frame for typing in a conversation.
-///
-/// # Errors
-/// None in practice, see [`Frame::passing`].
+/// The frame of typing in a conversation.
 pub fn of_typing(conversation_id: Id, typing: Typing) -> Result<Frame, serde_json::Error> {
     Frame::passing(
         "typing:indicator",
@@ -354,7 +337,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    /// The frame for a golden event of the contract.
+    /// The frame of a golden event of the contract.
     macro_rules! golden {
         ($name:literal) => {
             of_event(
@@ -385,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_message_is_the_whole_document_with_the_old_names_too() {
+    fn a_new_message_is_the_whole_document_with_the_names_of_the_express_backend() {
         let frame = golden!("message.created").unwrap();
         let (contact, message) = ids();
         assert_eq!(frame["event"], "message:new");
@@ -426,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn delivery_and_reading_are_statuses() {
+    fn delivery_and_reading_are_events_message_status() {
         let (contact, message) = ids();
         let delivery = json!({"state": "retrying", "attempts": 2, "last_error": "HTTP 503", "next_attempt_at": "2025-11-24T16:00:04.000Z",
             "delivered_at": null});
@@ -444,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missed_target_is_told() {
+    fn a_missed_target_is_the_event_sla_breached() {
         let (contact, message) = ids();
         let data = json!({"conversationId": contact, "messageId": message, "platform": "facebook", "targetSeconds": 60,
             "acceptedAt": "2025-11-24T16:00:00.000Z", "seq": 42});
@@ -455,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_could_not_be_renewed_is_told() {
+    fn a_token_that_could_not_be_renewed_is_the_event_refresh_failed() {
         let data = json!({"platform": "facebook", "error": "HTTP 400 (code 190)", "tokenExpiresAt": "2026-01-23T16:00:00.000Z", "seq": 42});
         assert_eq!(
             golden!("integration.refresh_failed"),
@@ -464,13 +447,13 @@ mod tests {
     }
 
     #[test]
-    fn the_directory_is_not_told() {
+    fn sockets_are_not_told_of_contacts_and_companies() {
         assert_eq!(golden!("contact.created"), None);
         assert_eq!(golden!("company.created"), None);
     }
 
     #[test]
-    fn typing_does_not_show_the_socket() {
+    fn a_typing_indicator_does_not_show_the_socket() {
         let typing = Typing {
             user_id: Id::from_bytes([0xdd; 12]),
             is_typing: true,

@@ -1,5 +1,5 @@
-//! What waits for one socket: bounded in bytes. Whoever fills it never waits; past the bound the
-//! queue ends.
+//! The frames that wait for one socket, bounded in bytes. Pushing never waits: beyond the bound the
+//! queue ends. Writes no frame.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,30 +7,39 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tracing::error;
 
-use crate::room::close_reason::CloseReason;
-use crate::room::frame::Frame;
+use super::close_reason::CloseReason;
+use super::frame::Frame;
 
-/// An emptied queue gives memory for more frames than this back; most sockets are idle.
+/// Frames for which an empty queue keeps memory. Memory for more frames is given back, because most
+/// sockets are idle.
 const KEPT_CAPACITY: usize = 16;
 
 struct State {
     frames: VecDeque<Frame>,
     bytes: usize,
-    /// Why it ended, and whether what waits is still handed out.
-    end: Option<(CloseReason, bool)>,
+    /// Set once the queue has ended.
+    end: Option<End>,
 }
 
-/// Filled by the company's feed, emptied by the one task of the socket.
+/// The end of a queue.
+#[derive(Clone, Copy)]
+struct End {
+    reason: CloseReason,
+    /// Whether the frames that wait are still handed out.
+    drains: bool,
+}
+
+/// The queue of one socket. The room's feed fills it, and the task of the socket empties it.
 pub struct Queue {
     state: Mutex<State>,
     changed: Notify,
-    /// Bytes that may wait. The frames themselves are shared between sockets.
-    room: usize,
+    /// Bytes that may wait, as [`Frame::bytes`] counts. The frames are shared between sockets.
+    limit: usize,
 }
 
 impl Queue {
-    /// For so many bytes.
-    pub fn new(room: usize) -> Queue {
+    /// A queue for `limit` bytes.
+    pub fn new(limit: usize) -> Queue {
         let state = State {
             frames: VecDeque::new(),
             bytes: 0,
@@ -39,22 +48,22 @@ impl Queue {
         Queue {
             state: Mutex::new(state),
             changed: Notify::new(),
-            room,
+            limit,
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // A poisoned lock still holds a whole queue: no step in between can panic.
+        // A poisoned lock still holds a whole queue, because no step in between can panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a frame; `false` if the queue has ended, or ends now because it is full.
+    /// Adds a frame. Returns `false` if the queue has ended, or ends now because it is full.
     pub fn push(&self, frame: &Frame) -> bool {
         let mut state = self.state();
         if state.end.is_some() {
             return false;
         }
-        if state.bytes + frame.bytes() > self.room {
+        if state.bytes + frame.bytes() > self.limit {
             drop(state);
             self.end(CloseReason::TooSlow);
             return false;
@@ -66,7 +75,7 @@ impl Queue {
         true
     }
 
-    /// Adds a frame, if it could be written; else that is logged.
+    /// Adds a frame, or logs that it could not be serialised.
     pub fn push_or_log(&self, frame: Result<Frame, serde_json::Error>) -> bool {
         match frame {
             Ok(frame) => self.push(&frame),
@@ -77,31 +86,36 @@ impl Queue {
         }
     }
 
-    /// Ends the queue; what waits is dropped. The first reason stays.
+    /// Ends the queue and drops the frames that wait. The first reason stays.
     pub fn end(&self, reason: CloseReason) {
         let mut state = self.state();
-        let (reason, _) = state.end.unwrap_or((reason, false));
-        state.end = Some((reason, false));
+        state.end = Some(End {
+            reason: state.end.map_or(reason, |end| end.reason),
+            drains: false,
+        });
         state.frames = VecDeque::new();
         state.bytes = 0;
         drop(state);
         self.changed.notify_one();
     }
 
-    /// Ends the queue after what waits, with one last frame. Whoever wants it to be over in any
-    /// case calls [`Queue::end`] later.
+    /// Ends the queue after the frames that wait and one last frame. If the socket takes too long,
+    /// the caller calls [`Queue::end`] later.
     pub fn end_after(&self, last: Option<&Frame>, reason: CloseReason) {
         let mut state = self.state();
         if state.end.is_none() {
             state.frames.extend(last.cloned());
             state.bytes += last.map_or(0, Frame::bytes);
-            state.end = Some((reason, true));
+            state.end = Some(End {
+                reason,
+                drains: true,
+            });
         }
         drop(state);
         self.changed.notify_one();
     }
 
-    /// The next frame. For one waiter at a time; may be dropped without a loss.
+    /// The next frame. Only one task may wait at a time. Cancelling this future loses no frame.
     ///
     /// # Errors
     /// The queue has ended.
@@ -114,11 +128,11 @@ impl Queue {
         }
     }
 
-    /// The next frame or the end, if it is there.
+    /// The next frame or the end; `None` if neither is there.
     pub fn take(&self) -> Option<Result<Frame, CloseReason>> {
         let mut state = self.state();
         let Some(frame) = state.frames.pop_front() else {
-            return state.end.map(|(reason, _)| Err(reason));
+            return state.end.map(|end| Err(end.reason));
         };
         state.bytes -= frame.bytes();
         if state.frames.is_empty() {
@@ -127,11 +141,14 @@ impl Queue {
         Some(Ok(frame))
     }
 
-    /// Waits until it has ended and hands nothing out any more; for while a frame is being sent.
+    /// Waits until the queue has ended and hands no frame out any more. Used while a frame is being
+    /// written.
     pub async fn ended(&self) -> CloseReason {
         loop {
-            if let Some((reason, false)) = self.state().end {
-                return reason;
+            if let Some(end) = self.state().end
+                && !end.drains
+            {
+                return end.reason;
             }
             self.changed.notified().await;
         }
@@ -142,22 +159,22 @@ impl Queue {
 pub mod tests {
     use super::*;
 
-    /// Room for as much as a test may need.
-    pub const ROOM: usize = 1 << 20;
+    /// A limit that no test reaches.
+    pub const LIMIT: usize = 1 << 20;
 
-    /// A frame that says `text`.
+    /// A frame with the data `text`.
     pub fn frame(text: &str) -> Frame {
         Frame::passing("test", &text).unwrap()
     }
 
-    /// What frames say.
+    /// The data of a frame.
     pub fn text(result: Result<Frame, CloseReason>) -> Result<String, CloseReason> {
         result.map(|frame| serde_json::from_str(frame.data().get()).unwrap())
     }
 
     #[tokio::test]
-    async fn keeps_order_and_wakes_its_reader() {
-        let queue = std::sync::Arc::new(Queue::new(ROOM));
+    async fn a_reader_is_woken_and_gets_the_frames_in_order() {
+        let queue = std::sync::Arc::new(Queue::new(LIMIT));
         let reader = tokio::spawn({
             let queue = queue.clone();
             async move { [text(queue.next().await), text(queue.next().await)] }
@@ -168,7 +185,7 @@ pub mod tests {
     }
 
     #[tokio::test]
-    async fn ends_past_its_bound_and_lets_go_of_what_waited() {
+    async fn a_queue_ends_beyond_its_limit_and_drops_what_waited() {
         for (content, fits) in [(String::new(), 100), ("x".repeat(10_000), 4)] {
             let frame = frame(&content);
             let queue = Queue::new(frame.bytes() * fits);
@@ -179,13 +196,13 @@ pub mod tests {
                 (text(queue.next().await), queue.ended().await),
                 (Err(CloseReason::TooSlow), CloseReason::TooSlow)
             );
-            assert!(!queue.push(&frame), "it stays ended");
+            assert!(!queue.push(&frame), "the queue stays ended");
         }
     }
 
     #[tokio::test]
     async fn waiting_for_the_end_loses_no_frame() {
-        let queue = Queue::new(ROOM);
+        let queue = Queue::new(LIMIT);
         queue.push(&frame("one"));
         tokio::select! {
             biased;
@@ -199,15 +216,15 @@ pub mod tests {
     }
 
     #[tokio::test]
-    async fn a_soft_end_comes_after_what_waits_and_a_hard_one_at_once() {
-        let queue = Queue::new(ROOM);
+    async fn a_drained_end_comes_after_what_waits_and_a_plain_end_at_once() {
+        let queue = Queue::new(LIMIT);
         queue.push(&frame("one"));
         queue.end_after(Some(&frame("last")), CloseReason::GoingAway);
         assert!(!queue.push(&frame("more")));
         assert_eq!(text(queue.next().await), Ok("one".into()));
         assert_eq!(text(queue.next().await), Ok("last".into()));
         assert_eq!(text(queue.next().await), Err(CloseReason::GoingAway));
-        let queue = Queue::new(ROOM);
+        let queue = Queue::new(LIMIT);
         queue.push(&frame("one"));
         queue.end_after(None, CloseReason::GoingAway);
         queue.end(CloseReason::TooSlow);

@@ -1,21 +1,23 @@
-//! The last events of a company, so that a socket that comes back soon is given what it missed
-//! without a look at the log: when a node dies, all of its sockets come back at once. Bounded in
-//! number and in bytes.
+//! The last events of a room, bounded in number and in bytes. A socket that comes back soon is given
+//! from here what it missed. Otherwise all sockets of a node that dies, which come back at once,
+//! would read the log. Asks the log nothing.
 
 use std::collections::VecDeque;
 
-use crate::room::frame::Frame;
+use super::frame::Frame;
 
-/// Events that are remembered of a company.
+/// Events that are remembered of a room. Beyond it, the oldest are forgotten.
 const FRAMES: usize = 512;
-/// The bytes of them, as [`Frame::bytes`] counts; of memory up to three times as much. Less than
-/// the smallest queue of a socket, into which they go at once.
+/// Bytes that are remembered of a room, as [`Frame::bytes`] counts. Beyond it, the oldest events are
+/// forgotten. The memory for them may be three times as much. The limit is less than the smallest
+/// queue of a socket, because all remembered events go into it at once.
 pub const RECENT_BYTES: usize = 512 * 1024;
 
-/// The events after `floor`.
+/// The remembered events.
 #[derive(Debug)]
 pub struct Recent {
     limit: usize,
+    /// The events after this sequence are remembered.
     floor: u64,
     bytes: usize,
     frames: VecDeque<(u64, Frame)>,
@@ -28,12 +30,12 @@ impl Default for Recent {
 }
 
 impl Recent {
-    /// Nothing yet, after `seq`.
+    /// Remembers nothing yet. The next event comes after `seq`.
     pub fn after(seq: u64) -> Recent {
         Recent::bounded(seq, FRAMES)
     }
 
-    /// The same, for at most so many.
+    /// The same, for at most `limit` events.
     pub fn bounded(seq: u64, limit: usize) -> Recent {
         Recent {
             limit,
@@ -56,19 +58,19 @@ impl Recent {
         }
     }
 
-    /// What is remembered comes after this.
+    /// The sequence after which all events are remembered.
     pub fn floor(&self) -> u64 {
         self.floor
     }
 
-    /// Whether this one is remembered.
+    /// Whether the event at `seq` is remembered.
     pub fn has(&self, seq: u64) -> bool {
         self.frames
             .binary_search_by_key(&seq, |(at, _)| *at)
             .is_ok()
     }
 
-    /// Every event after `seq`; `None` where not all of them are remembered.
+    /// Every event after `seq`; `None` if not all of them are remembered.
     pub fn since(&self, seq: u64) -> Option<impl Iterator<Item = &Frame>> {
         let from = self.frames.partition_point(|(at, _)| *at <= seq);
         (seq >= self.floor).then(|| self.frames.range(from..).map(|(_, frame)| frame))
@@ -90,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_what_it_remembers_and_what_not() {
+    fn events_before_the_floor_are_not_remembered() {
         let mut recent = Recent::after(10);
         assert_eq!(
             (since(&recent, 10), since(&recent, 9)),
@@ -109,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn forgets_the_oldest_past_either_bound() {
+    fn the_oldest_events_are_forgotten_beyond_either_bound() {
         let mut recent = Recent::after(0);
         (1..=FRAMES as u64 + 3).for_each(|seq| recent.push(seq, frame("x")));
         assert_eq!(since(&recent, 2), None);

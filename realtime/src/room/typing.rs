@@ -1,5 +1,6 @@
-//! Who is typing in a company: it ends by itself, so it ends also when the typist's socket or node
-//! does. Each node keeps the time for its own sockets; the clock is the caller's.
+//! Which users of a company are typing. Typing ends by itself, so it also ends when the user's socket
+//! or node does. Each node keeps the time for its own sockets. Sends nothing; the clock is the
+//! caller's.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -8,32 +9,32 @@ use contract::Id;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-/// Without a renewed start, typing has stopped after this.
+/// Typing stops after this time, unless it is started again.
 pub const TYPING_TIMEOUT: Duration = Duration::from_secs(5);
-/// Typists of one company that are kept track of; further ones are not told.
+/// Users of one company who can be typing at once. Beyond it, typing is not told.
 const MAX_TYPISTS: usize = 10_000;
 
 /// A typing indicator on its way between nodes: the payload on `typing.<company>.<conversation>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Typing {
-    /// Who types.
+    /// The user who types.
     pub user_id: Id,
-    /// Started, or stopped.
+    /// Whether typing has started or stopped.
     pub is_typing: bool,
-    /// The socket that said so, over all nodes; it does not get it back.
+    /// The socket of the user, unique over all nodes. It is not told of its own typing.
     pub socket: Id,
 }
 
-/// Where, and from which socket.
+/// A conversation, and the socket of the user who types in it.
 type Place = (Id, Id);
 
-/// Those who are typing.
+/// The users who are typing, and when each stops by itself.
 #[derive(Default)]
 pub struct Typists(HashMap<Place, (Id, Instant)>);
 
 impl Typists {
-    /// Takes in what was said in a conversation; whether it is to be told.
+    /// Takes in that typing has started or stopped. Says whether sockets must be told.
     pub fn hear(&mut self, conversation: Id, typing: Typing, now: Instant) -> bool {
         let place = (conversation, typing.socket);
         if !typing.is_typing {
@@ -46,12 +47,13 @@ impl Typists {
         true
     }
 
-    /// When somebody stops by themselves, if nothing more is heard.
+    /// When the next user stops by themselves.
     pub fn next_stop(&self) -> Option<Instant> {
         self.0.values().map(|(_, until)| *until).min()
     }
 
-    /// Those who have: in which conversation, and what there is to tell.
+    /// Removes the users who have stopped by themselves. Returns each conversation and what its
+    /// sockets must be told.
     pub fn stopped(&mut self, now: Instant) -> Vec<(Id, Typing)> {
         let over = self.0.extract_if(|_, (_, until)| *until <= now);
         over.map(|((conversation, socket), (user_id, _))| {
@@ -81,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn it_stops_when_it_is_said_or_after_a_while_and_once() {
+    fn typing_stops_once_by_a_message_or_by_itself() {
         let (start, conversation) = (Instant::now(), Id::from_bytes([9; 12]));
         let after = |seconds| start + Duration::from_secs(seconds);
         let mut typists = Typists::default();
@@ -91,12 +93,12 @@ mod tests {
         );
         assert!(
             typists.hear(conversation, typing(2, true), after(3)),
-            "renewed"
+            "started again"
         );
         assert!(typists.hear(conversation, typing(1, false), after(1)));
         assert!(
             !typists.hear(conversation, typing(1, false), after(1)),
-            "it had stopped"
+            "typing had stopped"
         );
         assert_eq!(
             (typists.next_stop(), typists.stopped(after(7))),
@@ -113,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn typists_are_bounded() {
+    fn the_users_who_type_are_bounded() {
         let (now, mut typists) = (Instant::now(), Typists::default());
         let id = |n: usize| Id::from_bytes(std::array::from_fn(|i| (n >> (8 * (i % 2))) as u8));
         let told = (0..MAX_TYPISTS + 5)

@@ -1,4 +1,5 @@
-//! What clients ask for, whichever door they came by, and how it is carried out.
+//! The commands of clients, whichever their transport, and how they are carried out. Knows no
+//! connection of a client.
 
 use std::time::Duration;
 
@@ -18,10 +19,11 @@ use tracing::warn;
 use crate::auth::session::Session;
 use crate::room::typing::Typing;
 
-/// Longest wait for room in the connection's buffer; typing is not worth more.
+/// Longest wait until the NATS client has taken a typing indicator. Beyond it, the indicator is
+/// dropped and the command fails.
 const TYPING_DEADLINE: Duration = Duration::from_secs(1);
 
-/// What a client asks for.
+/// A command of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     /// `conversation:join`
@@ -29,32 +31,26 @@ pub enum Command {
     /// `conversation:leave`
     Leave(Id),
     /// `typing:start`, `typing:stop`
-    Typing {
-        /// Where.
-        conversation: Id,
-        /// Started, or stopped.
-        is_typing: bool,
-    },
+    Typing { conversation: Id, is_typing: bool },
     /// `message:read`
     Read {
-        /// Which.
         conversation: Id,
-        /// Only what came by it; else everything.
+        /// Set if only the messages of one platform are read.
         platform: Option<Platform>,
     },
 }
 
-/// Why something was not carried out: the `data` of an `error` event.
+/// Why a command was not carried out: the `data` of an `error` event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Failure {
-    /// For programs.
+    /// The kind of failure, for programs.
     pub code: &'static str,
-    /// For people.
+    /// The text, for people.
     pub message: &'static str,
 }
 
 impl Failure {
-    /// It cannot be read.
+    /// The frame cannot be read.
     pub const fn malformed(message: &'static str) -> Failure {
         Failure {
             code: "MALFORMED_FRAME",
@@ -62,35 +58,35 @@ impl Failure {
         }
     }
 
-    /// NATS is away.
+    /// NATS cannot be reached.
     pub const UNAVAILABLE: Failure = Failure {
         code: "UNAVAILABLE",
         message: "this cannot be done right now; try again",
     };
-    /// Too many frames a second.
+    /// The client sends too many frames a second.
     pub const RATE_LIMITED: Failure = Failure {
         code: "RATE_LIMITED",
         message: "too many frames; this one was ignored",
     };
-    /// Too many rooms.
+    /// The socket has joined too many conversations.
     pub const TOO_MANY_CONVERSATIONS: Failure = Failure {
         code: "TOO_MANY_CONVERSATIONS",
         message: "this socket has joined as many conversations as it may",
     };
 }
 
-/// The `data` of an `ack`.
+/// The success of a command: the `data` of an `ack`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Done {
-    /// Always true.
+    /// Always `true`.
     pub ok: bool,
-    /// Where the log has what was asked for.
+    /// The sequence of the event that the command stored, if it stored one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seq: Option<u64>,
 }
 
 impl Done {
-    /// Without a place in the log.
+    /// The success of a command that stores nothing.
     pub const OK: Done = Done {
         ok: true,
         seq: None,
@@ -100,11 +96,11 @@ impl Done {
 /// How a command ends.
 pub type Outcome = Result<Done, Failure>;
 
-/// Done at once, or something to wait for.
+/// How a command is carried out.
 pub enum Execution {
-    /// It has ended.
+    /// The command has ended.
     Now(Outcome),
-    /// It ends within [`runtime::log::publisher::PUBLISH_DEADLINE`].
+    /// The command ends within [`runtime::log::publisher::PUBLISH_DEADLINE`].
     Later(BoxFuture<'static, Outcome>),
 }
 
@@ -116,10 +112,10 @@ struct Target {
 }
 
 impl Command {
-    /// Reads an event of a client; `data` is JSON.
+    /// Reads an event of a client. `data` is JSON.
     ///
     /// # Errors
-    /// There is no such event, or its data is not as it should be. The text itself is not repeated.
+    /// There is no such event, or its data has the wrong shape. The error does not repeat the text.
     pub fn parse(event: &str, data: Option<&str>) -> Result<Command, Failure> {
         let make: fn(Target) -> Command = match event {
             "conversation:join" => |t| Command::Join(t.conversation_id),
@@ -150,15 +146,15 @@ impl Command {
     }
 }
 
-/// Tells the company's other sockets, on all nodes.
+/// Publishes a typing indicator to all nodes. It is dropped if NATS cannot be reached.
 pub async fn publish_typing(
     connection: Connection,
     company: Id,
     conversation: Id,
     typing: Typing,
 ) -> Outcome {
-    // Without a connection it would lie in the client's buffer and be told when it is no longer
-    // true.
+    // Without a connection the indicator would wait in the client's buffer and be sent when it is
+    // no longer true.
     if !connection.is_connected() {
         counter!("realtime_typing_dropped_total").increment(1);
         return Err(Failure::UNAVAILABLE);
@@ -180,7 +176,7 @@ pub async fn publish_typing(
     }
 }
 
-/// Stores `message.read`; the persister applies it like PUT mark-read.
+/// Stores the event `message.read`. The persister applies it like `PUT mark-read`.
 pub async fn publish_read(publisher: Publisher, session: Session, read: MessageRead) -> Outcome {
     let now = Timestamp::now();
     let envelope = Envelope::new(
@@ -221,7 +217,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn every_command_is_read() {
+    fn every_kind_of_command_is_read() {
         let text = "b".repeat(24);
         let conversation: Id = text.parse().unwrap();
         let data = json!({"conversationId": text}).to_string();
@@ -263,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_told_by_its_code() {
+    fn a_bad_command_is_refused_with_its_code() {
         for data in [
             None,
             Some("null"),
@@ -286,7 +282,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_panics(event in "[a-z:]{0,20}", data in any::<String>()) {
+        fn parsing_any_text_does_not_panic(event in "[a-z:]{0,20}", data in any::<String>()) {
             let _ = Command::parse(&event, Some(&data));
             let _ = Command::parse("message:read", Some(&data));
         }
