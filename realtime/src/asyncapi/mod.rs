@@ -1,5 +1,5 @@
-//! `/asyncapi.json`: the contract of both doors and of the log, as an AsyncAPI 3 document. It is a
-//! pinned file; its tests hold it against what the code says and reads.
+//! `/asyncapi.json`: both transports and the log as an AsyncAPI 3 document. The document is a file
+//! that nothing generates; the tests compare it with the code.
 
 use axum::Router;
 use axum::http::header;
@@ -7,7 +7,7 @@ use axum::routing::get;
 
 const DOCUMENT: &str = include_str!("../../asyncapi.json");
 
-/// The route.
+/// The route `/asyncapi.json`.
 pub fn routes() -> Router {
     Router::new().route(
         "/asyncapi.json",

@@ -1,8 +1,8 @@
-//! The document against the code: every event, command and subject stands in it, nothing else does,
-//! and what is sent is as it says.
+//! Tests of the document against the code: the document describes every event, command and subject
+//! and no other, and the code sends what the document describes.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use contract::event::Envelope;
 use contract::subject::{self, EventSubject, Outbound};
@@ -15,6 +15,7 @@ use crate::cluster::presence_exchange::NodeUsers;
 use crate::room::frame::{Frame, Origin};
 use crate::room::payload::{self, ResyncReason};
 use crate::room::presence::{User, Users};
+use crate::room::server_event::ServerEvent;
 use crate::room::typing::Typing;
 use crate::subscriber::command::{Command, Done, Failure};
 
@@ -32,7 +33,7 @@ fn object<'a>(document: &'a Value, pointer: &str) -> &'a Map<String, Value> {
         .unwrap_or_else(|| panic!("no {pointer}"))
 }
 
-/// The messages of a channel that go in one direction: by name.
+/// The names and schemas of the messages of a channel in one direction.
 fn messages(document: &Value, channel: &str, direction: &str) -> Vec<(String, Value)> {
     let operation = object(document, &format!("/operations/{channel}_{direction}"));
     let references = operation["messages"]
@@ -60,7 +61,7 @@ fn names(messages: &[(String, Value)]) -> BTreeSet<&str> {
     messages.iter().map(|(name, _)| name.as_str()).collect()
 }
 
-/// For a schema of the document; with it no property may be there that the schema does not name.
+/// A validator for a schema of the document. It refuses properties that the schema does not name.
 fn validator(document: &Value, schema: &Value) -> Validator {
     let mut whole = schema.clone();
     whole["components"] = json!({"schemas": document["components"]["schemas"]});
@@ -74,7 +75,7 @@ fn validator(document: &Value, schema: &Value) -> Validator {
 fn close(schema: &mut Value) {
     match schema {
         Value::Object(fields) => {
-            // A contact has more fields than stand there, see its description.
+            // A company may add fields to a contact, as its description says.
             let is_open = fields
                 .get("description")
                 .and_then(Value::as_str)
@@ -92,12 +93,12 @@ fn close(schema: &mut Value) {
     }
 }
 
-fn assert_valid(validator: &Validator, what: &str, value: &Value) {
+fn assert_valid(validator: &Validator, name: &str, value: &Value) {
     let errors: Vec<String> = validator
         .iter_errors(value)
         .map(|e| format!("{}: {e}", e.instance_path()))
         .collect();
-    assert!(errors.is_empty(), "{what}: {errors:?}\n{value}");
+    assert!(errors.is_empty(), "{name}: {errors:?}\n{value}");
 }
 
 /// The golden events of the contract.
@@ -111,7 +112,7 @@ fn golden() -> Vec<Vec<u8>> {
     events
 }
 
-/// One frame of every kind that there is.
+/// Frames of all events.
 fn frames() -> Vec<Frame> {
     let origin = Origin {
         seq: 42,
@@ -149,53 +150,20 @@ fn frames() -> Vec<Frame> {
         .collect()
 }
 
-fn sources(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    entries
-        .flat_map(|path| {
-            if path.is_dir() {
-                sources(&path)
-            } else {
-                vec![path]
-            }
-        })
-        .collect()
-}
-
-/// The names that the code gives to frames, read from its text, so that a new one cannot be
-/// forgotten in [`frames`].
-fn names_in_code() -> BTreeSet<String> {
-    let mut names = BTreeSet::new();
-    for path in sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {
-        let text = std::fs::read_to_string(&path).unwrap();
-        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-        for call in ["Frame::passing(", "Frame::stored("] {
-            for rest in code.split(call).skip(1) {
-                if let Some(literal) = rest.trim_start().strip_prefix('"') {
-                    names.insert(literal.split('"').next().unwrap_or_default().to_owned());
-                }
-            }
-        }
-    }
-    names
-}
-
 #[test]
-fn every_event_for_clients_is_in_it_and_as_it_says() {
+fn the_document_describes_every_event_for_clients() {
     let document = document();
     let (web, io) = (
         messages(&document, "ws", "send"),
         messages(&document, "socket_io", "send"),
     );
     let frames = frames();
-    let made: BTreeSet<&str> = frames.iter().map(Frame::event).collect();
-    assert_eq!(
-        made,
-        names_in_code().iter().map(String::as_str).collect(),
-        "the frames of this test, and those of the code"
-    );
+    let made: BTreeSet<&str> = frames.iter().map(|frame| frame.event().as_str()).collect();
+    let all = ServerEvent::ALL
+        .iter()
+        .map(|event| event.as_str())
+        .collect();
+    assert_eq!(made, all, "the events of `frames`, and all events");
     let also =
         |more: [&'static str; 2]| made.iter().copied().chain(more).collect::<BTreeSet<&str>>();
     assert_eq!(names(&web), also(["ack", "error"]));
@@ -207,18 +175,15 @@ fn every_event_for_clients_is_in_it_and_as_it_says() {
         )
     };
     for frame in &frames {
-        let data: Value = serde_json::from_str(frame.data().get()).unwrap();
-        assert_valid(
-            &of(&web, frame.event()),
-            frame.event(),
-            &json!({"event": frame.event(), "data": data}),
-        );
-        assert_valid(&of(&io, frame.event()), frame.event(), &data);
+        let (name, data) = (frame.event().as_str(), frame.data().get());
+        let data: Value = serde_json::from_str(data).unwrap();
+        assert_valid(&of(&web, name), name, &json!({"event": name, "data": data}));
+        assert_valid(&of(&io, name), name, &data);
     }
 }
 
 #[test]
-fn answers_are_as_it_says() {
+fn the_document_describes_the_answers_to_commands() {
     let document = document();
     let web = messages(&document, "ws", "send");
     let of = |name: &str| validator(&document, &web.iter().find(|(n, _)| n == name).unwrap().1);
@@ -267,7 +232,7 @@ fn answers_are_as_it_says() {
 }
 
 #[test]
-fn every_command_of_clients_is_in_it_and_is_understood() {
+fn the_document_describes_every_command_of_clients() {
     let document = document();
     let (web, io) = (
         messages(&document, "ws", "receive"),
@@ -303,7 +268,7 @@ fn every_command_of_clients_is_in_it_and_is_understood() {
 }
 
 #[test]
-fn every_event_of_the_log_is_in_it_and_as_it_says() {
+fn the_document_describes_every_event_of_the_log() {
     let document = document();
     let mut described = BTreeSet::new();
     for channel in object(&document, "/channels").values() {

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::encode;
+use super::server_event::ServerEvent;
 
 /// Bytes that a queue counts for each frame besides the frame's data: the queue's own entry and what
 /// the transport writes around the data.
@@ -29,7 +30,7 @@ pub struct Frame(Arc<Parts>);
 
 #[derive(Debug)]
 struct Parts {
-    event: &'static str,
+    event: ServerEvent,
     data: Box<RawValue>,
     origin: Option<Origin>,
     websocket: OnceLock<Bytes>,
@@ -41,10 +42,7 @@ impl Frame {
     ///
     /// # Errors
     /// None in practice, because every type that this crate writes can be serialised.
-    pub fn passing<D: Serialize>(
-        event: &'static str,
-        data: &D,
-    ) -> Result<Frame, serde_json::Error> {
+    pub fn passing<D: Serialize>(event: ServerEvent, data: &D) -> Result<Frame, serde_json::Error> {
         Frame::new(event, data, None)
     }
 
@@ -53,7 +51,7 @@ impl Frame {
     /// # Errors
     /// As [`Frame::passing`].
     pub fn stored<D: Serialize>(
-        event: &'static str,
+        event: ServerEvent,
         data: &D,
         origin: Origin,
     ) -> Result<Frame, serde_json::Error> {
@@ -61,7 +59,7 @@ impl Frame {
     }
 
     fn new<D: Serialize>(
-        event: &'static str,
+        event: ServerEvent,
         data: &D,
         origin: Option<Origin>,
     ) -> Result<Frame, serde_json::Error> {
@@ -75,9 +73,9 @@ impl Frame {
         })))
     }
 
-    /// The event's name.
+    /// The event.
     #[cfg(test)]
-    pub fn event(&self) -> &'static str {
+    pub fn event(&self) -> ServerEvent {
         self.0.event
     }
 
@@ -103,7 +101,7 @@ impl Frame {
     /// is made once.
     pub fn websocket(&self) -> &Bytes {
         self.0.websocket.get_or_init(|| {
-            let (event, data) = (self.0.event, self.0.data.get());
+            let (event, data) = (self.0.event.as_str(), self.0.data.get());
             encode::text_frame(&format!(r#"{{"event":"{event}","data":{data}}}"#))
         })
     }
@@ -112,7 +110,8 @@ impl Frame {
     /// poll takes the packet out of the frame. It is made once.
     pub fn socket_io(&self) -> &Bytes {
         self.0.socket_io.get_or_init(|| {
-            encode::text_frame(&encode::socket_io_event(self.0.event, self.0.data.get()))
+            let (event, data) = (self.0.event.as_str(), self.0.data.get());
+            encode::text_frame(&encode::socket_io_event(event, data))
         })
     }
 }
@@ -124,10 +123,10 @@ mod tests {
 
     #[test]
     fn each_transport_has_its_own_encoding_and_it_is_made_once() {
-        let frame = Frame::passing("message:new", &json!({"seq": 7})).unwrap();
+        let frame = Frame::passing(ServerEvent::MessageNew, &json!({"seq": 7})).unwrap();
         assert_eq!(
             (frame.event(), frame.data().get()),
-            ("message:new", r#"{"seq":7}"#)
+            (ServerEvent::MessageNew, r#"{"seq":7}"#)
         );
         assert_eq!(
             frame.websocket().as_ref(),

@@ -10,6 +10,7 @@ pub mod payload;
 pub mod presence;
 pub mod queue;
 pub mod recent;
+pub mod server_event;
 pub mod typing;
 
 use std::collections::{HashMap, HashSet};

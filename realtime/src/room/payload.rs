@@ -14,6 +14,7 @@ use tracing::warn;
 
 use super::frame::{Frame, Origin};
 use super::presence::User;
+use super::server_event::ServerEvent;
 use super::typing::Typing;
 
 #[derive(Serialize)]
@@ -104,7 +105,7 @@ pub fn of_event(envelope: Envelope, origin: Origin) -> Result<Option<Frame>, ser
                 timestamp,
             };
             Frame::stored(
-                "message:new",
+                ServerEvent::MessageNew,
                 &Created {
                     conversation_id: contact_id,
                     message,
@@ -120,7 +121,7 @@ pub fn of_event(envelope: Envelope, origin: Origin) -> Result<Option<Frame>, ser
                 patch: Some(&e.patch),
                 seq,
             };
-            Frame::stored("message:updated", &data, origin)
+            Frame::stored(ServerEvent::MessageUpdated, &data, origin)
         }
         Event::MessageDeleted(e) => {
             let data = Changed {
@@ -129,10 +130,10 @@ pub fn of_event(envelope: Envelope, origin: Origin) -> Result<Option<Frame>, ser
                 patch: None,
                 seq,
             };
-            Frame::stored("message:deleted", &data, origin)
+            Frame::stored(ServerEvent::MessageDeleted, &data, origin)
         }
         Event::MessageDelivery(e) => Frame::stored(
-            "message:status",
+            ServerEvent::MessageStatus,
             &Status {
                 conversation_id: e.contact_id,
                 message_id: Some(e.message_id),
@@ -145,7 +146,7 @@ pub fn of_event(envelope: Envelope, origin: Origin) -> Result<Option<Frame>, ser
             origin,
         ),
         Event::MessageRead(e) => Frame::stored(
-            "message:status",
+            ServerEvent::MessageStatus,
             &Status {
                 conversation_id: e.contact_id,
                 message_id: None,
@@ -158,7 +159,7 @@ pub fn of_event(envelope: Envelope, origin: Origin) -> Result<Option<Frame>, ser
             origin,
         ),
         Event::MessageSlaBreached(e) => Frame::stored(
-            "sla:breached",
+            ServerEvent::SlaBreached,
             &Breached {
                 conversation_id: e.contact_id,
                 message_id: e.message_id,
@@ -176,7 +177,7 @@ pub fn of_event(envelope: Envelope, origin: Origin) -> Result<Option<Frame>, ser
                 token_expires_at: e.token_expires_at,
                 seq,
             };
-            Frame::stored("integration:refresh_failed", &data, origin)
+            Frame::stored(ServerEvent::IntegrationRefreshFailed, &data, origin)
         }
         Event::ContactCreated(_)
         | Event::ContactUpdated(_)
@@ -225,7 +226,7 @@ struct Presence<'a> {
 
 /// The frame of users who are online or have gone, and of the conversations that they have joined.
 pub fn of_presence(users: &[User], snapshot: bool) -> Result<Frame, serde_json::Error> {
-    Frame::passing("presence:update", &Presence { snapshot, users })
+    Frame::passing(ServerEvent::PresenceUpdate, &Presence { snapshot, users })
 }
 
 #[derive(Serialize)]
@@ -241,13 +242,13 @@ struct Resync {
 
 /// The frame for a new socket, which gets every event after `seq`.
 pub fn of_ready(seq: u64) -> Result<Frame, serde_json::Error> {
-    Frame::passing("ready", &Ready { seq })
+    Frame::passing(ServerEvent::Ready, &Ready { seq })
 }
 
 /// The frame for a socket whose client has to fetch the events up to `seq`. The socket gets every
 /// event after `seq`.
 pub fn of_resync(seq: u64, reason: ResyncReason) -> Result<Frame, serde_json::Error> {
-    Frame::passing("resync", &Resync { seq, reason })
+    Frame::passing(ServerEvent::Resync, &Resync { seq, reason })
 }
 
 #[derive(Serialize)]
@@ -263,12 +264,12 @@ struct Closing {
 
 /// The frame for a socket whose token is about to expire.
 pub fn of_expiry(expires_at: Timestamp) -> Result<Frame, serde_json::Error> {
-    Frame::passing("token:expiring", &Expiring { expires_at })
+    Frame::passing(ServerEvent::TokenExpiring, &Expiring { expires_at })
 }
 
 /// The frame for a socket whose node stops. It says when to connect again.
 pub fn of_closing(reconnect_after_ms: u64) -> Result<Frame, serde_json::Error> {
-    Frame::passing("server:closing", &Closing { reconnect_after_ms })
+    Frame::passing(ServerEvent::ServerClosing, &Closing { reconnect_after_ms })
 }
 
 /// The frame of a message that the NATS server has republished. Returns `None` as
@@ -323,7 +324,7 @@ fn of_payload(
 /// The frame of typing in a conversation.
 pub fn of_typing(conversation_id: Id, typing: Typing) -> Result<Frame, serde_json::Error> {
     Frame::passing(
-        "typing:indicator",
+        ServerEvent::TypingIndicator,
         &Indicator {
             conversation_id,
             user_id: typing.user_id,
@@ -360,7 +361,7 @@ mod tests {
     };
 
     fn value(frame: &Frame) -> Value {
-        json!({"event": frame.event(), "data": serde_json::from_str::<Value>(frame.data().get()).unwrap()})
+        json!({"event": frame.event().as_str(), "data": serde_json::from_str::<Value>(frame.data().get()).unwrap()})
     }
 
     fn ids() -> (String, String) {

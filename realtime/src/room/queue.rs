@@ -157,6 +157,7 @@ impl Queue {
 
 #[cfg(test)]
 pub mod tests {
+    use super::super::server_event::ServerEvent;
     use super::*;
 
     /// A limit that no test reaches.
@@ -164,7 +165,7 @@ pub mod tests {
 
     /// A frame with the data `text`.
     pub fn frame(text: &str) -> Frame {
-        Frame::passing("test", &text).unwrap()
+        Frame::passing(ServerEvent::MessageNew, &text).unwrap()
     }
 
     /// The data of a frame.

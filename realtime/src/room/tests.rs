@@ -5,6 +5,7 @@ use contract::domain::StaffRole;
 use proptest::prelude::*;
 
 use super::queue::tests::{LIMIT, frame, text};
+use super::server_event::ServerEvent;
 use super::*;
 use crate::log::catch_up::{CatchUp, Page};
 
@@ -46,7 +47,7 @@ fn enter(room: &Room, socket: u8, limit: usize) -> Arc<Queue> {
     let queue = add(room, socket, limit);
     assert_eq!(room.start(id(socket), None), Start::Live);
     assert_eq!(
-        [queue.take(), queue.take()].map(|frame| frame.unwrap().unwrap().event()),
+        [queue.take(), queue.take()].map(|frame| frame.unwrap().unwrap().event().as_str()),
         ["ready", "presence:update"]
     );
     queue
@@ -61,7 +62,10 @@ async fn a_client_is_told_once_that_its_token_expires_and_its_socket_ends() {
     for _ in 0..2 {
         room.check_tokens(Timestamp::from_millis(970_000));
     }
-    assert_eq!(queue.next().await.unwrap().event(), "token:expiring");
+    assert_eq!(
+        queue.next().await.unwrap().event(),
+        ServerEvent::TokenExpiring
+    );
     assert!(queue.take().is_none());
     room.check_tokens(Timestamp::from_millis(1_000_000));
     assert_eq!(text(queue.next().await), Err(CloseReason::TokenExpired));
@@ -422,7 +426,7 @@ proptest! {
     ) {
         let cursor = cursor % (before.len() as u64 + 1);
         let mut world = World::new(before, cursor);
-        let first_frames = [world.queue.take(), world.queue.take()].map(|frame| frame.unwrap().unwrap().event());
+        let first_frames = [world.queue.take(), world.queue.take()].map(|frame| frame.unwrap().unwrap().event().as_str());
         prop_assert_eq!(first_frames, ["ready", "presence:update"]);
         for (step, drained) in steps {
             world.step(step);
