@@ -1,20 +1,20 @@
-//! What a contact's document becomes by entering and editing it. A pure fold that gives the same
-//! document in any order and however often an event comes: each field remembers the sequence that
-//! set it. No I/O.
+//! What a contact's document becomes when the contact is entered and edited. A pure fold: each field
+//! remembers the sequence that set it, so the events give the same document in any order and
+//! however often they come. No I/O.
 
 use std::collections::BTreeSet;
 
 use contract::domain::{Contact, ContactPatch};
 use mongodb::bson::{Bson, DateTime, Document};
 
-use crate::fold::suspension::{self, Told};
+use crate::fold::suspension;
 use crate::mongo::document::{self, long};
 
-/// Where the sequences stand that set the fields.
+/// The field that has the sequence by which each other field was set.
 const APPLIED: &str = "applied";
-/// Words by which a contact is found.
+/// Words by which a contact is found, at most. Further words are not indexed.
 const MAX_WORDS: usize = 64;
-/// A longer word is found by its beginning.
+/// Characters of a word that are indexed. A longer word is found by its beginning.
 const MAX_WORD_CHARS: usize = 32;
 /// Fields by whose words a contact is found, paths of at most two names.
 const SEARCHED: [&str; 9] = [
@@ -32,98 +32,98 @@ const SEARCHED: [&str; 9] = [
 /// One event of a contact.
 #[derive(Clone, Copy)]
 pub enum Change<'a> {
-    /// It was entered.
     Entered(&'a Contact),
-    /// It was edited.
     Edited(&'a ContactPatch),
-    /// A suspension of the bot until this time is over.
+    /// The bot's suspension until this time is over.
     Resumed(DateTime),
 }
 
-/// The document of a contact that is new.
+/// The document of a new contact.
 pub fn entered(contact: &Contact, seq: u64) -> Document {
     let mut document = document::contact(contact, seq);
     index_words(&mut document);
     document
 }
 
-/// Applies a change to what is there, be it a shell; false if it was known.
+/// Applies a change to a contact's document, or to its placeholder. Returns false if the change is
+/// known.
 pub fn apply(document: &mut Document, change: Change<'_>, seq: u64) -> bool {
     let changed = match change {
         Change::Entered(_) if document.contains_key("seq") => false,
         Change::Entered(contact) => {
-            let edited = std::mem::replace(document, document::contact(contact, seq));
-            let applied = edited.get_document(APPLIED).cloned().unwrap_or_default();
-            for path in applied.keys() {
-                let path = path.replace(':', ".");
-                set(
-                    document,
-                    &path,
-                    get(&edited, &path).cloned().unwrap_or(Bson::Null),
-                );
-            }
-            // What it is written onto is not the contact's own; nor is what the shell was told of
-            // suspensions.
-            for kept in ["revision", suspension::FIELD] {
-                if let Some(value) = edited.get(kept) {
-                    document.insert(kept, value);
-                }
-            }
-            if edited.contains_key(suspension::FIELD) {
-                if !applied.contains_key("botSuspended") {
-                    suspension::note_suspended(document, Some(contact.bot_suspended));
-                }
-                if let Some(until) = contact.bot_suspend_until {
-                    suspension::note(
-                        document,
-                        Told::Until(Some(document::date(until))),
-                        long(seq),
-                    );
-                }
-            }
-            if !applied.is_empty() {
-                document.insert(APPLIED, applied);
-            }
+            enter(document, contact, seq);
             true
         }
-        Change::Edited(patch) => {
-            let mut applied = document.get_document(APPLIED).cloned().unwrap_or_default();
-            let mut changed = false;
-            for (path, value) in document::contact_edit(patch) {
-                if path == "botSuspendUntil" {
-                    changed |= suspension::note(
-                        document,
-                        Told::Until(value.as_datetime().copied()),
-                        long(seq),
-                    );
-                }
-                // A dot in a name would read as a path.
-                let name = path.replace('.', ":");
-                if applied.get_i64(&name).is_ok_and(|by| by >= long(seq)) {
-                    continue;
-                }
-                applied.insert(name, long(seq));
-                if path == "botSuspended" {
-                    suspension::note_suspended(document, value.as_bool());
-                }
-                set(document, &path, value);
-                changed = true;
-            }
-            if changed {
-                document.insert(APPLIED, applied);
-            }
-            changed
+        Change::Edited(patch) => edit(document, patch, seq),
+        Change::Resumed(until) => {
+            suspension::record(document, suspension::Change::Resumed(until), long(seq))
         }
-        Change::Resumed(until) => suspension::note(document, Told::Resumed(until), long(seq)),
     };
     if changed {
-        suspension::settle(document, suspended_by(document));
+        suspension::write_state(document, suspended_by(document));
         index_words(document);
     }
     changed
 }
 
-/// The sequence that set `botSuspended`; `None` in a shell that does not know it.
+/// Puts a contact under the edits that its placeholder has.
+fn enter(placeholder: &mut Document, contact: &Contact, seq: u64) {
+    let edited = std::mem::replace(placeholder, document::contact(contact, seq));
+    let document = placeholder;
+    let applied = edited.get_document(APPLIED).cloned().unwrap_or_default();
+    for path in applied.keys() {
+        let path = path.replace(':', ".");
+        let value = get(&edited, &path).cloned().unwrap_or(Bson::Null);
+        set(document, &path, value);
+    }
+    // These two fields are not the contact's own, and describe the placeholder.
+    for kept in ["revision", suspension::FIELD] {
+        if let Some(value) = edited.get(kept) {
+            document.insert(kept, value);
+        }
+    }
+    if edited.contains_key(suspension::FIELD) {
+        if !applied.contains_key("botSuspended") {
+            suspension::record_suspended(document, Some(contact.bot_suspended));
+        }
+        if let Some(until) = contact.bot_suspend_until {
+            let until = suspension::Change::Until(Some(document::date(until)));
+            suspension::record(document, until, long(seq));
+        }
+    }
+    if !applied.is_empty() {
+        document.insert(APPLIED, applied);
+    }
+}
+
+/// Sets the fields of an edit that no later edit has set. Returns false if nothing changed.
+fn edit(document: &mut Document, patch: &ContactPatch, seq: u64) -> bool {
+    let mut applied = document.get_document(APPLIED).cloned().unwrap_or_default();
+    let mut changed = false;
+    for (path, value) in document::contact_edit(patch) {
+        if path == "botSuspendUntil" {
+            let until = suspension::Change::Until(value.as_datetime().copied());
+            changed |= suspension::record(document, until, long(seq));
+        }
+        // A dot in a field's name would read as a path.
+        let name = path.replace('.', ":");
+        if applied.get_i64(&name).is_ok_and(|by| by >= long(seq)) {
+            continue;
+        }
+        applied.insert(name, long(seq));
+        if path == "botSuspended" {
+            suspension::record_suspended(document, value.as_bool());
+        }
+        set(document, &path, value);
+        changed = true;
+    }
+    if changed {
+        document.insert(APPLIED, applied);
+    }
+    changed
+}
+
+/// The sequence that set `botSuspended`. `None` in a placeholder where nothing has set the field.
 fn suspended_by(document: &Document) -> Option<i64> {
     let edited = document
         .get_document(APPLIED)
@@ -159,8 +159,8 @@ fn index_words(document: &mut Document) {
     document.insert("search", found);
 }
 
-/// The words of a text as they are searched: lower case, letters and digits only. A text of several
-/// words without a letter, such as a phone number, is one more word.
+/// The words of a text for the search: lower case, letters and digits only. A text of several words
+/// without a letter, such as a phone number, gives one more word, which is the whole number.
 pub fn words(text: &str) -> Vec<String> {
     let cut = |word: &str| {
         word.to_lowercase()
@@ -237,13 +237,13 @@ mod tests {
         )
     }
 
-    /// An edit, or the end of a suspension.
+    /// An edit, or the end of a suspension until a time.
     fn change() -> impl Strategy<Value = Result<ContactPatch, Timestamp>> {
         prop_oneof![3 => patch().prop_map(Ok), 1 => time().prop_map(Err)]
     }
 
-    /// More changes than a contact remembers one by one. `botSuspended` is edited seldom, so that
-    /// what was lifted long ago still holds.
+    /// More changes than a contact remembers one by one. `botSuspended` is edited seldom. Otherwise
+    /// no test would see that a suspension lifted long ago stays lifted.
     fn many_changes() -> impl Strategy<Value = Vec<Result<ContactPatch, Timestamp>>> {
         let suspend = any::<bool>().prop_map(|is| {
             Ok(ContactPatch {
@@ -262,24 +262,24 @@ mod tests {
         prop::collection::vec(change, suspension::KEPT..4 * suspension::KEPT)
     }
 
-    fn changes(told: &[Result<ContactPatch, Timestamp>]) -> Vec<(Change<'_>, u64)> {
-        fn change(told: &Result<ContactPatch, Timestamp>) -> Change<'_> {
-            match told {
+    fn changes(history: &[Result<ContactPatch, Timestamp>]) -> Vec<(Change<'_>, u64)> {
+        fn change(change: &Result<ContactPatch, Timestamp>) -> Change<'_> {
+            match change {
                 Ok(patch) => Change::Edited(patch),
                 Err(until) => Change::Resumed(document::date(*until)),
             }
         }
-        told.iter().map(change).zip(2..).collect()
+        history.iter().map(change).zip(2..).collect()
     }
 
-    /// All that happens to a contact, and its document if it is told in order.
+    /// All events of a contact, and its document after they were applied in order.
     fn in_order<'a>(
         contact: &'a Contact,
-        told: &'a [Result<ContactPatch, Timestamp>],
+        history: &'a [Result<ContactPatch, Timestamp>],
     ) -> (Vec<(Change<'a>, u64)>, Document) {
         let mut events = vec![(Change::Entered(contact), 1)];
-        events.extend(changes(told));
-        // As it is inserted where it comes first.
+        events.extend(changes(history));
+        // A contact that comes before its edits is inserted like this.
         let mut straight = super::entered(contact, 1);
         for (change, seq) in &events {
             apply(&mut straight, *change, *seq);
@@ -289,24 +289,24 @@ mod tests {
 
     #[test]
     fn an_edit_of_nothing_leaves_no_trace() {
-        let mut shell = Document::new();
+        let mut placeholder = Document::new();
         assert!(!apply(
-            &mut shell,
+            &mut placeholder,
             Change::Edited(&ContactPatch::default()),
             2
         ));
-        assert!(shell.is_empty(), "{shell}");
+        assert!(placeholder.is_empty(), "{placeholder}");
     }
 
     proptest! {
         #[test]
         fn any_order_and_repetition_give_the_same_document(
             entered in (any::<bool>(), prop::option::of(time())),
-            told in prop::collection::vec(change(), 0..8),
+            history in prop::collection::vec(change(), 0..8),
             order in prop::collection::vec(any::<prop::sample::Index>(), 0..16),
         ) {
             let contact = Contact { bot_suspended: entered.0, bot_suspend_until: entered.1, ..contact() };
-            let (events, straight) = in_order(&contact, &told);
+            let (events, straight) = in_order(&contact, &history);
             let mut shuffled = Document::new();
             for index in &order {
                 let (change, seq) = index.get(&events);
@@ -315,30 +315,30 @@ mod tests {
             for (change, seq) in events.iter().rev() {
                 apply(&mut shuffled, *change, *seq);
             }
-            // The order of names in `applied` is the order of arrival.
+            // As JSON, because the order of names in `applied` is the order of arrival.
             let sorted = |d: &Document| serde_json::to_value(d).unwrap();
             prop_assert_eq!(sorted(&straight), sorted(&shuffled));
         }
     }
 
     proptest! {
-        /// As above, when a contact is told more than it remembers one by one. Fewer than that are
+        /// The same for more changes than a contact remembers one by one. Fewer than that many are
         /// on their way at once.
         #[test]
         fn a_long_history_gives_the_same_document_however_it_arrives(
             entered in (any::<bool>(), prop::option::of(time())),
-            told in many_changes(),
+            history in many_changes(),
             delays in prop::collection::vec(0..suspension::KEPT, 1..50),
         ) {
             let contact = Contact { bot_suspended: entered.0, bot_suspend_until: entered.1, ..contact() };
-            let (events, straight) = in_order(&contact, &told);
+            let (events, straight) = in_order(&contact, &history);
             let delayed = events.iter().enumerate().zip(delays.iter().cycle());
-            let mut arriving: Vec<(usize, (Change<'_>, u64))> = delayed.map(|((place, event), delay)| (place + delay, *event)).collect();
+            let mut arriving: Vec<(usize, (Change<'_>, u64))> = delayed.map(|((index, event), delay)| (index + delay, *event)).collect();
             arriving.sort_by_key(|(at, _)| *at);
             let mut shuffled = Document::new();
             for (number, (_, (change, seq))) in arriving.iter().enumerate() {
                 apply(&mut shuffled, *change, *seq);
-                // Some old one comes again.
+                // An earlier event comes again.
                 let (_, (again, of)) = arriving[number * 7 / 11];
                 apply(&mut shuffled, again, of);
             }
@@ -348,16 +348,16 @@ mod tests {
     }
 
     proptest! {
-        /// What clients see is what a person would say who hears the events in their order.
+        /// Clients see what a reader of the events in their order would expect.
         #[test]
         fn a_suspension_ends_only_if_its_time_is_still_the_one_that_was_set(
-            told in prop_oneof![prop::collection::vec(change(), 0..8), many_changes()],
+            history in prop_oneof![prop::collection::vec(change(), 0..8), many_changes()],
         ) {
             let contact = contact();
             let mut document = entered(&contact, 1);
             let (mut suspended, mut until) = (contact.bot_suspended, contact.bot_suspend_until);
-            for ((change, seq), told) in changes(&told).into_iter().zip(&told) {
-                match told {
+            for ((change, seq), event) in changes(&history).into_iter().zip(&history) {
+                match event {
                     Ok(patch) => {
                         suspended = patch.bot_suspended.unwrap_or(suspended);
                         until = patch.bot_suspend_until.unwrap_or(until);

@@ -2,37 +2,35 @@
 //! marks. A pure fold over events that gives the same result in any order and however often an
 //! event comes. No I/O.
 //!
-//! Counting is not idempotent by nature, so the fold remembers what it has counted: every effect
-//! above `floor` stands in `tail` with its sequence. `floor` follows the consumer's ack floor,
-//! below which no event is outstanding; what lies under it is folded into the base and can come
-//! again only as a repetition, which is ignored.
+//! Counting is not idempotent by nature, so the fold remembers what it has counted: `tail` has
+//! every effect above `floor` with its sequence. `floor` follows the consumer's ack floor, below
+//! which no event is outstanding. Effects below `floor` are folded into the base. Such an event can
+//! come again only as a repetition, which is ignored.
 
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Bson, DateTime, Document, doc};
 
 use crate::mongo::document::long;
 
-/// Read marks that are kept. Only a message that is applied late needs an old one, and it is late
-/// by far fewer reads.
+/// Read marks that a conversation keeps at most. Beyond that the oldest is dropped. Only a message
+/// that is applied late needs an old mark, and no message is late by this many reads.
 const MAX_MARKS: usize = 64;
 
 /// What one event does to a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// A message was created at `seq`.
     Created {
         seq: i64,
         id: ObjectId,
         unread: bool,
     },
-    /// The message created at `of` was deleted at `seq`: the first delete that the view knows of,
-    /// whichever came.
+    /// The message created at `of` was deleted at `seq`, by the first delete that the view knows.
     Deleted { seq: i64, of: i64, unread: bool },
-    /// Everything before `seq` was read.
+    /// All messages before `seq` were read.
     Read { seq: i64, at: DateTime },
 }
 
-/// An effect on the counters that stands above the floor.
+/// An effect on the counters with a sequence above the floor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Entry {
     seq: i64,
@@ -40,27 +38,27 @@ struct Entry {
     of: i64,
     /// +1 or -1.
     sign: i64,
-    /// Whether it counts as unread, as long as no mark lies above `of`.
+    /// Whether the message counts as unread as long as no mark is above `of`.
     unread: bool,
 }
 
 /// The state of one conversation on one platform.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Conversation {
-    /// Written with each change; a write on an older one is refused.
+    /// Grows with each write. A write onto an older revision is refused.
     pub revision: i64,
-    /// The newest message's sequence and id; `None` when there is none, or it was deleted and must
-    /// be looked for.
+    /// The newest message's sequence and id. `None` if there is no message, or if the newest one was
+    /// deleted and its successor must be looked for.
     pub latest: Option<(i64, ObjectId)>,
-    /// The newest message was deleted: look for the newest that is left.
+    /// The newest message was deleted, so the caller must look for the newest one that is left.
     pub latest_is_stale: bool,
     floor: i64,
     base_total: i64,
     base_unread: i64,
     tail: Vec<Entry>,
     marks: Vec<(i64, DateTime)>,
-    /// The newest mark at or under the floor. It is settled, and so is every message before it:
-    /// those are there, and marked.
+    /// The newest mark at or under the floor. This mark is settled, and so is every message before
+    /// it: all of them are in the view, and marked.
     read_to: i64,
 }
 
@@ -70,7 +68,7 @@ impl Conversation {
         self.base_total + self.tail.iter().map(|e| e.sign).sum::<i64>()
     }
 
-    /// Inbound ones of them that nobody has read.
+    /// Inbound messages that are neither deleted nor read.
     pub fn unread(&self) -> i64 {
         let mark = self.last_mark();
         self.base_unread
@@ -82,13 +80,13 @@ impl Conversation {
                 .sum::<i64>()
     }
 
-    /// The first mark above a message: when it was read.
+    /// The first mark above a message: the mark's sequence and time.
     pub fn read_at(&self, seq: i64) -> Option<(i64, DateTime)> {
         self.marks.iter().find(|(mark, _)| *mark > seq).copied()
     }
 
-    /// Below this sequence a mark has nothing to do: every message there is marked, and none is to
-    /// come. 0 before that is known.
+    /// Below this sequence every message is marked, and no further message is to come. 0 if that is
+    /// not known of any sequence.
     pub fn read_to(&self) -> i64 {
         self.read_to
     }
@@ -97,7 +95,7 @@ impl Conversation {
         self.marks.last().map_or(0, |(seq, _)| *seq)
     }
 
-    /// Applies an effect; false if it was known.
+    /// Applies an effect. Returns false if the effect was known.
     pub fn apply(&mut self, effect: Effect) -> bool {
         match effect {
             Effect::Created { seq, id, unread } => {
@@ -115,7 +113,7 @@ impl Conversation {
                 new
             }
             Effect::Deleted { seq, of, unread } => {
-                // A message is deleted once, by the first of several deletes.
+                // Only the first of several deletes counts.
                 if self
                     .tail
                     .iter()
@@ -160,8 +158,8 @@ impl Conversation {
         true
     }
 
-    /// Folds what lies at or under `settled_to` into the base: no event there is outstanding any
-    /// more.
+    /// Folds all effects up to `settled_to` into the base. The caller must know that no event up to
+    /// there is outstanding: otherwise that event would never be counted.
     pub fn compact(&mut self, settled_to: i64) {
         if settled_to <= self.floor {
             return;
@@ -177,8 +175,8 @@ impl Conversation {
             .sum::<i64>();
         self.tail = above;
         self.floor = settled_to;
-        // Kept beside the marks: of those the oldest are dropped, also when all that are left stand
-        // above the floor.
+        // `read_to` is kept beside the marks. Because the oldest marks are dropped, all that are left
+        // may be above the floor.
         let settled = self
             .marks
             .iter()
@@ -210,7 +208,7 @@ impl Conversation {
         }
     }
 
-    /// Reads a document back. A damaged one counts anew from what it can read.
+    /// Reads a document back. A damaged document counts anew from the readable part.
     pub fn from_document(document: &Document) -> Conversation {
         let empty = Document::new();
         let fold = document.get_document("fold").unwrap_or(&empty);
@@ -253,7 +251,7 @@ impl Conversation {
     }
 }
 
-/// An ack floor as the fold wants it.
+/// An ack floor as a floor of the fold.
 pub fn floor(settled_to: u64) -> i64 {
     long(settled_to)
 }
@@ -264,7 +262,7 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-    /// A history in sequence order: what the counters must say, computed by hand.
+    /// Effects in the order of their sequences.
     fn history() -> impl Strategy<Value = Vec<Effect>> {
         prop::collection::vec((0..5u8, any::<prop::sample::Index>(), any::<bool>()), 1..30)
             .prop_map(|steps| {
@@ -344,7 +342,8 @@ mod tests {
         }
     }
 
-    /// A step of a replica with an event: when, its sequence, whether it is the second of the two.
+    /// A step of a replica with an event: the time, the event's sequence, and whether this is the
+    /// second of the event's two steps.
     type Turn = (i64, i64, bool);
 
     /// Replicas at work on the events 1 to `count`, each event in two steps, and some with two
@@ -363,8 +362,8 @@ mod tests {
     }
 
     proptest! {
-        /// Messages are inserted, then folded, and then marked if they were late; marks are folded,
-        /// and then mark what is there.
+        /// Messages are inserted, then folded, and then marked if they were late. Marks are folded,
+        /// and then mark the messages that are there.
         #[test]
         fn a_mark_that_begins_where_the_last_settled_one_ended_leaves_out_nothing(
             kinds in prop::collection::vec(any::<bool>(), 1..60),
@@ -372,7 +371,7 @@ mod tests {
         ) {
             let kind = |seq: i64| kinds[seq as usize - 1];
             let mut conversation = Conversation::default();
-            // What is there: by sequence, the mark that read it.
+            // The messages that are there, by sequence, each with the mark that read it.
             let mut messages: BTreeMap<i64, Option<i64>> = BTreeMap::new();
             let mut done: BTreeSet<i64> = BTreeSet::new();
             let mut begun: HashMap<i64, i64> = HashMap::new();

@@ -1,86 +1,87 @@
-//! Until when the bot is silent for a contact. `contact.bot_resumed` lifts a suspension only while
-//! its `until` is still the one that staff have set last before it, and events come in any order;
-//! so a contact's document remembers what it was told about that, by sequence, and what holds is
-//! told from all of it. Pure; knows no clock.
+//! Until when the bot is silent for a contact. The event `contact.bot_resumed` lifts a suspension
+//! only if its `until` is the one that staff set last before this event. Because events come in any
+//! order, a contact's document remembers the changes by sequence, and the present state is computed
+//! from all of them. No I/O, no clock.
 
 use mongodb::bson::{Bson, DateTime, Document, doc};
 
-/// Where it is remembered, beside what clients see.
+/// The field that remembers the changes. Clients do not see this field.
 pub const FIELD: &str = "suspension";
-/// What clients see.
+/// The fields that clients see.
 const SUSPENDED: &str = "botSuspended";
 const UNTIL: &str = "botSuspendUntil";
-/// The newest changes that are remembered one by one, by sequence. More than can be on their way at
-/// once; what they led to that came before them is remembered as a whole.
+/// How many of the newest changes are remembered one by one. Older changes are remembered only by
+/// the state that they led to. A change that arrives after this many newer ones is ignored; that
+/// many are never on their way at once.
 pub const KEPT: usize = 32;
 
-/// One thing that the document was told.
+/// One change of a suspension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
-    /// Staff have set `botSuspendUntil`, or taken it away.
+pub enum Change {
+    /// Staff set or removed `botSuspendUntil`.
     Until(Option<DateTime>),
-    /// A suspension until this time is over.
+    /// The suspension until this time is over.
     Resumed(DateTime),
 }
 
-/// What holds after some changes.
+/// The state after some changes.
 #[derive(Clone, Copy, Default)]
 struct State {
     until: Option<DateTime>,
-    /// The sequence that lifted a suspension last.
+    /// The sequence of the last change that lifted a suspension.
     lifted: Option<i64>,
 }
 
 impl State {
-    /// The next change by sequence.
-    fn tell(&mut self, seq: i64, told: Told) {
-        match told {
-            Told::Until(until) => self.until = until,
-            Told::Resumed(of) if self.until == Some(of) => {
+    /// Applies the next change by sequence.
+    fn apply(&mut self, seq: i64, change: Change) {
+        match change {
+            Change::Until(until) => self.until = until,
+            Change::Resumed(of) if self.until == Some(of) => {
                 *self = State {
                     until: None,
                     lifted: Some(seq),
                 }
             }
-            Told::Resumed(_) => {}
+            Change::Resumed(_) => {}
         }
     }
 }
 
 /// What a contact's document remembers.
 struct Memory {
-    /// `botSuspended` as it was entered or edited last.
+    /// `botSuspended` as last entered or edited.
     suspended: Option<bool>,
-    /// What all changes up to `folded_to` led to.
+    /// The state after all changes up to `folded_to`.
     base: State,
-    /// The newest of them; 0 is before any.
+    /// The sequence of the newest change in `base`. 0 means that `base` has none.
     folded_to: i64,
-    /// Those after it, by sequence.
-    changes: Vec<(i64, Told)>,
+    /// The changes after `folded_to`, by sequence.
+    changes: Vec<(i64, Change)>,
 }
 
-/// Adds a change to what the document remembers; false if it is known, or so late that newer ones
-/// have been folded.
-pub fn note(document: &mut Document, told: Told, seq: i64) -> bool {
+/// Adds a change to the document's memory. Returns false if the change is known, or so late that
+/// newer changes have been folded.
+pub fn record(document: &mut Document, change: Change, seq: i64) -> bool {
     let mut memory = Memory::of(document);
     if seq <= memory.folded_to {
         return false;
     }
-    let Err(place) = memory.changes.binary_search_by_key(&seq, |(seq, _)| *seq) else {
+    let Err(index) = memory.changes.binary_search_by_key(&seq, |(seq, _)| *seq) else {
         return false;
     };
-    memory.changes.insert(place, (seq, told));
+    memory.changes.insert(index, (seq, change));
     let surplus = memory.changes.len().saturating_sub(KEPT);
-    for (seq, told) in memory.changes.drain(..surplus) {
-        memory.base.tell(seq, told);
+    for (seq, change) in memory.changes.drain(..surplus) {
+        memory.base.apply(seq, change);
         memory.folded_to = seq;
     }
     memory.write(document);
     true
 }
 
-/// `botSuspended` has been entered or edited.
-pub fn note_suspended(document: &mut Document, suspended: Option<bool>) {
+/// Records `botSuspended` as entered or edited.
+pub fn record_suspended(document: &mut Document, suspended: Option<bool>) {
     if document.contains_key(FIELD) {
         let memory = Memory {
             suspended,
@@ -90,17 +91,19 @@ pub fn note_suspended(document: &mut Document, suspended: Option<bool>) {
     }
 }
 
-/// Writes what holds into the document's fields. `edited` is the sequence that set `botSuspended`.
-pub fn settle(document: &mut Document, edited: Option<i64>) {
+/// Writes the present state into the fields that clients see. `edited` is the sequence that set
+/// `botSuspended`.
+pub fn write_state(document: &mut Document, edited: Option<i64>) {
     if !document.contains_key(FIELD) {
         return;
     }
     let memory = Memory::of(document);
     let mut state = memory.base;
-    for (seq, told) in &memory.changes {
-        state.tell(*seq, *told);
+    for (seq, change) in &memory.changes {
+        state.apply(*seq, *change);
     }
-    // None is before any sequence: a shell that has no word of it is lifted too.
+    // `None` sorts before any sequence. So the suspension of a placeholder whose `botSuspended` is
+    // unknown is lifted too.
     let suspended = if state.lifted > edited {
         Some(false)
     } else {
@@ -118,7 +121,7 @@ fn put(document: &mut Document, name: &str, value: Option<Bson>) {
 }
 
 impl Memory {
-    /// Before anything was told, it is what the fields say.
+    /// Without a recorded change, the memory is what the fields say.
     fn of(document: &Document) -> Memory {
         let Ok(kept) = document.get_document(FIELD) else {
             let applied = document
@@ -128,7 +131,7 @@ impl Memory {
             let seq = applied.or(document.get_i64("seq").ok()).unwrap_or_default();
             let until = document.get_datetime(UNTIL).ok().copied();
             let changes = until
-                .map(|until| (seq, Told::Until(Some(until))))
+                .map(|until| (seq, Change::Until(Some(until))))
                 .into_iter()
                 .collect();
             return Memory {
@@ -140,17 +143,17 @@ impl Memory {
         };
         let change = |entry: &Bson| {
             let entry = entry.as_document()?;
-            let told = match entry.get_datetime("resumed") {
-                Ok(of) => Told::Resumed(*of),
-                Err(_) => Told::Until(entry.get_datetime("until").ok().copied()),
+            let change = match entry.get_datetime("resumed") {
+                Ok(of) => Change::Resumed(*of),
+                Err(_) => Change::Until(entry.get_datetime("until").ok().copied()),
             };
-            Some((entry.get_i64("seq").ok()?, told))
+            Some((entry.get_i64("seq").ok()?, change))
         };
         let changes = kept
             .get_array("changes")
             .map(|all| all.iter().filter_map(change).collect())
             .unwrap_or_default();
-        // Documents from before there was a base have none.
+        // Documents of earlier versions have no base.
         let empty = Document::new();
         let base = kept.get_document("base").unwrap_or(&empty);
         let state = State {
@@ -167,11 +170,11 @@ impl Memory {
     }
 
     fn write(&self, document: &mut Document) {
-        let change = |(seq, told): &(i64, Told)| match told {
-            Told::Until(until) => {
+        let change = |(seq, change): &(i64, Change)| match change {
+            Change::Until(until) => {
                 doc! {"seq": seq, "until": until.map_or(Bson::Null, Bson::DateTime)}
             }
-            Told::Resumed(of) => doc! {"seq": seq, "resumed": *of},
+            Change::Resumed(of) => doc! {"seq": seq, "resumed": *of},
         };
         let changes: Vec<Document> = self.changes.iter().map(change).collect();
         let State { until, lifted } = self.base;

@@ -1,5 +1,5 @@
-//! How a company kept its promises: a pure fold over what was accepted, and the targets that held
-//! when. No queries, no clock.
+//! How well a company kept its targets: a pure fold over the accepted messages and the history of
+//! the targets. No queries, no clock.
 
 use std::collections::HashMap;
 
@@ -10,27 +10,25 @@ use mongodb::bson::oid::ObjectId;
 /// A change of a company's targets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// The event's sequence.
     pub seq: i64,
-    /// From when on, in ms since 1970.
+    /// The targets hold from this time on, in ms since 1970.
     pub at: i64,
-    /// To what.
     pub targets: SlaTargets,
 }
 
-/// A company's targets over time: each holds for what is accepted from its change on, so a change
-/// makes nothing late that was not.
+/// A company's targets over time. A change holds for messages that are accepted after it, so it makes
+/// no earlier message late.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Targets(Vec<Change>);
 
 impl Targets {
-    /// Of the changes, in any order.
+    /// From the changes in any order.
     pub fn of(mut changes: Vec<Change>) -> Targets {
         changes.sort_by_key(|change| change.seq);
         Targets(changes)
     }
 
-    /// What holds now.
+    /// The targets that hold now.
     pub fn current(&self) -> SlaTargets {
         self.0
             .last()
@@ -38,7 +36,7 @@ impl Targets {
             .unwrap_or_default()
     }
 
-    /// What holds for what was accepted at a moment.
+    /// The targets for a message that was accepted at this time.
     pub fn at(&self, accepted_at: i64) -> SlaTargets {
         self.0
             .iter()
@@ -48,8 +46,9 @@ impl Targets {
             .unwrap_or_default()
     }
 
-    /// Targets for deliveries, but the default, that something can have missed after `from` and not
-    /// after `to`: those that held when it must have been accepted for that.
+    /// The delivery targets that a message can have missed after `from` and not after `to`. These are
+    /// the targets that held when such a message must have been accepted. The default target is not
+    /// among them.
     pub fn delivery_seconds_passing(&self, from: i64, to: i64) -> Vec<u32> {
         let mut passing = Vec::new();
         let mut replaced_at = i64::MAX;
@@ -66,7 +65,7 @@ impl Targets {
     }
 }
 
-/// What a message is to the one who waits for an answer.
+/// What a message is to a customer who waits for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A customer wrote it.
@@ -75,33 +74,28 @@ pub enum Kind {
     Answered,
     /// The company's bot sent it.
     AnsweredByBot,
-    /// Neither.
     Other,
 }
 
 /// How far a delivery has come.
 #[derive(Clone, Copy, Debug)]
 pub struct Step {
-    /// Where it stands.
     pub state: DeliveryState,
-    /// When the bot took it.
+    /// When the bot took the message.
     pub delivered_at: Option<i64>,
 }
 
 /// What the fold knows of a message. Times are in ms since 1970.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
-    /// Its place in the log, and so its order.
+    /// The sequence in the log, which orders the rows.
     pub seq: i64,
-    /// With the platform: its conversation.
+    /// Contact and platform name the conversation.
     pub contact: ObjectId,
-    /// The channel.
     pub platform: Platform,
-    /// Who wrote it to whom.
     pub kind: Kind,
-    /// When it was accepted.
     pub accepted_at: i64,
-    /// On messages for the bot.
+    /// `None` for a message that is not for the bot.
     pub delivery: Option<Step>,
     /// Whether a breach was reported.
     pub breached: bool,
@@ -110,16 +104,14 @@ pub struct Row {
 /// What the fold counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Tally {
-    /// From accepted to taken by the bot.
+    /// The time from accepted to taken by the bot.
     pub delivered: Percentiles,
-    /// Deliveries.
     pub delivery: DeliveryCounts,
-    /// Answers.
     pub first_response: FirstResponse,
 }
 
-/// Counts what was accepted in a range that ends at `end`, as it is at `now`. Puts the rows into
-/// the log's order.
+/// Counts the messages that were accepted in a range that ends at `end`, as they are at `now`. Sorts
+/// the rows into the log's order.
 pub fn tally(rows: &mut [Row], targets: &Targets, now: i64, end: i64) -> Tally {
     rows.sort_unstable_by_key(|row| row.seq);
     let mut took = Vec::new();
@@ -194,7 +186,8 @@ fn ms(seconds: u32) -> u64 {
     u64::from(seconds) * 1_000
 }
 
-/// Clocks of two machines may differ; nothing takes less than no time.
+/// The time between two moments, at least 0. Because clocks of two machines differ, `later` may be
+/// the earlier one.
 fn since(later: i64, earlier: i64) -> u64 {
     u64::try_from(later.saturating_sub(earlier)).unwrap_or(0)
 }
@@ -210,7 +203,7 @@ fn percentiles(mut took: Vec<u64>) -> Percentiles {
     })
 }
 
-/// Builds [`Percentiles`]; the contract's type knows no arithmetic.
+/// Builds [`Percentiles`]. The contract's type has no arithmetic of its own.
 pub trait ByRank {
     /// From the number of values, and the value of each rank from 1.
     fn of(count: u64, value: impl Fn(u64) -> Option<u64>) -> Self;

@@ -1,4 +1,4 @@
-//! The fold against one that asks the same of every message by itself.
+//! Compares the fold with a naive one that looks at every message by itself.
 
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -18,7 +18,7 @@ fn targets() -> Targets {
             first_response_seconds,
         },
     };
-    // The later one by sequence is the later one, whatever order they come in.
+    // The later change by sequence holds, in whatever order the changes come.
     Targets::of(vec![change(9, CHANGED_AT, 5, 20), change(2, 10_000, 7, 30)])
 }
 
@@ -56,7 +56,7 @@ fn row() -> impl Strategy<Value = Row> {
         )
 }
 
-/// In the order of the log, each second about as old as its neighbours.
+/// Rows in the order of the log.
 fn rows() -> impl Strategy<Value = Vec<Row>> {
     prop::collection::vec(row(), 0..60).prop_map(|mut rows| {
         rows.sort_by_key(|row| row.accepted_at);
@@ -67,7 +67,7 @@ fn rows() -> impl Strategy<Value = Vec<Row>> {
     })
 }
 
-/// The target that holds: said once more, without a history.
+/// The targets that hold at a time, without a history.
 fn target(at: i64) -> (i64, i64) {
     match at {
         CHANGED_AT.. => (5_000, 20_000),
@@ -76,7 +76,7 @@ fn target(at: i64) -> (i64, i64) {
     }
 }
 
-/// Each wait: when it began, and who ended it when.
+/// Each wait: when it began, and the message that ended it.
 fn waits(rows: &[Row]) -> Vec<(i64, Option<Row>)> {
     let same = |a: &Row, b: &Row| {
         (a.contact, a.platform) == (b.contact, b.platform) && a.kind != Kind::Other
@@ -97,7 +97,7 @@ fn waits(rows: &[Row]) -> Vec<(i64, Option<Row>)> {
         .collect()
 }
 
-/// The smallest value that at least so many percent do not exceed.
+/// The smallest value that at least `percent` percent of the values do not exceed.
 fn naive_percentile(values: &[u64], percent: usize) -> Option<u64> {
     values
         .iter()
@@ -118,7 +118,7 @@ fn naive(values: &[u64]) -> Percentiles {
 
 proptest! {
     #[test]
-    fn deliveries_are_counted_as_one_by_one(rows in rows()) {
+    fn deliveries_are_counted_as_by_the_naive_fold(rows in rows()) {
         let got = tally(&mut rows.clone(), &targets(), NOW, END);
         let all: Vec<(&Row, Step)> = rows.iter().filter_map(|r| Some((r, r.delivery?))).collect();
         let count = |is: &dyn Fn(&Row, &Step) -> bool| all.iter().filter(|(r, s)| is(r, s)).count() as u64;
@@ -144,7 +144,7 @@ proptest! {
     }
 
     #[test]
-    fn waits_are_counted_as_one_by_one(rows in rows()) {
+    fn waits_are_counted_as_by_the_naive_fold(rows in rows()) {
         let got = tally(&mut rows.clone(), &targets(), NOW, END).first_response;
         let waits = waits(&rows);
         let answered: Vec<(i64, i64)> = waits.iter().filter_map(|(began, end)| Some((*began, (*end)?)))
@@ -163,7 +163,7 @@ proptest! {
     }
 
     #[test]
-    fn the_targets_that_pass_in_a_time_are_those_that_hold_for_something_accepted_so_long_before(
+    fn targets_that_pass_in_a_time_are_those_that_held_for_a_message_accepted_that_much_earlier(
         changes in prop::collection::vec((0i64..6_000, 1u32..5), 0..8),
         (from, long) in (0i64..8_000, 0i64..200),
     ) {
@@ -180,7 +180,7 @@ proptest! {
     }
 
     #[test]
-    fn the_order_of_reading_makes_no_difference(rows in rows(), seed in any::<prop::sample::Index>()) {
+    fn the_order_of_rows_makes_no_difference(rows in rows(), seed in any::<prop::sample::Index>()) {
         let mut turned = rows.clone();
         turned.reverse();
         turned.rotate_left(if rows.is_empty() { 0 } else { seed.index(rows.len()) });
@@ -189,7 +189,7 @@ proptest! {
 }
 
 #[test]
-fn a_sweep_asks_for_no_target_that_was_given_up_long_ago() {
+fn a_sweep_asks_for_no_target_that_was_replaced_long_ago() {
     let change = |seq: i64| Change {
         seq,
         at: seq * 1_000,
@@ -203,7 +203,7 @@ fn a_sweep_asks_for_no_target_that_was_given_up_long_ago() {
 }
 
 #[test]
-fn a_conversation_as_it_happens() {
+fn waits_of_one_conversation_are_counted() {
     let at = |seq: i64, kind| Row {
         seq,
         contact: ObjectId::from_bytes([1; 12]),
@@ -227,7 +227,7 @@ fn a_conversation_as_it_happens() {
     ];
     let mut rows: Vec<Row> = (1..).zip(kinds).map(|(seq, kind)| at(seq, kind)).collect();
     let counts = tally(&mut rows, &Targets::default(), 60_000, 60_000).first_response;
-    // Asked in second 2, answered in 4; the bot answered in 7; since 9 somebody waits.
+    // Asked in second 2, answered in 4. The bot answered in 7. Since second 9 the customer waits.
     assert_eq!((counts.times.count, counts.times.p50_ms), (1, Some(2_000)));
     assert_eq!(
         (
