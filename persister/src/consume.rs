@@ -1,4 +1,5 @@
-//! From the log into the view: batches, retries while MongoDB is away, outcomes to those who wait.
+//! Takes batches from the log into the view, retries while MongoDB is away, and sends outcomes to the
+//! callers that wait for them. Decides nothing about an event; see `view`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,30 +14,30 @@ use runtime::service::health::Health;
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::mongo::{DatabaseError, limited};
+use crate::mongo::client::{DatabaseError, limited};
 use crate::view::{Stored, Verdict, View};
 
-/// Events written in one go.
+/// Events of one batch at most.
 const MAX_BATCH: usize = 2_000;
-/// Under load, how long a batch is gathered: many messages of a conversation then share one write
-/// of it.
+/// How long a batch is gathered under load. Many messages of a conversation then share one write of
+/// the conversation.
 const GATHER: Duration = Duration::from_millis(250);
-/// Where it reads.
+/// The consumer that all replicas share.
 pub const SOURCE: Source = Source {
     stream: inventory::EVENTS,
     consumer: inventory::PERSISTER,
     prefetch: 2 * MAX_BATCH,
 };
-/// Below the consumer's ack wait: so long a batch is kept and tried again here before it is given
-/// back.
+/// How long a batch is kept and tried again here. Beyond that the batch is given back. This time is
+/// shorter than the consumer's ack wait.
 const KEEP: Duration = Duration::from_secs(12);
-/// Pause between tries while MongoDB is away.
+/// The pause between tries while MongoDB is away.
 const PAUSE: Duration = Duration::from_millis(500);
-/// What was given back comes again after this.
+/// When a batch that was given back comes again.
 const GIVE_BACK: Duration = Duration::from_secs(1);
 
-/// Consumes until stopped. Begins once the unique indexes are there: without them a repeated key
-/// would be stored twice.
+/// Consumes until the stop. Begins once the unique indexes are there. Otherwise a repeated key would
+/// be stored twice.
 pub async fn run(connection: Connection, health: Health, view: View, stop: CancellationToken) {
     while let Err(e) = limited(view.create_indexes()).await {
         warn!(error = %e, "nothing is consumed before the indexes are made");
@@ -64,7 +65,9 @@ async fn write(
     stop: &CancellationToken,
 ) -> Vec<Settle> {
     let stored: Vec<Stored> = batch.iter().map(stored).collect();
-    // Not knowing it only keeps the folds of conversations longer.
+    // Without an answer, 0 is safe: conversations are only compacted later. The floor that `Progress`
+    // keeps is not. Right after a reset of the consumer, for a rebuild, that floor is the one from
+    // before. Compacting up to it would ignore the events that other replicas have not applied yet.
     let settled_to = worker::lag(connection, SOURCE)
         .await
         .map_or(0, |lag| lag.settled_to);
@@ -72,8 +75,8 @@ async fn write(
     let verdicts = loop {
         let applied = match view.apply(&stored, settled_to).await {
             Err(DatabaseError::Refused(_)) => {
-                // Why goes into the dead letter's header: it may quote the document, which is not
-                // for logs.
+                // The error may quote the document. So it goes into the header of the dead letter,
+                // and not into this log line.
                 warn!(
                     events = stored.len(),
                     "MongoDB will never take something in this batch; each event by itself"
@@ -117,13 +120,10 @@ async fn write(
 }
 
 fn stored(d: &Delivery) -> Stored {
-    let place = d
-        .header(header::EVENT_SEQ)
-        .and_then(|seq| seq.parse().ok())
-        .filter(|first| *first < d.stream_seq);
+    let log_position = header::log_position(&d.stream, d.stream_seq, |name| d.header(name));
     Stored {
         seq: d.stream_seq,
-        place: place.unwrap_or(d.stream_seq),
+        log_position: log_position.unwrap_or(d.stream_seq),
         subject: d.subject.to_string(),
         payload: d.payload.clone(),
     }

@@ -1,7 +1,7 @@
 //! How long messages take from accepted to persisted: histograms by company, platform and minute.
-//! They are no part of the view, for the log does not say when something was persisted: a rebuild
-//! brings none back. They are kept in memory and written now and then, so that no batch waits for
-//! them; what a killed process had not written is not counted.
+//! The histograms are no part of the view. Because the log does not say when a message was
+//! persisted, a rebuild does not bring them back. They are gathered in memory and written every few
+//! seconds, so that no batch waits for them. A killed process loses what it had not written.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,34 +17,35 @@ use runtime::CancellationToken;
 use tracing::warn;
 
 use crate::fold::sla::ByRank;
+use crate::mongo::bulk::update_many;
 use crate::mongo::document::oid;
-use crate::mongo::update_many;
 
-/// Upper ends of the histogram's steps, in ms.
+/// Upper ends of the histogram's steps, in ms, each included.
 const STEPS: [u64; 28] = [
     1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1_000, 1_500, 2_000,
     3_000, 5_000, 10_000, 20_000, 60_000, 120_000, 300_000, 600_000,
 ];
-/// What took longer is not measured: it is a rebuild, or comes after an outage that staff know of.
+/// The longest latency that is counted, in ms. A longer one is of a rebuild, or of an outage that
+/// staff know of.
 const LONGEST_MS: u64 = 600_000;
-/// A histogram is of the messages accepted in one minute.
+/// The time that one histogram covers, in ms.
 const MINUTE_MS: i64 = 60_000;
-/// How often they are written.
+/// How often the histograms are written.
 const WRITE_EVERY: Duration = Duration::from_secs(5);
-/// Histograms kept in memory until then; of more nothing is counted.
+/// Histograms in memory at most. Beyond that, messages of further histograms are not counted.
 const MAX_KEPT: usize = 20_000;
-/// How long MongoDB keeps one: the longest report, and a day.
+/// How long MongoDB keeps a histogram: the range of the longest report, and a day.
 pub const KEPT: Duration = Duration::from_secs((contract::query::MAX_REPORT_DAYS + 1) * 86_400);
 
 type Histograms = HashMap<(Id, Platform, i64), [u32; STEPS.len()]>;
 
-/// What was measured and is not written yet. Cloning shares it.
+/// The histograms that are not written yet. Cloning shares them.
 #[derive(Clone, Default)]
 pub struct Latencies(Arc<Mutex<Histograms>>);
 
 impl Latencies {
     /// Counts a message that is persisted now.
-    pub fn note(&self, company: Id, platform: Platform, accepted_at: Timestamp, now: Timestamp) {
+    pub fn count(&self, company: Id, platform: Platform, accepted_at: Timestamp, now: Timestamp) {
         let Some(step) = step(now.since(accepted_at).as_millis() as u64) else {
             return;
         };
@@ -57,7 +58,7 @@ impl Latencies {
         kept.entry(key).or_insert([0; STEPS.len()])[step] += 1;
     }
 
-    /// Writes what was measured, until stopped, and then once more.
+    /// Writes the histograms every few seconds until the stop, and then once more.
     pub async fn write(self, collection: Collection<Document>, stop: CancellationToken) {
         loop {
             let stopped = stop
@@ -72,7 +73,7 @@ impl Latencies {
             if !updates.is_empty()
                 && let Err(error) = update_many(&collection, updates).await
             {
-                // Not tried again: part of it may be written, and would count twice.
+                // Not tried again. Otherwise the part that is written would count twice.
                 counter!("persist_latencies_lost_total").increment(1);
                 warn!(%error, "how long messages took to be persisted is not written");
             }
@@ -111,8 +112,8 @@ fn update(
     }
 }
 
-/// The pipeline that adds up a company's histograms for what was accepted in a range;
-/// [`percentiles`] reads its one document.
+/// The pipeline that adds up a company's histograms of a range. [`percentiles`] reads its one
+/// document.
 pub fn sum(
     company: Id,
     platform: Option<Platform>,
@@ -136,7 +137,7 @@ pub fn sum(
     vec![doc! {"$match": filter}, doc! {"$group": group}]
 }
 
-/// Of a sum. Each is the end of its step, so at most one step too long.
+/// The percentiles of a sum. Each is the upper end of a step, so at most one step too long.
 pub fn percentiles(sum: Option<&Document>) -> Percentiles {
     let count = |step: usize| {
         let found = sum.and_then(|sum| sum.get(format!("s{step}")));
@@ -163,7 +164,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn steps_ascend_and_end_where_measuring_does() {
+    fn steps_ascend_up_to_the_longest_latency_that_is_counted() {
         assert!(STEPS.is_sorted() && STEPS.last() == Some(&LONGEST_MS));
         assert_eq!(
             (step(0), step(1), step(2), step(600_000), step(600_001)),
@@ -173,11 +174,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_percentile_is_the_end_of_the_step_of_the_exact_one(mut took in prop::collection::vec(0u64..700_000, 0..200)) {
+        fn a_percentile_is_the_upper_end_of_the_step_of_the_exact_percentile(mut took in prop::collection::vec(0u64..700_000, 0..200)) {
             let latencies = Latencies::default();
             let (company, accepted) = (Id::from_bytes([1; 12]), Timestamp::from_millis(1_700_000_000_123));
             for ms in &took {
-                latencies.note(company, Platform::Web, accepted, accepted.plus(Duration::from_millis(*ms)));
+                latencies.count(company, Platform::Web, accepted, accepted.plus(Duration::from_millis(*ms)));
             }
             let kept = std::mem::take(&mut *latencies.0.lock().unwrap());
             let counts = kept.into_values().next().unwrap_or([0; STEPS.len()]);

@@ -1,6 +1,10 @@
 //! The persister: keeps MongoDB as a view of the log, and answers the other services' queries from
-//! it. The only code that knows MongoDB. Any number of replicas share one consumer, because what
-//! they write does not depend on order.
+//! the view. No other crate depends on a MongoDB driver. Any number of replicas share one consumer,
+//! because their writes do not depend on order.
+//!
+//! `consume` takes batches from the log. `view` writes them, and `fold` has the pure rules for
+//! documents that depend on more than one event. `queries` answers. `mongo` has everything about
+//! MongoDB itself. `progress` knows how far the view is, and `latency` how long messages take.
 
 mod consume;
 mod fold;
@@ -21,15 +25,17 @@ use secrecy::SecretString;
 
 use crate::progress::Progress;
 
-pub use mongo::{DatabaseError, initiate_replica_set};
+pub use mongo::client::DatabaseError;
+pub use mongo::dev::initiate_replica_set;
 pub use view::{Stored, Verdict, View};
 
-/// So many events behind, a persister is not ready: reads would be too old.
+/// How many events a ready persister may be behind. Beyond that reads would be too old, and the
+/// persister is not ready.
 const READY_LAG: u64 = 100_000;
 
 /// Settings of the persister.
 pub struct Config {
-    /// What every service has.
+    /// The settings of every service.
     pub common: Common,
     /// `PERSISTER_PORT`: health and metrics.
     pub port: u16,
@@ -38,14 +44,20 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads them.
+    /// Reads the settings; problems stay in `settings`.
     pub fn read(settings: &mut Settings) -> Config {
         let common = Common::read(settings, "persister");
-        let port = settings.number("PERSISTER_PORT", 4010, 1..=u16::MAX);
-        let mongodb_uri = settings.required(
-            "MONGODB_URI",
-            "such as mongodb://127.0.0.1:27017/petbuddy?replicaSet=rs0",
-        );
+        let port = settings
+            .named("PERSISTER_PORT", "Port for health and metrics.")
+            .port(4010);
+        let mongodb_uri = settings
+            .named(
+                "MONGODB_URI",
+                "The database, with its name. The database must be a replica set.",
+            )
+            .sensitive()
+            .example("mongodb://127.0.0.1:27017/petbuddy?replicaSet=rs0")
+            .required("such as mongodb://127.0.0.1:27017/petbuddy?replicaSet=rs0");
         Config {
             common,
             port,
@@ -57,8 +69,8 @@ impl Config {
 /// Runs until `shutdown`.
 ///
 /// # Errors
-/// The settings cannot work, or a worker ended. A MongoDB or NATS that is away is none: it waits
-/// for them.
+/// The settings cannot work, or a worker ended. A MongoDB or NATS that is away is no error: the
+/// persister waits for it.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), ServiceError> {
     let mut service = Service::start("persister", &config.common, shutdown).await?;
     service.health.expect(&["mongodb", "lag"]);
@@ -69,12 +81,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
         .serve_ops(SocketAddr::new(config.common.host, config.port))
         .await?;
     let progress = Progress::default();
-    queries::answer(&service, &view, progress.clone()).await?;
+    queries::answer(&service, view.collections.clone(), progress.clone()).await?;
     service.spawn(
         "progress",
         progress.watch(service.connection.clone(), service.stop.clone()),
     );
-    let watch = mongo::watch(
+    let watch = mongo::indexes::watch(
         view.database().clone(),
         service.health.clone(),
         service.stop.clone(),
@@ -103,7 +115,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     service.finish().await
 }
 
-/// The process.
+/// Runs the service as a process of its own.
 pub fn main() -> ExitCode {
     service::main(Config::read, run)
 }

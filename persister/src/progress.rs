@@ -1,5 +1,6 @@
-//! How far the view is, for lists that say what they are current to. Looked at several times a
-//! second instead of for each list: an older answer is as true, for the view only grows.
+//! How far the view is, for lists that say how current they are. The consumer is asked several times
+//! a second instead of once a list. An older answer is as true as a new one, because the view only
+//! grows.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,29 +13,30 @@ use runtime::rpc::query::QueryError;
 
 use crate::consume::SOURCE;
 
-/// How often it is looked at.
+/// How often the consumer is asked.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// The consumer's ack floor as it was seen last; 0 before it was.
+/// The consumer's ack floor as last seen. 0 means that the floor was not seen yet.
 #[derive(Clone, Default)]
 pub struct Progress(Arc<AtomicU64>);
 
 impl Progress {
-    /// Every event up to this sequence is in the view, whichever replica wrote it.
+    /// A sequence up to which every event is in the view, whichever replica wrote it.
     ///
     /// # Errors
-    /// It was not seen yet, and the server does not answer.
+    /// The floor was not seen yet, and the server does not answer.
     pub async fn settled_to(&self, connection: &Connection) -> Result<u64, QueryError> {
         match self.0.load(Ordering::Acquire) {
             0 => worker::lag(connection, SOURCE)
                 .await
                 .map(|lag| lag.settled_to)
-                .map_err(QueryError::Unavailable),
+                .map_err(|e| QueryError::Unavailable(e.to_string())),
             seen => Ok(seen),
         }
     }
 
-    /// Looks again and again, until the stop. It follows back too, after a rebuild's reset.
+    /// Follows the ack floor until the stop. The floor goes back when an operator resets the consumer
+    /// for a rebuild.
     pub async fn watch(self, connection: Connection, stop: CancellationToken) {
         let mut tick = tokio::time::interval(LOOK_EVERY);
         while stop.run_until_cancelled(tick.tick()).await.is_some() {

@@ -1,9 +1,9 @@
-//! The form of documents in MongoDB, and the way back to the contract's types. No queries, no
-//! writes.
+//! The form of documents in MongoDB, and the way back to the contract's types. Makes no query and no
+//! write.
 
 use contract::domain::{
-    Attachment, Company, Contact, ContactPatch, Delivery, Integration, Message, Profile, Sealed,
-    ShortText, SlaTargets, Social, StaffRole, User,
+    Attachment, Company, Contact, ContactPatch, Delivery, Integration, Message, Profile, Provider,
+    Sealed, ShortText, SlaTargets, Social, StaffRole, User,
 };
 use contract::event::{Idempotency, MessageDelivery};
 use contract::query::{IntegrationView, RefreshError, Resumable};
@@ -13,22 +13,19 @@ use serde_json::Value as Json;
 
 use crate::fold::sla::{Change, Targets};
 
-/// A document that is not of the view's form; someone else has written it.
+/// A document that does not have the view's form. Somebody else has written it.
 #[derive(Debug, thiserror::Error)]
 #[error("a document of another form: {0}")]
 pub struct BadDocument(String);
 
-/// As MongoDB keeps it.
 pub fn oid(id: Id) -> ObjectId {
     ObjectId::from_bytes(id.bytes())
 }
 
-/// As the contract has it.
 pub fn id(oid: ObjectId) -> Id {
     Id::from_bytes(oid.bytes())
 }
 
-/// As MongoDB keeps it.
 pub fn date(at: Timestamp) -> DateTime {
     DateTime::from_millis(at.millis())
 }
@@ -37,14 +34,30 @@ fn timestamp(at: DateTime) -> Timestamp {
     Timestamp::from_millis(at.timestamp_millis())
 }
 
-/// A stream sequence; below 2^63 for as long as anyone lives.
+/// A stream sequence as MongoDB keeps it. No stream reaches 2^63 messages.
 pub fn long(seq: u64) -> i64 {
     i64::try_from(seq).unwrap_or(i64::MAX)
 }
 
+/// Whether a document belongs to a company.
+pub fn is_of(document: &Document, company: ObjectId) -> bool {
+    document
+        .get_object_id("company_id")
+        .is_ok_and(|of| of == company)
+}
+
+/// The sequence of the first delete of a message, or of its placeholder.
+pub fn deleted_by(message: &Document) -> Option<i64> {
+    message
+        .get_document("applied")
+        .ok()?
+        .get_i64("deleted")
+        .ok()
+}
+
 /// The fields of a message that come from its `message.created` alone. The caller's request is a
-/// unique key only where the platform's own id is none: a bot may well repeat a message with
-/// another key.
+/// unique key only if the platform gave no id of its own. Because a bot may repeat a message under
+/// another request key, the platform's id is the better key.
 pub fn message(
     message: &Message,
     request: Option<&Idempotency>,
@@ -65,7 +78,7 @@ pub fn message(
         "read_at": Bson::Null,
         "created_at": date(message.created_at),
         "updated_at": date(message.created_at),
-        // Unlike `created_at` nobody's word but ours.
+        // `created_at` is the caller's claim. This time is the gateway's own.
         "accepted_at": date(accepted_at),
         "seq": long(seq),
     };
@@ -83,9 +96,9 @@ pub fn message(
     document
 }
 
-/// In front of a free-form name that begins with `$`, or with this. The driver takes a document
-/// such as `{"$oid": …}` for extended JSON, so it would be read as something else, or with others
-/// of its query not at all.
+/// Stands before a free-form name that begins with `$` or with this character. Otherwise the driver
+/// would take a document such as `{"$oid": …}` for extended JSON: the document would be read as
+/// another value, or fail the whole query.
 const ESCAPE: char = '\\';
 
 fn escaped(name: &str) -> String {
@@ -96,12 +109,12 @@ fn escaped(name: &str) -> String {
     }
 }
 
-/// A free-form name as it came.
+/// A free-form name as the caller gave it.
 pub fn unescaped(name: &str) -> &str {
     name.strip_prefix(ESCAPE).unwrap_or(name)
 }
 
-/// Free-form JSON as a document. Whatever the names are, they stay what they are.
+/// Free-form JSON as a document. Every name can be read back unchanged.
 fn free_form(json: &serde_json::Map<String, Json>) -> Document {
     fn bson(json: &Json) -> Bson {
         match json {
@@ -143,7 +156,7 @@ pub fn delivery(delivery: &Delivery) -> Document {
     }
 }
 
-/// Reads fields and remembers which one was wrong.
+/// Reads fields. An error names the field that was wrong.
 struct Fields<'a>(&'a Document);
 
 impl Fields<'_> {
@@ -196,7 +209,7 @@ impl Fields<'_> {
     }
 }
 
-/// What a call to the bot led to.
+/// The result of one call to the bot.
 pub fn attempt(step: &MessageDelivery, company: ObjectId, seq: u64, at: Timestamp) -> Document {
     let delivery = &step.delivery;
     doc! {
@@ -213,7 +226,7 @@ pub fn attempt(step: &MessageDelivery, company: ObjectId, seq: u64, at: Timestam
     }
 }
 
-/// A contact. Its optional parts are kept as they are in JSON, with dates as dates.
+/// A contact. Optional parts have the names of the JSON, and dates are dates.
 pub fn contact(contact: &Contact, seq: u64) -> Document {
     let text = |t: &Option<contract::domain::ShortText>| t.as_ref().map(|t| t.as_str().to_owned());
     let mut document = doc! {
@@ -274,7 +287,7 @@ fn profile(profile: &Profile) -> Document {
     document
 }
 
-/// Of a contact: until when the bot is to be silent.
+/// Reads until when the bot is silent for a contact.
 ///
 /// # Errors
 /// [`BadDocument`]
@@ -287,7 +300,7 @@ pub fn read_resumable(document: &Document) -> Result<Resumable, BadDocument> {
     })
 }
 
-/// The fields that an edit sets, as paths of at most two names; null removes one.
+/// The fields that an edit sets, as paths of at most two names. Null removes a field.
 pub fn contact_edit(patch: &ContactPatch) -> Vec<(String, Bson)> {
     fn text<T>(given: &Option<Option<T>>, write: impl Fn(&T) -> Bson) -> Option<Bson> {
         given
@@ -327,7 +340,8 @@ pub fn contact_edit(patch: &ContactPatch) -> Vec<(String, Bson)> {
         .collect()
 }
 
-/// A company as it registered, without its `_id`. The targets it has chosen come beside it.
+/// A company as it registered, without its `_id`. The company's targets are added beside these
+/// fields.
 pub fn company(company: &Company, seq: u64) -> Document {
     doc! {"name": company.name.as_str(), "created_at": date(company.created_at), "seq": long(seq)}
 }
@@ -369,7 +383,7 @@ pub fn read_targets(company: &Document) -> Targets {
     )
 }
 
-/// A whole company, with the targets that hold now.
+/// A whole company, with its present targets.
 ///
 /// # Errors
 /// [`BadDocument`]
@@ -384,8 +398,13 @@ pub fn read_company(document: &Document) -> Result<Company, BadDocument> {
     })
 }
 
-/// A company's access to a platform. One that was removed leaves its sequence, so that an older
-/// change cannot bring it back.
+/// The `_id` of a company's access to a platform.
+pub fn integration_id(company: Id, provider: Provider) -> String {
+    format!("{company}:{provider}")
+}
+
+/// A company's access to a platform. A removed integration leaves its sequence, so that an older
+/// change cannot bring the integration back.
 pub fn integration(integration: &Integration, seq: u64) -> Document {
     let text = |t: &Option<ShortText>| t.as_ref().map(|t| t.as_str().to_owned());
     let mut document = doc! {
@@ -417,7 +436,7 @@ pub fn integration(integration: &Integration, seq: u64) -> Document {
     document
 }
 
-/// A whole integration, with what is known of a refresh that failed.
+/// A whole integration, with the failure to renew its token, if there is one.
 ///
 /// # Errors
 /// [`BadDocument`]
@@ -427,7 +446,7 @@ pub fn read_integration(
 ) -> Result<IntegrationView, BadDocument> {
     let f = Fields(document);
     let seq = document.get_i64("seq").map_err(|_| f.bad("seq"))?;
-    // A token that was entered since has not failed.
+    // A failure that is older than the token is of an earlier token.
     let failure = failure
         .map(Fields)
         .filter(|failure| failure.0.get_i64("seq").is_ok_and(|failed| failed > seq));
@@ -570,7 +589,7 @@ mod tests {
             (&view.integration, view.seq, view.changed_at),
             (&i, 7, i.updated_at)
         );
-        // What failed before the token was entered is no longer of interest.
+        // A failure from before the token was entered is left out.
         for (failed, seq) in [(6_i64, 7), (9, 9)] {
             let failure = doc! {"error": "HTTP 400", "at": DateTime::from_millis(5), "seq": failed};
             let view = read_integration(&entered, Some(&failure)).unwrap();

@@ -1,23 +1,22 @@
-//! What `petbuddy audit` asks: the bare list of messages, deleted ones included. What is amiss is
-//! for the one who asks to find.
+//! Answers `petbuddy audit`: the bare list of messages, deleted messages included. Judges nothing;
+//! the caller finds what is wrong.
 
 use contract::query::{AuditLine, AuditMessages, AuditPage, MAX_AUDIT, WalkMessages};
 use mongodb::bson::{Document, doc, oid::ObjectId};
 use runtime::rpc::query::QueryError;
 
-use super::Queries;
+use super::reader::Reader;
 use crate::mongo::document::{self, oid};
 
-impl Queries {
-    pub(super) async fn audit(&self, q: AuditMessages) -> Result<Vec<AuditLine>, QueryError> {
+impl Reader {
+    pub async fn audit(&self, q: AuditMessages) -> Result<Vec<AuditLine>, QueryError> {
         if q.ids.len() > MAX_AUDIT as usize {
             return Err(QueryError::Bad(format!("at most {MAX_AUDIT} ids")));
         }
         let ids: Vec<ObjectId> = q.ids.iter().map(|id| oid(*id)).collect();
         let found = self
             .all(
-                self.view
-                    .collections
+                self.collections
                     .messages
                     .find(doc! {"_id": {"$in": ids}})
                     .projection(fields()),
@@ -26,14 +25,13 @@ impl Queries {
         Ok(found.iter().filter_map(line).collect())
     }
 
-    pub(super) async fn walk(&self, q: WalkMessages) -> Result<AuditPage, QueryError> {
+    pub async fn walk(&self, q: WalkMessages) -> Result<AuditPage, QueryError> {
         let limit = q.limit.clamp(1, MAX_AUDIT);
         let filter = q
             .after
             .map(|after| doc! {"_id": {"$gt": oid(after)}})
             .unwrap_or_default();
         let find = self
-            .view
             .collections
             .messages
             .find(filter)
@@ -59,7 +57,7 @@ fn fields() -> Document {
     doc! {"company_id": 1, "seq": 1, "delivery.state": 1, "applied.deleted": 1}
 }
 
-/// `None` for a shell, whose message is not there yet.
+/// `None` for a placeholder.
 fn line(d: &Document) -> Option<AuditLine> {
     Some(AuditLine {
         id: document::id(d.get_object_id("_id").ok()?),

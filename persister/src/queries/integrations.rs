@@ -1,4 +1,4 @@
-//! Companies' access to platforms, and whose tokens are about to expire.
+//! Companies' access to platforms, and the tokens that are about to expire.
 
 use std::collections::HashMap;
 
@@ -10,33 +10,25 @@ use contract::query::{
 use mongodb::bson::{Bson, Document, doc};
 use runtime::rpc::query::QueryError;
 
-use super::{Queries, is_visible, raw, whole};
-use crate::mongo::document;
-use crate::view::integration_id;
+use super::reader::{Reader, is_visible, parsed, raw};
+use crate::mongo::document::{self, integration_id};
 
-impl Queries {
-    pub(super) async fn integration(
-        &self,
-        q: GetIntegration,
-    ) -> Result<IntegrationView, QueryError> {
+impl Reader {
+    pub async fn integration(&self, q: GetIntegration) -> Result<IntegrationView, QueryError> {
         let id = integration_id(q.company_id, q.provider);
         let found = self
-            .find_or_catch_up(
-                &raw(&self.view.collections.integrations),
-                id.clone(),
-                is_visible,
-            )
+            .find_or_catch_up(&raw(&self.collections.integrations), id.clone(), is_visible)
             .await?;
         let failure = self
-            .one(&self.view.collections.refresh_failures, doc! {"_id": id})
+            .one(&self.collections.refresh_failures, doc! {"_id": id})
             .await?;
         Ok(document::read_integration(
-            &whole(&found)?,
+            &parsed(&found)?,
             failure.as_ref(),
         )?)
     }
 
-    pub(super) async fn integrations(
+    pub async fn integrations(
         &self,
         q: ListIntegrations,
     ) -> Result<Vec<IntegrationView>, QueryError> {
@@ -47,8 +39,7 @@ impl Queries {
         let filter = doc! {"_id": {"$in": ids}, "deleted_at": {"$exists": false}};
         self.with_failures(
             self.all(
-                self.view
-                    .collections
+                self.collections
                     .integrations
                     .find(filter)
                     .sort(doc! {"_id": 1}),
@@ -58,7 +49,7 @@ impl Queries {
         .await
     }
 
-    pub(super) async fn expiring(&self, q: ListExpiring) -> Result<ExpiringPage, QueryError> {
+    pub async fn expiring(&self, q: ListExpiring) -> Result<ExpiringPage, QueryError> {
         let filter = doc! {
             "platform": {"$in": ["facebook", "instagram"]}, "deleted_at": {"$exists": false},
             "token_expires_at": {"$gte": document::date(q.from), "$lt": document::date(q.before)},
@@ -66,10 +57,10 @@ impl Queries {
         self.due(filter, q.after, q.limit, |_| true).await
     }
 
-    pub(super) async fn refreshable(&self, q: ListRefreshable) -> Result<ExpiringPage, QueryError> {
+    pub async fn refreshable(&self, q: ListRefreshable) -> Result<ExpiringPage, QueryError> {
         let filter = doc! {
             "platform": q.provider.as_str(), "deleted_at": {"$exists": false}, "refresh_token": {"$exists": true},
-            // So it is also where there is no time.
+            // Matches integrations without a time as well.
             "token_expires_at": {"$not": {"$gte": document::date(q.before)}},
         };
         let again = |view: &IntegrationView| {
@@ -80,7 +71,7 @@ impl Queries {
         self.due(filter, q.after, q.limit, again).await
     }
 
-    /// A page of what a filter finds, less what is not wanted.
+    /// A page of the integrations that a filter finds, without those that are not wanted.
     async fn due(
         &self,
         mut filter: Document,
@@ -95,12 +86,11 @@ impl Queries {
                 doc! {"$gt": integration_id(after.company_id, after.provider)},
             );
         }
-        // Few are, every company has a handful, and it is asked every few minutes at most: no
-        // index.
+        // No index serves this filter: every company has a handful of integrations, and the scheduler
+        // asks every few minutes at most.
         let found = self
             .all(
-                self.view
-                    .collections
+                self.collections
                     .integrations
                     .find(filter)
                     .sort(doc! {"_id": 1})
@@ -131,8 +121,7 @@ impl Queries {
         let ids: Vec<&Bson> = found.iter().filter_map(|d| d.get("_id")).collect();
         let failures = self
             .all(
-                self.view
-                    .collections
+                self.collections
                     .refresh_failures
                     .find(doc! {"_id": {"$in": ids}}),
             )

@@ -1,6 +1,6 @@
-//! Documents as the contract's JSON, straight from what MongoDB sends: a page of messages is
-//! written field by field and never built in memory. Only for documents whose field names are the
-//! contract's; what the view adds for itself is left out.
+//! Writes documents as the contract's JSON, straight from MongoDB's bytes: a page of messages is
+//! written field by field and never built in memory. Works only for documents whose field names are
+//! the contract's. Fields that the view adds for itself are left out.
 
 use contract::Timestamp;
 use mongodb::bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf};
@@ -10,13 +10,13 @@ use serde::ser::{Error, SerializeMap, Serializer};
 use crate::fold::suspension;
 use crate::mongo::document::{self, unescaped};
 
-/// A message, as clients see it.
+/// A message as clients see it.
 pub struct Message(pub RawDocumentBuf);
-/// A contact, as clients see it.
+/// A contact as clients see it.
 pub struct Contact(pub RawDocumentBuf);
 /// A call to the bot.
 pub struct Attempt(pub RawDocumentBuf);
-/// Any other document, whole.
+/// Any other document, with all fields.
 pub struct Document(pub RawDocumentBuf);
 
 impl Serialize for Message {
@@ -51,7 +51,8 @@ impl Serialize for Document {
     }
 }
 
-/// All fields but the hidden ones; those of `extra` stand beside the others, as they came.
+/// Writes all fields but the hidden ones. The fields of `extra` are written beside the others, under
+/// the names that the caller gave.
 fn write<S: Serializer>(
     document: &RawDocument,
     hidden: &[&str],
@@ -166,7 +167,7 @@ mod tests {
                 serde_json::from_str::<contract::domain::Contact>(&text).unwrap(),
                 *c
             );
-            // As the fold of edits reads it.
+            // The fold of edits reads documents this way.
             let bytes = mongodb::bson::serialize_to_vec(&document).unwrap();
             assert_eq!(
                 mongodb::bson::deserialize_from_slice::<mongodb::bson::Document>(&bytes).unwrap(),

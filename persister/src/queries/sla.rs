@@ -1,13 +1,12 @@
-//! Reports on what companies promise, and what has missed its target. What is counted is
-//! `crate::fold::sla`'s.
+//! Reports on companies' targets, and messages that missed a target. The counting is in `fold::sla`.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use contract::domain::{Company, Direction, Platform, Role, SlaTargets};
+use contract::domain::{Direction, Platform, Role, SlaTargets};
 use contract::query::{
-    Backlog, GetCompany, ListOverdue, MAX_OVERDUE, MAX_REPORT_DAYS, MAX_REPORT_MESSAGES, Overdue,
-    OverdueAfter, OverduePage, ReportSla, SlaReport,
+    Backlog, ListOverdue, MAX_OVERDUE, MAX_REPORT_DAYS, MAX_REPORT_MESSAGES, Overdue, OverdueAfter,
+    OverduePage, ReportSla, SlaReport,
 };
 use contract::{Id, Timestamp};
 use futures_util::TryStreamExt;
@@ -17,44 +16,34 @@ use runtime::consume::worker;
 use runtime::rpc::query::QueryError;
 use tokio::time::Instant;
 
-use super::find::MAX_TIME;
-use super::{Queries, is_visible, raw, whole};
+use super::reader::{MAX_TIME, Reader, raw};
 use crate::consume::SOURCE;
 use crate::fold::sla::{Kind, Row, Step, Targets, tally};
 use crate::latency;
+use crate::mongo::client::limited;
 use crate::mongo::document::{self, oid};
-use crate::mongo::{limited, undelivered};
+use crate::mongo::indexes::undelivered;
 
-/// Companies with targets of their own that a sweep can know of.
+/// Companies with targets of their own that a sweep reads at most. Beyond that the sweep takes the
+/// default for the others.
 const MAX_COMPANIES: i64 = 100_000;
-/// A question about what is overdue begins with no other target after this; the one who asked waits
-/// 5 s, and asks for the rest.
+/// After this time a question for overdue messages begins with no further target, and the caller
+/// asks for the rest. Otherwise the answer could come after the 5 s that the caller waits.
 const LOOK_FOR: Duration = Duration::from_secs(2);
-/// Documents of a report that come in one piece.
+/// Documents of a report in one batch of the cursor.
 const REPORT_BATCH: u32 = 10_000;
 
-impl Queries {
-    pub(super) async fn company(&self, q: GetCompany) -> Result<Company, QueryError> {
-        let found = self
-            .find_or_catch_up(
-                &raw(&self.view.collections.companies),
-                oid(q.company_id),
-                is_visible,
-            )
-            .await?;
-        Ok(document::read_company(&whole(&found)?)?)
-    }
-
-    pub(super) async fn sla_report(&self, q: ReportSla) -> Result<SlaReport, QueryError> {
+impl Reader {
+    pub async fn sla_report(&self, q: ReportSla) -> Result<SlaReport, QueryError> {
         if q.to.since(q.from).as_secs() > MAX_REPORT_DAYS * 86_400 || q.from > q.to {
             return Err(QueryError::Bad(format!(
                 "a range has at most {MAX_REPORT_DAYS} days, and begins before it ends"
             )));
         }
-        // First, so that the rest can only know more than it says.
+        // Before the messages are read, so that they are at least as new as `as_of_seq` says.
         let lag = worker::lag(&self.connection, SOURCE)
             .await
-            .map_err(QueryError::Unavailable)?;
+            .map_err(|e| QueryError::Unavailable(e.to_string()))?;
         let now = (self.clock)();
         let (targets, mut rows, backlog, persisted) = tokio::try_join!(
             self.targets(q.company_id),
@@ -89,15 +78,15 @@ impl Queries {
 
     async fn targets(&self, company: Id) -> Result<Targets, QueryError> {
         let found = self
-            .one(&self.view.collections.companies, doc! {"_id": oid(company)})
+            .one(&self.collections.companies, doc! {"_id": oid(company)})
             .await?;
         Ok(found
             .map(|company| document::read_targets(&company))
             .unwrap_or_default())
     }
 
-    /// What was accepted in the range, newest first, and at most one more than a report looks at.
-    /// Deleted messages too: what was promised was promised.
+    /// The messages that were accepted in the range, newest first, and at most one more than a report
+    /// counts. Deleted messages are among them, because their targets held too.
     async fn accepted(&self, q: &ReportSla) -> Result<Vec<Row>, QueryError> {
         let between = doc! {"$gte": document::date(q.from), "$lt": document::date(q.to)};
         let filter = of_platform(
@@ -108,7 +97,7 @@ impl Queries {
             "_id": 0, "seq": 1, "contact_id": 1, "platform": 1, "role": 1, "direction": 1, "accepted_at": 1, "delivery.state": 1,
             "delivery.delivered_at": 1, "sla.breached_at": 1,
         };
-        let messages = raw(&self.view.collections.messages);
+        let messages = raw(&self.collections.messages);
         let find = messages
             .find(filter)
             .sort(doc! {"accepted_at": -1})
@@ -136,7 +125,7 @@ impl Queries {
         for state in self
             .summed(
                 vec![doc! {"$match": filter}, doc! {"$group": group}],
-                &self.view.collections.messages,
+                &self.collections.messages,
             )
             .await?
         {
@@ -160,7 +149,7 @@ impl Queries {
     async fn persisted(&self, q: &ReportSla) -> Result<contract::query::Percentiles, QueryError> {
         let pipeline = latency::sum(q.company_id, q.platform, q.from, q.to);
         let sum = self
-            .summed(pipeline, &self.view.collections.persist_latencies)
+            .summed(pipeline, &self.collections.persist_latencies)
             .await?;
         Ok(latency::percentiles(sum.first()))
     }
@@ -181,12 +170,13 @@ impl Queries {
         .await?)
     }
 
-    /// For each target that holds anywhere, what was accepted so long before the time that is asked
-    /// about. So a message is looked at once, when its target passes, and none again and again. At
-    /// least one target a page, and as many as there is time for.
-    pub(super) async fn overdue(&self, q: ListOverdue) -> Result<OverduePage, QueryError> {
+    /// The messages whose target passed within a time. For each target that any company has, this
+    /// function reads the messages that were accepted that much earlier. So a message is looked at
+    /// once, when its target passes. A page covers at least one target, and as many as there is time
+    /// for.
+    pub async fn overdue(&self, q: ListOverdue) -> Result<OverduePage, QueryError> {
         let begun = Instant::now();
-        self.caught_up().await?;
+        self.catch_up().await?;
         let histories = self.histories().await?;
         let default = SlaTargets::default().delivery_seconds;
         let passing =
@@ -212,7 +202,6 @@ impl Queries {
             }
             let after = q.after.filter(|after| after.target_seconds == target);
             let find = self
-                .view
                 .collections
                 .messages
                 .find(late(q, target, after))
@@ -221,7 +210,7 @@ impl Queries {
             let found = self.all(find.projection(fields).limit(room as i64)).await?;
             let all: Vec<Overdue> = found.iter().filter_map(|d| overdue(d, target)).collect();
             room -= found.len().min(room);
-            // Of another company's target there is another round.
+            // A message of a company with another target belongs to that target's round.
             let held = |o: &Overdue| {
                 histories
                     .get(&o.company_id)
@@ -242,10 +231,9 @@ impl Queries {
         Ok(page)
     }
 
-    /// Targets of the companies that have chosen some.
+    /// Targets of the companies that have chosen targets.
     async fn histories(&self) -> Result<HashMap<Id, Targets>, QueryError> {
         let find = self
-            .view
             .collections
             .companies
             .find(doc! {"sla.seq": {"$exists": true}})
@@ -270,8 +258,8 @@ fn of_platform(mut filter: Document, platform: Option<Platform>) -> Document {
     filter
 }
 
-/// Messages for the bot whose target passed in the time that is asked about, not delivered within
-/// it, with no breach known.
+/// Matches messages for the bot whose target passed within the time, that were not delivered within
+/// the target, and that have no breach yet.
 fn late(q: ListOverdue, target: u32, after: Option<OverdueAfter>) -> Document {
     let ms = i64::from(target) * 1_000;
     let accepted = |passed: Timestamp| DateTime::from_millis(passed.millis() - ms);
@@ -287,9 +275,9 @@ fn late(q: ListOverdue, target: u32, after: Option<OverdueAfter>) -> Document {
     doc! {"role": Role::Operator.as_str(), "delivery.state": {"$exists": true}, "sla": {"$exists": false}, "$and": all}
 }
 
-/// Where a target's messages begin.
+/// The position before the first message of a target.
 fn before(q: ListOverdue, target: u32) -> OverdueAfter {
-    // None was accepted at this moment: those that are asked for were later.
+    // The messages were accepted after this moment, so none is left out.
     let accepted_at = Timestamp::from_millis(q.from.millis() - i64::from(target) * 1_000);
     OverdueAfter {
         target_seconds: target,
@@ -342,7 +330,7 @@ mod tests {
     use mongodb::bson::Bson;
 
     #[test]
-    fn a_page_that_had_no_time_for_a_target_is_followed_by_all_of_it() {
+    fn a_page_that_had_no_time_for_a_target_is_followed_by_all_its_messages() {
         let (from, to) = (
             Timestamp::from_millis(1_760_000_000_000),
             Timestamp::from_millis(1_760_000_060_000),

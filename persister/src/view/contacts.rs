@@ -1,5 +1,5 @@
-//! Contacts: inserts of new ones, and the fold of edits, each document onto the revision it was
-//! read from.
+//! Contacts: inserts of new contacts, and the fold of edits. Each document is written only onto the
+//! revision from which it was read.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,159 +7,151 @@ use contract::outcome::Outcome;
 use futures_util::TryStreamExt;
 use mongodb::bson::{Document, doc, oid::ObjectId};
 
-use super::{Sorted, Verdict, View, foreign};
+use super::events_by_kind::{EventsByKind, Positioned, Verdict, wrong_tenant};
 use crate::fold::contact::{self, Change};
+use crate::mongo::bulk::{insert_new, update_many};
+use crate::mongo::client::{DatabaseError, limited};
+use crate::mongo::collections::Collections;
 use crate::mongo::document::{self, oid};
-use crate::mongo::{DatabaseError, insert_new, limited, update_many};
 
-/// Rounds of reading and writing until no other replica was in between.
+/// Rounds of reading and writing at most. In each round another replica may have written one of the
+/// contacts in between. Beyond that the batch fails and comes again.
 const MAX_ROUNDS: usize = 50;
 
-/// A change of a contact, as the log has it.
-struct Told<'a> {
+/// A change of a contact with its place in the batch and in the log.
+struct PositionedChange<'a> {
     position: usize,
     company: ObjectId,
     change: Change<'a>,
     seq: u64,
 }
 
-/// By contact. An id is one document, whichever companies speak of it.
-type Changes<'a> = HashMap<ObjectId, Vec<Told<'a>>>;
+/// Changes by contact. An id names one document, also if several companies use the id.
+type Changes<'a> = HashMap<ObjectId, Vec<PositionedChange<'a>>>;
 
-/// What becomes of changes, given what is there.
+/// The result of folding a batch's changes into the documents that are there.
 #[derive(Default)]
 struct Folded {
     writes: Vec<Document>,
     /// Contacts that have been entered.
-    whole: HashSet<ObjectId>,
+    entered: HashSet<ObjectId>,
     /// Positions of changes by companies that do not have the contact.
-    foreign: Vec<usize>,
+    wrong_tenant: Vec<usize>,
 }
 
-impl View {
-    /// Enters contacts, edits them, and lifts suspensions of the bot.
-    pub(super) async fn apply_contacts(
-        &self,
-        sorted: &Sorted,
-        verdicts: &mut [Verdict],
-    ) -> Result<(), DatabaseError> {
-        let documents: Vec<Document> = sorted
-            .contacts
-            .iter()
-            .map(|c| contact::entered(&c.event, c.seq))
-            .collect();
-        let refused = insert_new(&self.collections.contacts, &documents).await?;
-        let mut changes = Changes::new();
-        let mut tell = |id, position, seq, change| {
-            let told = Told {
-                position,
-                company: sorted.company(position),
-                change,
-                seq,
-            };
-            changes.entry(oid(id)).or_default().push(told);
+/// Enters contacts, edits them, and lifts suspensions of the bot.
+pub async fn apply(
+    collections: &Collections,
+    events: &EventsByKind,
+    verdicts: &mut [Verdict],
+) -> Result<(), DatabaseError> {
+    let documents: Vec<Document> = events
+        .contacts
+        .iter()
+        .map(|c| contact::entered(&c.event, c.seq))
+        .collect();
+    let refused = insert_new(&collections.contacts, &documents).await?;
+    let folded = fold(collections, &changes(events, &refused)).await?;
+    for edit in &events.contact_edits {
+        if !folded.entered.contains(&oid(edit.event.contact_id)) {
+            // The contact is not there yet, and its placeholder has the edit.
+            verdicts[edit.position] = Verdict::Applied(Outcome::NotFound);
+        }
+    }
+    for position in folded.wrong_tenant {
+        verdicts[position] = wrong_tenant();
+    }
+    Ok(())
+}
+
+/// The changes that the fold applies. A contact whose insert was refused is among them: it is there
+/// already, or its placeholder is.
+fn changes<'a>(events: &'a EventsByKind, refused: &[usize]) -> Changes<'a> {
+    fn positioned<'a, T>(of: &'a Positioned<T>, change: Change<'a>) -> PositionedChange<'a> {
+        PositionedChange {
+            position: of.position,
+            company: of.company(),
+            change,
+            seq: of.seq,
+        }
+    }
+    let mut changes = Changes::new();
+    let mut add = |id, change| changes.entry(oid(id)).or_default().push(change);
+    for c in refused
+        .iter()
+        .filter_map(|index| events.contacts.get(*index))
+    {
+        add(c.event.id, positioned(c, Change::Entered(&c.event)));
+    }
+    for edit in &events.contact_edits {
+        let change = Change::Edited(&edit.event.patch);
+        add(edit.event.contact_id, positioned(edit, change));
+    }
+    for resume in &events.resumes {
+        let change = Change::Resumed(document::date(resume.event.until));
+        add(resume.event.contact_id, positioned(resume, change));
+    }
+    changes
+}
+
+async fn fold(collections: &Collections, changes: &Changes<'_>) -> Result<Folded, DatabaseError> {
+    if changes.is_empty() {
+        return Ok(Folded::default());
+    }
+    let contacts = &collections.contacts;
+    for _ in 0..MAX_ROUNDS {
+        let ids: Vec<ObjectId> = changes.keys().copied().collect();
+        let find = async {
+            let found = contacts.find(doc! {"_id": {"$in": ids}}).await?;
+            Ok(found.try_collect::<Vec<Document>>().await?)
         };
-        // A contact that is there came before, or has been edited before it came.
-        for c in refused
-            .iter()
-            .filter_map(|index| sorted.contacts.get(*index))
-        {
-            tell(c.event.id, c.position, c.seq, Change::Entered(&c.event));
+        let known = limited(find)
+            .await?
+            .into_iter()
+            .filter_map(|d| Some((d.get_object_id("_id").ok()?, d)))
+            .collect();
+        let mut folded = fold_onto(known, changes);
+        let writes = std::mem::take(&mut folded.writes);
+        let expected = writes.len() as u64;
+        let done = update_many(contacts, writes).await?;
+        if done.matched == expected && done.duplicates.is_empty() {
+            return Ok(folded);
         }
-        for edit in &sorted.contact_edits {
-            tell(
-                edit.event.contact_id,
-                edit.position,
-                edit.seq,
-                Change::Edited(&edit.event.patch),
-            );
-        }
-        for resume in &sorted.resumes {
-            tell(
-                resume.event.contact_id,
-                resume.position,
-                resume.seq,
-                Change::Resumed(document::date(resume.event.until)),
-            );
-        }
-        let folded = self.fold_contacts(&changes).await?;
-        for edit in &sorted.contact_edits {
-            if !folded.whole.contains(&oid(edit.event.contact_id)) {
-                // Not there yet: the edit stands in the shell.
-                verdicts[edit.position] = Verdict::Applied(Outcome::NotFound);
-            }
-        }
-        for position in folded.foreign {
-            verdicts[position] = foreign();
-        }
-        Ok(())
+        // Another replica wrote one of the contacts in between. In the next round the contacts that
+        // were written here show no change.
     }
-
-    async fn fold_contacts(&self, changes: &Changes<'_>) -> Result<Folded, DatabaseError> {
-        if changes.is_empty() {
-            return Ok(Folded::default());
-        }
-        for _ in 0..MAX_ROUNDS {
-            let ids: Vec<ObjectId> = changes.keys().copied().collect();
-            let find = async {
-                Ok(self
-                    .collections
-                    .contacts
-                    .find(doc! {"_id": {"$in": ids}})
-                    .await?
-                    .try_collect::<Vec<Document>>()
-                    .await?)
-            };
-            let found = limited(find).await?;
-            let mut folded = fold(
-                changes,
-                found
-                    .into_iter()
-                    .filter_map(|d| Some((d.get_object_id("_id").ok()?, d)))
-                    .collect(),
-            );
-            let writes = std::mem::take(&mut folded.writes);
-            let expected = writes.len() as u64;
-            let done = update_many(&self.collections.contacts, writes).await?;
-            if done.matched == expected && done.duplicates.is_empty() {
-                return Ok(folded);
-            }
-            // Else another replica wrote one of them in between; those that were written show no
-            // change now.
-        }
-        Err(DatabaseError::Unavailable(format!(
-            "contacts were changed by others {MAX_ROUNDS} times over"
-        )))
-    }
+    Err(DatabaseError::Unavailable(format!(
+        "contacts were changed by others {MAX_ROUNDS} times over"
+    )))
 }
 
-/// Applies the changes to the documents that are there, and to shells where none is.
-fn fold(changes: &Changes<'_>, mut known: HashMap<ObjectId, Document>) -> Folded {
+/// Applies the changes to the documents that are there, and to placeholders of the others.
+fn fold_onto(mut known: HashMap<ObjectId, Document>, changes: &Changes<'_>) -> Folded {
     let mut folded = Folded::default();
-    for (id, told) in changes {
+    for (id, changes) in changes {
         let found = known.remove(id);
         let is_new = found.is_none();
-        // What nobody has yet is the first one's who speaks of it.
-        let first = told
+        // A contact that nobody has yet belongs to the company with the first change by sequence.
+        let first = changes
             .iter()
-            .min_by_key(|told| told.seq)
-            .map(|told| told.company);
+            .min_by_key(|change| change.seq)
+            .map(|change| change.company);
         let mut document = found.unwrap_or_else(|| doc! {"_id": id, "company_id": first});
         let company = document.get_object_id("company_id").ok();
-        let (own, others): (Vec<&Told<'_>>, Vec<&Told<'_>>) =
-            told.iter().partition(|told| Some(told.company) == company);
-        folded
-            .foreign
-            .extend(others.iter().map(|told| told.position));
-        let changed = own
+        let (own, others): (Vec<&PositionedChange<'_>>, Vec<&PositionedChange<'_>>) = changes
             .iter()
-            .filter(|told| contact::apply(&mut document, told.change, told.seq))
-            .count()
-            > 0;
-        if document.contains_key("seq") {
-            folded.whole.insert(*id);
+            .partition(|change| Some(change.company) == company);
+        folded
+            .wrong_tenant
+            .extend(others.iter().map(|change| change.position));
+        let mut has_changed = false;
+        for own in own {
+            has_changed |= contact::apply(&mut document, own.change, own.seq);
         }
-        if changed {
+        if document.contains_key("seq") {
+            folded.entered.insert(*id);
+        }
+        if has_changed {
             folded.writes.push(write(*id, document, is_new));
         }
     }
@@ -172,9 +164,9 @@ fn write(id: ObjectId, mut document: Document, is_new: bool) -> Document {
             document.insert("revision", known + 1);
             doc! {"q": {"_id": id, "revision": known}, "u": document}
         }
-        // New, or as it was entered: if another replica makes or changes it in between, the upsert
-        // meets its `_id`. A new one must not match what has been entered since, which has a
-        // sequence and no revision.
+        // The document is new, or is as it was entered. If another replica makes or changes it in
+        // between, the upsert meets its `_id`. A new document must not match one that has been
+        // entered in between, which has a sequence and no revision.
         Err(_) => {
             document.insert("revision", 1_i64);
             doc! {"q": {"_id": id, "revision": {"$exists": false}, "seq": {"$exists": !is_new}}, "u": document, "upsert": true}
@@ -192,20 +184,24 @@ mod tests {
     const OTHER: ObjectId = ObjectId::from_bytes([3; 12]);
 
     /// Edits of one contact in one batch, the latest first.
-    fn told(patches: &[ContactPatch], companies: &[ObjectId], known: Option<Document>) -> Folded {
-        let told = patches.iter().zip(companies).enumerate();
-        let told = told.map(|(i, (patch, company))| Told {
+    fn folded_edits(
+        patches: &[ContactPatch],
+        companies: &[ObjectId],
+        known: Option<Document>,
+    ) -> Folded {
+        let edits = patches.iter().zip(companies).enumerate();
+        let edits = edits.map(|(i, (patch, company))| PositionedChange {
             position: i,
             company: *company,
             change: Change::Edited(patch),
             seq: 9 - i as u64,
         });
-        let changes = Changes::from([(CONTACT, told.collect())]);
-        fold(&changes, known.into_iter().map(|d| (CONTACT, d)).collect())
+        let changes = Changes::from([(CONTACT, edits.collect())]);
+        fold_onto(known.into_iter().map(|d| (CONTACT, d)).collect(), &changes)
     }
 
     #[test]
-    fn of_two_companies_that_speak_of_one_id_in_a_batch_one_is_written_and_the_other_rejected() {
+    fn if_two_companies_use_one_contact_id_one_is_written_and_the_other_rejected() {
         let phone = |n: &str| ContactPatch {
             phone: Some(Some(ShortText::new(n).unwrap())),
             ..ContactPatch::default()
@@ -224,17 +220,17 @@ mod tests {
                 document.get_str("phone").unwrap().to_owned(),
             )
         };
-        // Nobody has it: the first by sequence, which came last.
-        let folded = told(&patches, &[ONE, ONE, OTHER], None);
+        // Nobody has the contact: the first change by sequence, which came last, decides.
+        let folded = folded_edits(&patches, &[ONE, ONE, OTHER], None);
         assert_eq!(
-            (written(&folded), folded.foreign),
+            (written(&folded), folded.wrong_tenant),
             ((OTHER, "3".to_owned()), vec![0, 1])
         );
-        // One has it.
+        // One company has the contact.
         let entered = doc! {"_id": CONTACT, "company_id": ONE, "seq": 1_i64};
-        let folded = told(&patches, &[OTHER, ONE, OTHER], Some(entered));
+        let folded = folded_edits(&patches, &[OTHER, ONE, OTHER], Some(entered));
         assert_eq!(
-            (written(&folded), folded.foreign),
+            (written(&folded), folded.wrong_tenant),
             ((ONE, "2".to_owned()), vec![0, 2])
         );
     }

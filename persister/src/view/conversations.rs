@@ -1,24 +1,25 @@
-//! Writes the folded conversations, each onto the revision that it was read from.
+//! Writes the folded conversations. Each is written only onto the revision from which it was read.
 
 use std::collections::HashMap;
 
-use contract::Id;
 use contract::domain::Platform;
 use contract::event::MessageRead;
 use futures_util::TryStreamExt;
 use mongodb::bson::{DateTime, Document, doc, oid::ObjectId};
 
-use super::messages::deleted_at;
-use super::{Sorted, View};
+use super::events_by_kind::{EventsByKind, Positioned};
 use crate::fold::conversation::{Conversation, Effect, floor};
-use crate::mongo::document::{date, long, oid};
-use crate::mongo::{DatabaseError, limited, update_many};
+use crate::mongo::bulk::update_many;
+use crate::mongo::client::{DatabaseError, limited};
+use crate::mongo::collections::Collections;
+use crate::mongo::document::{date, deleted_by, long, oid};
 
-/// Rounds of reading and writing until no other replica was in between. Each round at least one
-/// replica gets through.
+/// Rounds of reading and writing at most. In each round another replica may have written one of the
+/// conversations in between, and at least one replica gets through. Beyond that the batch fails and
+/// comes again.
 const MAX_ROUNDS: usize = 50;
 
-/// Which conversation.
+/// A company's contact on a platform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
     company: ObjectId,
@@ -27,7 +28,6 @@ pub struct Key {
 }
 
 impl Key {
-    /// A company's contact on a platform.
     pub fn new(company: ObjectId, contact: ObjectId, platform: Platform) -> Key {
         Key {
             company,
@@ -36,8 +36,8 @@ impl Key {
         }
     }
 
-    /// The document's `_id`. The company is part of it: a contact id alone is only the caller's
-    /// word.
+    /// The document's `_id`. The company is part of it, because a contact id in an event is only the
+    /// caller's claim.
     pub fn id(&self) -> String {
         format!(
             "{}:{}:{}",
@@ -47,20 +47,22 @@ impl Key {
         )
     }
 
-    /// What a read event marks. One without a platform is a mark on every platform, also on those
-    /// without a message so far: the first may be late.
-    pub fn of_read(company: Id, read: &MessageRead) -> impl Iterator<Item = Key> {
+    /// The conversations that a read event marks. An event without a platform marks every platform,
+    /// also one without a message so far, because the first message may be late.
+    pub fn of_read(read: &Positioned<MessageRead>) -> impl Iterator<Item = Key> {
+        let (company, contact) = (read.company(), oid(read.event.contact_id));
         let platforms = read
+            .event
             .platform
             .as_ref()
             .map_or(Platform::ALL, std::slice::from_ref);
         platforms
             .iter()
-            .map(move |platform| Key::new(oid(company), oid(read.contact_id), *platform))
+            .map(move |platform| Key::new(company, contact, *platform))
     }
 }
 
-/// A message created in this batch.
+/// A message that this batch creates.
 struct CreatedIn {
     key: Key,
     seq: i64,
@@ -75,7 +77,7 @@ struct DeletedIn {
     unread: bool,
 }
 
-/// What a batch does to conversations.
+/// The effects of a batch on conversations.
 #[derive(Default)]
 pub struct Effects {
     by_conversation: HashMap<Key, Vec<Effect>>,
@@ -84,13 +86,11 @@ pub struct Effects {
 }
 
 impl Effects {
-    /// Adds one.
     pub fn add(&mut self, key: Key, effect: Effect) {
         self.by_conversation.entry(key).or_default().push(effect);
     }
 
-    /// Notes a deleted message. Which of several deletes counts is read only when the conversation
-    /// has been.
+    /// Adds a deleted message. Which of several deletes counts is read later, after the conversation.
     pub fn deleted(&mut self, key: Key, id: ObjectId, of: i64, unread: bool) {
         self.by_conversation.entry(key).or_default();
         self.deleted
@@ -99,7 +99,7 @@ impl Effects {
             .push(DeletedIn { id, of, unread });
     }
 
-    /// Notes a created message, for the read marks that may be there already.
+    /// Adds a created message, for the read marks that may be there already.
     pub fn created(&mut self, key: Key, seq: i64, id: ObjectId, unread: bool) {
         self.created.push(CreatedIn {
             key,
@@ -109,16 +109,14 @@ impl Effects {
         });
     }
 
-    /// The read events.
-    pub fn add_reads(&mut self, sorted: &Sorted) {
-        for r in &sorted.read {
-            let (company, read) = &r.event;
-            for key in Key::of_read(*company, read) {
+    pub fn add_reads(&mut self, events: &EventsByKind) {
+        for r in &events.read {
+            for key in Key::of_read(r) {
                 self.add(
                     key,
                     Effect::Read {
                         seq: long(r.seq),
-                        at: date(r.envelope_at),
+                        at: date(r.occurred_at),
                     },
                 );
             }
@@ -126,20 +124,20 @@ impl Effects {
     }
 }
 
-/// The conversations as they stand after the batch.
+/// The conversations as they are after the batch.
 pub struct Folded {
     conversations: HashMap<Key, Conversation>,
     created: Vec<CreatedIn>,
 }
 
 impl Folded {
-    /// Below this sequence a mark on the conversation has nothing to do.
+    /// Below this sequence every message of the conversation is marked as read.
     pub fn read_to(&self, key: &Key) -> i64 {
         self.conversations.get(key).map_or(0, Conversation::read_to)
     }
 
-    /// Messages of this batch that a read event above them had covered before they came: id, that
-    /// event's sequence and time.
+    /// Messages of this batch that came after a read event with a higher sequence: the message's id,
+    /// and the read event's sequence and time.
     pub fn read_late(&self) -> impl Iterator<Item = (ObjectId, i64, DateTime)> + '_ {
         self.created.iter().filter(|c| c.unread).filter_map(|c| {
             let (seq, at) = self.conversations.get(&c.key)?.read_at(c.seq)?;
@@ -148,135 +146,122 @@ impl Folded {
     }
 }
 
-impl View {
-    /// Applies the effects and writes every conversation that changed.
-    pub(super) async fn fold(
-        &self,
-        effects: Effects,
-        settled_to: u64,
-    ) -> Result<Folded, DatabaseError> {
-        let Effects {
-            by_conversation,
-            deleted,
-            created,
-        } = effects;
-        let mut conversations = HashMap::with_capacity(by_conversation.len());
-        let mut open: Vec<Key> = by_conversation.keys().copied().collect();
-        for _ in 0..MAX_ROUNDS {
-            if open.is_empty() {
-                return Ok(Folded {
-                    conversations,
-                    created,
-                });
-            }
-            let mut read = self.read_conversations(&open).await?;
-            // After the conversations: a first delete that another replica counts later than this
-            // changes their revision.
-            let deletes = self.first_deletes(&deleted).await?;
-            let mut writes = Vec::new();
-            for key in &open {
-                let mut conversation = read.remove(&key.id()).unwrap_or_default();
-                let known = conversation.revision;
-                let of_deletes = deleted.get(key).into_iter().flatten().filter_map(|d| {
-                    let seq = *deletes.get(&d.id)?;
-                    Some(Effect::Deleted {
-                        seq,
-                        of: d.of,
-                        unread: d.unread,
-                    })
-                });
-                let changed = by_conversation[key]
-                    .iter()
-                    .copied()
-                    .chain(of_deletes)
-                    .filter(|e| conversation.apply(*e))
-                    .count()
-                    > 0;
-                if conversation.latest_is_stale {
-                    conversation.latest = self.newest_message(key).await?;
-                }
-                if changed {
-                    conversation.compact(floor(settled_to));
-                    conversation.revision = known + 1;
-                    writes.push(write(key, &conversation, known));
-                }
-                conversations.insert(*key, conversation);
-            }
-            let expected = writes.len() as u64;
-            let done = update_many(&self.collections.conversations, writes).await?;
-            if done.matched == expected && done.duplicates.is_empty() {
-                open.clear();
-            }
-            // Else another replica wrote one of them in between. Which one is not said; all are
-            // read again, and those that were written show no change.
+/// Applies the effects and writes every conversation that changed.
+pub async fn fold(
+    collections: &Collections,
+    effects: Effects,
+    settled_to: u64,
+) -> Result<Folded, DatabaseError> {
+    let Effects {
+        by_conversation,
+        deleted,
+        created,
+    } = effects;
+    let mut conversations = HashMap::with_capacity(by_conversation.len());
+    let mut open: Vec<Key> = by_conversation.keys().copied().collect();
+    for _ in 0..MAX_ROUNDS {
+        if open.is_empty() {
+            return Ok(Folded {
+                conversations,
+                created,
+            });
         }
-        Err(DatabaseError::Unavailable(format!(
-            "conversations were changed by others {MAX_ROUNDS} times over"
-        )))
+        let mut read = read_conversations(collections, &open).await?;
+        // After the conversations: if another replica then counts an earlier delete, the
+        // conversation's revision changes, and the write below is refused.
+        let deletes = first_deletes(collections, &deleted).await?;
+        let mut writes = Vec::new();
+        for key in &open {
+            let mut conversation = read.remove(&key.id()).unwrap_or_default();
+            let known = conversation.revision;
+            let of_deletes = deleted.get(key).into_iter().flatten().filter_map(|d| {
+                let seq = *deletes.get(&d.id)?;
+                Some(Effect::Deleted {
+                    seq,
+                    of: d.of,
+                    unread: d.unread,
+                })
+            });
+            let mut has_changed = false;
+            for effect in by_conversation[key].iter().copied().chain(of_deletes) {
+                has_changed |= conversation.apply(effect);
+            }
+            if conversation.latest_is_stale {
+                conversation.latest = newest_message(collections, key).await?;
+            }
+            if has_changed {
+                conversation.compact(floor(settled_to));
+                conversation.revision = known + 1;
+                writes.push(write(key, &conversation, known));
+            }
+            conversations.insert(*key, conversation);
+        }
+        let expected = writes.len() as u64;
+        let done = update_many(&collections.conversations, writes).await?;
+        if done.matched == expected && done.duplicates.is_empty() {
+            open.clear();
+        }
+        // Otherwise another replica wrote one of the conversations in between. Because MongoDB does
+        // not say which one, all are read again. Those that were written here show no change then.
     }
+    Err(DatabaseError::Unavailable(format!(
+        "conversations were changed by others {MAX_ROUNDS} times over"
+    )))
+}
 
-    /// The sequence of the first delete of each message.
-    async fn first_deletes(
-        &self,
-        deleted: &HashMap<Key, Vec<DeletedIn>>,
-    ) -> Result<HashMap<ObjectId, i64>, DatabaseError> {
-        if deleted.is_empty() {
-            return Ok(HashMap::new());
-        }
-        let ids: Vec<ObjectId> = deleted.values().flatten().map(|d| d.id).collect();
-        let found = self
-            .find_messages(doc! {"_id": {"$in": ids}}, doc! {"applied.deleted": 1})
+/// The sequence of the first delete of each message.
+async fn first_deletes(
+    collections: &Collections,
+    deleted: &HashMap<Key, Vec<DeletedIn>>,
+) -> Result<HashMap<ObjectId, i64>, DatabaseError> {
+    if deleted.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let ids: Vec<ObjectId> = deleted.values().flatten().map(|d| d.id).collect();
+    let found = collections
+        .find_messages(doc! {"_id": {"$in": ids}}, doc! {"applied.deleted": 1})
+        .await?;
+    Ok(found
+        .into_iter()
+        .filter_map(|(id, d)| Some((id, deleted_by(&d)?)))
+        .collect())
+}
+
+async fn read_conversations(
+    collections: &Collections,
+    keys: &[Key],
+) -> Result<HashMap<String, Conversation>, DatabaseError> {
+    let ids: Vec<String> = keys.iter().map(Key::id).collect();
+    let find = async {
+        let found = collections
+            .conversations
+            .find(doc! {"_id": {"$in": ids}})
             .await?;
-        Ok(found
-            .into_iter()
-            .filter_map(|(id, d)| Some((id, deleted_at(&d)?)))
-            .collect())
-    }
+        Ok(found.try_collect::<Vec<Document>>().await?)
+    };
+    let read = |d: Document| {
+        let id = d.get_str("_id").ok()?.to_owned();
+        Some((id, Conversation::from_document(&d)))
+    };
+    Ok(limited(find).await?.into_iter().filter_map(read).collect())
+}
 
-    async fn read_conversations(
-        &self,
-        keys: &[Key],
-    ) -> Result<HashMap<String, Conversation>, DatabaseError> {
-        let ids: Vec<String> = keys.iter().map(Key::id).collect();
-        let find = async {
-            Ok(self
-                .collections
-                .conversations
-                .find(doc! {"_id": {"$in": ids}})
-                .await?
-                .try_collect::<Vec<Document>>()
-                .await?)
-        };
-        let found = limited(find).await?;
-        Ok(found
-            .into_iter()
-            .filter_map(|d| {
-                Some((
-                    d.get_str("_id").ok()?.to_owned(),
-                    Conversation::from_document(&d),
-                ))
-            })
-            .collect())
-    }
-
-    /// The newest message that is left, when the newest was deleted.
-    async fn newest_message(&self, key: &Key) -> Result<Option<(i64, ObjectId)>, DatabaseError> {
-        let filter = doc! {
-            "contact_id": key.contact, "company_id": key.company, "platform": key.platform.as_str(), "seq": {"$exists": true}, "deleted_at": {"$exists": false},
-        };
-        let find = async {
-            Ok(self
-                .collections
-                .messages
-                .find_one(filter)
-                .sort(doc! {"seq": -1})
-                .projection(doc! {"seq": 1})
-                .await?)
-        };
-        Ok(limited(find)
-            .await?
-            .and_then(|d| Some((d.get_i64("seq").ok()?, d.get_object_id("_id").ok()?))))
-    }
+/// The newest message that is left after the newest was deleted.
+async fn newest_message(
+    collections: &Collections,
+    key: &Key,
+) -> Result<Option<(i64, ObjectId)>, DatabaseError> {
+    let filter = doc! {
+        "contact_id": key.contact, "company_id": key.company, "platform": key.platform.as_str(), "seq": {"$exists": true}, "deleted_at": {"$exists": false},
+    };
+    let find = collections
+        .messages
+        .find_one(filter)
+        .sort(doc! {"seq": -1})
+        .projection(doc! {"seq": 1});
+    Ok(limited(async { Ok(find.await?) })
+        .await?
+        .and_then(|d| Some((d.get_i64("seq").ok()?, d.get_object_id("_id").ok()?))))
 }
 
 fn write(key: &Key, conversation: &Conversation, known: i64) -> Document {
@@ -285,7 +270,7 @@ fn write(key: &Key, conversation: &Conversation, known: i64) -> Document {
     set.insert("contact_id", key.contact);
     set.insert("platform", key.platform.as_str());
     match known {
-        // A new one: if another replica makes it in between, the upsert meets its `_id`.
+        // If another replica makes the document in between, the upsert meets its `_id`.
         0 => doc! {"q": {"_id": key.id(), "revision": 0}, "u": {"$set": set}, "upsert": true},
         known => doc! {"q": {"_id": key.id(), "revision": known}, "u": {"$set": set}},
     }

@@ -1,142 +1,114 @@
 //! Companies, staff and integrations.
 
-use contract::Id;
-use contract::domain::{Integration, Provider};
+use contract::domain::User;
 use contract::event::IntegrationRefreshFailed;
 use contract::outcome::Outcome;
 use mongodb::bson::{Document, doc};
 
-use super::messages::upsert;
-use super::{At, Sorted, Verdict, View};
-use crate::mongo::document::{self, date, long, oid};
-use crate::mongo::{DatabaseError, EMAIL_INDEX, insert_new, limited};
+use super::events_by_kind::{EventsByKind, IntegrationChange, Positioned, Verdict};
+use super::sla;
+use crate::mongo::bulk::{insert_new, upsert};
+use crate::mongo::client::{DatabaseError, limited};
+use crate::mongo::collections::Collections;
+use crate::mongo::document::{self, date, integration_id, long, oid};
+use crate::mongo::indexes::EMAIL_INDEX;
 
-/// What happened to a company's access to a platform.
-pub enum IntegrationChange {
-    /// It was entered or replaced.
-    Entered(Integration),
-    /// It was removed.
-    Removed(Id, Provider),
+pub async fn apply(
+    collections: &Collections,
+    events: &EventsByKind,
+    verdicts: &mut [Verdict],
+) -> Result<(), DatabaseError> {
+    for c in &events.companies {
+        // The manager first, because there must be no company without a manager.
+        if enter_user(collections, &c.event.manager, c.seq).await? {
+            sla::enter_company(collections, &c.event.company, c.seq).await?;
+        } else {
+            verdicts[c.position] = email_taken();
+        }
+    }
+    sla::change_targets(collections, events).await?;
+    for u in &events.users {
+        if !enter_user(collections, &u.event, u.seq).await? {
+            verdicts[u.position] = email_taken();
+        }
+    }
+    for change in &events.integrations {
+        apply_integration(collections, change, verdicts).await?;
+    }
+    let failures = events
+        .refresh_failures
+        .iter()
+        .map(refresh_failure)
+        .collect();
+    upsert(&collections.refresh_failures, failures).await?;
+    Ok(())
 }
 
-impl View {
-    pub(super) async fn apply_directory(
-        &self,
-        sorted: &Sorted,
-        verdicts: &mut [Verdict],
-    ) -> Result<(), DatabaseError> {
-        for c in &sorted.companies {
-            // The manager first: without one there must be no company.
-            if self.enter_user(&c.event.manager, c.seq).await? {
-                self.enter_company(&c.event.company, c.seq).await?;
-            } else {
-                verdicts[c.position] = taken();
-            }
-        }
-        self.change_targets(sorted).await?;
-        for u in &sorted.users {
-            if !self.enter_user(&u.event, u.seq).await? {
-                verdicts[u.position] = taken();
-            }
-        }
-        for change in &sorted.integrations {
-            self.apply_integration(change, verdicts).await?;
-        }
-        let failures = sorted
-            .refresh_failures
-            .iter()
-            .map(refresh_failure)
-            .collect();
-        upsert(&self.collections.refresh_failures, failures).await?;
-        Ok(())
+/// Inserts a user. Returns false if another user has the email.
+async fn enter_user(
+    collections: &Collections,
+    user: &User,
+    seq: u64,
+) -> Result<bool, DatabaseError> {
+    let users = &collections.users;
+    if insert_new(users, &[document::user(user, seq)])
+        .await?
+        .is_empty()
+    {
+        return Ok(true);
     }
+    let same = users
+        .find_one(doc! {"_id": oid(user.id)})
+        .projection(doc! {"_id": 1});
+    Ok(limited(async { Ok(same.await?) }).await?.is_some())
+}
 
-    /// False if another user has the email.
-    async fn enter_user(
-        &self,
-        user: &contract::domain::User,
-        seq: u64,
-    ) -> Result<bool, DatabaseError> {
-        if insert_new(&self.collections.users, &[document::user(user, seq)])
-            .await?
-            .is_empty()
-        {
-            return Ok(true);
-        }
-        let filter = doc! {"_id": oid(user.id)};
-        let find = async {
-            Ok(self
-                .collections
-                .users
-                .find_one(filter)
-                .projection(doc! {"_id": 1})
-                .await?)
-        };
-        Ok(limited(find).await?.is_some())
-    }
-
-    /// The latest change by sequence stays.
-    async fn apply_integration(
-        &self,
-        change: &At<IntegrationChange>,
-        verdicts: &mut [Verdict],
-    ) -> Result<(), DatabaseError> {
-        let seq = long(change.seq);
-        let (company, provider, document) = match &change.event {
-            IntegrationChange::Entered(i) => (
-                i.company_id,
-                i.provider,
-                document::integration(i, change.seq),
-            ),
-            IntegrationChange::Removed(company, provider) => {
-                let gone = doc! {
-                    "company_id": oid(*company), "platform": provider.as_str(), "deleted_at": date(change.envelope_at), "seq": seq,
-                };
-                (*company, *provider, gone)
-            }
-        };
-        let id = integration_id(company, provider);
-        if matches!(change.event, IntegrationChange::Removed(..)) {
-            let find = async {
-                Ok(self
-                    .collections
-                    .integrations
-                    .find_one(doc! {"_id": &id})
-                    .await?)
+/// Writes a change of an integration. The latest change by sequence stays.
+async fn apply_integration(
+    collections: &Collections,
+    change: &Positioned<IntegrationChange>,
+    verdicts: &mut [Verdict],
+) -> Result<(), DatabaseError> {
+    let seq = long(change.seq);
+    let integrations = &collections.integrations;
+    let (id, document) = match &change.event {
+        IntegrationChange::Entered(i) => (
+            integration_id(i.company_id, i.provider),
+            document::integration(i, change.seq),
+        ),
+        IntegrationChange::Removed(provider) => {
+            let id = integration_id(change.company_id(), *provider);
+            let removed = doc! {
+                "company_id": change.company(), "platform": provider.as_str(), "deleted_at": date(change.occurred_at), "seq": seq,
             };
-            let there =
+            let is_there =
                 |d: Document| !d.contains_key("deleted_at") || d.get_i64("seq").ok() == Some(seq);
-            if !limited(find).await?.is_some_and(there) {
+            let find = async { Ok(integrations.find_one(doc! {"_id": &id}).await?) };
+            if !limited(find).await?.is_some_and(is_there) {
                 verdicts[change.position] = Verdict::Applied(Outcome::NotFound);
             }
+            (id, removed)
         }
-        let update =
-            doc! {"q": {"_id": &id, "seq": {"$not": {"$gte": seq}}}, "u": document, "upsert": true};
-        upsert(&self.collections.integrations, vec![update])
-            .await
-            .map(drop)
-    }
+    };
+    let update =
+        doc! {"q": {"_id": &id, "seq": {"$not": {"$gte": seq}}}, "u": document, "upsert": true};
+    upsert(integrations, vec![update]).await.map(drop)
 }
 
-/// The latest by sequence stays. In a collection of its own, because the integration's document is
-/// replaced whole.
-fn refresh_failure(failed: &At<(Id, IntegrationRefreshFailed)>) -> Document {
-    let (seq, (company, event)) = (long(failed.seq), &failed.event);
-    let id = integration_id(*company, event.provider);
+/// The write of a failure. The latest failure by sequence stays. Failures have a collection of
+/// their own, because the integration's document is replaced as a whole.
+fn refresh_failure(failed: &Positioned<IntegrationRefreshFailed>) -> Document {
+    let (seq, event) = (long(failed.seq), &failed.event);
+    let id = integration_id(failed.company_id(), event.provider);
     doc! {
         "q": {"_id": id, "seq": {"$not": {"$gte": seq}}},
-        "u": {"company_id": oid(*company), "error": &event.error, "at": date(failed.envelope_at), "seq": seq},
+        "u": {"company_id": failed.company(), "error": &event.error, "at": date(failed.occurred_at), "seq": seq},
         "upsert": true,
     }
 }
 
-fn taken() -> Verdict {
+fn email_taken() -> Verdict {
     Verdict::Applied(Outcome::Conflict {
         key: EMAIL_INDEX.into(),
     })
-}
-
-/// The document's `_id`.
-pub fn integration_id(company: Id, provider: Provider) -> String {
-    format!("{company}:{provider}")
 }

@@ -1,89 +1,80 @@
-//! What companies promise, and what was not kept.
+//! Companies with their targets, and messages that missed a target.
 
-use contract::domain::Company;
+use contract::domain::{Company, SlaTargets};
 use contract::event::MessageSlaBreached;
 use mongodb::bson::{Document, doc};
 
-use super::messages::upsert;
-use super::{At, Sorted, Verdict, View, foreign};
-use crate::mongo::DatabaseError;
+use super::events_by_kind::{EventsByKind, Positioned, Verdict, wrong_tenant};
+use super::message_changes::not_of_these;
+use crate::mongo::bulk::upsert;
+use crate::mongo::client::DatabaseError;
+use crate::mongo::collections::Collections;
 use crate::mongo::document::{self, date, long, oid};
 
-/// Changes of its targets that a company's document keeps. Only those of a message's life matter,
-/// which is a day.
+/// Changes of its targets that a company's document keeps. Beyond that the oldest is dropped. Only
+/// the changes within a message's life matter, which is a day.
 const KEPT_CHANGES: i32 = 32;
 
-impl View {
-    /// The first breach of a message counts, whichever comes first; so the guard is the other way
-    /// round.
-    pub(super) async fn note_breaches(
-        &self,
-        sorted: &Sorted,
-        verdicts: &mut [Verdict],
-    ) -> Result<(), DatabaseError> {
-        let updates = sorted.breaches.iter().map(|b| {
-            let (seq, breach) = (long(b.seq), &b.event);
-            let sla = doc! {"breached_at": date(b.envelope_at), "target_seconds": i64::from(breach.target_seconds)};
-            doc! {
-                "q": {"_id": oid(breach.message_id), "company_id": sorted.company(b.position), "applied.sla": {"$not": {"$lte": seq}}},
-                "u": {"$set": {"sla": sla, "applied.sla": seq}, "$setOnInsert": {"contact_id": oid(breach.contact_id)}},
-                "upsert": true,
-            }
-        });
-        let unsettled = upsert(&self.collections.messages, updates.collect()).await?;
-        if unsettled.is_empty() {
-            return Ok(());
+/// Records breaches. Because the first breach of a message by sequence counts, the guard is the
+/// reverse of that of other fields.
+pub async fn record_breaches(
+    collections: &Collections,
+    events: &EventsByKind,
+    verdicts: &mut [Verdict],
+) -> Result<(), DatabaseError> {
+    let updates = events.breaches.iter().map(|b| {
+        let (seq, breach) = (long(b.seq), &b.event);
+        let sla = doc! {"breached_at": date(b.occurred_at), "target_seconds": i64::from(breach.target_seconds)};
+        doc! {
+            "q": {"_id": oid(breach.message_id), "company_id": b.company(), "applied.sla": {"$not": {"$lte": seq}}},
+            "u": {"$set": {"sla": sla, "applied.sla": seq}, "$setOnInsert": {"contact_id": oid(breach.contact_id)}},
+            "upsert": true,
         }
-        let message =
-            |b: &At<MessageSlaBreached>| (oid(b.event.message_id), sorted.company(b.position));
-        let others = self
-            .not_of_these(
-                unsettled
-                    .iter()
-                    .map(|i| message(&sorted.breaches[*i]))
-                    .collect(),
-            )
-            .await?;
-        for b in sorted
-            .breaches
-            .iter()
-            .filter(|b| others.contains(&message(b)))
-        {
-            verdicts[b.position] = foreign();
-        }
-        Ok(())
+    });
+    let refused = upsert(&collections.messages, updates.collect()).await?;
+    if refused.is_empty() {
+        return Ok(());
     }
-
-    /// A company as it registered, also if its targets were changed before it is here.
-    pub(super) async fn enter_company(
-        &self,
-        company: &Company,
-        seq: u64,
-    ) -> Result<(), DatabaseError> {
-        let enter = doc! {
-            "q": {"_id": oid(company.id), "seq": {"$exists": false}}, "u": {"$set": document::company(company, seq)}, "upsert": true,
-        };
-        upsert(&self.collections.companies, vec![enter])
-            .await
-            .map(drop)
-    }
-
-    /// Each change is kept under its sequence, so that neither order nor repetition matters: the
-    /// newest ones of a set.
-    pub(super) async fn change_targets(&self, sorted: &Sorted) -> Result<(), DatabaseError> {
-        let change = |c: &At<super::NewTargets>| {
-            let (company, targets) = c.event;
-            let entry = document::targets(targets, c.seq, c.envelope_at);
-            doc! {
-                "q": {"_id": oid(company), "sla.seq": {"$ne": long(c.seq)}},
-                "u": {"$push": {"sla": {"$each": [entry], "$sort": {"seq": 1}, "$slice": -KEPT_CHANGES}}},
-                "upsert": true,
-            }
-        };
-        let changes: Vec<Document> = sorted.targets.iter().map(change).collect();
-        match changes.is_empty() {
-            true => Ok(()),
-            false => upsert(&self.collections.companies, changes).await.map(drop),
+    let message = |b: &Positioned<MessageSlaBreached>| (oid(b.event.message_id), b.company());
+    let refused = refused.iter().map(|i| message(&events.breaches[*i]));
+    let of_others = not_of_these(collections, refused.collect()).await?;
+    for b in &events.breaches {
+        if of_others.contains(&message(b)) {
+            verdicts[b.position] = wrong_tenant();
         }
+    }
+    Ok(())
+}
+
+/// Enters a company as it registered, also if its targets were changed before.
+pub async fn enter_company(
+    collections: &Collections,
+    company: &Company,
+    seq: u64,
+) -> Result<(), DatabaseError> {
+    let enter = doc! {
+        "q": {"_id": oid(company.id), "seq": {"$exists": false}}, "u": {"$set": document::company(company, seq)}, "upsert": true,
+    };
+    upsert(&collections.companies, vec![enter]).await.map(drop)
+}
+
+/// Keeps the newest changes of targets, each under its sequence. So neither order nor repetition
+/// matters.
+pub async fn change_targets(
+    collections: &Collections,
+    events: &EventsByKind,
+) -> Result<(), DatabaseError> {
+    let change = |c: &Positioned<SlaTargets>| {
+        let entry = document::targets(c.event, c.seq, c.occurred_at);
+        doc! {
+            "q": {"_id": c.company(), "sla.seq": {"$ne": long(c.seq)}},
+            "u": {"$push": {"sla": {"$each": [entry], "$sort": {"seq": 1}, "$slice": -KEPT_CHANGES}}},
+            "upsert": true,
+        }
+    };
+    let changes: Vec<Document> = events.targets.iter().map(change).collect();
+    match changes.is_empty() {
+        true => Ok(()),
+        false => upsert(&collections.companies, changes).await.map(drop),
     }
 }

@@ -277,7 +277,7 @@ fn history(steps: &[Step], company: Id, contact: Id) -> Vec<Stored> {
         let envelope = Envelope::new(at, Actor::System, company, event);
         stored.push(Stored {
             seq,
-            place: seq,
+            log_position: seq,
             subject: envelope.subject().to_string(),
             payload: envelope.to_json().unwrap().into(),
         });
@@ -515,7 +515,7 @@ async fn a_step_that_races_the_insert_of_its_message_is_not_lost() {
                 let envelope = Envelope::new(now, Actor::System, company, event);
                 Stored {
                     seq,
-                    place: seq,
+                    log_position: seq,
                     subject: envelope.subject().to_string(),
                     payload: envelope.to_json().unwrap().into(),
                 }
@@ -630,7 +630,7 @@ async fn of_two_companies_that_speak_of_the_same_ids_in_one_batch_the_other_is_r
         let envelope = Envelope::new(now, Actor::System, company, event);
         Stored {
             seq,
-            place: seq,
+            log_position: seq,
             subject: envelope.subject().to_string(),
             payload: envelope.to_json().unwrap().into(),
         }
