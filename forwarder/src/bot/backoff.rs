@@ -1,9 +1,7 @@
-//! When a failed call is repeated: exponential with full jitter until the message is too old. Knows
-//! no clock and no randomness.
+//! The pause before a failed call is repeated: exponential with full jitter. Knows no clock and no
+//! randomness.
 
 use std::time::Duration;
-
-use contract::Timestamp;
 
 /// Longest pause after the first failed call. It doubles with each further one.
 pub const FIRST: Duration = Duration::from_secs(1);
@@ -13,11 +11,6 @@ pub const LONGEST: Duration = Duration::from_secs(5 * 60);
 pub const SHORTEST: Duration = Duration::from_millis(100);
 /// Longest `Retry-After` that is obeyed: a wrong header must not use up a message's day.
 pub const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
-
-/// Whether a message is too old to be sent at all.
-pub fn is_expired(accepted_at: Timestamp, now: Timestamp, deadline: Duration) -> bool {
-    now.since(accepted_at) >= deadline
-}
 
 /// The pause after the call number `attempt` (from 1) has failed. `jitter` is uniform in 0..1. What
 /// the bot asked for (`retry_after`) is the least pause; `longest` bounds what is drawn.
@@ -37,8 +30,6 @@ pub fn pause(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const START: Timestamp = Timestamp::from_millis(1_760_000_000_000);
 
     fn at(attempt: u64, retry_after: Option<u64>, jitter: f64) -> Duration {
         pause(
@@ -79,14 +70,5 @@ mod tests {
         assert_eq!(at(1, Some(30), 1.0), Duration::from_secs(30));
         assert_eq!(at(10, Some(30), 1.0), LONGEST);
         assert_eq!(at(1, Some(86_400 * 365), 1.0), LONGEST_RETRY_AFTER);
-    }
-
-    #[test]
-    fn a_message_ends_with_its_day() {
-        let day = Duration::from_secs(86_400);
-        assert!(
-            !is_expired(START, START.plus(day - FIRST), day)
-                && is_expired(START, START.plus(day), day)
-        );
     }
 }

@@ -1,101 +1,99 @@
-//! A circuit breaker for the bot: after a streak of failures no call is made; then one call tries,
-//! and if it goes well the backlog flows again at a rate that grows. Pure: it is told the time and
-//! makes no call.
+//! A circuit breaker for the bot. After a streak of failures no call is made. Then one call tries,
+//! and if this trial succeeds, the backlog flows again at a growing rate. No I/O, no clock.
 
 use std::time::Duration;
 
 use contract::Id;
 use tokio::time::Instant;
 
-/// So many failed calls in a row open it, …
+/// Failed calls in a row that open the breaker while the probe has no recent result.
 const STREAK: u32 = 10;
-/// … if so many conversations are among them: one that always fails is no dead bot.
+/// Conversations that must be among the failed calls, because one conversation that always fails
+/// does not mean that the bot is down. While the probe fails, this does not matter.
 const CONVERSATIONS: usize = 3;
-/// A shorter streak is enough where the probe says so too, …
+/// Failed calls in a row that open the breaker while the probe fails.
 const STREAK_WHILE_DOWN: u32 = 3;
-/// … and a longer one is needed where it says that the bot is up: it may be a company's messages
-/// that the bot cannot take.
+/// Failed calls in a row that open the breaker while the probe succeeds. The streak is longer,
+/// because the failures may be of one company's messages that the bot cannot take.
 const STREAK_WHILE_UP: u32 = 50;
-/// From opening to the trial; doubles with each trial that fails …
+/// The pause from opening to the first trial. Each trial that fails doubles the pause.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// … up to this. Also the longest that a failing probe puts a trial off: it may be the probe that
-/// is broken.
+/// The doubling of the pause ends here. While the probe fails, the pause has this length, and is not
+/// longer, because the probe itself may be broken.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// The same where the probe says that the bot is up: it may be one company's messages that it
-/// cannot take.
+/// The longest pause while the probe succeeds. This pause is shorter, because the failures may be of
+/// one company's messages that the bot cannot take.
 const LONGEST_PAUSE_WHILE_UP: Duration = Duration::from_secs(2);
-/// What the probe saw counts for so long.
+/// Probe results older than this are ignored.
 const PROBE_COUNTS: Duration = Duration::from_secs(15);
-/// Calls a second right after closing; doubles every second up to the limit.
+/// Calls a second right after closing. The rate doubles every second up to the limit.
 const RATE_AFTER_CLOSING: f64 = 10.0;
-/// Calls that may begin at once after a quiet time, as a part of a second's.
+/// After a quiet time the calls of this long may begin at once.
 const BURST: Duration = Duration::from_millis(100);
 
 /// Whether a call may begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admit {
-    /// Yes; as the trial, if so.
     Now {
-        /// What follows depends on it.
-        trial: bool,
+        /// Whether this call is the trial of an open breaker.
+        is_trial: bool,
     },
-    /// Ask again then, or when something changes.
+    /// No call before this time, unless something changes.
     NotBefore(Instant),
-    /// Ask again when something changes.
+    /// No call until something changes.
     Never,
 }
 
-/// What a call says about the bot.
+/// What a call says about the bot as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sign {
-    /// It answers.
-    Well,
-    /// No answer, or a 5xx.
-    Ill,
-    /// The same for a message that has failed several times before: most likely it is what the bot
-    /// cannot take. Counts only while the probe fails too, so that a few such conversations keep
-    /// nobody else's waiting.
-    IllAgain,
+pub enum Signal {
+    /// The bot answered.
+    Success,
+    /// There was no answer, or a 5xx.
+    Failure,
+    /// A failure of a message that has already failed several times. While the health probe does not
+    /// fail, such a message does not count towards opening the breaker. Otherwise one undeliverable
+    /// message would block everyone else.
+    RepeatedFailure,
 }
 
-/// How it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// Calls are made.
     Closed,
-    /// None are, not before the trial.
+    /// No call is made before the trial.
     Open {
-        /// Since it opened, or the last trial failed.
+        /// When the breaker opened, or the last trial failed.
         since: Instant,
     },
-    /// The trial.
+    /// It is time for the trial.
     HalfOpen {
-        /// Whether it is under way.
-        trying: bool,
+        /// Whether the trial is under way.
+        is_trying: bool,
     },
 }
 
-/// The breaker.
 #[derive(Debug)]
 pub struct Breaker {
     state: State,
     streak: u32,
     conversations: Vec<Id>,
     pause: Duration,
-    /// What the probe saw last, and when.
+    /// Whether the probe succeeded last, and when.
     probe: Option<(bool, Instant)>,
-    /// How often it has opened.
+    /// How often the breaker has opened.
     opened: u64,
-    /// When it closed last, for the growing rate.
+    /// When the breaker closed last. From then on the rate grows.
     closed_at: Option<Instant>,
     /// Calls a second at most.
-    most: f64,
+    max_rate: f64,
+    /// When the next call may begin.
     next_call: Instant,
 }
 
 impl Breaker {
-    /// Closed; `most` calls a second at most, in any state.
-    pub fn new(most: f64, now: Instant) -> Breaker {
+    /// A closed breaker that admits `max_rate` calls a second at most.
+    pub fn new(max_rate: f64, now: Instant) -> Breaker {
         Breaker {
             state: State::Closed,
             streak: 0,
@@ -104,86 +102,86 @@ impl Breaker {
             probe: None,
             opened: 0,
             closed_at: None,
-            most,
+            max_rate,
             next_call: now,
         }
     }
 
-    /// How it stands.
     pub fn state(&self) -> State {
         self.state
     }
 
-    /// How often it has opened.
+    /// How often the breaker has opened.
     pub fn opened(&self) -> u64 {
         self.opened
     }
 
-    /// Whether a call may begin now.
+    /// Whether a call may begin now. A call that is admitted must be reported to [`Breaker::record`],
+    /// and a trial that makes no call to [`Breaker::give_up_trial`].
     pub fn admit(&mut self, now: Instant) -> Admit {
         if let State::Open { since } = self.state {
-            let pause = match self.seen(now) {
+            let pause = match self.probed(now) {
                 Some(false) => LONGEST_PAUSE,
                 Some(true) => self.pause.min(LONGEST_PAUSE_WHILE_UP),
                 None => self.pause,
             };
-            let trial = since + pause;
-            if now < trial {
-                return Admit::NotBefore(trial);
+            let trial_at = since + pause;
+            if now < trial_at {
+                return Admit::NotBefore(trial_at);
             }
-            self.state = State::HalfOpen { trying: false };
+            self.state = State::HalfOpen { is_trying: false };
         }
         match self.state {
-            State::HalfOpen { trying: true } | State::Open { .. } => Admit::Never,
-            State::HalfOpen { trying: false } => {
-                self.state = State::HalfOpen { trying: true };
-                Admit::Now { trial: true }
+            State::HalfOpen { is_trying: true } | State::Open { .. } => Admit::Never,
+            State::HalfOpen { is_trying: false } => {
+                self.state = State::HalfOpen { is_trying: true };
+                Admit::Now { is_trial: true }
             }
             State::Closed if now < self.next_call => Admit::NotBefore(self.next_call),
             State::Closed => {
                 self.next_call = self.next_call.max(now.checked_sub(BURST).unwrap_or(now))
                     + Duration::from_secs_f64(1.0 / self.rate(now));
-                Admit::Now { trial: false }
+                Admit::Now { is_trial: false }
             }
         }
     }
 
-    /// Whether the bot is up, as the probe saw it lately.
-    fn seen(&self, now: Instant) -> Option<bool> {
+    /// Whether the bot is up, by the probe's last result, unless that is too old.
+    fn probed(&self, now: Instant) -> Option<bool> {
         self.probe
             .filter(|(_, at)| now.duration_since(*at) < PROBE_COUNTS)
             .map(|(up, _)| up)
     }
 
     fn rate(&self, now: Instant) -> f64 {
-        self.closed_at.map_or(self.most, |at| {
+        self.closed_at.map_or(self.max_rate, |at| {
             (RATE_AFTER_CLOSING * now.duration_since(at).as_secs_f64().min(30.0).exp2())
-                .min(self.most)
+                .min(self.max_rate)
         })
     }
 
-    /// A call for a conversation has ended.
-    pub fn record(&mut self, sign: Sign, conversation: Id, trial: bool, now: Instant) {
-        let sign = match sign {
-            Sign::IllAgain if self.seen(now) == Some(false) => Sign::Ill,
-            sign => sign,
+    /// Records the end of a call for a conversation.
+    pub fn record(&mut self, signal: Signal, conversation: Id, is_trial: bool, now: Instant) {
+        let signal = match signal {
+            Signal::RepeatedFailure if self.probed(now) == Some(false) => Signal::Failure,
+            signal => signal,
         };
-        match (sign, self.state) {
-            (Sign::IllAgain, _) if trial => self.give_up_trial(),
-            (Sign::Well, State::HalfOpen { .. }) if trial => self.close(now),
-            (Sign::Well, State::Closed) => self.calm(),
-            (Sign::Ill, State::HalfOpen { .. }) if trial => {
+        match (signal, self.state) {
+            (Signal::RepeatedFailure, _) if is_trial => self.give_up_trial(),
+            (Signal::Success, State::HalfOpen { .. }) if is_trial => self.close(now),
+            (Signal::Success, State::Closed) => self.end_streak(),
+            (Signal::Failure, State::HalfOpen { .. }) if is_trial => {
                 self.pause = (self.pause * 2).min(LONGEST_PAUSE);
                 self.open(now);
             }
-            (Sign::Ill, State::Closed) => {
+            (Signal::Failure, State::Closed) => {
                 self.streak = self.streak.saturating_add(1);
                 if self.conversations.len() < CONVERSATIONS
                     && !self.conversations.contains(&conversation)
                 {
                     self.conversations.push(conversation);
                 }
-                let dead = match self.seen(now) {
+                let is_down = match self.probed(now) {
                     Some(false) => self.streak >= STREAK_WHILE_DOWN,
                     up => {
                         let streak = if up.is_some() {
@@ -194,24 +192,24 @@ impl Breaker {
                         self.streak >= streak && self.conversations.len() >= CONVERSATIONS
                     }
                 };
-                if dead {
+                if is_down {
                     self.opened += 1;
                     self.open(now);
                 }
             }
-            // A call that began before it opened says nothing new.
+            // A call that began before the breaker opened says nothing new.
             _ => {}
         }
     }
 
-    /// The trial ended without a call.
+    /// Ends the trial without a call. The next call is the trial then.
     pub fn give_up_trial(&mut self) {
-        if let State::HalfOpen { trying } = &mut self.state {
-            *trying = false;
+        if let State::HalfOpen { is_trying } = &mut self.state {
+            *is_trying = false;
         }
     }
 
-    /// What the probe saw. A bot that has come back is tried at once.
+    /// Takes a result of the probe. A bot that has come back is tried at once.
     pub fn probe(&mut self, up: bool, now: Instant) {
         if up && matches!(self.probe, Some((false, _))) {
             self.pause = FIRST_PAUSE;
@@ -221,16 +219,16 @@ impl Breaker {
 
     fn open(&mut self, now: Instant) {
         self.state = State::Open { since: now };
-        self.calm();
+        self.end_streak();
     }
 
     fn close(&mut self, now: Instant) {
         self.state = State::Closed;
         (self.pause, self.closed_at, self.next_call) = (FIRST_PAUSE, Some(now), now);
-        self.calm();
+        self.end_streak();
     }
 
-    fn calm(&mut self) {
+    fn end_streak(&mut self) {
         self.streak = 0;
         self.conversations.clear();
     }
@@ -260,21 +258,25 @@ mod tests {
             }
         }
 
-        fn ill(&mut self, calls: u32, conversations: u8) {
+        fn fail(&mut self, calls: u32, conversations: u8) {
             for n in 0..calls {
-                self.breaker
-                    .record(Sign::Ill, id(n as u8 % conversations), false, self.now);
+                self.breaker.record(
+                    Signal::Failure,
+                    id(n as u8 % conversations),
+                    false,
+                    self.now,
+                );
             }
         }
 
-        /// Calls admitted within `seconds`, asked every 10 ms.
-        fn admitted(&mut self, seconds: u64, sign: Sign) -> u32 {
+        /// Counts calls that are admitted within `seconds`, asking every 10 ms.
+        fn admitted(&mut self, seconds: u64, signal: Signal) -> u32 {
             let mut admitted = 0;
             for _ in 0..seconds * 100 {
                 self.now += Duration::from_millis(10);
-                while let Admit::Now { trial } = self.breaker.admit(self.now) {
+                while let Admit::Now { is_trial } = self.breaker.admit(self.now) {
                     admitted += 1;
-                    self.breaker.record(sign, id(1), trial, self.now);
+                    self.breaker.record(signal, id(1), is_trial, self.now);
                 }
             }
             admitted
@@ -286,98 +288,102 @@ mod tests {
     }
 
     #[test]
-    fn a_streak_over_several_conversations_opens_it() {
+    fn a_streak_over_several_conversations_opens_the_breaker() {
         let mut case = Case::new();
-        case.ill(STREAK - 1, 3);
+        case.fail(STREAK - 1, 3);
         assert!(!case.is_open());
-        case.breaker.record(Sign::Well, id(9), false, case.now);
-        case.ill(STREAK - 1, 3);
+        case.breaker.record(Signal::Success, id(9), false, case.now);
+        case.fail(STREAK - 1, 3);
         assert!(!case.is_open(), "one good call ends the streak");
-        case.ill(1, 3);
+        case.fail(1, 3);
         assert!(case.is_open() && case.breaker.opened() == 1);
     }
 
     #[test]
-    fn one_conversation_that_always_fails_does_not() {
+    fn one_conversation_that_always_fails_does_not_open_the_breaker() {
         let mut case = Case::new();
-        case.ill(1_000, 2);
+        case.fail(1_000, 2);
         assert!(!case.is_open());
     }
 
     #[test]
-    fn what_has_failed_before_opens_it_only_if_the_probe_fails_too() {
+    fn repeated_failures_open_the_breaker_only_while_the_probe_fails() {
         let mut case = Case::new();
-        let again = |case: &mut Case| {
-            (0..100).for_each(|n| case.breaker.record(Sign::IllAgain, id(n), false, case.now))
+        let fail_again = |case: &mut Case| {
+            (0..100).for_each(|n| {
+                case.breaker
+                    .record(Signal::RepeatedFailure, id(n), false, case.now)
+            })
         };
-        again(&mut case);
+        fail_again(&mut case);
         case.breaker.probe(true, case.now);
-        again(&mut case);
+        fail_again(&mut case);
         assert!(!case.is_open());
         case.breaker.probe(false, case.now);
-        again(&mut case);
+        fail_again(&mut case);
         assert!(case.is_open());
     }
 
     #[test]
-    fn a_trial_by_what_has_failed_before_says_nothing_and_the_next_one_tries() {
+    fn a_trial_that_is_a_repeated_failure_decides_nothing_and_the_next_call_tries() {
         let mut case = Case::new();
-        case.ill(STREAK, 3);
+        case.fail(STREAK, 3);
         case.now += 2 * SECOND;
-        assert_eq!(case.breaker.admit(case.now), Admit::Now { trial: true });
-        case.breaker.record(Sign::IllAgain, id(1), true, case.now);
-        assert_eq!(case.breaker.admit(case.now), Admit::Now { trial: true });
-        case.breaker.record(Sign::Well, id(2), true, case.now);
+        assert_eq!(case.breaker.admit(case.now), Admit::Now { is_trial: true });
+        case.breaker
+            .record(Signal::RepeatedFailure, id(1), true, case.now);
+        assert_eq!(case.breaker.admit(case.now), Admit::Now { is_trial: true });
+        case.breaker.record(Signal::Success, id(2), true, case.now);
         assert_eq!(case.breaker.state(), State::Closed);
     }
 
     #[test]
-    fn while_the_probe_is_well_a_longer_streak_is_needed() {
+    fn while_the_probe_succeeds_a_longer_streak_is_needed() {
         let mut case = Case::new();
         case.breaker.probe(true, case.now);
-        case.ill(STREAK_WHILE_UP - 1, 10);
+        case.fail(STREAK_WHILE_UP - 1, 10);
         assert!(!case.is_open());
-        case.ill(1, 10);
+        case.fail(1, 10);
         assert!(case.is_open());
     }
 
     #[test]
-    fn the_probe_shortens_the_streak() {
+    fn while_the_probe_fails_a_shorter_streak_is_enough() {
         let mut case = Case::new();
         case.breaker.probe(false, case.now);
-        case.ill(STREAK_WHILE_DOWN, 1);
+        case.fail(STREAK_WHILE_DOWN, 1);
         assert!(case.is_open());
     }
 
     #[test]
     fn a_dead_bot_is_called_a_bounded_number_of_times() {
         let mut case = Case::new();
-        case.ill(STREAK, 3);
-        // 1 + 2 + 4 + 8 + 16 s, then every 30 s.
-        assert_eq!(case.admitted(3_600, Sign::Ill), 5 + 118);
+        case.fail(STREAK, 3);
+        // After 1, 2, 4, 8 and 16 s, then every 30 s.
+        assert_eq!(case.admitted(3_600, Signal::Failure), 5 + 118);
         assert_eq!(case.breaker.opened(), 1, "a failed trial is no new opening");
     }
 
     #[test]
-    fn while_the_probe_fails_the_trial_is_put_off_but_not_for_good() {
+    fn while_the_probe_fails_trials_are_rare_but_are_made() {
         let mut case = Case::new();
-        case.ill(STREAK, 3);
+        case.fail(STREAK, 3);
         let mut trials = 0;
         for _ in 0..10 {
             case.breaker.probe(false, case.now);
-            trials += case.admitted(10, Sign::Ill);
+            trials += case.admitted(10, Signal::Failure);
         }
         assert_eq!(trials, 3);
     }
 
     #[test]
-    fn while_the_probe_is_well_trials_stay_frequent() {
+    fn while_the_probe_succeeds_trials_stay_frequent() {
         let mut case = Case::new();
-        case.ill(STREAK, 3);
+        case.fail(STREAK, 3);
         let mut trials = 0;
         for _ in 0..10 {
             case.breaker.probe(true, case.now);
-            trials += case.admitted(10, Sign::Ill);
+            trials += case.admitted(10, Signal::Failure);
         }
         assert!((45..=51).contains(&trials), "{trials}");
     }
@@ -385,34 +391,34 @@ mod tests {
     #[test]
     fn a_bot_that_comes_back_is_tried_within_a_second() {
         let mut case = Case::new();
-        case.ill(STREAK, 3);
-        case.admitted(60, Sign::Ill);
+        case.fail(STREAK, 3);
+        case.admitted(60, Signal::Failure);
         case.breaker.probe(false, case.now);
         case.breaker.probe(true, case.now);
-        assert!(case.admitted(1, Sign::Well) > 0);
+        assert!(case.admitted(1, Signal::Success) > 0);
         assert_eq!(case.breaker.state(), State::Closed);
     }
 
     #[test]
-    fn one_call_is_the_trial_and_what_began_before_says_nothing() {
+    fn one_call_is_the_trial_and_a_call_that_began_before_decides_nothing() {
         let mut case = Case::new();
-        case.ill(STREAK, 3);
+        case.fail(STREAK, 3);
         case.now += 2 * SECOND;
-        assert_eq!(case.breaker.admit(case.now), Admit::Now { trial: true });
+        assert_eq!(case.breaker.admit(case.now), Admit::Now { is_trial: true });
         assert_eq!(case.breaker.admit(case.now), Admit::Never);
-        case.breaker.record(Sign::Well, id(1), false, case.now);
+        case.breaker.record(Signal::Success, id(1), false, case.now);
         assert_eq!(case.breaker.admit(case.now), Admit::Never);
         case.breaker.give_up_trial();
-        assert_eq!(case.breaker.admit(case.now), Admit::Now { trial: true });
+        assert_eq!(case.breaker.admit(case.now), Admit::Now { is_trial: true });
     }
 
     #[test]
     fn after_closing_the_rate_grows_to_the_limit() {
         let mut case = Case::new();
-        assert!((900..=1_300).contains(&case.admitted(1, Sign::Well)));
-        case.ill(STREAK, 3);
+        assert!((900..=1_300).contains(&case.admitted(1, Signal::Success)));
+        case.fail(STREAK, 3);
         case.now += SECOND;
-        let rates: Vec<u32> = (0..12).map(|_| case.admitted(1, Sign::Well)).collect();
+        let rates: Vec<u32> = (0..12).map(|_| case.admitted(1, Signal::Success)).collect();
         assert!(
             rates[0] < 30 && rates.windows(2).all(|w| w[0] <= w[1] + 2),
             "{rates:?}"

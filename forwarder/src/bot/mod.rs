@@ -1,6 +1,8 @@
-//! The Meta bot over HTTP: the call that hands a message over. Decides nothing; see `verdict`.
+//! The Meta bot over HTTP: the call that hands a message over. Decides neither when a call may begin
+//! (see `admission`) nor what its end means (see `delivery::verdict`).
 
 pub mod admission;
+pub mod answer;
 pub mod backoff;
 pub mod breaker;
 
@@ -17,22 +19,23 @@ use reqwest::{Client, Response, redirect, retry};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 
-use crate::delivery::verdict::{Ending, graph_error, retry_after};
+use admission::CALLS_AT_ONCE;
+use answer::{Ending, GraphError, retry_after};
 
-/// A whole call: connecting, sending, the answer's head and body. Unless it is set otherwise.
+/// The default time limit of a whole call: connecting, sending, the answer's head and body.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// What can be set. A stop, which takes 30 s at most, waits for calls under way and the storing of
-/// their results.
+/// The time limits that can be set. A longer one could outlast a stop, which takes 30 s at most and
+/// waits for calls under way and the storing of their results.
 pub const CALL_TIMEOUTS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
-/// Its part for connecting.
+/// The time limit for connecting, which is a part of the call.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Connections kept open between calls; as many as there are calls at once.
-const MAX_IDLE_CONNECTIONS: usize = crate::CALLS_AT_ONCE;
-/// And for how long. Shorter than the idle limits that servers usually have, so that none is closed
-/// under a call.
+/// Connections that are kept open between calls at most. Further ones are closed.
+const MAX_IDLE_CONNECTIONS: usize = CALLS_AT_ONCE;
+/// How long a connection is kept open between calls. Servers usually wait longer, so they close no
+/// connection during a call.
 const MAX_IDLE: Duration = Duration::from_secs(4);
-/// Of an answer's body so much is read, so that the connection can be used again; past it the
-/// connection is closed.
+/// Bytes of an answer's body that are read, so that the connection can be used again. A connection
+/// with a longer answer is closed.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
 /// The bot cannot be called at all.
@@ -46,7 +49,7 @@ pub enum BotError {
     Client(String),
 }
 
-/// What the bot is told. The names are the old backend's.
+/// The body of a call. The names are those of the Express backend.
 #[derive(Serialize)]
 struct ManualMessage<'a> {
     company_id: Id,
@@ -59,12 +62,10 @@ struct ManualMessage<'a> {
     customer_social_id: Option<&'a ShortText>,
 }
 
-/// How a call went.
+/// A call that has ended.
 #[derive(Clone, Debug)]
 pub struct Called {
-    /// How it ended.
     pub ending: Ending,
-    /// How long it took.
     pub took: Duration,
 }
 
@@ -100,13 +101,13 @@ impl Bot {
             // The key and the message go to the address that was configured, and nowhere else.
             .redirect(redirect::Policy::none())
             .no_proxy()
-            // Every call is an attempt that the log tells of.
+            // Otherwise the log would not know of every attempt.
             .retry(retry::never());
         if !base_url.starts_with("https:") {
-            // No certificate is needed then, so their absence must not stop the start.
+            // No certificate is needed, so a system without certificates must not prevent the start.
             client = client.tls_certs_only([]);
         }
-        // reqwest's own text is just "builder error".
+        // reqwest's own text is only "builder error".
         let why = |e: reqwest::Error| {
             e.source()
                 .map_or_else(|| e.to_string(), ToString::to_string)
@@ -119,8 +120,8 @@ impl Bot {
         })
     }
 
-    /// Hands a message over; ends within the timeout. The message's id is the idempotency key.
-    /// `customer` is the contact's id on the platform, `token` the company's access to it.
+    /// Hands a message over. Ends within the timeout. The message's id is the idempotency key.
+    /// `customer` is the contact's id on the platform, `token` the company's access to the platform.
     pub async fn deliver(
         &self,
         message: &Message,
@@ -161,7 +162,8 @@ impl Bot {
     }
 }
 
-/// The status decides; a body that breaks off changes nothing about it.
+/// Reads an answer. A body that breaks off is read as far as it came, because the status is what
+/// counts.
 async fn answered(response: Response) -> Ending {
     let status = response.status().as_u16();
     let asked = response
@@ -173,11 +175,11 @@ async fn answered(response: Response) -> Ending {
     Ending::Answered {
         status,
         retry_after,
-        graph: graph_error(&body),
+        graph: GraphError::read(&body),
     }
 }
 
-/// The body as far as it is read.
+/// Reads the body up to [`MAX_ANSWER_BYTES`].
 async fn body(mut response: Response) -> Vec<u8> {
     let mut body = Vec::new();
     while let Ok(Some(part)) = response.chunk().await {

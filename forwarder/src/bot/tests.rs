@@ -1,4 +1,4 @@
-//! The call to the bot, against real HTTP servers on ports of their own.
+//! Calls to the bot, against real HTTP servers on ports of their own.
 
 use std::sync::{Arc, Mutex};
 
@@ -54,7 +54,7 @@ async fn serve(router: Router) -> String {
 }
 
 #[tokio::test]
-async fn a_call_carries_all_that_the_bot_needs() {
+async fn a_call_has_the_message_the_key_and_the_trace() {
     let seen: Arc<Mutex<Option<(Uri, Headers, Value)>>> = Arc::default();
     let into = seen.clone();
     let router =
@@ -171,10 +171,10 @@ async fn an_endless_answer_is_cut_off_and_its_status_counts() {
 }
 
 #[tokio::test]
-async fn no_connection_a_broken_one_and_silence_are_told_apart() {
+async fn no_connection_a_broken_connection_and_silence_are_told_apart() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    // The system completes connections that nobody accepts: silence.
+    // The system completes connections that nobody accepts, so there is silence.
     let silent = bot(url.clone(), Duration::from_millis(200))
         .deliver(&message(), None, &TOKEN.into(), trace())
         .await;
@@ -186,7 +186,7 @@ async fn no_connection_a_broken_one_and_silence_are_told_apart() {
                 .await
         },
         async {
-            // The first is the silent one's.
+            // The first connection is that of the silent call.
             drop(listener.accept().await.unwrap());
             drop(listener.accept().await.unwrap());
         }

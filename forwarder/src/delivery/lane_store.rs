@@ -1,6 +1,6 @@
-//! The bucket `lanes`: why a conversation waits, since when, how often it was tried and when it is
-//! tried again. For operators, and for the forwarder that takes a partition over. What awaits
-//! delivery stands in the stream, not here.
+//! The bucket `lanes`: why a conversation waits, since when, how often its first message was tried
+//! and when it is tried again. Operators read the bucket, and so does the forwarder that takes a
+//! partition over. The messages themselves are in the stream, not in the bucket.
 
 use std::collections::HashMap;
 
@@ -8,33 +8,32 @@ use contract::Id;
 use contract::domain::LaneEntry;
 use contract::{inventory, subject};
 use runtime::kv::bucket::Bucket;
-use runtime::log::direct_get;
+use runtime::log::direct_get::{self, ReadError};
 use runtime::net::connection::Connection;
 use tracing::warn;
 
-use crate::partition::lane::LaneId;
+use crate::delivery::work::LaneId;
 
-/// The bucket.
+/// Reads and writes the bucket `lanes`.
 #[derive(Clone)]
-pub struct Entries {
+pub struct LaneStore {
     connection: Connection,
     bucket: Bucket,
 }
 
-impl Entries {
-    /// Asks nothing yet.
-    pub fn new(connection: Connection) -> Entries {
-        Entries {
+impl LaneStore {
+    pub fn new(connection: Connection) -> LaneStore {
+        LaneStore {
             bucket: Bucket::new(connection.clone(), inventory::LANES),
             connection,
         }
     }
 
-    /// The entries of a partition.
+    /// Loads the entries of a partition.
     ///
     /// # Errors
     /// The bucket does not answer.
-    pub async fn load(&self, partition: u32) -> Result<HashMap<LaneId, LaneEntry>, String> {
+    pub async fn load(&self, partition: u32) -> Result<HashMap<LaneId, LaneEntry>, ReadError> {
         let (stream, filter) = (
             format!("KV_{}", inventory::LANES),
             subject::entry(inventory::LANES, &format!("{partition}.>")),
@@ -54,7 +53,7 @@ impl Entries {
             };
             from = last.seq + 1;
             for stored in &page {
-                // The marker of what was removed or has expired.
+                // The marker of an entry that was removed or has expired.
                 if stored.payload.is_empty() {
                     continue;
                 }
@@ -69,8 +68,8 @@ impl Entries {
         }
     }
 
-    /// Writes a lane's entry. Without it a new owner would count from nothing, so a failure is no
-    /// reason to stop.
+    /// Writes a lane's entry. Returns false if that fails. Delivery goes on then: without the entry a
+    /// new owner counts the calls from 0.
     pub async fn put(&self, partition: u32, lane: LaneId, entry: &LaneEntry) -> bool {
         self.bucket
             .put(&key(partition, lane), entry, inventory::LANE_TTL)
@@ -78,7 +77,8 @@ impl Entries {
             .is_ok()
     }
 
-    /// Removes it. If that fails, it names a message that is gone, which nobody heeds, and expires.
+    /// Removes a lane's entry. If that fails, the entry names a message that is gone. Such an entry is
+    /// ignored, and expires.
     pub async fn remove(&self, partition: u32, lane: LaneId) {
         let _ = self.bucket.remove(&key(partition, lane), None).await;
     }
@@ -94,24 +94,21 @@ fn lane_of(subject: &str) -> Option<LaneId> {
     Some((company, contact))
 }
 
-/// The place in its conversation of a message of `OUTBOUND`: the sequence in `EVENTS` that it was
-/// sourced from, or that its first delivery was, if it is replayed.
-pub fn order_of(message: &async_nats::Message) -> Option<u64> {
-    let header = |name: &str| {
-        message
-            .headers
-            .as_ref()?
-            .get(name)
-            .map(|v| v.as_str().to_owned())
-    };
-    let sourced = || {
-        header(contract::header::STREAM_SOURCE)?
-            .split(' ')
-            .nth(1)?
-            .parse()
-            .ok()
-    };
-    header(contract::header::EVENT_SEQ)
-        .and_then(|seq| seq.parse().ok())
-        .or_else(sourced)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_lane_is_read_back_from_the_subject_of_its_entry(
+            partition in 0..16_u32,
+            company in any::<[u8; 12]>(),
+            contact in any::<[u8; 12]>(),
+        ) {
+            let lane = (Id::from_bytes(company), Id::from_bytes(contact));
+            let subject = subject::entry(inventory::LANES, &key(partition, lane));
+            prop_assert_eq!(lane_of(&subject), Some(lane));
+        }
+    }
 }

@@ -1,9 +1,12 @@
-//! The way of one message to the bot, and what the log and the bucket `lanes` are told of it. Knows
-//! nothing of partitions.
+//! The delivery of one message to the bot, and what the log and the bucket `lanes` are told of it.
+//! Knows nothing of partitions.
 
-pub mod forward;
+mod attempt;
+mod forward;
+pub mod forwarder;
 pub mod lane_store;
-pub mod outbound;
+mod outbound;
 pub mod report;
 pub mod token_holds;
-pub mod verdict;
+mod verdict;
+pub mod work;

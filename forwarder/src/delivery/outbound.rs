@@ -1,4 +1,4 @@
-//! Reading a message of `OUTBOUND`: payload and subject must say the same. No I/O.
+//! Reads a message of `OUTBOUND`, and checks that payload and subject agree. No I/O.
 
 use contract::dead_letter::Reason;
 use contract::domain::{Message, Platform, Provider};
@@ -6,32 +6,29 @@ use contract::event::{BadEvent, Envelope, Event};
 use contract::subject::Outbound;
 use contract::{Id, Timestamp};
 
-/// A message that the bot shall have.
+/// A message for the bot.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Awaiting {
-    /// What was accepted.
+pub struct OutboundMessage {
     pub message: Message,
-    /// Whose access it needs.
+    /// The platform whose token the message needs.
     pub provider: Provider,
-    /// When. Its day counts from here.
+    /// When the gateway accepted the message. The deadline counts from here.
     pub accepted_at: Timestamp,
 }
 
-/// Why it cannot be one, for the dead letter.
+/// Why a message of the stream is no message for the bot. Reason and text go into the dead letter.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}: {why}")]
 pub struct NotOutbound {
-    /// The kind.
     pub reason: Reason,
-    /// The particulars.
     pub why: String,
 }
 
-/// Reads it, and checks it against the subject it came on, which is what isolates tenants.
+/// Reads a message and checks it against its subject. This check isolates tenants.
 ///
 /// # Errors
 /// The payload is no `message.created` of this build, or contradicts its subject.
-pub fn read(subject: &str, payload: &[u8]) -> Result<Awaiting, NotOutbound> {
+pub fn read(subject: &str, payload: &[u8]) -> Result<OutboundMessage, NotOutbound> {
     let malformed = |why: String| NotOutbound {
         reason: Reason::Malformed,
         why,
@@ -43,7 +40,7 @@ pub fn read(subject: &str, payload: &[u8]) -> Result<Awaiting, NotOutbound> {
     if let Some(platform) = unknown_platform(subject) {
         return Err(unknown(platform));
     }
-    let place: Outbound = subject
+    let expected: Outbound = subject
         .parse()
         .map_err(|e: contract::subject::BadSubject| malformed(e.to_string()))?;
     let envelope = Envelope::from_json(payload).map_err(|e| match e {
@@ -60,7 +57,7 @@ pub fn read(subject: &str, payload: &[u8]) -> Result<Awaiting, NotOutbound> {
         )));
     };
     let says = |company: Id| (company, message.contact_id, message.platform);
-    let subject_says = (place.company, place.contact, place.platform);
+    let subject_says = (expected.company, expected.contact, expected.platform);
     if says(envelope.company_id) != subject_says || says(message.company_id) != subject_says {
         return Err(malformed(format!(
             "the payload does not belong to the subject {subject}"
@@ -76,14 +73,14 @@ pub fn read(subject: &str, payload: &[u8]) -> Result<Awaiting, NotOutbound> {
         .platform
         .provider()
         .ok_or_else(|| unknown(message.platform.as_str()))?;
-    Ok(Awaiting {
+    Ok(OutboundMessage {
         message,
         provider,
         accepted_at: envelope.occurred_at,
     })
 }
 
-/// The platform that the subject names, if none of ours goes there.
+/// The platform that the subject names, if the bot does not serve that platform.
 fn unknown_platform(subject: &str) -> Option<&str> {
     let platform = subject.split('.').nth(4)?;
     let known = platform.parse().is_ok_and(Platform::is_forwardable);
@@ -93,8 +90,9 @@ fn unknown_platform(subject: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
-    const GOLDEN: &str = include_str!("../../nats/golden/message.created.v1.json");
+    const GOLDEN: &str = include_str!("../../../nats/golden/message.created.v1.json");
     const SUBJECT: &str = "outbound.3.aaaaaaaaaaaaaaaaaaaaaaaa.bbbbbbbbbbbbbbbbbbbbbbbb.facebook";
 
     fn reason(subject: &str, payload: &str) -> Option<Reason> {
@@ -103,9 +101,9 @@ mod tests {
 
     #[test]
     fn the_golden_event_is_read() {
-        let awaiting = read(SUBJECT, GOLDEN.as_bytes()).unwrap();
-        assert_eq!(awaiting.message.content.as_str(), "See you at ten.");
-        assert_eq!(awaiting.accepted_at.to_string(), "2025-11-24T16:00:00.005Z");
+        let outbound = read(SUBJECT, GOLDEN.as_bytes()).unwrap();
+        assert_eq!(outbound.message.content.as_str(), "See you at ten.");
+        assert_eq!(outbound.accepted_at.to_string(), "2025-11-24T16:00:00.005Z");
     }
 
     #[test]
@@ -136,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_platform_that_nobody_carries_is_named_as_the_reason() {
+    fn a_platform_that_the_bot_does_not_serve_is_the_reason() {
         for platform in ["telegram", "myspace"] {
             assert_eq!(
                 reason(&SUBJECT.replace("facebook", platform), GOLDEN),
@@ -147,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_nothing_to_forward_is_refused() {
+    fn a_message_that_is_not_for_the_bot_is_refused() {
         for (from, to) in [
             ("\"operator\"", "\"assistant\""),
             ("\"outbound\"", "\"inbound\""),
@@ -163,10 +161,19 @@ mod tests {
     }
 
     #[test]
-    fn another_builds_event_is_told_apart() {
+    fn an_event_of_an_unknown_version_is_the_reason() {
         assert_eq!(
             reason(SUBJECT, &GOLDEN.replace("\"version\":1", "\"version\":2")),
             Some(Reason::UnknownVersion)
         );
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_a_panic(subject in ".*", payload in prop::collection::vec(any::<u8>(), 0..64)) {
+            prop_assert!(read(&subject, &payload).is_err());
+            prop_assert!(read(SUBJECT, &payload).is_err());
+            prop_assert!(read(&subject, GOLDEN.as_bytes()).is_err());
+        }
     }
 }

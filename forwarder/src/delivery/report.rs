@@ -1,4 +1,5 @@
-//! Telling the log how far a message has come: one `message.delivery` event a step.
+//! Tells the log how far a message has come: one event `message.delivery` for each step. Decides no
+//! step.
 
 use std::time::Duration;
 
@@ -12,43 +13,41 @@ use runtime::log::publisher::{Outgoing, PublishError, Publisher};
 use tokio::time::Instant;
 use tracing::debug;
 
-/// How long storing the result of a call is tried. Longer, and a shutdown could not wait for it.
+/// How long storing the result of a call is tried. With a longer time a shutdown could not wait for
+/// the result.
 const RESULT_DEADLINE: Duration = Duration::from_secs(8);
-/// Pause between the tries; each takes up to the publisher's own deadline.
+/// The pause between two tries. Each try takes up to the publisher's own deadline.
 const RESULT_PAUSE: Duration = Duration::from_millis(500);
 
-/// Which delivery of which message the steps belong to.
+/// The message that a step is about.
 #[derive(Clone, Copy)]
-pub struct Subject<'a> {
-    /// The message.
+pub struct StepContext<'a> {
     pub message: &'a Message,
-    /// Its sequence in `OUTBOUND`.
+    /// The message's sequence in `OUTBOUND`.
     pub stream_seq: u64,
-    /// From 1: which delivery by JetStream.
-    pub attempt: u64,
-    /// Its trace.
     pub trace: TraceContext,
 }
 
-/// One step.
+/// One step of a delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// What the message's `delivery` becomes.
+    /// The new value of the message's `delivery`. Its `attempts` is the number of calls to the bot,
+    /// the one that this step ends or announces included. This number is a part of the event's
+    /// `Nats-Msg-Id`.
     pub delivery: Delivery,
-    /// HTTP status of the call that it ends.
+    /// The HTTP status of the call that this step ends.
     pub status: Option<u16>,
     /// How long that call took.
     pub took: Option<Duration>,
 }
 
 impl Step {
-    /// A step that no call ends.
-    pub fn to(state: DeliveryState, calls: u64) -> Step {
-        let attempts = u32::try_from(calls).unwrap_or(u32::MAX);
+    /// A step to a state, without the result of a call.
+    pub fn to(state: DeliveryState, calls: u32) -> Step {
         Step {
             delivery: Delivery {
                 state,
-                attempts,
+                attempts: calls,
                 ..Delivery::queued()
             },
             status: None,
@@ -57,35 +56,36 @@ impl Step {
     }
 }
 
-/// How a message has ended, while that is not in the log yet.
+/// The last step of a message, while the step is not in the log yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ended {
-    /// Its last step.
+pub struct FinalStep {
     pub step: Step,
-    /// Why it becomes a dead letter; `None` if it does not, or has one.
-    pub letter: Option<Reason>,
+    /// The reason for the dead letter that is still to be stored. `None` if there is no dead letter,
+    /// or if it is stored.
+    pub dead_letter: Option<Reason>,
 }
 
-/// Publishes the step once, within the publisher's deadline.
+/// Publishes a step once, within the publisher's deadline.
 ///
 /// # Errors
-/// It is not known to be in the log.
+/// The step may not be in the log.
 pub async fn publish(
     publisher: &Publisher,
-    of: Subject<'_>,
+    of: StepContext<'_>,
     step: &Step,
     now: Timestamp,
 ) -> Result<(), PublishError> {
     publisher.publish(outgoing(of, step, now)?).await.map(drop)
 }
 
-/// Publishes the result of a call; tries for 8 s, because without it the call would be made again.
+/// Publishes a step that ends a call, and repeats this for [`RESULT_DEADLINE`]. Otherwise the call
+/// would be made again.
 ///
 /// # Errors
-/// It is not known to be in the log.
+/// The step may not be in the log.
 pub async fn publish_result(
     publisher: &Publisher,
-    of: Subject<'_>,
+    of: StepContext<'_>,
     step: &Step,
     now: Timestamp,
 ) -> Result<(), PublishError> {
@@ -105,16 +105,18 @@ pub async fn publish_result(
     }
 }
 
-/// A step that is told again after a redelivery carries the same `Nats-Msg-Id`, so the log has it
-/// once.
-fn outgoing(of: Subject<'_>, step: &Step, now: Timestamp) -> Result<Outgoing, PublishError> {
-    let Subject {
+/// The event of a step. A step that is told again after a redelivery has the same `Nats-Msg-Id`, so
+/// the log has it once.
+fn outgoing(of: StepContext<'_>, step: &Step, now: Timestamp) -> Result<Outgoing, PublishError> {
+    let StepContext {
         message,
         stream_seq,
-        attempt,
         trace,
     } = of;
-    let msg_id = MessageDelivery::msg_id(message.id, stream_seq, attempt, step.delivery.state);
+    let Delivery {
+        state, attempts, ..
+    } = step.delivery;
+    let msg_id = MessageDelivery::msg_id(message.id, stream_seq, attempts.into(), state);
     let event = Event::MessageDelivery(MessageDelivery {
         message_id: message.id,
         contact_id: message.contact_id,

@@ -1,6 +1,6 @@
 //! Companies whose access to a platform is refused or missing. Their messages wait until a manager
-//! has replaced the token; here is remembered which token was refused, and asked whether there is
-//! another. Which messages wait is the lanes' matter.
+//! has replaced the token. [`TokenHolds`] remembers which token was refused, and asks whether there
+//! is another. Does not know which messages wait; the lanes know.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,27 +17,26 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::partition::lane::Scope;
+use crate::delivery::work::Scope;
 
-/// How often holds are looked at.
+/// How often the held tokens are asked for.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// Questions at one look; with more holds than these each is looked at less often.
+/// Questions at one look at most. With more holds each is looked at less often.
 const QUESTIONS: usize = 200;
-/// So long after a refusal one message is let through with the same token: the refusal may have
-/// been the bot's own mistake.
+/// How long after a refusal one message tries the same token again, because the refusal may have been
+/// the bot's own mistake.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(15 * 60);
 
-/// Which token: when it was entered; `None` if there is none.
+/// The time at which a token was entered, which tells tokens apart. `None` if there is no token.
 pub type Version = Option<Timestamp>;
 
-/// Whether a message may be called for.
+/// Whether a message may be sent with a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Leave {
-    /// Nothing speaks against it.
+pub enum TokenState {
     Free,
     /// The token was refused, and this one message tries it again.
     Trial,
-    /// Not with this token, and why.
+    /// The token was refused for this reason.
     Held(String),
 }
 
@@ -47,34 +46,34 @@ struct Hold {
     why: String,
     /// When the token was refused, or tried again.
     since: Instant,
-    /// One lane is still to be woken for the trial.
-    wake: bool,
-    /// The trial is still to be made.
-    trial: bool,
+    /// Whether a lane is still to be woken for the trial.
+    wakes_one: bool,
+    /// Whether the trial is still to be made.
+    is_trial_open: bool,
 }
 
-/// What is held now. Cloning shares it.
+/// The present holds. Cloning shares them.
 #[derive(Clone)]
-pub struct Holds {
+pub struct TokenHolds {
     held: Arc<Mutex<BTreeMap<Scope, Hold>>>,
     released: Arc<watch::Sender<u64>>,
 }
 
-impl Default for Holds {
-    fn default() -> Holds {
-        Holds {
+impl Default for TokenHolds {
+    fn default() -> TokenHolds {
+        TokenHolds {
             held: Arc::default(),
             released: Arc::new(watch::Sender::new(0)),
         }
     }
 }
 
-impl Holds {
+impl TokenHolds {
     fn held(&self) -> MutexGuard<'_, BTreeMap<Scope, Hold>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The token was refused, or is missing.
+    /// TokenHolds a scope, because its token was refused or is missing.
     pub fn hold(&self, scope: Scope, version: Version, why: &str) {
         let mut held = self.held();
         if held.get(&scope).is_none_or(|h| h.version != version) {
@@ -86,42 +85,43 @@ impl Holds {
                     version,
                     why: why.to_owned(),
                     since: Instant::now(),
-                    wake: false,
-                    trial: false,
+                    wakes_one: false,
+                    is_trial_open: false,
                 },
             );
         }
         gauge!("holds").set(held.len() as f64);
     }
 
-    /// Whether a message may be called for with this token.
-    pub fn ask(&self, scope: Scope, version: Version) -> Leave {
+    /// Whether a message may be sent with this token. The answer [`TokenState::Trial`] is given to one
+    /// message only.
+    pub fn check(&self, scope: Scope, version: Version) -> TokenState {
         let mut held = self.held();
         let Some(hold) = held.get_mut(&scope).filter(|h| h.version == version) else {
-            return Leave::Free;
+            return TokenState::Free;
         };
-        if std::mem::take(&mut hold.trial) {
-            Leave::Trial
+        if std::mem::take(&mut hold.is_trial_open) {
+            TokenState::Trial
         } else {
-            Leave::Held(hold.why.clone())
+            TokenState::Held(hold.why.clone())
         }
     }
 
-    /// Whether [`Holds::may_go`] lets some lane of the scope go.
+    /// Whether [`TokenHolds::take_leave`] would let a lane of the scope go on.
     pub fn lets_some_go(&self, scope: Scope) -> bool {
-        self.held().get(&scope).is_none_or(|hold| hold.wake)
+        self.held().get(&scope).is_none_or(|hold| hold.wakes_one)
     }
 
-    /// Whether a lane that was held may go on: all may once the scope is free, one of them for a
-    /// trial.
-    pub fn may_go(&self, scope: Scope) -> bool {
+    /// Whether a lane that was held may go on. All lanes may once the scope is free. For a trial only
+    /// the first caller may.
+    pub fn take_leave(&self, scope: Scope) -> bool {
         self.held()
             .get_mut(&scope)
-            .is_none_or(|hold| std::mem::take(&mut hold.wake))
+            .is_none_or(|hold| std::mem::take(&mut hold.wakes_one))
     }
 
-    /// The refused token has been taken.
-    pub fn works(&self, scope: Scope, version: Version) {
+    /// Ends the hold of a refused token that the bot accepted after all.
+    pub fn accept(&self, scope: Scope, version: Version) {
         if self
             .held()
             .get(&scope)
@@ -132,7 +132,7 @@ impl Holds {
     }
 
     /// Begins a trial if it is time for one.
-    fn try_again(&self, scope: Scope) -> bool {
+    fn begin_trial(&self, scope: Scope) -> bool {
         let mut held = self.held();
         let Some(hold) = held
             .get_mut(&scope)
@@ -140,14 +140,13 @@ impl Holds {
         else {
             return false;
         };
-        (hold.since, hold.wake, hold.trial) = (Instant::now(), true, true);
+        (hold.since, hold.wakes_one, hold.is_trial_open) = (Instant::now(), true, true);
         drop(held);
         info!(company = %scope.0, platform = %scope.1, "one held message tries the same token again");
         self.released.send_modify(|n| *n += 1);
         true
     }
 
-    /// How many are held.
     pub fn len(&self) -> usize {
         self.held().len()
     }
@@ -166,15 +165,15 @@ impl Holds {
         self.released.send_modify(|n| *n += 1);
     }
 
-    /// Releases what has a new token, until stopped.
+    /// Releases the scopes that have a new token, until the stop.
     pub async fn watch(self, connection: Connection, stop: CancellationToken) {
         let (mut tick, mut after) = (tokio::time::interval(LOOK_EVERY), None);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
             let batch = self.next_batch(&mut after);
             for (scope, hold) in batch {
-                // Without a token there is nothing to try.
-                if hold.version.is_some() && self.try_again(scope) {
+                // Without a token there can be no trial.
+                if hold.version.is_some() && self.begin_trial(scope) {
                     continue;
                 }
                 let question = GetIntegration {
@@ -194,7 +193,7 @@ impl Holds {
                 let version = match answer {
                     Ok(found) => Some(found.integration.updated_at),
                     Err(QueryError::NotFound) => None,
-                    // Nobody can tell now; the next look may.
+                    // The persister does not answer now. The next look asks again.
                     Err(_) => break,
                 };
                 if version != hold.version {
@@ -204,7 +203,7 @@ impl Holds {
         }
     }
 
-    /// The next ones in order, from the first again after the last.
+    /// The next holds in order. After the last hold follows the first.
     fn next_batch(&self, after: &mut Option<Scope>) -> Vec<(Scope, Hold)> {
         let held = self.held();
         let rest = held
@@ -234,41 +233,44 @@ mod tests {
     const OTHER: Version = Some(Timestamp::from_millis(8));
 
     #[tokio::test(start_paused = true)]
-    async fn after_a_while_one_message_tries_the_same_token_and_the_others_wait_for_what_comes_of_it()
-     {
-        let (holds, held) = (Holds::default(), || Leave::Held("HTTP 403".into()));
-        assert!(holds.ask(SCOPE, TOKEN) == Leave::Free && holds.may_go(SCOPE));
+    async fn one_message_tries_a_refused_token_again_and_the_others_wait_for_the_result() {
+        let (holds, held) = (TokenHolds::default(), || {
+            TokenState::Held("HTTP 403".into())
+        });
+        assert!(holds.check(SCOPE, TOKEN) == TokenState::Free && holds.take_leave(SCOPE));
         holds.hold(SCOPE, TOKEN, "HTTP 403");
         assert_eq!(
-            (holds.ask(SCOPE, TOKEN), holds.ask(SCOPE, OTHER)),
-            (held(), Leave::Free)
+            (holds.check(SCOPE, TOKEN), holds.check(SCOPE, OTHER)),
+            (held(), TokenState::Free)
         );
         tokio::time::advance(TRY_AGAIN_AFTER - Duration::from_secs(1)).await;
-        assert!(!holds.try_again(SCOPE) && !holds.lets_some_go(SCOPE) && !holds.may_go(SCOPE));
+        assert!(
+            !holds.begin_trial(SCOPE) && !holds.lets_some_go(SCOPE) && !holds.take_leave(SCOPE)
+        );
         for _ in 0..2 {
             tokio::time::advance(TRY_AGAIN_AFTER).await;
-            assert!(holds.try_again(SCOPE) && !holds.try_again(SCOPE));
+            assert!(holds.begin_trial(SCOPE) && !holds.begin_trial(SCOPE));
             assert!(holds.lets_some_go(SCOPE));
             assert_eq!(
-                [holds.may_go(SCOPE), holds.may_go(SCOPE)],
+                [holds.take_leave(SCOPE), holds.take_leave(SCOPE)],
                 [true, false],
                 "one lane"
             );
             assert_eq!(
-                [holds.ask(SCOPE, TOKEN), holds.ask(SCOPE, TOKEN)],
-                [Leave::Trial, held()],
+                [holds.check(SCOPE, TOKEN), holds.check(SCOPE, TOKEN)],
+                [TokenState::Trial, held()],
                 "one message"
             );
-            // It is refused again.
+            // The token is refused again.
             holds.hold(SCOPE, TOKEN, "HTTP 403");
-            assert_eq!((holds.ask(SCOPE, TOKEN), holds.len()), (held(), 1));
+            assert_eq!((holds.check(SCOPE, TOKEN), holds.len()), (held(), 1));
         }
-        holds.works(SCOPE, OTHER);
+        holds.accept(SCOPE, OTHER);
         assert_eq!(holds.len(), 1);
-        holds.works(SCOPE, TOKEN);
+        holds.accept(SCOPE, TOKEN);
         assert!(
-            holds.ask(SCOPE, TOKEN) == Leave::Free
-                && holds.may_go(SCOPE)
+            holds.check(SCOPE, TOKEN) == TokenState::Free
+                && holds.take_leave(SCOPE)
                 && holds.lets_some_go(SCOPE)
         );
     }

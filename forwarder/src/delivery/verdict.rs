@@ -1,77 +1,29 @@
-//! What the end of a call to the bot means for the message: the one table of it. Knows neither HTTP
+//! What the end of a call to the bot means for the message, and for the breaker. Knows neither HTTP
 //! client nor NATS.
 
 use std::time::Duration;
 
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc2822;
+use crate::bot::answer::Ending;
+use crate::bot::breaker::Signal;
 
-use contract::Timestamp;
-
-use crate::bot::breaker::Sign;
-
-/// How a call ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// The bot answered.
-    Answered {
-        /// HTTP status.
-        status: u16,
-        /// What its `Retry-After` asks for.
-        retry_after: Option<Duration>,
-        /// The Graph API's error in its body, where the bot passes it on.
-        graph: Option<GraphError>,
-    },
-    /// No connection came about: the bot has seen nothing.
-    NoConnection,
-    /// No answer within the time limit. The bot may have taken it; the idempotency key makes the
-    /// repetition harmless.
-    TimedOut,
-    /// The connection broke before the answer was there.
-    Broken,
-}
-
-/// What the Graph API says is wrong. Its codes:
-/// developers.facebook.com/docs/graph-api/guides/error-handling.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GraphError {
-    /// `code`
-    pub code: i64,
-    /// `error_subcode`
-    pub subcode: Option<i64>,
-}
-
-impl GraphError {
-    /// The token has expired or was revoked, whatever the subcode says of why.
-    fn is_of_the_token(self) -> bool {
-        [SESSION, INVALID_TOKEN].contains(&self.code)
-    }
-
-    /// The company lacks a permission. With a subcode it is about one message: 10 with 2018278 is a
-    /// customer outside the messaging window, 200 with 1545041 one who cannot be reached.
-    fn is_of_a_permission(self) -> bool {
-        matches!(self.code, PERMISSION | 200..=299) && self.subcode.is_none()
-    }
-}
-
-/// What follows from it.
+/// What follows from the end of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The bot has the message.
     Delivered,
-    /// It may work later.
+    /// The same call may succeed later.
     Retry {
         /// Short text for staff, without bodies and tokens.
         error: String,
-        /// What the bot asks to wait at least.
+        /// The least pause that the bot asks for.
         after: Option<Duration>,
     },
-    /// It works once staff have replaced the token.
+    /// The call may succeed once staff have replaced the token.
     Hold {
         /// Short text for staff.
         error: String,
     },
-    /// It will never work.
+    /// The call will never succeed.
     Reject {
         /// Short text for staff.
         error: String,
@@ -90,14 +42,9 @@ impl Verdict {
     }
 }
 
-/// The Graph API's codes for a token that has expired, was revoked or is invalid, …
-const SESSION: i64 = 102;
-const INVALID_TOKEN: i64 = 190;
-/// … and for a permission that was not granted or was removed; 200 to 299 are others of the kind.
-const PERMISSION: i64 = 10;
-
-/// The table. `repeated`: the message may have been sent before, under the same idempotency key.
-pub fn judge(ending: &Ending, repeated: bool) -> Verdict {
+/// Judges the end of a call. `is_repeated` says that the message may have been sent before, under
+/// the same idempotency key.
+pub fn judge(ending: &Ending, is_repeated: bool) -> Verdict {
     let retry = |error: &str| Verdict::Retry {
         error: error.to_owned(),
         after: None,
@@ -127,12 +74,12 @@ pub fn judge(ending: &Ending, repeated: bool) -> Verdict {
                     graph.code
                 ),
             },
-            // About this customer: the company's other messages are not refused for it.
+            // An error about this one customer. The company's other messages are not held for it.
             (403, Some(graph)) => Verdict::Reject {
                 error: format!("HTTP {status}, Graph code {}", graph.code),
             },
-            // A bot that knows the key says that it has the message.
-            (409, _) if repeated => Verdict::Delivered,
+            // The bot knows the idempotency key, so it has the message.
+            (409, _) if is_repeated => Verdict::Delivered,
             (408 | 425 | 429 | 500..=599, _) => Verdict::Retry {
                 error: format!("HTTP {status}"),
                 after: retry_after,
@@ -140,8 +87,8 @@ pub fn judge(ending: &Ending, repeated: bool) -> Verdict {
             (400..=499, _) => Verdict::Reject {
                 error: format!("HTTP {status}"),
             },
-            // A redirect, most likely: the address is wrong, which staff can mend within the
-            // message's day.
+            // Most likely a redirect, because the bot's address is wrong. Staff can correct the
+            // address before the message's deadline.
             _ => Verdict::Retry {
                 error: format!("HTTP {status}"),
                 after: None,
@@ -150,11 +97,13 @@ pub fn judge(ending: &Ending, repeated: bool) -> Verdict {
     }
 }
 
-/// A message that has failed more often than this may be what the bot cannot take.
+/// Calls for one message after which a failure is a [`Signal::RepeatedFailure`], because the cause may
+/// be the message.
 const TELLING_CALLS: u32 = 3;
 
-/// What the call says about the bot as a whole; `calls` of the message, this one included.
-pub fn sign(ending: &Ending, calls: u32) -> Sign {
+/// What a call says about the bot as a whole. `calls` counts the calls for the message, this one
+/// included.
+pub fn signal(ending: &Ending, calls: u32) -> Signal {
     match ending {
         Ending::NoConnection
         | Ending::TimedOut
@@ -165,46 +114,23 @@ pub fn sign(ending: &Ending, calls: u32) -> Sign {
             ..
         } => {
             if calls > TELLING_CALLS {
-                Sign::IllAgain
+                Signal::RepeatedFailure
             } else {
-                Sign::Ill
+                Signal::Failure
             }
         }
-        Ending::Answered { .. } => Sign::Well,
+        Ending::Answered { .. } => Signal::Success,
     }
-}
-
-/// A Graph API error, `{"error": {"code": 190, "error_subcode": 463}}`, or `{"code": 190}` as some
-/// bots shorten it.
-pub fn graph_error(body: &[u8]) -> Option<GraphError> {
-    let body: serde_json::Value = serde_json::from_slice(body).ok()?;
-    let error = body
-        .get("error")
-        .filter(|error| error.get("code").is_some())
-        .unwrap_or(&body);
-    Some(GraphError {
-        code: error.get("code")?.as_i64()?,
-        subcode: error
-            .get("error_subcode")
-            .and_then(serde_json::Value::as_i64),
-    })
-}
-
-/// A `Retry-After`: seconds, or an HTTP date. Anything else counts as absent.
-pub fn retry_after(header: &str, now: Timestamp) -> Option<Duration> {
-    if let Ok(seconds) = header.trim().parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let at = OffsetDateTime::parse(header.trim(), &Rfc2822).ok()?;
-    Some(Timestamp::from_millis(at.unix_timestamp().saturating_mul(1_000)).since(now))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bot::answer::GraphError;
+    use proptest::prelude::*;
 
     #[test]
-    fn every_row() {
+    fn every_row_of_the_table_is_judged_as_documented() {
         let answered = |status, seconds: Option<u64>| Ending::Answered {
             status,
             retry_after: seconds.map(Duration::from_secs),
@@ -296,40 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn the_graph_error_is_found_where_bots_put_it() {
-        for (body, code, subcode) in [
-            (
-                r#"{"error":{"message":"…","type":"OAuthException","code":190}}"#,
-                190,
-                None,
-            ),
-            (
-                r#"{"error":{"code":10,"error_subcode":2018278}}"#,
-                10,
-                Some(2_018_278),
-            ),
-            (r#"{"code":190,"error":"expired"}"#, 190, None),
-            (r#"{"code":190,"error_subcode":"463"}"#, 190, None),
-        ] {
-            assert_eq!(
-                graph_error(body.as_bytes()),
-                Some(GraphError { code, subcode }),
-                "{body}"
-            );
-        }
-        for body in [
-            "",
-            "190",
-            "[]",
-            r#"{"error":"190"}"#,
-            r#"{"error":{"code":"190"}}"#,
-        ] {
-            assert_eq!(graph_error(body.as_bytes()), None, "{body}");
-        }
-    }
-
-    #[test]
-    fn only_a_bot_that_does_not_answer_is_ill() {
+    fn only_no_answer_and_a_5xx_without_a_graph_error_are_failures() {
         let token = Some(GraphError {
             code: 190,
             subcode: None,
@@ -347,8 +240,8 @@ mod tests {
             answered(503, None),
         ] {
             assert_eq!(
-                (sign(&ending, 3), sign(&ending, 4)),
-                (Sign::Ill, Sign::IllAgain),
+                (signal(&ending, 3), signal(&ending, 4)),
+                (Signal::Failure, Signal::RepeatedFailure),
                 "{ending:?}"
             );
         }
@@ -359,12 +252,12 @@ mod tests {
             answered(429, None),
             answered(500, token),
         ] {
-            assert_eq!(sign(&ending, 4), Sign::Well, "{ending:?}");
+            assert_eq!(signal(&ending, 4), Signal::Success, "{ending:?}");
         }
     }
 
     #[test]
-    fn a_conflict_on_a_repeated_call_means_that_the_bot_has_it() {
+    fn a_conflict_on_a_repeated_call_means_delivered() {
         assert_eq!(
             judge(
                 &Ending::Answered {
@@ -379,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_bot_asks_for_is_passed_on() {
+    fn the_pause_that_the_bot_asks_for_is_passed_on() {
         for status in [429, 503] {
             let after = Some(Duration::from_secs(7));
             let verdict = judge(
@@ -400,20 +293,19 @@ mod tests {
         }
     }
 
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let now: Timestamp = "1994-11-06T08:49:07Z".parse().unwrap();
-        assert_eq!(retry_after(" 120 ", now), Some(Duration::from_secs(120)));
-        assert_eq!(
-            retry_after("Sun, 06 Nov 1994 08:49:37 GMT", now),
-            Some(Duration::from_secs(30))
-        );
-        assert_eq!(
-            retry_after("Sun, 06 Nov 1994 08:00:00 GMT", now),
-            Some(Duration::ZERO)
-        );
-        for text in ["", "soon", "-1", "99999999999999999999999"] {
-            assert_eq!(retry_after(text, now), None, "{text}");
+    proptest! {
+        #[test]
+        fn any_answer_is_judged_and_only_2xx_and_a_repeated_409_deliver(
+            status in any::<u16>(),
+            graph in prop::option::of((any::<i64>(), prop::option::of(any::<i64>()))),
+            is_repeated in any::<bool>(),
+        ) {
+            let graph = graph.map(|(code, subcode)| GraphError { code, subcode });
+            let ending = Ending::Answered { status, retry_after: None, graph };
+            let is_delivered = judge(&ending, is_repeated) == Verdict::Delivered;
+            let is_of_the_token = graph.is_some_and(GraphError::is_of_the_token);
+            let is_conflict = status == 409 && is_repeated && !is_of_the_token;
+            prop_assert_eq!(is_delivered, (200..=299).contains(&status) || is_conflict);
         }
     }
 }

@@ -1,109 +1,144 @@
-//! One partition of `OUTBOUND`: while it is this replica's, its conversations are worked off, each
-//! in order, many at a time. Waiting is done here, by number; the messages stay in the stream.
-//! Knows nothing of how a message is delivered.
+//! One partition of `OUTBOUND`. While the partition is this replica's, its conversations are worked
+//! on, each in order and many at a time. What waits, waits here as a number, and the messages stay
+//! in the stream. Does not know how a message is delivered.
 
 pub mod lane;
 pub mod partition_assignment;
+pub mod standing;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::Message;
 use contract::domain::{DeliveryState, LaneEntry};
-use contract::inventory;
 use contract::subject::Outbound;
-use contract::{Id, Timestamp};
+use contract::{Id, Timestamp, header, inventory};
 use futures_util::future::OptionFuture;
-use metrics::{counter, gauge};
+use metrics::counter;
 use runtime::CancellationToken;
 use runtime::consume::pinned_consumer::{Arrival, ConsumerState, PinnedConsumer, Takeover};
 use runtime::net::connection::Connection;
-use runtime::service::health::Health;
-use serde_json::json;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tracing::{info, warn};
 
-use crate::bot::admission::{Gate, Pass};
-use crate::delivery::forward::{Forwarder, Outcome, Work};
-use crate::delivery::lane_store::order_of;
-use crate::partition::lane::{After, Content, Counts, Item, LaneId, Lanes};
+use crate::bot::admission::{Admission, Permit};
+use crate::delivery::forwarder::Forwarder;
+use crate::delivery::work::{After, Content, LaneId, LaneItem, Outcome, Work};
+use lane::Lanes;
+use standing::Standing;
 
-/// A partition that was lost is asked for again after this.
+/// The pause before a lost partition is asked for again.
 const REOPEN_PAUSE: Duration = Duration::from_millis(500);
-/// How often the server is asked how a partition stands that nobody has taken over yet, …
+/// How often the server is asked for the state of a partition that nobody has taken over yet.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// … and, as a multiple of it, one that has been.
+/// The state of a partition that this replica has taken over is asked for at every such look only.
 const OWNED_LOOKS: u32 = 5;
-/// Calls under way have so long to end before a partition is left to another: the longest call,
-/// storing its result, and a little.
+/// How long calls under way may take before the partition is left to another replica: the longest
+/// call, storing its result, and a little more.
 const LEAVE_WITHIN: Duration = Duration::from_secs(25);
-/// Conversation of a message whose subject names none: all such share a lane, and become dead
-/// letters in turn.
+/// The lane of messages whose subject names no conversation. All of them share this lane, and become
+/// dead letters in turn.
 const NO_LANE: LaneId = (Id::from_bytes([0; 12]), Id::from_bytes([0; 12]));
-/// So many messages that no forwarder has seen, and this one is not ready. Generous: a bot that was
-/// down leaves a backlog.
-const READY_PENDING: u64 = 1_000_000;
 
-/// How the partitions of this replica stand, by number.
-pub type Standings = Arc<Mutex<HashMap<u32, (ConsumerState, Counts)>>>;
-
-/// What a partition is worked off with.
+/// One partition and its lanes.
 pub struct Partition {
     number: u32,
     forwarder: Forwarder,
-    gate: Arc<Gate>,
-    mine: watch::Receiver<BTreeSet<u32>>,
+    admission: Arc<Admission>,
+    assigned: watch::Receiver<BTreeSet<u32>>,
     released: watch::Receiver<u64>,
-    standings: Standings,
+    standing: watch::Sender<Option<Standing>>,
     stop: CancellationToken,
     lanes: Lanes,
-    /// What the bucket says of lanes, from when the partition was taken over; later only which have
-    /// an entry.
+    /// The lanes that have an entry in the bucket `lanes`. The entry itself is kept from the takeover
+    /// until its message comes.
     entries: HashMap<LaneId, Option<LaneEntry>>,
-    /// Messages that are done with although the server has not confirmed it.
+    /// Messages that are done with although the server has not confirmed their ack.
     unsettled: HashSet<u64>,
-    /// Messages up to this one may have been called for by an earlier owner.
+    /// An earlier owner may have called for messages up to this sequence.
     repeated_to: u64,
-    work: JoinSet<(LaneId, u64, Outcome)>,
+    work: JoinSet<Worked>,
+}
+
+/// The end of work on a message: its lane, its sequence, and the outcome.
+type Worked = (LaneId, u64, Outcome);
+
+/// What a replica has only while it asks for a partition or owns it.
+struct Ownership {
+    pinned: PinnedConsumer,
+    /// Waits for a permit. A task of its own, because [`Admission::permit`] must not wait for other
+    /// work.
+    permit: JoinSet<Option<Permit>>,
+    /// Asks for the partition's state. A task of its own, because an owner must always ask for
+    /// messages to stay the owner.
+    look: JoinSet<Option<ConsumerState>>,
+    look_tick: Interval,
+    looks: u32,
+    /// The last message that had come when a look found messages missing.
+    behind_at: Option<u64>,
+}
+
+impl Ownership {
+    fn new(pinned: PinnedConsumer) -> Ownership {
+        let mut look_tick = tokio::time::interval(LOOK_EVERY);
+        look_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ownership {
+            pinned,
+            permit: JoinSet::new(),
+            look: JoinSet::new(),
+            look_tick,
+            looks: 0,
+            behind_at: None,
+        }
+    }
+
+    fn look(&mut self, connection: &Connection, partition: u32) {
+        self.looks = self.looks.wrapping_add(1);
+        let is_due = self.pinned.seen().is_none() || self.looks.is_multiple_of(OWNED_LOOKS);
+        if is_due && self.look.is_empty() {
+            self.look.spawn(state_of(connection.clone(), partition));
+        }
+    }
 }
 
 impl Partition {
-    /// Nothing happens yet.
+    /// Makes the partition, and the place where its standing can be read.
     pub fn new(
         number: u32,
         forwarder: Forwarder,
-        gate: Arc<Gate>,
-        mine: watch::Receiver<BTreeSet<u32>>,
-        standings: Standings,
+        admission: Arc<Admission>,
+        assigned: watch::Receiver<BTreeSet<u32>>,
         stop: CancellationToken,
-    ) -> Partition {
+    ) -> (Partition, watch::Receiver<Option<Standing>>) {
         let released = forwarder.holds.released();
-        Partition {
+        let (standing, shown) = watch::channel(None);
+        let partition = Partition {
             number,
             forwarder,
-            gate,
-            mine,
+            admission,
+            assigned,
             released,
-            standings,
+            standing,
             stop,
             lanes: Lanes::default(),
             entries: HashMap::new(),
             unsettled: HashSet::new(),
             repeated_to: 0,
             work: JoinSet::new(),
-        }
+        };
+        (partition, shown)
     }
 
-    /// Works it off whenever it is this replica's, until stopped.
+    /// Works on the partition whenever it is this replica's, until the stop.
     pub async fn run(mut self) {
         loop {
-            if !self.is_mine() {
+            if !self.is_assigned() {
                 let stopped = self
                     .stop
-                    .run_until_cancelled(self.mine.changed())
+                    .run_until_cancelled(self.assigned.changed())
                     .await
                     .is_none_or(|r| r.is_err());
                 if stopped {
@@ -111,21 +146,12 @@ impl Partition {
                 }
                 continue;
             }
-            let connection = &self.forwarder.connection;
-            let consumer = inventory::forwarder(self.number);
-            let why = match PinnedConsumer::open(
-                connection,
-                inventory::OUTBOUND,
-                consumer,
-                inventory::FORWARDER_GROUP,
-            )
-            .await
-            {
+            let worked = match self.open().await {
                 Ok(pinned) => self.own(pinned).await,
-                Err(why) => Some(why),
+                Err(why) => Err(why),
             };
             self.forget();
-            if let Some(why) = why {
+            if let Err(why) = worked {
                 counter!("partitions_lost_total").increment(1);
                 warn!(
                     partition = self.number,
@@ -139,78 +165,87 @@ impl Partition {
         }
     }
 
-    fn is_mine(&mut self) -> bool {
-        self.mine.borrow_and_update().contains(&self.number) && !self.stop.is_cancelled()
+    fn is_assigned(&mut self) -> bool {
+        self.assigned.borrow_and_update().contains(&self.number) && !self.stop.is_cancelled()
     }
 
-    /// Until the partition is to be left, or is lost: then says why.
-    async fn own(&mut self, mut pinned: PinnedConsumer) -> Option<String> {
-        // A task of its own: whoever has its turn at the gate must not wait for what is done here.
-        let mut pass: JoinSet<Option<Pass>> = JoinSet::new();
-        let mut look = tokio::time::interval(LOOK_EVERY);
-        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        // Likewise: an owner stays one by asking for messages, whatever else it asks.
-        let mut looking: JoinSet<Option<ConsumerState>> = JoinSet::new();
-        let (mut looks, mut behind_at) = (0_u32, None);
-        while self.is_mine() {
-            if pass.is_empty() && self.lanes.has_ready() {
-                pass.spawn(self.gate.clone().pass());
+    async fn open(&self) -> Result<PinnedConsumer, String> {
+        PinnedConsumer::open(
+            &self.forwarder.connection,
+            inventory::OUTBOUND,
+            inventory::forwarder(self.number),
+            inventory::FORWARDER_GROUP,
+        )
+        .await
+        .map_err(|e| e.to_string())
+    }
+
+    /// Works on the partition until it is to be left.
+    ///
+    /// # Errors
+    /// Why the partition is lost.
+    async fn own(&mut self, pinned: PinnedConsumer) -> Result<(), String> {
+        let mut own = Ownership::new(pinned);
+        while self.is_assigned() {
+            if own.permit.is_empty() && self.lanes.has_ready() {
+                own.permit.spawn(self.admission.clone().permit());
             }
-            let due = OptionFuture::from(self.lanes.next_due().map(tokio::time::sleep_until));
-            let waits = (
-                !pass.is_empty(),
-                self.lanes.next_due().is_some(),
-                !self.work.is_empty(),
-                !looking.is_empty(),
-            );
+            let next_due = self.lanes.next_due();
+            let due = OptionFuture::from(next_due.map(tokio::time::sleep_until));
+            let awaits_permit = !own.permit.is_empty();
+            let awaits_look = !own.look.is_empty();
+            let is_working = !self.work.is_empty();
+            let mut result = Ok(());
             tokio::select! {
-                // A sender that is gone has stopped.
-                _ = self.mine.changed() => {}
-                arrival = pinned.next() => {
-                    let taken = match arrival {
-                        Ok(Arrival::Message(message)) => self.add(&message),
-                        Ok(Arrival::Pin) => self.take_over(&mut pinned).await,
-                        Err(why) => Err(why),
+                // An error means that the assignment has stopped, which the loop's condition shows.
+                _ = self.assigned.changed() => {}
+                arrival = own.pinned.next() => {
+                    result = match arrival {
+                        Ok(arrival) => self.arrive(arrival, &mut own.pinned).await,
+                        Err(e) => Err(e.to_string()),
                     };
-                    if let Err(why) = taken {
-                        pinned.release().await;
-                        return Some(why);
+                }
+                Some(permit) = own.permit.join_next(), if awaits_permit => {
+                    if let Ok(Some(permit)) = permit {
+                        self.start(permit);
                     }
                 }
-                Some(got) = pass.join_next(), if waits.0 => if let Ok(Some(pass)) = got { self.start(pass) },
-                _ = due, if waits.1 => self.lanes.wake(Instant::now()),
-                Some(ended) = self.work.join_next(), if waits.2 => match ended {
-                    Ok((lane, seq, outcome)) => self.finish(lane, seq, outcome),
-                    // Its lane would never go on: the process ends, and another one takes the
-                    // partition over.
-                    Err(error) => if let Ok(panic) = error.try_into_panic() { std::panic::resume_unwind(panic) },
-                },
+                _ = due, if next_due.is_some() => self.lanes.wake(Instant::now()),
+                Some(worked) = self.work.join_next(), if is_working => self.worked(worked),
                 _ = self.released.changed() => self.release(),
-                _ = look.tick() => {
-                    looks = looks.wrapping_add(1);
-                    if looking.is_empty() && (pinned.seen().is_none() || looks.is_multiple_of(OWNED_LOOKS)) {
-                        looking.spawn(look_at(self.forwarder.connection.clone(), self.number));
+                _ = own.look_tick.tick() => own.look(&self.forwarder.connection, self.number),
+                Some(state) = own.look.join_next(), if awaits_look => {
+                    // Without an answer there is nothing to judge. If the server is gone,
+                    // `PinnedConsumer::next` fails.
+                    if let Ok(Some(state)) = state {
+                        result = self.judge(state, &mut own).await;
                     }
                 }
-                Some(looked) = looking.join_next(), if waits.3 => {
-                    // Without an answer there is nothing to see; a server that is gone ends the
-                    // pull.
-                    if let Ok(Some(standing)) = looked
-                        && let Err(why) = self.judge(standing, &mut pinned, &mut behind_at).await
-                    {
-                        pinned.release().await;
-                        return Some(why);
-                    }
-                }
+            }
+            if let Err(why) = result {
+                own.pinned.release().await;
+                return Err(why);
             }
         }
-        self.leave(pinned).await;
-        None
+        self.leave(own.pinned).await;
+        Ok(())
+    }
+
+    async fn arrive(
+        &mut self,
+        arrival: Arrival,
+        pinned: &mut PinnedConsumer,
+    ) -> Result<(), String> {
+        match arrival {
+            Arrival::Message(message) => self.add(&message),
+            Arrival::Pin => self.take_over(pinned).await,
+        }
     }
 
     async fn take_over(&mut self, pinned: &mut PinnedConsumer) -> Result<(), String> {
-        let entries = self.forwarder.entries.load(self.number).await?;
-        let Takeover { delivered_to } = pinned.take_over().await?;
+        let entries = self.forwarder.lane_store.load(self.number);
+        let entries = entries.await.map_err(|e| e.to_string())?;
+        let Takeover { delivered_to } = pinned.take_over().await.map_err(|e| e.to_string())?;
         self.lanes.forget();
         self.repeated_to = delivered_to;
         self.entries = entries
@@ -251,22 +286,25 @@ impl Partition {
             .as_ref()
             .filter(|e| e.state == DeliveryState::Retrying)
             .and_then(|e| e.next_attempt_at);
-        let item = Item {
+        let item = LaneItem {
             seq,
-            order: order_of(message),
+            log_position: header::log_position(inventory::OUTBOUND, seq, |name| {
+                let headers = message.headers.as_ref()?;
+                headers.get(name).map(|value| value.as_str())
+            }),
             ack,
             calls: entry.as_ref().map_or(0, |e| e.attempts),
             repeated: seq <= self.repeated_to,
             not_before: retry_at.map(|at| Instant::now() + at.since((self.forwarder.clock)())),
-            ended: None,
+            final_step: None,
             content: Some(content),
         };
         self.lanes.add(lane, item);
         Ok(())
     }
 
-    /// Begins work on the message whose turn it is.
-    fn start(&mut self, pass: Pass) {
+    /// Begins work on the message that has its turn.
+    fn start(&mut self, permit: Permit) {
         let Some((lane, item)) = self.lanes.start() else {
             return;
         };
@@ -276,20 +314,31 @@ impl Partition {
             has_entry: self.entries.contains_key(&lane),
             item,
         };
-        let (forwarder, done) = (
-            self.forwarder.clone(),
-            self.unsettled.contains(&work.item.seq),
-        );
+        let forwarder = self.forwarder.clone();
+        let is_done = self.unsettled.contains(&work.item.seq);
         self.work.spawn(async move {
-            let outcome = match done {
+            let outcome = match is_done {
                 true => forwarder.settle(&work).await,
-                false => forwarder.forward(&work, pass).await,
+                false => forwarder.forward(&work, permit).await,
             };
             (lane, work.item.seq, outcome)
         });
     }
 
-    fn finish(&mut self, lane: LaneId, seq: u64, outcome: Outcome) {
+    /// Takes the end of work on a message. Passes a panic on: the lane of that message would never go
+    /// on, so the process must end for another one to take the partition over.
+    fn worked(&mut self, worked: Result<Worked, JoinError>) {
+        match worked {
+            Ok(worked) => self.finish(worked),
+            Err(error) => {
+                if let Ok(panic) = error.try_into_panic() {
+                    std::panic::resume_unwind(panic)
+                }
+            }
+        }
+    }
+
+    fn finish(&mut self, (lane, seq, outcome): Worked) {
         if outcome.has_entry {
             self.entries.entry(lane).or_default();
         } else {
@@ -300,13 +349,12 @@ impl Partition {
         } else {
             self.unsettled.remove(&seq);
         }
-        let held = if let After::Hold { scope, .. } = outcome.after {
-            Some(scope)
-        } else {
-            None
+        let held = match outcome.after {
+            After::Hold { scope, .. } => Some(scope),
+            _ => None,
         };
         self.lanes.finish(lane, seq, outcome.after);
-        // Its scope may have been released while the message was on its way to be held.
+        // The scope may have been released just before its lane was held here.
         if held.is_some_and(|scope| self.forwarder.holds.lets_some_go(scope)) {
             self.release();
         }
@@ -314,47 +362,43 @@ impl Partition {
 
     fn release(&mut self) {
         let holds = &self.forwarder.holds;
-        self.lanes.release(|scope| holds.may_go(scope));
+        self.lanes.release(|scope| holds.take_leave(scope));
     }
 
-    /// How the partition stands at the server. A message that it has sent and that has not come
-    /// within a look is lost.
-    async fn judge(
-        &mut self,
-        standing: ConsumerState,
-        pinned: &mut PinnedConsumer,
-        behind_at: &mut Option<u64>,
-    ) -> Result<(), String> {
-        let Some(seen) = pinned.seen() else {
-            return if is_orphaned(standing) {
-                pinned.nudge().await
-            } else {
-                Ok(())
+    /// Judges the partition's state at the server.
+    ///
+    /// # Errors
+    /// Messages that the server has sent have not come within a look, so they are lost.
+    async fn judge(&mut self, state: ConsumerState, own: &mut Ownership) -> Result<(), String> {
+        let Some(seen) = own.pinned.seen() else {
+            return match is_orphaned(state) {
+                true => own.pinned.nudge().await.map_err(|e| e.to_string()),
+                false => Ok(()),
             };
         };
-        self.standings
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(self.number, (standing, self.lanes.counts()));
-        let behind = standing.delivered > seen;
-        if behind && *behind_at == Some(seen) {
+        self.standing.send_replace(Some(Standing {
+            consumer: state,
+            lanes: self.lanes.counts(),
+        }));
+        let is_behind = state.delivered > seen;
+        if is_behind && own.behind_at == Some(seen) {
             return Err(format!(
                 "the server has sent {} messages that have not come",
-                standing.delivered - seen
+                state.delivered - seen
             ));
         }
-        *behind_at = behind.then_some(seen);
+        own.behind_at = is_behind.then_some(seen);
         Ok(())
     }
 
-    /// Lets calls end, staying pinned meanwhile, and then lets go.
+    /// Waits for calls under way, pinned meanwhile, and then leaves the partition.
     async fn leave(&mut self, mut pinned: PinnedConsumer) {
         let deadline = Instant::now() + LEAVE_WITHIN;
         while !self.work.is_empty() {
             tokio::select! {
-                Some(ended) = self.work.join_next() => {
-                    if let Ok((lane, seq, outcome)) = ended {
-                        self.finish(lane, seq, outcome);
+                Some(worked) = self.work.join_next() => {
+                    if let Ok(worked) = worked {
+                        self.finish(worked);
                     }
                 }
                 arrival = pinned.next() => if arrival.is_err() { break },
@@ -368,14 +412,11 @@ impl Partition {
     fn forget(&mut self) {
         self.lanes.forget();
         self.entries.clear();
-        self.standings
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.number);
+        self.standing.send_replace(None);
     }
 }
 
-async fn look_at(connection: Connection, partition: u32) -> Option<ConsumerState> {
+async fn state_of(connection: Connection, partition: u32) -> Option<ConsumerState> {
     PinnedConsumer::state(
         &connection,
         inventory::OUTBOUND,
@@ -385,54 +426,13 @@ async fn look_at(connection: Connection, partition: u32) -> Option<ConsumerState
     .ok()
 }
 
-/// Whether the server has nothing that it could send to pin somebody: all is with an owner who is
-/// gone, or as much as may be.
-fn is_orphaned(standing: ConsumerState) -> bool {
+/// Whether all messages are with an owner who is gone, so that the server pins nobody. The server
+/// pins a member only with a message, and has none that it could send: none is left, or the owner
+/// has as many as it may.
+fn is_orphaned(state: ConsumerState) -> bool {
     let sends_nothing =
-        standing.pending == 0 || standing.in_work >= inventory::PARTITION_MAX_ACK_PENDING as u64;
-    !standing.pinned && standing.in_work > 0 && sends_nothing
-}
-
-/// Shows in health and metrics how this replica's partitions stand, until stopped.
-pub async fn show(
-    standings: Standings,
-    mine: watch::Receiver<BTreeSet<u32>>,
-    holds: crate::delivery::token_holds::Holds,
-    health: Health,
-    stop: CancellationToken,
-) {
-    let mut tick = tokio::time::interval(Duration::from_secs(2));
-    while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        let (mut pending, mut in_work, mut all) = (0, 0, Counts::default());
-        for (standing, counts) in standings
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-        {
-            pending += standing.pending;
-            in_work += standing.in_work;
-            all.lanes += counts.lanes;
-            all.messages += counts.messages;
-            all.waiting += counts.waiting;
-            all.held += counts.held;
-        }
-        let partitions: Vec<u32> = mine.borrow().iter().copied().collect();
-        gauge!("partitions").set(partitions.len() as f64);
-        gauge!("outbound_pending_messages").set(pending as f64);
-        gauge!("outbound_in_work_messages").set(in_work as f64);
-        gauge!("lanes").set(all.lanes as f64);
-        gauge!("lanes_waiting").set(all.waiting as f64);
-        gauge!("lanes_held").set(all.held as f64);
-        let detail = json!({
-            "pending": pending, "in_work": in_work, "limit": READY_PENDING, "partitions": partitions,
-            "lanes": all.lanes, "waiting": all.waiting, "held": all.held, "holds": holds.len(),
-        });
-        if pending <= READY_PENDING {
-            health.good("lag", detail)
-        } else {
-            health.bad("lag", detail)
-        }
-    }
+        state.pending == 0 || state.in_work >= inventory::PARTITION_MAX_ACK_PENDING as u64;
+    !state.pinned && state.in_work > 0 && sends_nothing
 }
 
 #[cfg(test)]
@@ -440,7 +440,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_dead_owner_has_left_is_asked_for_also_when_no_more_may_be_sent() {
+    fn messages_of_a_dead_owner_are_asked_for_also_if_the_server_may_send_no_more() {
         const MOST: u64 = inventory::PARTITION_MAX_ACK_PENDING as u64;
         let of = |pending, in_work, pinned| {
             is_orphaned(ConsumerState {
@@ -451,7 +451,7 @@ mod tests {
             })
         };
         assert!(of(0, 1, false) && of(7, MOST, false));
-        // The next message pins somebody; or there is an owner; or there is nothing.
+        // The next message pins somebody, or there is an owner, or there is no message.
         assert!(
             !of(7, MOST - 1, false) && !of(7, MOST, true) && !of(0, 1, true) && !of(0, 0, false)
         );

@@ -1,6 +1,6 @@
-//! Which forwarders there are, and which partitions each of them takes. Everybody says that it is
-//! there and computes the same answer; where two disagree for a moment, the server's pin decides.
-//! It moves no partition by itself.
+//! Which forwarders there are, and which partitions each of them takes. Each forwarder announces
+//! itself and computes the same assignment. If two disagree for a moment, the server's pin decides.
+//! Takes and leaves no partition itself; see `partition`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,26 +14,27 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-/// A member says so often that it is there.
-const BEAT: Duration = Duration::from_secs(1);
-/// A member that was not heard for so long is gone.
+/// How often a forwarder announces itself.
+const BEAT_EVERY: Duration = Duration::from_secs(1);
+/// How long a forwarder counts as a member after its last beat.
 const GONE_AFTER: Duration = Duration::from_millis(3_500);
-/// A new member listens for so long before it takes anything.
+/// How long a new forwarder listens to the others before it takes a partition.
 const LISTEN: Duration = Duration::from_millis(1_200);
-/// More members than partitions have nothing to do; a bound against nonsense on the subject.
-const MOST_MEMBERS: usize = 1_024;
+/// Members that are remembered at most. Beats of further ones are ignored. More members than
+/// partitions have nothing to do, so this only bounds the memory.
+const MAX_MEMBERS: usize = 1_024;
 
-/// What a member says.
+/// The announcement of a forwarder.
 #[derive(Serialize, Deserialize)]
 struct Beat {
     instance: String,
-    /// It takes nothing any more.
+    /// Whether the forwarder leaves, and takes no partition any more.
     #[serde(default)]
     leaving: bool,
 }
 
-/// The partitions of `me` among `members`. Each partition is one member's; no member has more than
-/// its share, rounded up; and few partitions move when a member comes or goes.
+/// The partitions of `me` among `members`. Each partition belongs to one member. No member has more
+/// than its share, rounded up. Few partitions move when a member comes or goes.
 pub fn assignment(members: &BTreeSet<String>, me: &str) -> BTreeSet<u32> {
     if members.is_empty() {
         return BTreeSet::new();
@@ -45,7 +46,7 @@ pub fn assignment(members: &BTreeSet<String>, me: &str) -> BTreeSet<u32> {
         let free = members
             .iter()
             .filter(|m| taken.get(m.as_str()).is_none_or(|n| *n < share));
-        // There is always one: the shares add up to the partitions at least.
+        // There is always one, because all shares together cover all partitions.
         let Some(owner) = free.max_by_key(|m| (weight(m, partition), m.as_str())) else {
             continue;
         };
@@ -57,7 +58,8 @@ pub fn assignment(members: &BTreeSet<String>, me: &str) -> BTreeSet<u32> {
     mine
 }
 
-/// Rendezvous hashing. FNV-1a and a finaliser, because every build must compute the same.
+/// The weight for rendezvous hashing: FNV-1a and a finaliser. The standard library's hasher would not
+/// do, because every build must compute the same weight.
 fn weight(member: &str, partition: u32) -> u64 {
     let bytes = member.bytes().chain(partition.to_be_bytes());
     let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
@@ -67,29 +69,30 @@ fn weight(member: &str, partition: u32) -> u64 {
     mixed ^ (mixed >> 33)
 }
 
-/// Who was heard, and when.
-struct Heard(BTreeMap<String, Instant>);
+/// The members by their last beat.
+struct Members(BTreeMap<String, Instant>);
 
-impl Heard {
+impl Members {
     fn hear(&mut self, beat: Beat, now: Instant) {
         if beat.leaving {
             self.0.remove(&beat.instance);
-        } else if self.0.len() < MOST_MEMBERS || self.0.contains_key(&beat.instance) {
+        } else if self.0.len() < MAX_MEMBERS || self.0.contains_key(&beat.instance) {
             self.0.insert(beat.instance, now);
         }
     }
 
-    fn members(&mut self, now: Instant) -> BTreeSet<String> {
+    fn present(&mut self, now: Instant) -> BTreeSet<String> {
         self.0
             .retain(|_, heard| now.duration_since(*heard) < GONE_AFTER);
         self.0.keys().cloned().collect()
     }
 }
 
-/// Keeps `mine` up until stopped; then says that it leaves.
+/// Keeps this forwarder's assignment up to date until the stop. Then announces that the forwarder
+/// leaves.
 pub async fn watch(
     connection: Connection,
-    mine: watch::Sender<BTreeSet<u32>>,
+    assigned: watch::Sender<BTreeSet<u32>>,
     stop: CancellationToken,
 ) {
     let me = connection.instance.to_string();
@@ -100,7 +103,7 @@ pub async fn watch(
             Err(error) => {
                 warn!(%error, "the other forwarders cannot be heard yet");
                 if stop
-                    .run_until_cancelled(tokio::time::sleep(BEAT))
+                    .run_until_cancelled(tokio::time::sleep(BEAT_EVERY))
                     .await
                     .is_none()
                 {
@@ -109,42 +112,43 @@ pub async fn watch(
             }
         }
     };
-    let (mut heard, mut tick) = (Heard(BTreeMap::new()), tokio::time::interval(BEAT));
+    let mut members = Members(BTreeMap::new());
+    let mut tick = tokio::time::interval(BEAT_EVERY);
     let begin = Instant::now() + LISTEN;
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            _ = tick.tick() => say(&connection, &subject, &me, false).await,
+            _ = tick.tick() => announce(&connection, &subject, &me, false).await,
             beat = beats.next() => {
                 let Some(beat) = beat else { break };
                 match serde_json::from_slice::<Beat>(&beat.payload) {
-                    Ok(beat) => heard.hear(beat, Instant::now()),
+                    Ok(beat) => members.hear(beat, Instant::now()),
                     Err(error) => debug!(%error, "a beat that is none"),
                 }
             }
         }
         let now = Instant::now();
-        heard.0.insert(me.clone(), now);
+        members.0.insert(me.clone(), now);
         if now < begin {
             continue;
         }
-        let members = heard.members(now);
-        let partitions = assignment(&members, &me);
-        mine.send_if_modified(|mine| {
-            let changed = *mine != partitions;
+        let present = members.present(now);
+        let partitions = assignment(&present, &me);
+        assigned.send_if_modified(|assigned| {
+            let changed = *assigned != partitions;
             if changed {
-                info!(members = members.len(), ?partitions, "partitions");
-                *mine = partitions;
+                info!(members = present.len(), ?partitions, "partitions");
+                *assigned = partitions;
             }
             changed
         });
     }
-    mine.send_replace(BTreeSet::new());
-    say(&connection, &subject, &me, true).await;
+    assigned.send_replace(BTreeSet::new());
+    announce(&connection, &subject, &me, true).await;
 }
 
-async fn say(connection: &Connection, subject: &str, me: &str, leaving: bool) {
-    // Not while disconnected: a heap of old beats would follow.
+async fn announce(connection: &Connection, subject: &str, me: &str, leaving: bool) {
+    // Not while disconnected. Otherwise the client would send a heap of old beats later.
     if !connection.is_connected() {
         return;
     }
@@ -178,7 +182,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn each_partition_is_one_members_and_nobody_has_more_than_a_share(names in prop::collection::vec(any::<u16>(), 1..40)) {
+        fn each_partition_belongs_to_one_member_and_nobody_has_more_than_a_share(names in prop::collection::vec(any::<u16>(), 1..40)) {
             let members = members(&names);
             let mut all = Vec::new();
             for member in &members {
@@ -191,7 +195,7 @@ mod tests {
         }
 
         #[test]
-        fn a_member_that_leaves_does_not_shuffle_everything(names in prop::collection::btree_set(any::<u16>(), 3..6)) {
+        fn few_partitions_move_when_a_member_leaves(names in prop::collection::btree_set(any::<u16>(), 3..6)) {
             let names: Vec<u16> = names.into_iter().collect();
             let (before, after) = (members(&names), members(&names[1..]));
             let stay = after.iter().map(|m| assignment(&before, m).intersection(&assignment(&after, m)).count()).sum::<usize>();
@@ -200,25 +204,25 @@ mod tests {
     }
 
     #[test]
-    fn who_falls_silent_or_leaves_is_gone() {
-        let (start, mut heard) = (Instant::now(), Heard(BTreeMap::new()));
+    fn a_member_that_falls_silent_or_leaves_is_gone() {
+        let (start, mut heard) = (Instant::now(), Members(BTreeMap::new()));
         let beat = |instance: &str, leaving| Beat {
             instance: instance.into(),
             leaving,
         };
         heard.hear(beat("a", false), start);
-        heard.hear(beat("b", false), start + BEAT);
-        assert_eq!(heard.members(start + BEAT).len(), 2);
+        heard.hear(beat("b", false), start + BEAT_EVERY);
+        assert_eq!(heard.present(start + BEAT_EVERY).len(), 2);
         assert_eq!(
-            heard.members(start + GONE_AFTER),
+            heard.present(start + GONE_AFTER),
             BTreeSet::from(["b".to_owned()])
         );
         heard.hear(beat("b", true), start + GONE_AFTER);
-        assert!(heard.members(start + GONE_AFTER).is_empty());
+        assert!(heard.present(start + GONE_AFTER).is_empty());
     }
 
     #[test]
-    fn a_stranger_has_nothing() {
+    fn an_instance_that_is_no_member_has_no_partition() {
         assert!(assignment(&BTreeSet::new(), "a").is_empty());
         assert!(assignment(&members(&[1, 2]), "a").is_empty());
     }

@@ -1,91 +1,17 @@
 //! The conversations of one partition that have something to deliver. A lane is one conversation:
-//! its messages in the log's order, of which only the first is ever in work. Holds numbers, not
-//! messages: what waits, waits in the stream. No I/O, no clock.
+//! its messages in the log's order, of which only the first is ever in work. A lane has numbers, not
+//! messages; the messages wait in the stream. No I/O, no clock.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 
-use async_nats::{HeaderMap, Subject};
-use bytes::Bytes;
-use contract::domain::Provider;
-use contract::{Id, Timestamp};
 use tokio::time::Instant;
 
-use crate::delivery::report::Ended;
+use crate::delivery::work::{After, LaneId, LaneItem, Scope};
 
-/// Payloads that one partition keeps at hand, in bytes, so that a message that need not wait is not
-/// read twice.
+/// Bytes of payloads that one partition keeps in memory at most. A message beyond that is read from
+/// the stream once more when it has its turn.
 const KEPT_BYTES: usize = 2 * 1024 * 1024;
-
-/// A conversation: company and contact.
-pub type LaneId = (Id, Id);
-/// What is held as one: a company's access to a platform.
-pub type Scope = (Id, Provider);
-
-/// A message's content, while it is at hand.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Content {
-    /// Its subject in `OUTBOUND`.
-    pub subject: Subject,
-    /// Its headers.
-    pub headers: HeaderMap,
-    /// Its payload.
-    pub payload: Bytes,
-    /// When `OUTBOUND` stored it.
-    pub stored_at: Timestamp,
-}
-
-/// A message that awaits delivery.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Item {
-    /// Its sequence in `OUTBOUND`.
-    pub seq: u64,
-    /// Its place in the conversation: the sequence in `EVENTS`. A replayed message goes before what
-    /// is newer than it; one whose place is not known goes to the end.
-    pub order: Option<u64>,
-    /// Where it is settled.
-    pub ack: Subject,
-    /// Calls made for it so far, as far as is known.
-    pub calls: u32,
-    /// An earlier owner may have called.
-    pub repeated: bool,
-    /// It is not called for before this, whatever else the lane has.
-    pub not_before: Option<Instant>,
-    /// How it has ended, if only that is still to be stored.
-    pub ended: Option<Box<Ended>>,
-    /// Its content, if at hand.
-    pub content: Option<Content>,
-}
-
-/// What becomes of a lane after work on its first message.
-#[derive(Clone, Debug, PartialEq)]
-pub enum After {
-    /// The message is settled; the next one's turn.
-    Next,
-    /// The same message again, not before.
-    Wait {
-        /// When.
-        until: Instant,
-        /// Calls made so far.
-        calls: u32,
-    },
-    /// The same message again once the scope is released, or then.
-    Hold {
-        /// What is held.
-        scope: Scope,
-        /// The message's deadline.
-        until: Instant,
-        /// Calls made so far.
-        calls: u32,
-    },
-    /// The same message again, not before, to store how it has ended.
-    Conclude {
-        /// When.
-        until: Instant,
-        /// How.
-        ended: Box<Ended>,
-    },
-}
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum State {
@@ -95,7 +21,7 @@ enum State {
 }
 
 struct Lane {
-    items: VecDeque<Item>,
+    items: VecDeque<LaneItem>,
     state: State,
 }
 
@@ -104,11 +30,10 @@ struct Lane {
 pub struct Counts {
     /// Messages, those in work included.
     pub messages: usize,
-    /// Lanes.
     pub lanes: usize,
     /// Lanes that wait for a time.
     pub waiting: usize,
-    /// Lanes that are held.
+    /// Lanes whose scope is held.
     pub held: usize,
 }
 
@@ -116,39 +41,43 @@ pub struct Counts {
 #[derive(Default)]
 pub struct Lanes {
     lanes: HashMap<LaneId, Lane>,
-    /// Messages in work, by lane. They outlive [`Lanes::forget`], for a call cannot be taken back.
+    /// Sequences of the messages in work, by lane. They outlive [`Lanes::forget`], because a call cannot
+    /// be taken back.
     working: HashMap<LaneId, u64>,
     ready: VecDeque<LaneId>,
     due: BinaryHeap<Reverse<(Instant, LaneId)>>,
-    kept: usize,
+    /// Bytes of payloads in memory.
+    kept_bytes: usize,
 }
 
 impl Lanes {
-    /// Adds a message at its place.
-    pub fn add(&mut self, id: LaneId, mut item: Item) {
+    /// Adds a message before all newer messages of its lane, but not before the one in work.
+    pub fn add(&mut self, id: LaneId, mut item: LaneItem) {
         let working = self.working.get(&id).copied();
         let lane = self.lanes.entry(id).or_insert_with(|| Lane {
             items: VecDeque::new(),
             state: State::Ready,
         });
-        let newer = |other: &&Item| {
-            item.order.is_some() && other.order > item.order && working != Some(other.seq)
+        let is_newer = |other: &&LaneItem| {
+            item.log_position.is_some()
+                && other.log_position > item.log_position
+                && working != Some(other.seq)
         };
-        let place = lane.items.len() - lane.items.iter().rev().take_while(newer).count();
-        if place == 0 && working.is_none() {
+        let index = lane.items.len() - lane.items.iter().rev().take_while(is_newer).count();
+        if index == 0 && working.is_none() {
             match item.content.as_ref().map(|c| c.payload.len()) {
-                Some(bytes) if self.kept + bytes <= KEPT_BYTES => self.kept += bytes,
+                Some(bytes) if self.kept_bytes + bytes <= KEPT_BYTES => self.kept_bytes += bytes,
                 _ => item.content = None,
             }
             lane.items.push_front(item);
             self.line_up(id);
         } else {
             item.content = None;
-            lane.items.insert(place, item);
+            lane.items.insert(index, item);
         }
     }
 
-    /// The lane is ready, or waits for its first message's time.
+    /// Makes the lane ready, or lets it wait for its first message's time.
     fn line_up(&mut self, id: LaneId) {
         let Some(lane) = self.lanes.get_mut(&id) else {
             return;
@@ -165,8 +94,9 @@ impl Lanes {
         }
     }
 
-    /// The first message of the lane whose turn it is. It is in work until [`Lanes::finish`].
-    pub fn start(&mut self) -> Option<(LaneId, Item)> {
+    /// Takes the first message of the next ready lane. The message is in work until
+    /// [`Lanes::finish`].
+    pub fn start(&mut self) -> Option<(LaneId, LaneItem)> {
         while let Some(id) = self.ready.pop_front() {
             let Some(lane) = self.lanes.get_mut(&id) else {
                 continue;
@@ -178,11 +108,11 @@ impl Lanes {
                 continue;
             };
             let content = first.content.take();
-            self.kept -= content.as_ref().map_or(0, |c| c.payload.len());
+            self.kept_bytes -= content.as_ref().map_or(0, |c| c.payload.len());
             self.working.insert(id, first.seq);
             return Some((
                 id,
-                Item {
+                LaneItem {
                     content,
                     ..first.clone()
                 },
@@ -197,7 +127,7 @@ impl Lanes {
         let Some(lane) = self.lanes.get_mut(&id) else {
             return;
         };
-        // Else the server has sent everything again since: the lane begins with something else.
+        // If the server has sent all messages again since, the lane may begin with another message.
         if let Some(first) = lane.items.front_mut().filter(|first| first.seq == seq) {
             let (until, scope) = match after {
                 After::Next => (None, None),
@@ -213,13 +143,14 @@ impl Lanes {
                     first.calls = calls;
                     (Some(until), Some(scope))
                 }
-                After::Conclude { until, ended } => {
-                    first.ended = Some(ended);
+                After::Finish { until, final_step } => {
+                    first.final_step = Some(final_step);
                     (Some(until), None)
                 }
             };
             if let Some(until) = until {
-                // What goes before it meanwhile does not make its own time come.
+                // Kept with the message. Otherwise a message that goes before it in the meantime would
+                // end its pause.
                 first.not_before = scope.is_none().then_some(until);
                 lane.state = scope.map_or(State::Waiting(until), |scope| State::Held(scope, until));
                 self.due.push(Reverse((until, id)));
@@ -234,7 +165,7 @@ impl Lanes {
         }
     }
 
-    /// Lanes whose time has come are ready.
+    /// Makes the lanes ready whose time has come.
     pub fn wake(&mut self, now: Instant) {
         while let Some(Reverse((at, id))) = self.due.peek().copied() {
             if at > now {
@@ -250,7 +181,7 @@ impl Lanes {
         }
     }
 
-    /// Held lanes that may go are ready. It asks for each.
+    /// Makes the held lanes ready that may go on. Asks `may_go` once for each held lane.
     pub fn release(&mut self, may_go: impl Fn(Scope) -> bool) {
         for (id, lane) in &mut self.lanes {
             if matches!(lane.state, State::Held(scope, _) if may_go(scope)) {
@@ -270,14 +201,13 @@ impl Lanes {
         !self.ready.is_empty()
     }
 
-    /// Forgets everything but what is in work: the server sends it again, or another forwarder has
-    /// it now.
+    /// Forgets all lanes, because the server sends their messages again, or another forwarder has them
+    /// now. Messages in work stay in work.
     pub fn forget(&mut self) {
-        (self.lanes, self.ready, self.due, self.kept) =
+        (self.lanes, self.ready, self.due, self.kept_bytes) =
             (HashMap::new(), VecDeque::new(), BinaryHeap::new(), 0);
     }
 
-    /// How many there are.
     pub fn counts(&self) -> Counts {
         let mut counts = Counts {
             lanes: self.lanes.len(),

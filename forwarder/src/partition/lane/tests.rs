@@ -1,42 +1,47 @@
-//! Random histories of a partition: whatever comes, waits, is held, fails or is sent again, each
-//! lane is worked off in order, one message at a time, and nothing is left.
+//! Random histories of a partition. Messages come, wait, are held, fail and are sent again. Each lane
+//! is worked off in order, one message at a time, and no message is left.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::*;
-use crate::delivery::report::Step;
+use crate::delivery::report::{FinalStep, Step};
+use crate::delivery::work::Content;
+use async_nats::HeaderMap;
+use bytes::Bytes;
 use contract::domain::DeliveryState;
+use contract::domain::Provider;
+use contract::{Id, Timestamp};
 use proptest::prelude::*;
 
 fn lane(n: u8) -> LaneId {
     (Id::from_bytes([1; 12]), Id::from_bytes([n; 12]))
 }
 
-fn item(seq: u64, order: Option<u64>) -> Item {
+fn item(seq: u64, log_position: Option<u64>) -> LaneItem {
     let content = Content {
         subject: "outbound.0".into(),
         headers: HeaderMap::new(),
         payload: Bytes::from_static(b"{}"),
         stored_at: Timestamp::from_millis(0),
     };
-    Item {
+    LaneItem {
         seq,
-        order,
+        log_position,
         ack: "ack".into(),
         calls: 0,
         repeated: false,
         not_before: None,
-        ended: None,
+        final_step: None,
         content: Some(content),
     }
 }
 
-fn ended() -> Ended {
-    Ended {
+fn final_step() -> Box<FinalStep> {
+    Box::new(FinalStep {
         step: Step::to(DeliveryState::Failed, 1),
-        letter: None,
-    }
+        dead_letter: None,
+    })
 }
 
 fn scope(n: u8) -> Scope {
@@ -45,18 +50,20 @@ fn scope(n: u8) -> Scope {
 
 #[derive(Clone, Debug)]
 enum Do {
-    /// A message for a lane.
+    /// A message comes for a lane.
     Arrive(u8),
-    /// The next piece of work.
     Start,
-    /// The oldest, or newest, piece of work ends so.
-    End { newest: bool, how: u8 },
-    /// So many seconds pass.
+    /// The work on the message that was started first, or last, ends.
+    End {
+        newest: bool,
+        how: u8,
+    },
+    /// This many seconds pass.
     Wake(u8),
-    /// Nothing is held any more.
+    /// All holds end.
     Release,
-    /// The partition is taken over again: all that is not done comes again.
-    Again,
+    /// The partition is taken over again, so all messages that are not done come again.
+    TakeOver,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Do>> {
@@ -66,20 +73,20 @@ fn steps() -> impl Strategy<Value = Vec<Do>> {
         4 => (any::<bool>(), 0..5_u8).prop_map(|(newest, how)| Do::End { newest, how }),
         1 => (0..4_u8).prop_map(Do::Wake),
         1 => Just(Do::Release),
-        1 => Just(Do::Again),
+        1 => Just(Do::TakeOver),
     ];
     prop::collection::vec(step, 0..120)
 }
 
-/// The server's side: what is not done, and what has been.
+/// The server's side: the messages that are not done, and those that are.
 #[derive(Default)]
 struct World {
     lanes: Lanes,
     open: BTreeMap<u64, LaneId>,
     done: BTreeMap<LaneId, Vec<u64>>,
     working: Vec<(LaneId, u64)>,
-    /// Only their end is still to be stored.
-    ended: BTreeSet<u64>,
+    /// Messages of which only the last step is still to be stored.
+    finishing: BTreeSet<u64>,
     next: u64,
 }
 
@@ -105,9 +112,9 @@ impl World {
             .map(|(seq, _)| *seq);
         assert_eq!(oldest, Some(item.seq), "not the oldest of its lane");
         assert_eq!(
-            item.ended.is_some(),
-            self.ended.contains(&item.seq),
-            "what has ended is not called for again"
+            item.final_step.is_some(),
+            self.finishing.contains(&item.seq),
+            "a message that has ended is not called for again"
         );
         self.working.push((id, item.seq));
         true
@@ -127,10 +134,10 @@ impl World {
             }
             2 => After::Wait { until, calls: 1 },
             3 => {
-                self.ended.insert(seq);
-                After::Conclude {
+                self.finishing.insert(seq);
+                After::Finish {
                     until,
-                    ended: Box::new(ended()),
+                    final_step: final_step(),
                 }
             }
             _ => After::Hold {
@@ -142,9 +149,9 @@ impl World {
         self.lanes.finish(id, seq, after);
     }
 
-    fn again(&mut self) {
+    fn take_over(&mut self) {
         self.lanes.forget();
-        self.ended.clear();
+        self.finishing.clear();
         for (seq, id) in &self.open {
             self.lanes.add(*id, item(*seq, Some(*seq)));
         }
@@ -153,7 +160,7 @@ impl World {
 
 proptest! {
     #[test]
-    fn each_lane_is_worked_off_in_order_and_nothing_is_left(steps in steps()) {
+    fn each_lane_is_worked_off_in_order_and_no_message_is_left(steps in steps()) {
         let (mut world, mut now) = (World::default(), Instant::now());
         for step in steps {
             match step {
@@ -165,12 +172,12 @@ proptest! {
                     world.lanes.wake(now);
                 }
                 Do::Release => world.lanes.release(|_| true),
-                Do::Again => world.again(),
+                Do::TakeOver => world.take_over(),
             }
             let in_lanes = world.lanes.counts().messages;
             prop_assert_eq!(in_lanes, world.open.len());
         }
-        // However it stood: with time and leave everything is delivered.
+        // From any state, with time and without holds, all messages are delivered.
         now += Duration::from_secs(10_000);
         for _ in 0..1_000 {
             world.lanes.wake(now);
@@ -179,7 +186,7 @@ proptest! {
         }
         prop_assert!(world.open.is_empty(), "left: {:?}", world.open);
         prop_assert_eq!(world.lanes.counts(), Counts::default());
-        prop_assert_eq!(world.lanes.kept, 0);
+        prop_assert_eq!(world.lanes.kept_bytes, 0);
         for (_, done) in world.done {
             let sorted: BTreeSet<u64> = done.iter().copied().collect();
             prop_assert_eq!(done, sorted.into_iter().collect::<Vec<_>>());
@@ -188,10 +195,10 @@ proptest! {
 }
 
 #[test]
-fn a_replayed_message_goes_before_what_is_newer_but_not_before_what_is_in_work() {
+fn a_replayed_message_goes_before_newer_ones_but_not_before_the_one_in_work() {
     let mut lanes = Lanes::default();
-    for (seq, order) in [(1, 10), (2, 30)] {
-        lanes.add(lane(1), item(seq, Some(order)));
+    for (seq, log_position) in [(1, 10), (2, 30)] {
+        lanes.add(lane(1), item(seq, Some(log_position)));
     }
     let (id, first) = lanes.start().unwrap();
     assert_eq!(first.seq, 1);
@@ -238,7 +245,7 @@ fn a_lane_that_waits_or_is_held_delays_no_other() {
 }
 
 #[test]
-fn what_must_wait_is_not_kept_in_memory() {
+fn the_content_of_a_message_that_must_wait_is_not_kept_in_memory() {
     let mut lanes = Lanes::default();
     let big = |seq| {
         let mut item = item(seq, Some(seq));
@@ -253,16 +260,16 @@ fn what_must_wait_is_not_kept_in_memory() {
         .map(|(_, item)| item.content.is_some())
         .collect();
     assert_eq!(kept, [true, true, false]);
-    assert_eq!(lanes.kept, 0);
+    assert_eq!(lanes.kept_bytes, 0);
 }
 
 #[test]
-fn a_message_whose_time_has_not_come_waits_after_a_takeover() {
+fn a_message_waits_for_its_time_after_a_takeover_too() {
     let (mut lanes, now) = (Lanes::default(), Instant::now());
     let later = now + Duration::from_secs(5);
     lanes.add(
         lane(1),
-        Item {
+        LaneItem {
             not_before: Some(later),
             ..item(1, Some(1))
         },
@@ -273,7 +280,7 @@ fn a_message_whose_time_has_not_come_waits_after_a_takeover() {
 }
 
 #[test]
-fn what_goes_before_a_message_that_waits_does_not_cut_its_pause_short() {
+fn a_message_that_goes_before_one_that_waits_does_not_end_its_pause() {
     let (mut lanes, now) = (Lanes::default(), Instant::now());
     let until = now + Duration::from_secs(60);
     lanes.add(lane(1), item(1, Some(10)));
