@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use runtime::seal::Keyring;
-use runtime::service::settings::{Common, Environment, Settings};
+use runtime::service::settings::{Common, Environment, Settings, meta_bot_base_url};
 use secrecy::SecretString;
 
 /// How often a job may run: the server's schedules count in whole seconds.
@@ -42,8 +42,19 @@ pub struct GraphSettings {
 
 impl GraphSettings {
     fn read(settings: &mut Settings, environment: Environment) -> GraphSettings {
-        let app_id = settings.optional("FACEBOOK_APP_ID");
-        let app_secret = settings.optional("FACEBOOK_APP_SECRET");
+        let app_id = settings
+            .named(
+                "FACEBOOK_APP_ID",
+                "Id of the Facebook app, from its page at Meta for Developers. Without id and \
+                 secret no token of Facebook and Instagram is refreshed.",
+            )
+            .required_in_production()
+            .optional();
+        let app_secret = settings
+            .named("FACEBOOK_APP_SECRET", "Secret of the Facebook app.")
+            .sensitive()
+            .required_in_production()
+            .optional();
         for (name, missing) in [
             ("FACEBOOK_APP_ID", app_id.is_none()),
             ("FACEBOOK_APP_SECRET", app_secret.is_none()),
@@ -54,13 +65,17 @@ impl GraphSettings {
                 ));
             }
         }
-        let version = settings.text("FACEBOOK_GRAPH_VERSION", "v18.0");
+        let version = settings
+            .named("FACEBOOK_GRAPH_VERSION", "Version of the Graph API.")
+            .text("v18.0");
         if !is_version(&version) {
             settings.problem(format!(
                 "FACEBOOK_GRAPH_VERSION must be such as v18.0, not `{version}`"
             ));
         }
-        let base_url = settings.http_url("FACEBOOK_GRAPH_BASE_URL", "https://graph.facebook.com");
+        let base_url = settings
+            .named("FACEBOOK_GRAPH_BASE_URL", "Base URL of the Graph API.")
+            .http_url("https://graph.facebook.com");
         GraphSettings {
             app_id,
             app_secret: app_secret.map(SecretString::from),
@@ -82,10 +97,18 @@ pub struct GoogleSettings {
 
 impl GoogleSettings {
     fn read(settings: &mut Settings) -> GoogleSettings {
-        let client = match (
-            settings.optional("GOOGLE_CLIENT_ID"),
-            settings.optional("GOOGLE_CLIENT_SECRET"),
-        ) {
+        let id = settings
+            .named(
+                "GOOGLE_CLIENT_ID",
+                "Id of the OAuth client, from the console of Google Cloud. Without id and secret \
+                 no token of Google is refreshed; one without the other is a problem.",
+            )
+            .optional();
+        let secret = settings
+            .named("GOOGLE_CLIENT_SECRET", "Secret of the OAuth client.")
+            .sensitive()
+            .optional();
+        let client = match (id, secret) {
             (Some(id), Some(secret)) => Some((id, secret.into())),
             (None, None) => None,
             _ => {
@@ -97,7 +120,12 @@ impl GoogleSettings {
         };
         GoogleSettings {
             client,
-            token_url: settings.http_url("GOOGLE_TOKEN_URL", "https://oauth2.googleapis.com/token"),
+            token_url: settings
+                .named(
+                    "GOOGLE_TOKEN_URL",
+                    "Where Google exchanges refresh tokens for access tokens.",
+                )
+                .http_url("https://oauth2.googleapis.com/token"),
         }
     }
 }
@@ -146,7 +174,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads them.
+    /// Reads the settings; problems stay in `settings`.
     pub fn read(settings: &mut Settings) -> Config {
         let common = Common::read(settings, "scheduler");
         let graph = GraphSettings::read(settings, common.environment);
@@ -160,41 +188,64 @@ impl Config {
             common,
             graph,
             google: GoogleSettings::read(settings),
-            port: settings.number("SCHEDULER_PORT", 4030, 1..=u16::MAX),
+            port: settings
+                .named("SCHEDULER_PORT", "Port for health and metrics.")
+                .port(4030),
             keyring: Keyring::read(settings),
-            bot_base_url: settings.http_url("META_BOT_BASE_URL", "http://localhost:5001"),
-            token_refresh_interval: settings.seconds("TOKEN_REFRESH_INTERVAL", DAY, tokens),
-            token_refresh_first_delay: settings.duration(
-                "TOKEN_REFRESH_FIRST_DELAY",
-                Duration::from_secs(10),
-                delays,
-            ),
-            token_refresh_deadline: settings.duration("TOKEN_REFRESH_DEADLINE", DAY / 2, deadlines),
-            google_refresh_interval: settings.seconds(
-                "GOOGLE_REFRESH_INTERVAL",
-                Duration::from_secs(5 * 60),
-                GOOGLE_INTERVALS.0..=GOOGLE_INTERVALS.1,
-            ),
-            bot_probe_interval: settings.seconds(
-                "BOT_PROBE_INTERVAL",
-                Duration::from_secs(3),
-                probes,
-            ),
-            bot_resume_interval: settings.seconds(
-                "BOT_RESUME_INTERVAL",
-                Duration::from_secs(5),
-                often.clone(),
-            ),
-            sla_sweep_interval: settings.seconds(
-                "SLA_SWEEP_INTERVAL",
-                Duration::from_secs(10),
-                often.clone(),
-            ),
-            dead_letter_digest_interval: settings.seconds(
-                "DEAD_LETTER_DIGEST_INTERVAL",
-                DAY,
-                often,
-            ),
+            bot_base_url: meta_bot_base_url(settings),
+            token_refresh_interval: settings
+                .named(
+                    "TOKEN_REFRESH_INTERVAL",
+                    "How often tokens of Facebook and Instagram are looked for that expire within \
+                     7 days.",
+                )
+                .seconds(DAY, tokens),
+            token_refresh_first_delay: settings
+                .named(
+                    "TOKEN_REFRESH_FIRST_DELAY",
+                    "Time from the start of a scheduler to a token refresh that is already due.",
+                )
+                .duration(Duration::from_secs(10), delays),
+            token_refresh_deadline: settings
+                .named(
+                    "TOKEN_REFRESH_DEADLINE",
+                    "How long one run goes on trying a token that could not be renewed yet.",
+                )
+                .duration(DAY / 2, deadlines),
+            google_refresh_interval: settings
+                .named(
+                    "GOOGLE_REFRESH_INTERVAL",
+                    "How often tokens of Google are looked for that expire within 15 minutes, and \
+                     how long one is tried then, at least 2 minutes.",
+                )
+                .seconds(
+                    Duration::from_secs(5 * 60),
+                    GOOGLE_INTERVALS.0..=GOOGLE_INTERVALS.1,
+                ),
+            bot_probe_interval: settings
+                .named(
+                    "BOT_PROBE_INTERVAL",
+                    "How often the Meta bot is asked for its health.",
+                )
+                .seconds(Duration::from_secs(3), probes),
+            bot_resume_interval: settings
+                .named(
+                    "BOT_RESUME_INTERVAL",
+                    "How often contacts are looked for whose `botSuspendUntil` has passed.",
+                )
+                .seconds(Duration::from_secs(5), often.clone()),
+            sla_sweep_interval: settings
+                .named(
+                    "SLA_SWEEP_INTERVAL",
+                    "How often messages are looked for that were not delivered in time.",
+                )
+                .seconds(Duration::from_secs(10), often.clone()),
+            dead_letter_digest_interval: settings
+                .named(
+                    "DEAD_LETTER_DIGEST_INTERVAL",
+                    "How often the open dead letters are counted.",
+                )
+                .seconds(DAY, often),
         }
     }
 }

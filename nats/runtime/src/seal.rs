@@ -48,7 +48,16 @@ impl Keyring {
     /// Reads `ENCRYPTION_KEYS`: `id:key` pairs separated by commas, each key 32 bytes in Base64.
     pub fn read(settings: &mut Settings) -> Keyring {
         let hint = "give it a key, such as `k1:$(openssl rand -base64 32)`; to rotate, put a new one in front";
-        let text = settings.required("ENCRYPTION_KEYS", hint);
+        let text = settings
+            .named(
+                "ENCRYPTION_KEYS",
+                "Keys that seal the platforms' access tokens in log and database. The first key \
+                 seals, all open: to rotate put a new one in front, and keep the old one while \
+                 anything is sealed with it. A token whose key is lost has to be entered anew.",
+            )
+            .sensitive()
+            .accepts("`id:key` pairs, comma-separated, each key 32 bytes in Base64")
+            .required(hint);
         let (mut current, mut ciphers) = (None, BTreeMap::new());
         for (position, pair) in text
             .split(',')
