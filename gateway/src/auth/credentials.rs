@@ -8,40 +8,22 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::Response;
-use contract::domain::{StaffRole, User};
+use contract::domain::User;
 use contract::{Id, Timestamp};
-use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use runtime::net::access_token::{BadToken, Claims, Signer, Verifier};
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
 use super::caller::Caller;
 use crate::api::problem::Problem;
-
-/// The claims of an access token, by the names that the old backend's clients know. Any token so
-/// signed is valid.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Claims {
-    user_id: Id,
-    company_id: Id,
-    role: StaffRole,
-    /// The login that the token comes from. Tokens that others have signed have none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    sid: Option<Id>,
-    iat: i64,
-    exp: i64,
-}
 
 /// Makes and checks credentials.
 #[derive(Clone)]
 pub struct Tokens(Arc<Keys>);
 
 struct Keys {
-    sign: EncodingKey,
-    verify: DecodingKey,
-    rules: Validation,
+    signer: Signer,
+    verifier: Verifier,
     ttl: Duration,
     internal_key: SecretString,
 }
@@ -49,14 +31,9 @@ struct Keys {
 impl Tokens {
     /// With these secrets.
     pub fn new(access_secret: &SecretString, ttl: Duration, internal_key: &SecretString) -> Tokens {
-        let secret = access_secret.expose_secret().as_bytes();
-        let mut rules = Validation::new(Algorithm::HS256);
-        rules.leeway = 0;
-        rules.validate_aud = false;
         Tokens(Arc::new(Keys {
-            sign: EncodingKey::from_secret(secret),
-            verify: DecodingKey::from_secret(secret),
-            rules,
+            signer: Signer::new(access_secret),
+            verifier: Verifier::new(access_secret),
             ttl,
             internal_key: internal_key.clone(),
         }))
@@ -79,27 +56,25 @@ impl Tokens {
             iat,
             exp: iat + ttl as i64,
         };
-        let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.0.sign)
-            .map_err(|e| {
-                tracing::error!(error = %e, "a token cannot be signed");
-                Problem::Internal
-            })?;
+        let token = self.0.signer.sign(&claims).map_err(|error| {
+            tracing::error!(error, "a token cannot be signed");
+            Problem::Internal
+        })?;
         Ok((token, ttl))
     }
 
     fn verify(&self, token: &str) -> Result<Caller, Problem> {
-        let decoded = jsonwebtoken::decode::<Claims>(token, &self.0.verify, &self.0.rules)
-            .map_err(|e| match e.kind() {
-                ErrorKind::ExpiredSignature => Problem::TokenExpired,
-                _ => Problem::InvalidToken,
-            })?;
+        let claims = self.0.verifier.verify(token, Timestamp::now());
         let Claims {
             user_id: user,
             company_id: company,
             role,
             sid: session,
             ..
-        } = decoded.claims;
+        } = claims.map_err(|bad| match bad {
+            BadToken::Expired => Problem::TokenExpired,
+            BadToken::Invalid => Problem::InvalidToken,
+        })?;
         Ok(Caller::Staff {
             user,
             company,
@@ -144,6 +119,7 @@ pub async fn identify(State(tokens): State<Tokens>, mut request: Request, next: 
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderName;
+    use contract::domain::StaffRole;
 
     use super::*;
 

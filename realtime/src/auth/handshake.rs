@@ -2,8 +2,9 @@
 
 use axum::http::{HeaderMap, header};
 use contract::Timestamp;
+use runtime::net::access_token::Verifier;
 
-use crate::auth::session::{BadToken, Session, Verifier};
+use crate::auth::session::{BadToken, Session};
 use crate::config::Config;
 use crate::transport::refusal::Refusal;
 
@@ -51,7 +52,8 @@ impl Handshake {
     /// # Errors
     /// See [`BadToken`].
     pub fn verify(&self, token: Option<&str>, now: Timestamp) -> Result<Session, BadToken> {
-        self.verifier.verify(token.ok_or(BadToken::Missing)?, now)
+        let claims = self.verifier.verify(token.ok_or(BadToken::Missing)?, now)?;
+        Ok(claims.into())
     }
 }
 

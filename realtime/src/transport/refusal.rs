@@ -1,60 +1,61 @@
-//! Refusals of the handshake as `application/problem+json`. Internal text does not come this far.
+//! Refusals of a handshake as `application/problem+json`. No internal text reaches the client.
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use contract::{Id, Timestamp};
 use metrics::counter;
+use runtime::net::access_token;
 use serde_json::json;
 
 use crate::auth::session::BadToken;
 use crate::subscriber::socket_guards::SubscribeError;
 
-/// After how many seconds a refused client may try again, where trying helps.
+/// The `Retry-After` of refusals that may pass, in seconds.
 const RETRY_AFTER_SECONDS: u64 = 2;
 
 /// Why no socket was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// No access.
+    /// The token is missing, wrong or expired.
     #[error(transparent)]
     Token(#[from] BadToken),
     /// `CORS_ORIGINS` does not name the page.
     #[error("this origin may not open sockets")]
     Origin,
-    /// Not a WebSocket handshake.
+    /// The request is no WebSocket handshake.
     #[error("/ws is for WebSocket handshakes of version 13")]
     NotWebSocket,
     /// The query string cannot be read.
     #[error("the query string is `token`, and `last_seq`, a number, where events shall be resumed")]
     BadQuery,
-    /// No place.
+    /// The socket is not admitted.
     #[error(transparent)]
-    SubscribeError(#[from] SubscribeError),
+    NotAdmitted(#[from] SubscribeError),
 }
 
 impl Refusal {
-    /// For programs.
+    /// The `code` of the problem, for programs.
     pub const fn code(self) -> &'static str {
         self.parts().1
     }
 
     const fn parts(self) -> (StatusCode, &'static str) {
         match self {
-            Refusal::Token(BadToken::Missing | BadToken::Invalid) => {
-                (StatusCode::UNAUTHORIZED, "INVALID_TOKEN")
+            Refusal::Token(BadToken::Refused(access_token::BadToken::Expired)) => {
+                (StatusCode::UNAUTHORIZED, "TOKEN_EXPIRED")
             }
-            Refusal::Token(BadToken::Expired) => (StatusCode::UNAUTHORIZED, "TOKEN_EXPIRED"),
+            Refusal::Token(_) => (StatusCode::UNAUTHORIZED, "INVALID_TOKEN"),
             Refusal::Origin => (StatusCode::FORBIDDEN, "ORIGIN_REFUSED"),
             Refusal::NotWebSocket => (StatusCode::UPGRADE_REQUIRED, "UPGRADE_REQUIRED"),
             Refusal::BadQuery => (StatusCode::BAD_REQUEST, "VALIDATION_ERROR"),
-            Refusal::SubscribeError(SubscribeError::Full) => {
+            Refusal::NotAdmitted(SubscribeError::Full) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "TOO_MANY_SOCKETS")
             }
-            Refusal::SubscribeError(SubscribeError::TooManyOfUser) => {
+            Refusal::NotAdmitted(SubscribeError::TooManyOfUser) => {
                 (StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_SOCKETS_OF_USER")
             }
-            Refusal::SubscribeError(SubscribeError::Unavailable) => {
+            Refusal::NotAdmitted(SubscribeError::Unavailable) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE")
             }
         }
