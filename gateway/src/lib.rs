@@ -19,14 +19,16 @@ use std::time::Duration;
 use runtime::CancellationToken;
 use runtime::kv::bot_watch;
 use runtime::log::publisher::Publisher;
+use runtime::net::access_token;
+use runtime::net::origins::Origins;
 use runtime::seal::Keyring;
-use runtime::service::settings::{Common, Environment, Settings};
+use runtime::service::settings::{Common, Environment, Settings, internal_api_key};
 use runtime::service::{self, Service, ServiceError};
 use secrecy::{ExposeSecret, SecretString};
 
 use auth::{Cookies, Grants, Lockout, Logins, Passwords, Sessions, Tokens};
 use log::Log;
-use middleware::{Origins, Protection, RateLimiters, RateLimits, TrustedProxies};
+use middleware::{Protection, RateLimiters, RateLimits, TrustedProxies};
 use routes::{Letters, Waits};
 
 /// Settings of the gateway.
@@ -69,53 +71,90 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads them.
+    /// Reads the settings; problems stay in `settings`.
     pub fn read(settings: &mut Settings) -> Config {
         const DAY: Duration = Duration::from_secs(86_400);
         let common = Common::read(settings, "gateway");
-        let access_secret = settings.secret("JWT_ACCESS_SECRET");
-        let refresh_secret = settings.secret("JWT_REFRESH_SECRET");
+        let port = settings
+            .named("PORT", "Port of the REST API, health and metrics.")
+            .port(4000);
+        let access_secret = access_token::read_secret(settings);
+        let refresh_secret = settings
+            .named(
+                "JWT_REFRESH_SECRET",
+                "Signs refresh tokens and invitations. Must differ from `JWT_ACCESS_SECRET`.",
+            )
+            .secret();
         if access_secret.expose_secret() == refresh_secret.expose_secret()
             && !access_secret.expose_secret().is_empty()
         {
             settings.problem("JWT_REFRESH_SECRET must differ from JWT_ACCESS_SECRET");
         }
-        let access_ttl = settings.duration(
-            "ACCESS_TOKEN_TTL",
-            Duration::from_secs(900),
-            Duration::from_secs(1)..=DAY,
-        );
-        let refresh_ttl = settings.duration(
-            "REFRESH_TOKEN_TTL",
-            7 * DAY,
-            Duration::from_secs(1)..=90 * DAY,
-        );
+        let access_ttl = settings
+            .named("ACCESS_TOKEN_TTL", "How long an access token is valid.")
+            .duration(Duration::from_secs(900), Duration::from_secs(1)..=DAY);
+        let refresh_ttl = settings
+            .named(
+                "REFRESH_TOKEN_TTL",
+                "How long a login lasts without a refresh. Not less than `ACCESS_TOKEN_TTL`.",
+            )
+            .duration(7 * DAY, Duration::from_secs(1)..=90 * DAY);
         if refresh_ttl < access_ttl {
             settings.problem("REFRESH_TOKEN_TTL must not be less than ACCESS_TOKEN_TTL");
         }
         Config {
-            port: settings.number("PORT", 4000, 1..=u16::MAX),
+            port,
             access_secret,
             refresh_secret,
-            internal_key: settings.secret("INTERNAL_SERVICE_API_KEY"),
+            internal_key: internal_api_key(settings),
+            keyring: Keyring::read(settings),
             access_ttl,
             refresh_ttl,
-            refresh_cookie: settings.flag("REFRESH_TOKEN_COOKIE", false),
+            refresh_cookie: settings
+                .named(
+                    "REFRESH_TOKEN_COOKIE",
+                    "`true`: refresh tokens come and go in a cookie that no script can read, with \
+                     CSRF protection, and not in bodies. Pages that use it must be of the API's \
+                     own site.",
+                )
+                .flag(false),
             frontend_url: settings
-                .optional("FRONTEND_URL")
-                .map(|_| settings.http_url("FRONTEND_URL", "")),
+                .named(
+                    "FRONTEND_URL",
+                    "Base URL of the pages, for the links of invitations. Without it an \
+                     invitation is only a text.",
+                )
+                .example("https://app.example.com")
+                .optional_http_url(),
             // Fewer than 10 is too few to protect anybody, more than 15 takes seconds.
-            bcrypt_rounds: settings.number("BCRYPT_SALT_ROUNDS", 12, 10..=15),
-            keyring: Keyring::read(settings),
-            max_in_flight: settings.number("MAX_IN_FLIGHT", 2_048, 1..=100_000),
-            max_connections: settings.number("MAX_CONNECTIONS", 10_000, 1..=1_000_000),
+            bcrypt_rounds: settings
+                .named(
+                    "BCRYPT_SALT_ROUNDS",
+                    "Cost of a password hash: 2^N rounds of bcrypt.",
+                )
+                .number(12, 10..=15),
+            max_in_flight: settings
+                .named(
+                    "MAX_IN_FLIGHT",
+                    "Requests that one gateway works on at a time. The next one gets 503.",
+                )
+                .number(2_048, 1..=100_000),
+            max_connections: settings
+                .named(
+                    "MAX_CONNECTIONS",
+                    "Connections that one gateway holds open. A further one is closed at once. \
+                     For more than 60000 raise `nofile` in docker-compose.yml too.",
+                )
+                .number(10_000, 1..=1_000_000),
             // No single address can take them all, and the browsers of a large office behind one
             // address fit.
-            max_connections_per_address: settings.number(
-                "MAX_CONNECTIONS_PER_ADDRESS",
-                1_000,
-                0..=1_000_000,
-            ),
+            max_connections_per_address: settings
+                .named(
+                    "MAX_CONNECTIONS_PER_ADDRESS",
+                    "Of these, connections from one address (IPv6: one /64) that is no trusted \
+                     proxy. 0 switches the limit off.",
+                )
+                .number(1_000, 0..=1_000_000),
             trusted_proxies: TrustedProxies::read(settings),
             origins: Origins::read(settings, common.environment),
             rate_limits: RateLimits::read(settings),

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use runtime::net::access_token;
+use runtime::net::origins::Origins;
 use runtime::service::settings::{Common, Settings};
 use secrecy::SecretString;
 
@@ -57,21 +59,24 @@ pub struct Config {
     pub port: u16,
     /// `JWT_ACCESS_SECRET`: checks access tokens; the gateway signs with the same.
     pub access_secret: SecretString,
-    /// `CORS_ORIGINS`: the pages that may open sockets; empty or `*` means any.
-    pub origins: Vec<String>,
+    /// `CORS_ORIGINS`: the pages of other origins that may open sockets.
+    pub origins: Origins,
     /// Bounds.
     pub limits: Limits,
 }
 
 impl Config {
-    /// Reads it; problems stay in `settings`.
+    /// Reads the settings; problems stay in `settings`.
     pub fn read(settings: &mut Settings) -> Config {
+        let common = Common::read(settings, "realtime");
         Config {
-            common: Common::read(settings, "realtime"),
-            port: settings.number("REALTIME_PORT", DEFAULT_PORT, 1..=u16::MAX),
-            access_secret: settings.secret("JWT_ACCESS_SECRET"),
-            origins: settings.list("CORS_ORIGINS"),
+            port: settings
+                .named("REALTIME_PORT", "Port of the sockets, health and metrics.")
+                .port(DEFAULT_PORT),
+            access_secret: access_token::read_secret(settings),
+            origins: Origins::read(settings, common.environment),
             limits: Limits::read(settings),
+            common,
         }
     }
 }
@@ -80,35 +85,56 @@ impl Limits {
     fn read(settings: &mut Settings) -> Limits {
         let handshake = Duration::from_millis(100)..=Duration::from_secs(60);
         Limits {
-            sockets: settings.number("MAX_SOCKETS", DEFAULT_SOCKETS, 1..=1_000_000),
-            sockets_per_user: settings.number(
-                "MAX_SOCKETS_PER_USER",
-                DEFAULT_SOCKETS_PER_USER,
-                1..=1_000_000,
-            ),
+            sockets: settings
+                .named(
+                    "MAX_SOCKETS",
+                    "Sockets that one realtime node holds open. The next one gets 503. For more \
+                     than three nodes of 20000 raise `maxconn` in deploy/haproxy.cfg and `nofile` \
+                     in docker-compose.yml too.",
+                )
+                .number(DEFAULT_SOCKETS, 1..=1_000_000),
+            sockets_per_user: settings
+                .named(
+                    "MAX_SOCKETS_PER_USER",
+                    "Of these, sockets of one user. The next one gets 429.",
+                )
+                .number(DEFAULT_SOCKETS_PER_USER, 1..=1_000_000),
             // At least one of the largest events, as JSON with its escapes.
-            queue_bytes: settings.number(
-                "SOCKET_QUEUE_BYTES",
-                DEFAULT_QUEUE_BYTES,
-                1024 * 1024..=1024 * 1024 * 1024,
-            ),
-            rooms: settings.number("SOCKET_ROOMS", DEFAULT_ROOMS, 1..=100_000),
-            replay_events: settings.number(
-                "SOCKET_REPLAY_EVENTS",
-                DEFAULT_REPLAY_EVENTS,
-                0..=1_000_000,
-            ),
-            frame_bytes: settings.number(
-                "SOCKET_FRAME_BYTES",
-                DEFAULT_FRAME_BYTES,
-                1_024..=1024 * 1024,
-            ),
-            frames_per_second: settings.number(
-                "SOCKET_FRAMES_PER_SECOND",
-                DEFAULT_FRAMES_PER_SECOND,
-                1..=10_000,
-            ),
-            handshake: settings.duration("SOCKET_HANDSHAKE_TIMEOUT", DEFAULT_HANDSHAKE, handshake),
+            queue_bytes: settings
+                .named(
+                    "SOCKET_QUEUE_BYTES",
+                    "Bytes that may wait for a socket. Beyond them the socket is closed with 4008.",
+                )
+                .number(DEFAULT_QUEUE_BYTES, 1024 * 1024..=1024 * 1024 * 1024),
+            rooms: settings
+                .named(
+                    "SOCKET_ROOMS",
+                    "Conversations that a socket can have joined.",
+                )
+                .number(DEFAULT_ROOMS, 1..=100_000),
+            replay_events: settings
+                .named(
+                    "SOCKET_REPLAY_EVENTS",
+                    "Events that a socket is given of what its client missed. Beyond them the \
+                     client gets `resync` and has to fetch.",
+                )
+                .number(DEFAULT_REPLAY_EVENTS, 0..=1_000_000),
+            frame_bytes: settings
+                .named("SOCKET_FRAME_BYTES", "Largest frame of a client, in bytes.")
+                .number(DEFAULT_FRAME_BYTES, 1_024..=1024 * 1024),
+            frames_per_second: settings
+                .named(
+                    "SOCKET_FRAMES_PER_SECOND",
+                    "Frames that a client may send a second; three seconds' worth at once, and a \
+                     join of each conversation.",
+                )
+                .number(DEFAULT_FRAMES_PER_SECOND, 1..=10_000),
+            handshake: settings
+                .named(
+                    "SOCKET_HANDSHAKE_TIMEOUT",
+                    "Time from the connection to the open socket.",
+                )
+                .duration(DEFAULT_HANDSHAKE, handshake),
         }
     }
 }

@@ -31,7 +31,15 @@ pub struct TrustedProxies(Arc<[IpNet]>);
 impl TrustedProxies {
     /// Reads addresses and networks such as `10.0.0.0/8`, with commas. Default: nobody is trusted.
     pub fn read(settings: &mut Settings) -> TrustedProxies {
-        let given = settings.list("TRUSTED_PROXIES");
+        let given = settings
+            .named(
+                "TRUSTED_PROXIES",
+                "Proxies whose `X-Forwarded-For` is believed, as addresses or networks. \
+                 docker-compose.yml trusts the private networks, where its balancer is.",
+            )
+            .default_in_words("nobody")
+            .example("10.0.0.0/8,172.16.0.0/12,192.168.0.0/16")
+            .list();
         let networks = given.iter().filter_map(|text| {
             let found = text.parse().ok().or_else(|| Some(IpNet::from(text.parse::<IpAddr>().ok()?)));
             if found.is_none() {

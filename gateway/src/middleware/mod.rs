@@ -17,10 +17,10 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use metrics::counter;
+use runtime::net::origins::Origins;
 use tokio::sync::Semaphore;
 
 pub use address::{Peer, TrustedProxies, network};
-pub use cors::Origins;
 pub use rate_limit::{RateLimiters, RateLimits, by_address, by_caller};
 
 use crate::api::problem::Problem;
@@ -40,7 +40,7 @@ const REQUEST_WITHIN: Duration = Duration::from_secs(60);
 
 /// How the API is protected.
 pub struct Protection {
-    /// Pages that may call it.
+    /// Pages of other origins that may call the API.
     pub origins: Origins,
     /// Proxies that say where a request comes from.
     pub trusted: TrustedProxies,
@@ -61,7 +61,7 @@ impl Protection {
                 bound_in_flight,
             ))
             .layer(from_fn(uri::check))
-            .layer(self.origins.layer())
+            .layer(cors::layer(&self.origins))
             .layer(from_fn(observe::observe))
     }
 }

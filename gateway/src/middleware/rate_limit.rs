@@ -67,22 +67,40 @@ impl RateLimits {
     pub fn read(settings: &mut Settings) -> RateLimits {
         const DAY: Duration = Duration::from_secs(86_400);
         RateLimits {
-            window: settings.duration(
-                "RATE_LIMIT_WINDOW",
-                Duration::from_secs(900),
-                Duration::from_secs(1)..=DAY,
+            window: settings
+                .named(
+                    "RATE_LIMIT_WINDOW",
+                    "Window of the rate limits. An allowance refills evenly over it. Each gateway \
+                     counts for itself, so with two of them a caller may get up to twice as much.",
+                )
+                .duration(Duration::from_secs(900), Duration::from_secs(1)..=DAY),
+            max: NonZeroU32::new(
+                settings
+                    .named(
+                        "RATE_LIMIT_MAX",
+                        "Requests a window of each user, and of each address without a valid \
+                         token, to all but what `RATE_LIMIT_AUTH_MAX` counts. 0 is no limit.",
+                    )
+                    .number(300, 0..=MAX_REQUESTS),
             ),
-            max: NonZeroU32::new(settings.number("RATE_LIMIT_MAX", 300, 0..=MAX_REQUESTS)),
-            service_max: NonZeroU32::new(settings.number(
-                "RATE_LIMIT_SERVICE_MAX",
-                60_000,
-                0..=MAX_REQUESTS,
-            )),
-            auth_max: NonZeroU32::new(settings.number(
-                "RATE_LIMIT_AUTH_MAX",
-                100,
-                0..=MAX_REQUESTS,
-            )),
+            service_max: NonZeroU32::new(
+                settings
+                    .named(
+                        "RATE_LIMIT_SERVICE_MAX",
+                        "The same of all internal services together: one key carries the messages \
+                         of all companies. 0 is no limit.",
+                    )
+                    .number(60_000, 0..=MAX_REQUESTS),
+            ),
+            auth_max: NonZeroU32::new(
+                settings
+                    .named(
+                        "RATE_LIMIT_AUTH_MAX",
+                        "Requests a window of each address to register, log in, refresh and log \
+                         out. 0 is no limit.",
+                    )
+                    .number(100, 0..=MAX_REQUESTS),
+            ),
         }
     }
 }

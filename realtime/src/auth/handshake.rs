@@ -1,8 +1,9 @@
-//! Who may open a socket, whichever door they come by. What an open socket does is not known here.
+//! Who may open a socket, over whichever transport. Does not know what an open socket does.
 
 use axum::http::{HeaderMap, header};
 use contract::Timestamp;
 use runtime::net::access_token::Verifier;
+use runtime::net::origins::Origins;
 
 use crate::auth::session::{BadToken, Session};
 use crate::config::Config;
@@ -11,7 +12,7 @@ use crate::transport::refusal::Refusal;
 /// Checks the page and the token.
 pub struct Handshake {
     verifier: Verifier,
-    origins: Vec<String>,
+    origins: Origins,
 }
 
 impl Handshake {
@@ -23,31 +24,19 @@ impl Handshake {
         }
     }
 
-    /// Browsers say which page asks; other clients say nothing, and prove themselves by the token
-    /// alone.
+    /// Browsers say which page asks. Other clients say nothing of a page, and prove themselves by
+    /// the token alone.
     ///
     /// # Errors
     /// [`Refusal::Origin`]
     pub fn check_origin(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        let Some(origin) = headers.get(header::ORIGIN) else {
-            return Ok(());
-        };
-        let any = self.origins.is_empty() || self.origins.iter().any(|a| a == "*");
-        let named = || {
-            self.origins.iter().any(|a| {
-                a.trim_end_matches('/')
-                    .as_bytes()
-                    .eq_ignore_ascii_case(origin.as_bytes())
-            })
-        };
-        if any || named() {
-            Ok(())
-        } else {
-            Err(Refusal::Origin)
+        match self.origins.admit(headers) {
+            true => Ok(()),
+            false => Err(Refusal::Origin),
         }
     }
 
-    /// Whose token it is.
+    /// The session that a token stands for.
     ///
     /// # Errors
     /// See [`BadToken`].
@@ -74,31 +63,37 @@ mod tests {
 
     #[test]
     fn pages_that_are_not_named_are_refused() {
-        let check = |origins: &[&str], headers: &HeaderMap| {
-            let origins = origins.iter().map(|o| (*o).to_owned()).collect();
+        let check = |origins: Origins, headers: &HeaderMap| {
             Handshake {
                 verifier: Verifier::new(&"s".repeat(32).into()),
                 origins,
             }
             .check_origin(headers)
         };
-        let allowed = ["https://app.example.com/"];
+        let allowed = || {
+            Origins::Listed(vec![header::HeaderValue::from_static(
+                "https://app.example.com",
+            )])
+        };
         let from = |origin| headers(header::ORIGIN, origin);
-        assert_eq!(check(&allowed, &from("https://app.example.com")), Ok(()));
+        assert_eq!(check(allowed(), &from("https://app.example.com")), Ok(()));
         for origin in [
             "https://app.example.com.evil.example",
             "http://app.example.com",
             "null",
         ] {
             assert_eq!(
-                check(&allowed, &from(origin)),
+                check(allowed(), &from(origin)),
                 Err(Refusal::Origin),
                 "{origin}"
             );
         }
-        assert_eq!(check(&allowed, &HeaderMap::new()), Ok(()));
-        assert_eq!(check(&[], &from("https://any.example")), Ok(()));
-        assert_eq!(check(&["*"], &from("https://any.example")), Ok(()));
+        assert_eq!(check(allowed(), &HeaderMap::new()), Ok(()));
+        assert_eq!(check(Origins::Any, &from("https://any.example")), Ok(()));
+        assert_eq!(
+            check(Origins::Listed(vec![]), &from("https://any.example")),
+            Err(Refusal::Origin)
+        );
     }
 
     #[test]

@@ -3,3 +3,4 @@
 
 pub mod access_token;
 pub mod connection;
+pub mod origins;
