@@ -18,8 +18,8 @@ const company: Company = {
     const headers = { authorization: `Bearer ${TOKEN}` };
     const answer = await fetch(`${GATEWAY}/api/v1/conversations`, { headers });
     if (!answer.ok) throw new Error(`${answer.status} ${await answer.text()}`);
-    const list = (await answer.json()) as { conversations: unknown[]; as_of_seq: number };
-    console.log(`${list.conversations.length} conversations as of ${list.as_of_seq}`);
+    const list = (await answer.json()) as { contacts: unknown[]; as_of_seq: number };
+    console.log(`${list.contacts.length} conversations as of ${list.as_of_seq}`);
     return list.as_of_seq;
   },
   onEvent: (event, data) => console.log(event, JSON.stringify(data)),
