@@ -44,14 +44,14 @@ async fn prints_every_event_once(client: &str) {
             ("CONVERSATION", &contact),
         ],
     );
-    example
-        .prints("its lists", |line| line.contains("as of"))
-        .await;
+    eventually("the example prints its lists", SOON, || async {
+        let fetched = |line: &String| line.starts_with("0 conversations as of ");
+        example.lines().iter().any(fetched).then_some(())
+    })
+    .await;
 
     staff.customer_message(&contact, "before").await;
-    example
-        .prints("before", |line| line.contains("before"))
-        .await;
+    example.prints_message("before").await;
     let mut colleague = Socket::open(&nodes[2], &staff.token, None).await;
     example.sees_typing_of(&mut colleague, &contact).await;
 
@@ -60,16 +60,9 @@ async fn prints_every_event_once(client: &str) {
     staff.operator_message(&contact, "missed 2").await;
     relay.lead_to(Some(&nodes[1]));
     staff.customer_message(&contact, "after").await;
-    example.prints("after", |line| line.contains("after")).await;
-
-    let messages: Vec<Value> = example
-        .events()
-        .into_iter()
-        .filter(|(event, _)| event == "message:new")
-        .map(|(_, data)| data["message"]["content"].clone())
-        .collect();
+    example.prints_message("after").await;
     let expected = ["before", "missed 1", "missed 2", "after"];
-    assert_eq!(messages, expected, "{:#?}", example.lines());
+    assert_eq!(example.messages(), expected);
     // The room of the conversation has been joined anew.
     example.sees_typing_of(&mut colleague, &contact).await;
     let seqs: Vec<u64> = example
@@ -78,7 +71,7 @@ async fn prints_every_event_once(client: &str) {
         .filter_map(|(_, data)| data["seq"].as_u64())
         .collect();
     let ascending = seqs.windows(2).all(|pair| pair[0] < pair[1]);
-    assert!(ascending, "{:#?}", example.lines());
+    assert!(ascending, "{seqs:?}");
 }
 
 /// The folder with the compiled examples, once a test process; `None`, said loudly, without Node.
@@ -129,6 +122,14 @@ struct Example {
     lines: Arc<Mutex<Vec<String>>>,
 }
 
+impl Drop for Example {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the example has printed: {:#?}", self.lines());
+        }
+    }
+}
+
 impl Example {
     fn start(examples: &Path, client: &str, environment: &[(&str, &str)]) -> Example {
         let script: PathBuf = examples.join("build/run.js");
@@ -172,10 +173,19 @@ impl Example {
             .collect()
     }
 
-    /// Waits until a line is printed.
-    async fn prints(&self, what: &str, is_it: impl Fn(&str) -> bool) {
-        eventually(&format!("the example prints {what}"), SOON, || async {
-            self.lines().iter().any(|line| is_it(line)).then_some(())
+    /// The contents of the new messages that have been printed.
+    fn messages(&self) -> Vec<Value> {
+        self.events()
+            .into_iter()
+            .filter(|(event, _)| event == "message:new")
+            .map(|(_, data)| data["message"]["content"].clone())
+            .collect()
+    }
+
+    /// Waits until a message of this content is printed.
+    async fn prints_message(&self, content: &str) {
+        eventually(&format!("the example prints {content}"), SOON, || async {
+            self.messages().contains(&json!(content)).then_some(())
         })
         .await;
     }
