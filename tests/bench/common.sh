@@ -128,7 +128,8 @@ express_up() {
   done
   (
     cd "$express"
-    export NODE_ENV=production PORT=${express_url##*:} RATE_LIMIT_MAX=1000000000
+    export NODE_ENV=production HOST=127.0.0.1 PORT=${express_url##*:}
+    export RATE_LIMIT_MAX=1000000000
     export MONGODB_URI=mongodb://127.0.0.1:$mongo_port/baseline LOG_DIR=$folder/logs
     export COMPOUND_INDEXES=$indexes
     exec node server.js
