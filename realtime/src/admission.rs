@@ -1,5 +1,5 @@
-//! Admits a socket: counts it, adds it to its company's room, opens the room's feed if the socket is
-//! the first one, and starts its events. Checks no token; see `auth::handshake`.
+//! Admits a socket: counts it, adds it to its company's room, opens the room's feed if the socket
+//! is the first one, and starts its events. Checks no token; see `auth::handshake`.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! What happens to all sockets of a node by the clock: their tokens expire, and they are closed when
-//! the service stops. Also reports the health check `hub`. Serves no single socket.
+//! What happens to all sockets of a node by the clock: their tokens expire, and they are closed
+//! when the service stops. Also reports the health check `hub`. Serves no single socket.
 
 use std::time::Duration;
 

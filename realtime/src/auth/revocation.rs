@@ -1,5 +1,5 @@
-//! Closes the sockets of logins that have ended, within seconds. Ends no login; the gateway does, by
-//! removing the login's entry from the bucket `sessions`.
+//! Closes the sockets of logins that have ended, within seconds. Ends no login; the gateway does,
+//! by removing the login's entry from the bucket `sessions`.
 //!
 //! A removal is heard at once by a core subscription. Every few seconds the entries of all open
 //! sockets are looked up too. Otherwise removals would be missed that happened while this node was

@@ -1,10 +1,10 @@
 //! Watches which server leads the stream `EVENTS`. Reads no event; the feeds do.
 //!
 //! A leader that dies may have stored an event without passing it on. The connection of this node,
-//! to another server of the cluster, does not show that. Therefore a new leader counts as a gap, and
-//! the feeds compare the delivered events with the log. A leader that restarts and is elected again
-//! is a new one too, because its term begins anew. A single server has no leader, and this module
-//! has nothing to do.
+//! to another server of the cluster, does not show that. Therefore a new leader counts as a gap,
+//! and the feeds compare the delivered events with the log. A leader that restarts and is elected
+//! again is a new one too, because its term begins anew. A single server has no leader, and this
+//! module has nothing to do.
 
 use std::time::Duration;
 

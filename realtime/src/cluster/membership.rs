@@ -1,5 +1,5 @@
-//! Which other realtime nodes are alive, judged by when each was last heard of. Pure bookkeeping: no
-//! NATS, and the clock is the caller's.
+//! Which other realtime nodes are alive, judged by when each was last heard of. Pure bookkeeping:
+//! no NATS, and the clock is the caller's.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;

@@ -1,6 +1,6 @@
-//! The exchange of users between the nodes that have sockets of one company: each node publishes all
-//! its users of the company on `presence.<company>` when they change. Decides nothing about who is
-//! online; see `room::presence`.
+//! The exchange of users between the nodes that have sockets of one company: each node publishes
+//! all its users of the company on `presence.<company>` when they change. Decides nothing about who
+//! is online; see `room::presence`.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Gives a socket the events that its client missed: reads them from the log, page after page, until
-//! the events that the room remembers follow without a gap. Delivers no live event.
+//! Gives a socket the events that its client missed: reads them from the log, page after page,
+//! until the events that the room remembers follow without a gap. Delivers no live event.
 //!
 //! The switch to live is made under the room's lock ([`Room::go_live`]), so no event is lost or
 //! repeated in it. Pages are read as the client takes them, so a slow client holds one page and
@@ -26,8 +26,8 @@ use crate::room::payload::{self, ResyncReason};
 const PAGE_EVENTS: usize = 128;
 /// Bytes of one read. A single event may be larger.
 const PAGE_BYTES: usize = 512 * 1024;
-/// Longest time of one read, with the wait for its permit and its repetitions. Beyond it, the socket
-/// is closed with 1013.
+/// Longest time of one read, with the wait for its permit and its repetitions. Beyond it, the
+/// socket is closed with 1013.
 const READ_DEADLINE: Duration = Duration::from_secs(10);
 /// Pause before a read is repeated.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -135,8 +135,8 @@ impl CatchUp {
         }
     }
 
-    /// Makes the socket live if all events that were read are returned, and the events that the room
-    /// remembers follow without a gap. Says whether the socket is live.
+    /// Makes the socket live if all events that were read are returned, and the events that the
+    /// room remembers follow without a gap. Says whether the socket is live.
     pub fn joins(&self, room: &Room, socket: Id) -> bool {
         !self.is_first && self.page.is_empty() && room.go_live(socket, self.position)
     }

@@ -40,8 +40,8 @@ use crate::room::{FeedState, Room};
 const GRACE: Duration = Duration::from_secs(5);
 /// How often the log is asked whether an event has not arrived.
 const CHECK_INTERVAL: Duration = Duration::from_secs(30);
-/// How long the sockets wait while NATS is away or missed events cannot be read. Beyond it, they are
-/// closed with 1013.
+/// How long the sockets wait while NATS is away or missed events cannot be read. Beyond it, they
+/// are closed with 1013.
 const REPAIR_DEADLINE: Duration = Duration::from_secs(60);
 /// Pause between tries to repair.
 const REPAIR_PAUSE: Duration = Duration::from_millis(100);
@@ -69,7 +69,10 @@ pub async fn run(node: Node, room: Arc<Room>) {
         Some(Ok(())) => debug!(company = %room.id, "feed closed"),
         Some(Err(FeedLost)) => {
             counter!("realtime_feeds_lost_total").increment(1);
-            error!(company = %room.id, "the log cannot be followed; the company's sockets are sent away");
+            error!(
+                company = %room.id,
+                "the log cannot be followed; the company's sockets are sent away"
+            );
             // This node stays a member. Otherwise the others would believe until it ends that the
             // users are here.
             presence_exchange::publish_no_users(&node, &room).await;
@@ -302,7 +305,12 @@ impl<'a> Feed<'a> {
                 Ok(found) => {
                     if found > 0 {
                         counter!("realtime_repaired_total", "reason" => reason).increment(found);
-                        info!(company = %self.room.id, reason, found, "events that had not arrived were read from the log");
+                        info!(
+                            company = %self.room.id,
+                            reason,
+                            found,
+                            "events that had not arrived were read from the log"
+                        );
                     }
                     return Ok(());
                 }
@@ -370,7 +378,10 @@ impl<'a> Feed<'a> {
             if page.iter().any(|stored| {
                 self.room.has_missed(stored.seq) && payload::of_stored(stored).is_some()
             }) {
-                error!(company = %self.room.id, "an event was passed over; the clients have to fetch");
+                error!(
+                    company = %self.room.id,
+                    "an event was passed over; the clients have to fetch"
+                );
                 counter!("realtime_resyncs_total", "reason" => ResyncReason::Late.as_str())
                     .increment(1);
                 self.room.resync_all(ResyncReason::Late);

@@ -1,6 +1,6 @@
-//! Two subscriptions of one connection as one, in the order of the log. The client puts each message
-//! into its subscription's channel as the message comes. Therefore, while one channel is empty, the
-//! messages in the other came first. Knows no event.
+//! Two subscriptions of one connection as one, in the order of the log. The client puts each
+//! message into its subscription's channel as the message comes. Therefore, while one channel is
+//! empty, the messages in the other came first. Knows no event.
 
 use async_nats::{Message, Subscriber};
 use contract::header;

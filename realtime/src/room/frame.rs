@@ -1,5 +1,5 @@
-//! What clients are told: one event, encoded once for each transport, shared by all sockets that get
-//! it. Knows no socket.
+//! What clients are told: one event, encoded once for each transport, shared by all sockets that
+//! get it. Knows no socket.
 
 use std::sync::{Arc, OnceLock};
 
@@ -11,8 +11,8 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::encode;
 use super::server_event::ServerEvent;
 
-/// Bytes that a queue counts for each frame besides the frame's data: the queue's own entry and what
-/// the transport writes around the data.
+/// Bytes that a queue counts for each frame besides the frame's data: the queue's own entry and
+/// what the transport writes around the data.
 const OVERHEAD_BYTES: usize = 64;
 
 /// The log position of a stored event.

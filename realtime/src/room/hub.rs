@@ -1,5 +1,5 @@
-//! The rooms of a node, and how many sockets each user has on it. Opens no subscription and knows no
-//! transport.
+//! The rooms of a node, and how many sockets each user has on it. Opens no subscription and knows
+//! no transport.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

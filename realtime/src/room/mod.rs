@@ -1,6 +1,6 @@
-//! The sockets of one company on this node, and the fan-out to them: each socket gets every event of
-//! the log after its own cursor, in order, once. Knows neither NATS nor any transport; the events
-//! of the log are handed in.
+//! The sockets of one company on this node, and the fan-out to them: each socket gets every event
+//! of the log after its own cursor, in order, once. Knows neither NATS nor any transport; the
+//! events of the log are handed in.
 
 pub mod close_reason;
 pub mod encode;

@@ -1,6 +1,6 @@
 //! The frames for clients: of stored events, of typing and presence, and of what the server says
-//! about itself. Pure translation: no socket, no NATS. The functions fail only as [`Frame::passing`]
-//! does, which is never in practice.
+//! about itself. Pure translation: no socket, no NATS. The functions fail only as
+//! [`Frame::passing`] does, which is never in practice.
 
 use async_nats::Message;
 use contract::domain::{Delivery, MessagePatch, MessageView, Platform, Provider};
@@ -361,7 +361,8 @@ mod tests {
     };
 
     fn value(frame: &Frame) -> Value {
-        json!({"event": frame.event().as_str(), "data": serde_json::from_str::<Value>(frame.data().get()).unwrap()})
+        let data: Value = serde_json::from_str(frame.data().get()).unwrap();
+        json!({"event": frame.event().as_str(), "data": data})
     }
 
     fn ids() -> (String, String) {
@@ -397,7 +398,9 @@ mod tests {
     #[test]
     fn edits_and_deletions_name_the_message() {
         let (contact, message) = ids();
-        let data = json!({"conversationId": contact, "messageId": message, "patch": {"content": "See you at eleven."}, "seq": 42});
+        let patch = json!({"content": "See you at eleven."});
+        let data =
+            json!({"conversationId": contact, "messageId": message, "patch": patch, "seq": 42});
         assert_eq!(
             golden!("message.updated"),
             Some(json!({"event": "message:updated", "data": data}))
@@ -412,15 +415,31 @@ mod tests {
     #[test]
     fn delivery_and_reading_are_events_message_status() {
         let (contact, message) = ids();
-        let delivery = json!({"state": "retrying", "attempts": 2, "last_error": "HTTP 503", "next_attempt_at": "2025-11-24T16:00:04.000Z",
-            "delivered_at": null});
-        let data = json!({"conversationId": contact, "messageId": message, "status": "retrying", "delivery": delivery, "seq": 42});
+        let delivery = json!({
+            "state": "retrying",
+            "attempts": 2,
+            "last_error": "HTTP 503",
+            "next_attempt_at": "2025-11-24T16:00:04.000Z",
+            "delivered_at": null,
+        });
+        let data = json!({
+            "conversationId": contact,
+            "messageId": message,
+            "status": "retrying",
+            "delivery": delivery,
+            "seq": 42,
+        });
         assert_eq!(
             golden!("message.delivery"),
             Some(json!({"event": "message:status", "data": data}))
         );
-        let data = json!({"conversationId": contact, "status": "read", "read_at": "2025-11-24T16:00:00.005Z", "platform": "facebook",
-            "seq": 42});
+        let data = json!({
+            "conversationId": contact,
+            "status": "read",
+            "read_at": "2025-11-24T16:00:00.005Z",
+            "platform": "facebook",
+            "seq": 42,
+        });
         assert_eq!(
             golden!("message.read"),
             Some(json!({"event": "message:status", "data": data}))
@@ -430,8 +449,14 @@ mod tests {
     #[test]
     fn a_missed_target_is_the_event_sla_breached() {
         let (contact, message) = ids();
-        let data = json!({"conversationId": contact, "messageId": message, "platform": "facebook", "targetSeconds": 60,
-            "acceptedAt": "2025-11-24T16:00:00.000Z", "seq": 42});
+        let data = json!({
+            "conversationId": contact,
+            "messageId": message,
+            "platform": "facebook",
+            "targetSeconds": 60,
+            "acceptedAt": "2025-11-24T16:00:00.000Z",
+            "seq": 42,
+        });
         assert_eq!(
             golden!("message.sla_breached"),
             Some(json!({"event": "sla:breached", "data": data}))
@@ -440,7 +465,12 @@ mod tests {
 
     #[test]
     fn a_token_that_could_not_be_renewed_is_the_event_refresh_failed() {
-        let data = json!({"platform": "facebook", "error": "HTTP 400 (code 190)", "tokenExpiresAt": "2026-01-23T16:00:00.000Z", "seq": 42});
+        let data = json!({
+            "platform": "facebook",
+            "error": "HTTP 400 (code 190)",
+            "tokenExpiresAt": "2026-01-23T16:00:00.000Z",
+            "seq": 42,
+        });
         assert_eq!(
             golden!("integration.refresh_failed"),
             Some(json!({"event": "integration:refresh_failed", "data": data}))

@@ -1,6 +1,6 @@
 //! Which users of a company are online, over all nodes, and which conversations they have joined.
-//! Each node publishes all its users when they change, and the users of a node that falls silent are
-//! removed (docs/adr/0012). Pure bookkeeping: no NATS, no socket.
+//! Each node publishes all its users when they change, and the users of a node that falls silent
+//! are removed (docs/adr/0012). Pure bookkeeping: no NATS, no socket.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -9,8 +9,8 @@ use serde::Serialize;
 
 /// Conversations of one user that are published. Of more, the first by their ids are.
 const MAX_VIEWING: usize = 50;
-/// Conversations of all users of one node and company that are published. Those of further users are
-/// left out. Otherwise the message could exceed the size that NATS allows.
+/// Conversations of all users of one node and company that are published. Those of further users
+/// are left out. Otherwise the message could exceed the size that NATS allows.
 const MAX_VIEWED: usize = 20_000;
 
 /// Users, each with the conversations that they have joined.

@@ -1,6 +1,6 @@
-//! The last events of a room, bounded in number and in bytes. A socket that comes back soon is given
-//! from here what it missed. Otherwise all sockets of a node that dies, which come back at once,
-//! would read the log. Asks the log nothing.
+//! The last events of a room, bounded in number and in bytes. A socket that comes back soon is
+//! given from here what it missed. Otherwise all sockets of a node that dies, which come back at
+//! once, would read the log. Asks the log nothing.
 
 use std::collections::VecDeque;
 
@@ -8,9 +8,9 @@ use super::frame::Frame;
 
 /// Events that are remembered of a room. Beyond it, the oldest are forgotten.
 const FRAMES: usize = 512;
-/// Bytes that are remembered of a room, as [`Frame::bytes`] counts. Beyond it, the oldest events are
-/// forgotten. The memory for them may be three times as much. The limit is less than the smallest
-/// queue of a socket, because all remembered events go into it at once.
+/// Bytes that are remembered of a room, as [`Frame::bytes`] counts. Beyond it, the oldest events
+/// are forgotten. The memory for them may be three times as much. The limit is less than the
+/// smallest queue of a socket, because all remembered events go into it at once.
 pub const RECENT_BYTES: usize = 512 * 1024;
 
 /// The remembered events.

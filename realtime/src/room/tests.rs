@@ -264,7 +264,9 @@ enum Step {
 fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => any::<bool>().prop_map(Step::Store),
-        3 => (1..6usize, prop::bool::weighted(0.2)).prop_map(|(count, lost)| Step::Republish { count, lost }),
+        3 => (1..6usize, prop::bool::weighted(0.2)).prop_map(
+            |(count, lost)| Step::Republish { count, lost }
+        ),
         1 => any::<usize>().prop_map(Step::Repeat),
         1 => Just(Step::Repair),
         3 => (1..5usize, 0..4usize).prop_map(|(count, lacks)| Step::Read { count, lacks }),
@@ -426,7 +428,8 @@ proptest! {
     ) {
         let cursor = cursor % (before.len() as u64 + 1);
         let mut world = World::new(before, cursor);
-        let first_frames = [world.queue.take(), world.queue.take()].map(|frame| frame.unwrap().unwrap().event().as_str());
+        let first_frames = [world.queue.take(), world.queue.take()];
+        let first_frames = first_frames.map(|frame| frame.unwrap().unwrap().event().as_str());
         prop_assert_eq!(first_frames, ["ready", "presence:update"]);
         for (step, drained) in steps {
             world.step(step);

@@ -1,6 +1,6 @@
-//! Which users of a company are typing. Typing ends by itself, so it also ends when the user's socket
-//! or node does. Each node keeps the time for its own sockets. Sends nothing; the clock is the
-//! caller's.
+//! Which users of a company are typing. Typing ends by itself, so it also ends when the user's
+//! socket or node does. Each node keeps the time for its own sockets. Sends nothing; the clock is
+//! the caller's.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -196,7 +196,12 @@ pub async fn publish_read(publisher: Publisher, session: Session, read: MessageR
             seq: Some(receipt.seq),
         }),
         Err(error) => {
-            warn!(company = %session.company, user = %session.user, %error, "message:read was not stored");
+            warn!(
+                company = %session.company,
+                user = %session.user,
+                %error,
+                "message:read was not stored"
+            );
             Err(match error {
                 PublishError::Refused(_) | PublishError::Taken(_) => Failure {
                     code: "REFUSED",

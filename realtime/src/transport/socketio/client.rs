@@ -35,10 +35,14 @@ use crate::transport::ws::connection::WRITE_FRAMES;
 /// Bytes after which no further frame is added to a write. Further frames go out in the next one.
 const WRITE_BYTES: usize = 64 * 1024;
 
+const TRANSPORT: &str = Transport::SocketIo.as_str();
+
 /// The event that tells a client why the server closes. Names such as `disconnecting` are reserved:
 /// the clients' library would take the event for a broken packet.
 const CLOSING: &str = "closing";
 
+const BAD_AUTH: &str = "`auth` has `token`, a text, and `last_seq`, a number, where events shall \
+                        be resumed";
 const BINARY: Failure = Failure::malformed("events are text");
 
 /// A client, from its session's first packet on.
@@ -258,7 +262,7 @@ impl Client {
                 "there is no other namespace than the main one",
             )),
             Err(BadPacket::Auth) => {
-                self.refuse("MALFORMED_FRAME", "`auth` has `token`, a text, and `last_seq`, a number, where events shall be resumed");
+                self.refuse("MALFORMED_FRAME", BAD_AUTH);
                 Ok(())
             }
             Err(BadPacket::Binary) => self.violation(BINARY),
@@ -290,7 +294,14 @@ impl Client {
         match entered {
             Ok(subscriber) => {
                 let session = subscriber.session();
-                info!(user = %session.user, company = %session.company, socket = %subscriber.socket(), role = ?session.role, transport = Transport::SocketIo.as_str(), "connected");
+                info!(
+                    user = %session.user,
+                    company = %session.company,
+                    socket = %subscriber.socket(),
+                    role = ?session.role,
+                    transport = TRANSPORT,
+                    "connected"
+                );
                 self.send(&packet::write_connected(subscriber.socket()));
                 self.subscriber = Some(subscriber);
                 self.opening = None;
@@ -417,15 +428,23 @@ impl Client {
         let Some(subscriber) = &self.subscriber else {
             return;
         };
-        counter!("realtime_closed_total", "door" => Transport::SocketIo.as_str(), "reason" => reason.as_str()).increment(1);
+        let text = reason.as_str();
+        counter!("realtime_closed_total", "door" => TRANSPORT, "reason" => text).increment(1);
         let (session, seconds) = (subscriber.session(), self.opened.elapsed().as_secs());
-        info!(user = %session.user, company = %session.company, socket = %subscriber.socket(), reason = reason.as_str(), seconds, transport = Transport::SocketIo.as_str(), "disconnected");
+        info!(
+            user = %session.user,
+            company = %session.company,
+            socket = %subscriber.socket(),
+            reason = text,
+            seconds,
+            transport = TRANSPORT,
+            "disconnected"
+        );
     }
 }
 
 fn count_refusal(code: &'static str) {
-    counter!("realtime_refused_total", "door" => Transport::SocketIo.as_str(), "code" => code)
-        .increment(1);
+    counter!("realtime_refused_total", "door" => TRANSPORT, "code" => code).increment(1);
 }
 
 /// Whether the client may connect again by itself.

@@ -197,7 +197,13 @@ mod tests {
         let sid = format!("{:0>32}", "ab");
         assert_eq!(
             json,
-            serde_json::json!({"sid": sid, "upgrades": ["websocket"], "pingInterval": 25_000, "pingTimeout": 60_000, "maxPayload": 65_536})
+            serde_json::json!({
+                "sid": sid,
+                "upgrades": ["websocket"],
+                "pingInterval": 25_000,
+                "pingTimeout": 60_000,
+                "maxPayload": 65_536,
+            })
         );
     }
 

@@ -66,8 +66,8 @@ impl IntoResponse for HttpError {
             HttpError::TooLarge => (Status::PAYLOAD_TOO_LARGE, 3, "Payload too large"),
             HttpError::TooManyOpening => (Status::SERVICE_UNAVAILABLE, 4, "Too many handshakes"),
         };
-        counter!("realtime_refused_total", "door" => Transport::SocketIo.as_str(), "code" => message)
-            .increment(1);
+        let transport = Transport::SocketIo.as_str();
+        counter!("realtime_refused_total", "door" => transport, "code" => message).increment(1);
         let body = serde_json::json!({"code": code, "message": message});
         let mut response = (status, axum::Json(body)).into_response();
         if self == HttpError::TooManyOpening {
@@ -189,8 +189,8 @@ fn open_packet(shared: &Shared, sid: Sid, can_upgrade: bool) -> Result<String, H
     engine::open(sid, can_upgrade, limits.frame_bytes).map_err(|_| HttpError::BadRequest)
 }
 
-/// Opens a session that is a WebSocket from its first packet on. The session is in no table, because
-/// no other request can reach it.
+/// Opens a session that is a WebSocket from its first packet on. The session is in no table,
+/// because no other request can reach it.
 fn open_websocket(shared: &Arc<Shared>, request: HttpRequest) -> Result<Response, HttpError> {
     let Upgrade {
         response,

@@ -316,7 +316,8 @@ mod tests {
             data in prop::option::of(any::<String>()),
             ack in prop::option::of(0..10_u32.pow(MAX_ACK_DIGITS as u32)),
         ) {
-            let arguments: Vec<&String> = [Some(&name), data.as_ref()].into_iter().flatten().collect();
+            let arguments = [Some(&name), data.as_ref()].into_iter().flatten();
+            let arguments: Vec<&String> = arguments.collect();
             let ack_digits = ack.map_or(String::new(), |ack| ack.to_string());
             let text = format!("2{ack_digits}{}", json!(arguments));
             let data = data.map(|data| json!(data).to_string());
@@ -324,7 +325,10 @@ mod tests {
         }
 
         #[test]
-        fn parsing_a_text_like_a_packet_does_not_panic(kind in "[0-6]{1,3}", rest in "[\\[\\]{}\":,/0-9a-f\\\\u é]{0,60}") {
+        fn parsing_a_text_like_a_packet_does_not_panic(
+            kind in "[0-6]{1,3}",
+            rest in "[\\[\\]{}\":,/0-9a-f\\\\u é]{0,60}",
+        ) {
             let _ = Packet::parse(&format!("{kind}{rest}"));
         }
     }

@@ -265,8 +265,8 @@ impl PollingSession {
         self.client.log_end(reason);
     }
 
-    /// Sends the last packets by a poll, or by the WebSocket if the client has begun to change to it
-    /// and polls no more.
+    /// Sends the last packets by a poll, or by the WebSocket if the client has begun to change to
+    /// it and polls no more.
     async fn farewell(&mut self, reason: CloseReason) -> Result<(), CloseReason> {
         self.client.out.push_back(encode::text_frame(CLOSE));
         loop {

@@ -1,5 +1,5 @@
-//! A session of Socket.IO whose packets are frames of a WebSocket: one task, from the upgrade to the
-//! end. What a packet means is in `client`.
+//! A session of Socket.IO whose packets are frames of a WebSocket: one task, from the upgrade to
+//! the end. What a packet means is in `client`.
 
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;

@@ -27,8 +27,8 @@ use crate::transport::timing::{PING_INTERVAL, SILENCE_LIMIT, close_deadline};
 /// Bytes after which no further frame is added to a write. Further frames go out in the next one.
 const WRITE_BYTES: usize = 64 * 1024;
 
-/// Serves a socket until it ends. Not an `async fn`, because that would hold its arguments twice for
-/// as long as it runs.
+/// Serves a socket until it ends. Not an `async fn`, because that would hold its arguments twice
+/// for as long as it runs.
 pub fn run(connection: WsConnection, subscriber: Subscriber) -> impl Future<Output = ()> + Send {
     let mut socket = Socket::new(connection, subscriber);
     async move { socket.run().await }
@@ -82,13 +82,27 @@ impl Socket {
 
     async fn run(&mut self) {
         let (session, id) = (*self.subscriber.session(), self.subscriber.socket());
-        info!(user = %session.user, company = %session.company, socket = %id, role = ?session.role, "connected");
+        info!(
+            user = %session.user,
+            company = %session.company,
+            socket = %id,
+            role = ?session.role,
+            "connected"
+        );
         let reason = self.serve().await;
-        counter!("realtime_closed_total", "door" => Transport::WebSocket.as_str(), "reason" => reason.as_str()).increment(1);
+        let (transport, text) = (Transport::WebSocket.as_str(), reason.as_str());
+        counter!("realtime_closed_total", "door" => transport, "reason" => text).increment(1);
         // Boxed, because a socket that is idle should not pay for the size of this future.
         Box::pin(self.close(reason)).await;
         let seconds = self.opened.elapsed().as_secs();
-        info!(user = %session.user, company = %session.company, socket = %id, reason = reason.as_str(), seconds, "disconnected");
+        info!(
+            user = %session.user,
+            company = %session.company,
+            socket = %id,
+            reason = reason.as_str(),
+            seconds,
+            "disconnected"
+        );
     }
 
     async fn serve(&mut self) -> CloseReason {
@@ -104,7 +118,9 @@ impl Socket {
             () = self.timer.as_mut() => Wake::Timer,
             frame = self.subscriber.next() => Wake::Frame(frame),
             outcome = finished(&mut self.running) => Wake::Finished(outcome),
-            incoming = self.connection.next(), if self.running.is_none() => Wake::Incoming(incoming),
+            incoming = self.connection.next(), if self.running.is_none() => {
+                Wake::Incoming(incoming)
+            }
         };
         match wake {
             Wake::Timer => self.on_timer()?,
