@@ -66,8 +66,9 @@ async fn write(
 ) -> Vec<Settle> {
     let stored: Vec<Stored> = batch.iter().map(stored).collect();
     // Without an answer, 0 is safe: conversations are only compacted later. The floor that `Progress`
-    // keeps is not. Right after a reset of the consumer, for a rebuild, that floor is the one from
-    // before. Compacting up to it would ignore the events that other replicas have not applied yet.
+    // keeps would not be safe. Right after a reset of the consumer, for a rebuild, `Progress` still
+    // has the floor from before the reset. After compacting up to that floor, events that other
+    // replicas have not applied yet would never be counted.
     let settled_to = worker::lag(connection, SOURCE)
         .await
         .map_or(0, |lag| lag.settled_to);

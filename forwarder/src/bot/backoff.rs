@@ -3,17 +3,19 @@
 
 use std::time::Duration;
 
-/// Longest pause after the first failed call. It doubles with each further one.
+/// The longest pause after the first failed call. Each further failure doubles the longest pause.
 pub const FIRST: Duration = Duration::from_secs(1);
-/// It doubles up to this, unless it is set otherwise.
+/// The default for where the doubling ends.
 pub const LONGEST: Duration = Duration::from_secs(5 * 60);
-/// Full jitter may draw next to nothing; a bot that has just failed gets at least this.
+/// The shortest pause. Otherwise full jitter could draw next to nothing for a bot that has just failed.
 pub const SHORTEST: Duration = Duration::from_millis(100);
-/// Longest `Retry-After` that is obeyed: a wrong header must not use up a message's day.
+/// The longest `Retry-After` that is obeyed. Otherwise a wrong header could outlast a message's
+/// deadline.
 pub const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 
-/// The pause after the call number `attempt` (from 1) has failed. `jitter` is uniform in 0..1. What
-/// the bot asked for (`retry_after`) is the least pause; `longest` bounds what is drawn.
+/// The pause after the call number `attempt` (from 1) has failed. `jitter` is uniform in 0..1. The
+/// pause is never shorter than `retry_after`, which the bot asked for. `longest` bounds only the drawn
+/// part.
 pub fn pause(
     attempt: u64,
     retry_after: Option<Duration>,

@@ -66,7 +66,7 @@ pub enum State {
         /// When the breaker opened, or the last trial failed.
         since: Instant,
     },
-    /// It is time for the trial.
+    /// The pause is over, and one call is the trial.
     HalfOpen {
         /// Whether the trial is under way.
         is_trying: bool,

@@ -123,7 +123,7 @@ pub async fn watch(
                 let Some(beat) = beat else { break };
                 match serde_json::from_slice::<Beat>(&beat.payload) {
                     Ok(beat) => members.hear(beat, Instant::now()),
-                    Err(error) => debug!(%error, "a beat that is none"),
+                    Err(error) => debug!(%error, "a beat cannot be read"),
                 }
             }
         }
@@ -164,7 +164,7 @@ async fn announce(connection: &Connection, subject: &str, me: &str, leaving: boo
         .publish(subject.to_owned(), beat.into())
         .await
     {
-        debug!(%error, "no beat");
+        debug!(%error, "a beat is not sent");
     }
 }
 
