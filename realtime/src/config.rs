@@ -1,5 +1,5 @@
-//! Settings of the service, read once at start. Limits that nobody should have to tune are
-//! constants beside their use.
+//! The settings of the service, read once at start. Limits that no operator should have to tune are
+//! constants in the modules that use them.
 
 use std::time::Duration;
 
@@ -8,60 +8,64 @@ use runtime::net::origins::Origins;
 use runtime::service::settings::{Common, Settings};
 use secrecy::SecretString;
 
-/// Port where none is set.
+/// Default of `REALTIME_PORT`.
 const DEFAULT_PORT: u16 = 4001;
-/// Sockets of one node where none is set.
+/// Default of `MAX_SOCKETS`.
 const DEFAULT_SOCKETS: usize = 20_000;
-/// Sockets of one user on a node where none is set: several devices with several pages each.
+/// Default of `MAX_SOCKETS_PER_USER`: several devices with several pages each.
 const DEFAULT_SOCKETS_PER_USER: usize = 50;
-/// Bytes that may wait for one socket: several of the largest events, some thousands of usual ones.
+/// Default of `SOCKET_QUEUE_BYTES`: several of the largest events, or some thousands of usual ones.
 const DEFAULT_QUEUE_BYTES: usize = 4 * 1024 * 1024;
-/// Conversations that one socket can have joined.
+/// Default of `SOCKET_ROOMS`.
 const DEFAULT_ROOMS: usize = 1_000;
-/// Events that a socket is given of what its client missed; past that a fetch costs less.
+/// Default of `SOCKET_REPLAY_EVENTS`. For more events a fetch by the client costs less.
 const DEFAULT_REPLAY_EVENTS: usize = 10_000;
-/// Largest frame of a client, in bytes.
+/// Default of `SOCKET_FRAME_BYTES`.
 const DEFAULT_FRAME_BYTES: usize = 64 * 1024;
-/// Frames of a client a second. Typing and joining need a few.
+/// Default of `SOCKET_FRAMES_PER_SECOND`. Typing and joining need a few.
 const DEFAULT_FRAMES_PER_SECOND: u32 = 20;
-/// From the connection to the open socket.
+/// Default of `SOCKET_HANDSHAKE_TIMEOUT`.
 const DEFAULT_HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// What one node and one socket may take.
+/// The limits of a node and of each socket.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// `MAX_SOCKETS`: open sockets of this node; the next one gets 503.
+    /// `MAX_SOCKETS`: open sockets of a node. The next one gets 503.
     pub sockets: usize,
-    /// `MAX_SOCKETS_PER_USER`: of them, of one user; the next one gets 429.
+    /// `MAX_SOCKETS_PER_USER`: open sockets of one user on a node. The next one gets 429.
     pub sockets_per_user: usize,
-    /// `SOCKET_QUEUE_BYTES`: what may wait for a socket; then it is closed with 4008.
+    /// `SOCKET_QUEUE_BYTES`: bytes that may wait for a socket. Beyond them, the socket is closed
+    /// with 4008.
     pub queue_bytes: usize,
-    /// `SOCKET_ROOMS`: conversations that a socket can have joined.
+    /// `SOCKET_ROOMS`: conversations that a socket can have joined. A further join is refused.
     pub rooms: usize,
-    /// `SOCKET_REPLAY_EVENTS`: what a socket is given of what its client missed; beyond it
-    /// `resync`.
+    /// `SOCKET_REPLAY_EVENTS`: missed events that a socket is given. Beyond them, the client is
+    /// told to fetch by `resync`.
     pub replay_events: usize,
-    /// `SOCKET_FRAME_BYTES`: largest frame of a client; a larger one closes with 1009.
+    /// `SOCKET_FRAME_BYTES`: the largest frame of a client, in bytes. A larger one closes the
+    /// socket with 1009.
     pub frame_bytes: usize,
-    /// `SOCKET_FRAMES_PER_SECOND`: of a client, in the long run; what is more is ignored, and said.
-    /// See `conduct` for how many at once.
+    /// `SOCKET_FRAMES_PER_SECOND`: frames of a client a second, in the long run. Further frames are
+    /// ignored, and the client is told so. See `subscriber::rate_limit` for how many at once.
     pub frames_per_second: u32,
-    /// `SOCKET_HANDSHAKE_TIMEOUT`: from the connection to the open socket.
+    /// `SOCKET_HANDSHAKE_TIMEOUT`: longest time from the connection to the open socket. Beyond it,
+    /// the connection is closed.
     pub handshake: Duration,
 }
 
-/// What the service needs to know.
+/// The settings of the service.
 #[derive(Clone)]
 pub struct Config {
-    /// What every service reads.
+    /// The settings of every service.
     pub common: Common,
     /// `REALTIME_PORT`
     pub port: u16,
-    /// `JWT_ACCESS_SECRET`: checks access tokens; the gateway signs with the same.
+    /// `JWT_ACCESS_SECRET`: the secret by which access tokens are checked. The gateway signs with
+    /// the same one.
     pub access_secret: SecretString,
     /// `CORS_ORIGINS`: the pages of other origins that may open sockets.
     pub origins: Origins,
-    /// Bounds.
+    /// The limits of the node and of each socket.
     pub limits: Limits,
 }
 

@@ -1,4 +1,4 @@
-//! The binary `realtime`: the service of the crate, on its own.
+//! The binary `realtime`: runs the service of this crate and nothing else.
 
 fn main() -> std::process::ExitCode {
     realtime::main()

@@ -1,4 +1,4 @@
-//! Who may open a socket, and for how long. Signs no token; the gateway does.
+//! Which clients may open a socket, and for how long. Signs no token; the gateway does.
 
 pub mod handshake;
 pub mod revocation;

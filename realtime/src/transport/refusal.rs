@@ -68,8 +68,16 @@ impl IntoResponse for Refusal {
         counter!("realtime_refused_total", "code" => code).increment(1);
         let text = self.to_string();
         let request_id = Id::generate(Timestamp::now());
-        let body = json!({"type": "about:blank", "title": status.canonical_reason(), "status": status.as_u16(), "detail": text,
-            "code": code, "message": text, "errors": [], "request_id": request_id});
+        let body = json!({
+            "type": "about:blank",
+            "title": status.canonical_reason(),
+            "status": status.as_u16(),
+            "detail": text,
+            "code": code,
+            "message": text,
+            "errors": [],
+            "request_id": request_id,
+        });
         let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();
         headers.insert(

@@ -95,7 +95,7 @@ async fn serve(
     request: HttpRequest,
 ) -> Response {
     let origin = request.headers().get(header::ORIGIN).cloned();
-    if shared.handshake.check_origin(request.headers()).is_err() {
+    if !shared.handshake.allows_page(request.headers()) {
         return HttpError::Forbidden.into_response();
     }
     let answer = match parameters {

@@ -46,7 +46,9 @@ async fn open(
     parameters: Result<Query<Parameters>, QueryRejection>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    handler.handshake.check_origin(request.headers())?;
+    if !handler.handshake.allows_page(request.headers()) {
+        return Err(Refusal::Origin);
+    }
     let Ok(Query(Parameters { token, last_seq })) = parameters else {
         return Err(Refusal::BadQuery);
     };
