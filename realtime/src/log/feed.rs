@@ -73,8 +73,8 @@ pub async fn run(node: Node, room: Arc<Room>) {
                 company = %room.id,
                 "the log cannot be followed; the company's sockets are sent away"
             );
-            // This node stays a member. Otherwise the others would believe until it ends that the
-            // users are here.
+            // The node and its heartbeats go on. Without this message the other nodes would keep the
+            // users of this company as online here.
             presence_exchange::publish_no_users(&node, &room).await;
         }
     }
