@@ -1,12 +1,22 @@
-//! Realtime: pushes what the log stores to the sockets of a company's staff, and carries typing
-//! between them.
+//! Realtime: pushes the events of the log to the sockets of a company's staff, and carries typing
+//! and presence between them. Reads no database and answers no REST request.
 //!
-//! A node holds four NATS subscriptions for each company that has sockets on it: two for what the
-//! server republishes to `live.>` as it stores it, one for typing, one for who is online. It keeps
-//! nothing beyond its open sockets, the last events of their companies and who is online in them,
-//! and reads no database. What was missed while it was disconnected it reads from the log before it
-//! hands out anything newer (`feed`); what a client missed, when that comes back, from its memory
-//! or the log (`catch_up`).
+//! A node holds four NATS subscriptions for each company that has sockets on it: two for the events
+//! that the NATS server republishes to `live.>` as it stores them, one for typing, one for
+//! presence. A node keeps nothing but its open sockets, and the last events and the presence of
+//! their companies. Events that a node missed while it was disconnected are read from the log
+//! before anything newer is delivered. Events that a client missed come from the memory of its room
+//! or from the log.
+//!
+//! The parts, from the bottom up:
+//! - `room`: the sockets of one company, the fan-out, and what clients are told;
+//! - `node`: the services and the registry of rooms that all sockets use;
+//! - `cluster`: the other realtime nodes, and the leader of the log;
+//! - `log`: follows a company for its room, and catches a socket up;
+//! - `auth`: tokens, pages, and the end of logins;
+//! - `subscriber`: one open socket, its commands and limits;
+//! - `admission`: makes a socket a subscriber;
+//! - `transport`: WebSocket and Socket.IO.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -25,6 +35,8 @@ use crate::transport::{socketio, ws};
 mod admission;
 mod asyncapi;
 mod auth;
+#[doc(hidden)]
+pub mod bench;
 mod cluster;
 mod config;
 mod lifecycle;
@@ -38,15 +50,15 @@ mod transport;
 
 pub use config::Config;
 
-/// The whole `main` of the binary.
+/// The `main` function of the binary.
 pub fn main() -> ExitCode {
     service::main(Config::read, run)
 }
 
-/// Runs until `shutdown`; then every socket is closed with 1001 before this returns.
+/// Runs the service until `shutdown`. Every socket is closed with 1001 before this returns.
 ///
 /// # Errors
-/// The port cannot be had, or a task ended early; see [`ServiceError`].
+/// The port cannot be opened, or a task ended early; see [`ServiceError`].
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), ServiceError> {
     let address = SocketAddr::new(config.common.host, config.port);
     let port = TcpListener::bind(address)
@@ -63,9 +75,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
         service.stop.clone(),
     );
     let handshake = Arc::new(Handshake::new(&config));
-    let doors = ws::routes(handshake.clone(), node.clone())
-        .merge(socketio::routes(handshake, node.clone()));
-    let router = doors.merge(asyncapi::routes()).merge(service.ops_routes());
+    let router = ws::routes(handshake.clone(), node.clone())
+        .merge(socketio::routes(handshake, node.clone()))
+        .merge(asyncapi::routes())
+        .merge(service.ops_routes());
     service.spawn("leader watch", leader::watch(node.clone()));
     service.spawn("nodes", heartbeat::run(node.clone()));
     service.spawn("sessions", revocation::run(node.clone()));
