@@ -1,6 +1,6 @@
-//! `petbuddy dead-letters`: what could not be processed, for operators: list, show, replay,
-//! discard. What is done with a letter is done by `runtime::dead_letters`, as the gateway
-//! does it for a company's managers.
+//! `petbuddy dead-letters`: lists, shows, replays and discards messages that could not be processed,
+//! for operators. Only reads options and prints results. The operations are those of
+//! `runtime::dead_letters`, which the gateway uses too, for a company's managers.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -12,29 +12,29 @@ use contract::domain::ShortText;
 use contract::{Id, Timestamp};
 use runtime::dead_letters::{
     DeadLetter, DeadLetterDetail, DeadLetterError, DeadLetterPage, DeadLetters, Filter,
-    MAX_DEAD_LETTERS, Replayed, Scope, ServiceName, StateFilter,
+    MAX_DEAD_LETTERS, Mode, Replayed, Scope, ServiceName, StateFilter,
 };
 use serde_json::json;
 
 use crate::cli::columns::columns;
-use crate::cli::exit_code::Failure;
-use crate::cli::operator;
+use crate::cli::{exit_code, operator};
+use crate::failure::Failure;
 
-/// Who decides, for the record.
+/// The name that is recorded for a decision of an operator.
 const BY: &str = "operator";
-/// Letters that one run replays, each some 1 KB in memory.
+/// Dead letters that one run replays, each some 1 KB in memory. The rest needs another run.
 const MAX_REPLAYED: usize = 50_000;
-/// Characters of an error that a row of the table shows.
+/// Characters of an error in a row of the table. The rest is cut off.
 const SHOWN_CHARACTERS: usize = 60;
 
 /// Below the options in `petbuddy dead-letters --help`.
 pub const HELP: &str = "\
 Exit codes:
   0  done; for a replay or a discard also if it was done before
-  1  there is no such letter, or something else has become of it, or no stream takes its message
+  1  there is no such dead letter, or it was decided otherwise, or no stream takes its message
   2  a wrong option or setting
   6  NATS does not answer; what was done until then is printed
-NATS_URL, NATS_USER (operator) and NATS_PASSWORD say where; without them the system that runs in --dir is meant.";
+The NATS server is named by NATS_URL, NATS_USER (operator) and NATS_PASSWORD. Without them it is that of the system in --dir.";
 
 /// Options of `petbuddy dead-letters`.
 #[derive(Args)]
@@ -51,75 +51,75 @@ pub struct Options {
 
 #[derive(Subcommand)]
 enum Command {
-    /// List them, oldest first
+    /// List dead letters, the oldest first
     List {
         #[command(flatten)]
-        which: Which,
+        selection: Selection,
         /// open, replayed, discarded or all
         #[arg(long, default_value = "open")]
         state: StateFilter,
-        /// Rows
+        /// At most this many
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=MAX_DEAD_LETTERS as i64))]
         limit: u16,
-        /// Go on after this sequence
+        /// Continue after this sequence
         #[arg(long, default_value_t = 0)]
         cursor: u64,
     },
-    /// Show one, whole
+    /// Show one dead letter completely
     Show {
-        /// Its sequence
+        /// Sequence of the dead letter
         seq: u64,
     },
-    /// Replay one, or with --all every open one that matches, in the order of the log
+    /// Replay one dead letter, or with --all every open one that matches, in the order of the log
     Replay {
-        /// Its sequence
+        /// Sequence of the dead letter
         #[arg(required_unless_present = "all", conflicts_with = "all")]
         seq: Option<u64>,
-        /// Every open one that matches
+        /// Replay every open dead letter that matches
         #[arg(long)]
         all: bool,
         #[command(flatten)]
-        which: Which,
-        /// Only say which, or whether it could be
+        selection: Selection,
+        /// Change nothing; only say which ones would be replayed
         #[arg(long)]
         dry_run: bool,
     },
-    /// Decide that one is not to be replayed
+    /// Decide that one dead letter is not to be replayed
     Discard {
-        /// Its sequence
+        /// Sequence of the dead letter
         seq: u64,
-        /// Why, in a line
+        /// The reason, in one line
         #[arg(long, value_parser = ShortText::new)]
         reason: ShortText,
     },
 }
 
 #[derive(Args, Default, PartialEq)]
-struct Which {
-    /// Of one company
+struct Selection {
+    /// Only of this company
     #[arg(long, value_name = "ID")]
     company: Option<Id>,
-    /// Of one conversation
+    /// Only of this conversation
     #[arg(long, value_name = "ID")]
     contact: Option<Id>,
-    /// malformed, unknown_version, duplicate_key, missing_data, unknown_platform, refused, expired
+    /// Only with this reason: malformed, unknown_version, duplicate_key, missing_data, unknown_platform, refused, expired
     /// or failed
     #[arg(long)]
     reason: Option<Reason>,
-    /// Given up by this service
+    /// Only of this service
     #[arg(long)]
     service: Option<ServiceName>,
-    /// Stored at this time (RFC 3339) or after it
+    /// Only stored at this time (RFC 3339) or later
     #[arg(long, value_name = "TIME")]
     from: Option<Timestamp>,
-    /// Stored before this time
+    /// Only stored before this time
     #[arg(long, value_name = "TIME")]
     to: Option<Timestamp>,
 }
 
-impl Which {
+impl Selection {
     fn filter(self, state: StateFilter) -> Filter {
-        let Which {
+        let Selection {
             company,
             contact,
             reason,
@@ -141,35 +141,32 @@ impl Which {
 
 /// The whole subcommand.
 pub async fn main(options: Options) -> ExitCode {
-    let mut said = String::new();
-    let done = run(options, &mut said).await;
-    print!("{said}");
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("{failure}");
-            failure.code()
-        }
-    }
+    let mut output = String::new();
+    let result = run(options, &mut output).await;
+    print!("{output}");
+    exit_code::of(result)
 }
 
-/// What it has to say is in `said`, also where it ends early: then, what was done until then.
-async fn run(Options { dir, json, command }: Options, said: &mut String) -> Result<(), Failure> {
-    let letters = DeadLetters::new(operator::connect(&dir).await?);
+/// Writes the text to print into `output`. After a failure the text says what was done until then.
+async fn run(
+    Options { dir, json, command }: Options,
+    output: &mut String,
+) -> Result<(), Failure> {
+    let dead_letters = DeadLetters::new(operator::connect(&dir).await?, Timestamp::now);
     let of = |seq: u64| move |e: DeadLetterError| failure(&format!("dead letter {seq}"), &e);
     let failed = |e: DeadLetterError| failure("the dead letters", &e);
     match command {
         Command::List {
-            which,
+            selection,
             state,
             limit,
             cursor,
         } => {
-            let page = letters
-                .list(Scope::All, &which.filter(state), cursor, limit.into())
+            let page = dead_letters
+                .list(Scope::All, &selection.filter(state), cursor, limit.into())
                 .await
                 .map_err(failed)?;
-            *said = match json {
+            *output = match json {
                 true => line(
                     &json!({"dead_letters": page.dead_letters, "next_cursor": page.next_cursor}),
                 )?,
@@ -177,19 +174,19 @@ async fn run(Options { dir, json, command }: Options, said: &mut String) -> Resu
             };
         }
         Command::Show { seq } => {
-            let letter = letters.show(Scope::All, seq).await.map_err(of(seq))?;
-            *said = if json {
-                line(&letter)?
+            let dead_letter = dead_letters.show(Scope::All, seq).await.map_err(of(seq))?;
+            *output = if json {
+                line(&dead_letter)?
             } else {
-                whole(&letter)?
+                whole(&dead_letter)?
             };
         }
-        // clap does not look: what one option needs, another has excluded.
+        // clap cannot check this: `seq` excludes `--all`, and a filter would have to require it.
         Command::Replay {
             seq: Some(_),
-            which,
+            selection,
             ..
-        } if which != Which::default() => {
+        } if selection != Selection::default() => {
             return Err(Failure::Settings(
                 "a filter goes with --all, not with the sequence of one".into(),
             ));
@@ -200,27 +197,25 @@ async fn run(Options { dir, json, command }: Options, said: &mut String) -> Resu
             ..
         } => {
             let replayed = match dry_run {
-                true => letters.try_replay(Scope::All, seq).await,
-                false => letters.replay(Scope::All, seq, BY, Timestamp::now).await,
+                true => dead_letters.try_replay(Scope::All, seq).await,
+                false => dead_letters.replay(Scope::All, seq, BY).await,
             };
-            let letter = replayed.map_err(of(seq))?;
-            *said = if json { line(&letter)? } else { fate(&letter) };
+            let dead_letter = replayed.map_err(of(seq))?;
+            *output = if json { line(&dead_letter)? } else { resolution(&dead_letter) };
         }
         Command::Replay {
             seq: None,
-            which,
+            selection,
             dry_run,
             ..
         } => {
-            let mut replayed = Replayed::default();
-            let done = replay_all(
-                &letters,
-                which.filter(StateFilter::Open),
-                dry_run,
-                &mut replayed,
-            )
-            .await;
-            *said = match json {
+            let filter = selection.filter(StateFilter::Open);
+            let mode = match dry_run {
+                true => Mode::DryRun,
+                false => Mode::Replay { by: BY.to_owned() },
+            };
+            let (replayed, done) = replay_all(&dead_letters, filter, &mode).await;
+            *output = match json {
                 true => line(
                     &json!({"dry_run": dry_run, "count": replayed.sequences.len(), "sequences": replayed.sequences,
                     "skipped": replayed.skipped, "more": replayed.next_cursor.is_some()}),
@@ -230,11 +225,11 @@ async fn run(Options { dir, json, command }: Options, said: &mut String) -> Resu
             done.map_err(failed)?;
         }
         Command::Discard { seq, reason } => {
-            let letter = letters
-                .discard(Scope::All, seq, BY, reason.as_str(), Timestamp::now())
+            let dead_letter = dead_letters
+                .discard(Scope::All, seq, BY, reason.as_str())
                 .await
                 .map_err(of(seq))?;
-            *said = if json { line(&letter)? } else { fate(&letter) };
+            *output = if json { line(&dead_letter)? } else { resolution(&dead_letter) };
         }
     }
     Ok(())
@@ -249,32 +244,32 @@ fn failure(of: &str, error: &DeadLetterError) -> Failure {
     }
 }
 
-/// All pages of those that are there now, and only then, in the log's order, the replay: a message
-/// that fails again meanwhile has a new letter, and going on to those would have no end.
+/// Reads all pages first and then replays in the order of the log. Otherwise a message that fails
+/// again meanwhile, and becomes a new dead letter, would be replayed without end.
 async fn replay_all(
-    letters: &DeadLetters,
+    dead_letters: &DeadLetters,
     filter: Filter,
-    dry_run: bool,
-    replayed: &mut Replayed,
-) -> Result<(), DeadLetterError> {
-    let (mut all, mut cursor) = (Vec::new(), Some(0));
-    while let Some(at) = cursor.filter(|_| all.len() < MAX_REPLAYED) {
-        let page = letters
+    mode: &Mode,
+) -> (Replayed, Result<(), DeadLetterError>) {
+    let (mut all, mut next_cursor) = (Vec::new(), Some(0));
+    while let Some(at) = next_cursor.filter(|_| all.len() < MAX_REPLAYED) {
+        match dead_letters
             .list(Scope::All, &filter, at, MAX_DEAD_LETTERS)
-            .await?;
-        all.extend(page.dead_letters);
-        cursor = page.next_cursor;
+            .await
+        {
+            Ok(page) => {
+                all.extend(page.dead_letters);
+                next_cursor = page.next_cursor;
+            }
+            Err(e) => return (Replayed::default(), Err(e)),
+        }
     }
-    replayed.next_cursor = cursor;
-    letters
-        .replay_these(
-            Scope::All,
-            all,
-            (!dry_run).then_some(BY),
-            Timestamp::now,
-            replayed,
-        )
-        .await
+    let (replayed, result) = dead_letters.replay_these(Scope::All, all, mode).await;
+    let replayed = Replayed {
+        next_cursor,
+        ..replayed
+    };
+    (replayed, result)
 }
 
 fn line(value: &impl serde::Serialize) -> Result<String, Failure> {
@@ -288,24 +283,24 @@ fn table(page: &DeadLetterPage) -> String {
         "SEQ", "STATE", "STORED", "SERVICE", "REASON", "TRIES", "SUBJECT", "ERROR",
     ];
     let mut rows = vec![HEAD.map(str::to_owned).to_vec()];
-    rows.extend(page.dead_letters.iter().map(|letter| {
-        let error: String = letter
+    rows.extend(page.dead_letters.iter().map(|dead_letter| {
+        let error: String = dead_letter
             .error
             .as_deref()
             .unwrap_or("-")
             .chars()
             .take(SHOWN_CHARACTERS)
             .collect();
-        let (seq, attempts) = (letter.seq.to_string(), letter.attempts.to_string());
+        let (seq, attempts) = (dead_letter.seq.to_string(), dead_letter.attempts.to_string());
         let (service, reason, subject) = (
-            letter.service.clone(),
-            letter.reason.clone(),
-            letter.subject.clone(),
+            dead_letter.service.clone(),
+            dead_letter.reason.clone(),
+            dead_letter.subject.clone(),
         );
         vec![
             seq,
-            letter.state.to_string(),
-            letter.stored_at.to_string(),
+            dead_letter.state.to_string(),
+            dead_letter.stored_at.to_string(),
             service,
             reason,
             attempts,
@@ -320,25 +315,25 @@ fn table(page: &DeadLetterPage) -> String {
     text
 }
 
-fn whole(letter: &DeadLetterDetail) -> Result<String, Failure> {
+fn whole(detail: &DeadLetterDetail) -> Result<String, Failure> {
     let mut text = String::new();
-    let of = &letter.dead_letter;
+    let of = &detail.dead_letter;
     let _ = writeln!(
         text,
         "{} on {}\n{}",
         of.service,
         of.subject,
-        fate(of).trim_end()
+        resolution(of).trim_end()
     );
     if let Some(replay_of) = of.replay_of {
         let _ = writeln!(text, "replayed from dead letter {replay_of}");
     }
-    for (name, values) in &letter.headers {
+    for (name, values) in &detail.headers {
         for value in values {
             let _ = writeln!(text, "{name}: {value}");
         }
     }
-    let payload = match (&letter.payload, &letter.payload_base64) {
+    let payload = match (&detail.payload, &detail.payload_base64) {
         (Some(json), _) => {
             serde_json::to_string_pretty(json).map_err(|e| Failure::Other(e.to_string()))?
         }
@@ -351,9 +346,9 @@ fn whole(letter: &DeadLetterDetail) -> Result<String, Failure> {
     Ok(text)
 }
 
-fn fate(letter: &DeadLetter) -> String {
-    let mut text = format!("dead letter {} is {}", letter.seq, letter.state);
-    if let Some(resolution) = &letter.resolution {
+fn resolution(dead_letter: &DeadLetter) -> String {
+    let mut text = format!("dead letter {} is {}", dead_letter.seq, dead_letter.state);
+    if let Some(resolution) = &dead_letter.resolution {
         if let Some(StreamPosition { stream, seq }) = &resolution.replayed_to {
             let _ = write!(text, " to {stream} {seq}");
         }
@@ -391,7 +386,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_table_has_a_row_a_letter_and_says_how_to_go_on() {
+    fn a_table_has_a_row_for_each_dead_letter_and_says_how_to_continue() {
         assert_eq!(
             table(&DeadLetterPage::default()),
             "SEQ  STATE  STORED  SERVICE  REASON  TRIES  SUBJECT  ERROR\n"

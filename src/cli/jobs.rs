@@ -1,6 +1,6 @@
-//! `petbuddy jobs`: each job of the schedulers, for operators: when it ran last, what came of it,
-//! when it runs next. It reads the schedules in `JOBS` and the bucket `job-runs`, and changes
-//! nothing; a job is run by its schedule alone.
+//! `petbuddy jobs`: shows each job of the schedulers to operators: its last run, the result, and its
+//! next run. Reads the schedules in `JOBS` and the bucket `job-runs`, changes nothing and starts no
+//! job.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -18,23 +18,23 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::cli::columns::columns;
-use crate::cli::exit_code::Failure;
-use crate::cli::operator;
+use crate::cli::{exit_code, operator};
+use crate::failure::Failure;
 
-/// Not every job is well.
+/// Exit code if a job failed or is overdue.
 const UNWELL: u8 = 1;
-/// Characters of a detail that a row of the table shows.
+/// Characters of a detail in a row of the table. The rest is cut off.
 const SHOWN_CHARACTERS: usize = 80;
 
 /// Below the options in `petbuddy jobs --help`.
 pub const HELP: &str = "\
-Results: ok, failed (the next run tries again), running, never (its first run is due), unscheduled (no scheduler keeps it any more).
+Results: ok, failed (the next run tries again), running, never (its first run is due), unscheduled (no scheduler has it any more).
 Exit codes:
   0  every job is well
   1  a job's last run failed, or a run is overdue
   2  a wrong option or setting
   6  NATS does not answer
-NATS_URL, NATS_USER (operator) and NATS_PASSWORD say where; without them the system that runs in --dir is meant.";
+The NATS server is named by NATS_URL, NATS_USER (operator) and NATS_PASSWORD. Without them it is that of the system in --dir.";
 
 /// Options of `petbuddy jobs`.
 #[derive(Args)]
@@ -47,26 +47,26 @@ pub struct Options {
     json: bool,
 }
 
-/// How often a job runs, and since when.
+/// The interval of a job, and the time since which it is scheduled.
 type Schedule = (Duration, Timestamp);
 
-/// One job.
+/// One job in the table.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct Row {
     job: String,
-    /// Seconds from one run to the next; `None` if no schedule stands.
+    /// `None` if the job has no schedule.
     interval_seconds: Option<u64>,
     /// A [`JobOutcome`], `never` or `unscheduled`.
     result: &'static str,
     last_run_at: Option<Timestamp>,
-    /// Of a run that has ended.
+    /// `None` if no run has ended.
     took_ms: Option<u64>,
     next_run_at: Option<Timestamp>,
-    /// A run was missed.
+    /// Whether a run was missed.
     overdue: bool,
-    /// What the last run did, or why it failed.
+    /// The result of the last run, or the reason of its failure.
     detail: Value,
-    /// The replica that ran it.
+    /// The replica that did the last run.
     by: Option<String>,
 }
 
@@ -74,10 +74,7 @@ struct Row {
 pub async fn main(options: Options) -> ExitCode {
     let rows = match look(&options).await {
         Ok(rows) => rows,
-        Err(failure) => {
-            eprintln!("{failure}");
-            return failure.code();
-        }
+        Err(failure) => return exit_code::of_failure(&failure),
     };
     match options.json {
         true => println!("{}", json!({"jobs": rows})),
@@ -108,31 +105,31 @@ async fn latest(
 ) -> Result<Vec<StoredMessage>, Failure> {
     direct_get::latest(connection, stream, &[filter.to_owned()])
         .await
-        .map_err(|reason| Failure::NotReady {
+        .map_err(|e| Failure::NotReady {
             what: format!("the stream {stream}"),
             limit: REQUEST_TIMEOUT,
-            reason,
+            reason: e.to_string(),
         })
 }
 
-/// By name: every job that has a schedule or a run.
+/// A row for every job that has a schedule or a run, sorted by name.
 fn rows(schedules: &[StoredMessage], runs: &[StoredMessage], now: Timestamp) -> Vec<Row> {
     // A one-shot schedule that makes up for a missed tick is not a job of its own.
-    let standing = |s: &StoredMessage| {
+    let scheduled = |s: &StoredMessage| {
         Some((
             subject::job_of_schedule(&s.subject)?.to_owned(),
             (every(s)?, s.stored_at),
         ))
     };
-    let standing: BTreeMap<String, Schedule> = schedules.iter().filter_map(standing).collect();
+    let scheduled: BTreeMap<String, Schedule> = schedules.iter().filter_map(scheduled).collect();
     let runs = runs
         .iter()
         .filter_map(|run| serde_json::from_slice::<JobRun>(&run.payload).ok());
     let mut runs: BTreeMap<String, JobRun> = runs.map(|run| (run.job.clone(), run)).collect();
-    let names: BTreeSet<String> = standing.keys().chain(runs.keys()).cloned().collect();
+    let names: BTreeSet<String> = scheduled.keys().chain(runs.keys()).cloned().collect();
     names
         .into_iter()
-        .map(|job| row(standing.get(&job).copied(), runs.remove(&job), job, now))
+        .map(|job| row(scheduled.get(&job).copied(), runs.remove(&job), job, now))
         .collect()
 }
 

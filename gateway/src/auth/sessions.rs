@@ -93,7 +93,7 @@ impl Sessions {
             &[all],
         )
         .await;
-        for session in surplus(stored.map_err(BucketError::Unavailable)?) {
+        for session in surplus(stored?) {
             counter!("sessions_displaced_total").increment(1);
             self.end(user, session).await?;
         }

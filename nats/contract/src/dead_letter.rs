@@ -160,7 +160,7 @@ pub struct SubjectInfo {
 
 impl SubjectInfo {
     /// Reads a subject, also one that a later or earlier build made: only its tokens count.
-    pub fn subject(subject: &str) -> SubjectInfo {
+    pub fn of(subject: &str) -> SubjectInfo {
         let tokens: Vec<&str> = subject.split('.').collect();
         let id = |text: &str| text.parse::<Id>().ok();
         match tokens.as_slice() {
@@ -303,7 +303,7 @@ mod tests {
             ),
             (String::new(), false, false, false, false),
         ] {
-            let about = SubjectInfo::subject(&subject);
+            let about = SubjectInfo::of(&subject);
             assert_eq!(
                 (about.company.is_some(), about.contact.is_some()),
                 (company, contact),

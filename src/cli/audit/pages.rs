@@ -1,4 +1,4 @@
-//! Reading log, queue, dead letters and view, a page at a time. Judges nothing.
+//! Reads log, queue, dead letters and view, one page at a time. Judges nothing.
 
 use std::time::Duration;
 
@@ -13,44 +13,44 @@ use tokio::time::Instant;
 
 use super::judge::Entry;
 
-/// Messages of a stream in one page.
+/// Messages of a stream that are read with one request.
 const PAGE: usize = direct_get::MAX_PAGE;
-/// A page or question that fails is tried again for so long: the system is live, and a part may be
-/// starting anew.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Between the tries.
+/// How long a failed read is repeated. In a live system a part may be restarting.
+const RETRY_LIMIT: Duration = Duration::from_secs(30);
+/// Pause between two tries.
 const PAUSE: Duration = Duration::from_millis(500);
-/// Where the persister reads.
+/// The persister's consumer, which says how far the view is.
 const PERSISTER: Source = Source {
     stream: inventory::EVENTS,
     consumer: inventory::PERSISTER,
     prefetch: 1,
 };
 
-/// What is read from.
+/// Reads the pages of one system.
 pub struct Pages<'a> {
     connection: &'a Connection,
 }
 
-/// How much of the log there is.
+/// The part of the log that can be compared.
 #[derive(Clone, Copy)]
 pub struct Extent {
-    /// The first sequence that it has.
+    /// The first sequence in the log.
     pub first: u64,
-    /// Up to here the view has taken everything in.
+    /// The last sequence up to which the persister has processed everything.
     pub settled: u64,
 }
 
 impl<'a> Pages<'a> {
-    /// Reads nothing yet.
     pub fn new(connection: &'a Connection) -> Pages<'a> {
         Pages { connection }
     }
 
-    /// The log and the view as they are now.
+    /// How far log and view are now.
     pub async fn extent(&self) -> Result<Extent, String> {
         let extent = async || {
-            let lag = worker::lag(self.connection, PERSISTER).await?;
+            let lag = worker::lag(self.connection, PERSISTER)
+                .await
+                .map_err(|e| e.to_string())?;
             let log = self
                 .connection
                 .jetstream
@@ -62,17 +62,19 @@ impl<'a> Pages<'a> {
                 settled: lag.settled_to,
             })
         };
-        patiently(extent).await
+        with_retries(extent).await
     }
 
-    /// Waits until the view has everything that the log has now.
+    /// Waits until the persister has processed everything that is in the log now.
     pub async fn caught_up(&self) -> Result<(), String> {
         let mut target = None;
-        patiently(async || {
-            let lag = worker::lag(self.connection, PERSISTER).await?;
+        with_retries(async || {
+            let lag = worker::lag(self.connection, PERSISTER)
+                .await
+                .map_err(|e| e.to_string())?;
             let target = *target.get_or_insert(lag.delivered_to + lag.pending);
-            let is = lag.settled_to >= target || (lag.pending == 0 && lag.in_work == 0);
-            is.then_some(()).ok_or_else(|| {
+            let is_caught_up = lag.settled_to >= target || (lag.pending == 0 && lag.in_work == 0);
+            is_caught_up.then_some(()).ok_or_else(|| {
                 format!(
                     "the database is {} events behind the log",
                     lag.pending + lag.in_work
@@ -82,24 +84,30 @@ impl<'a> Pages<'a> {
         .await
     }
 
-    /// A page of a stream; an empty one is the end.
+    /// Reads a page of a stream. An empty page is the end of the stream.
     pub async fn page(
         &self,
         stream: &str,
         filter: &str,
         from: u64,
     ) -> Result<Vec<StoredMessage>, String> {
-        patiently(async || direct_get::page(self.connection, stream, filter, from, PAGE).await)
-            .await
+        with_retries(async || {
+            direct_get::page(self.connection, stream, filter, from, PAGE)
+                .await
+                .map_err(|e| e.to_string())
+        })
+        .await
     }
 
-    /// The messages of the log in a range of sequences.
+    /// Reads the messages of the log in a range of sequences.
     pub async fn entries(&self, filter: &str, from: u64, to: u64) -> Result<Vec<Entry>, String> {
         let (mut entries, mut next) = (Vec::new(), from);
         while next <= to {
             let wanted = usize::try_from(to - next + 1).unwrap_or(PAGE).min(PAGE);
-            let page = patiently(async || {
-                direct_get::page(self.connection, inventory::EVENTS, filter, next, wanted).await
+            let page = with_retries(async || {
+                direct_get::page(self.connection, inventory::EVENTS, filter, next, wanted)
+                    .await
+                    .map_err(|e| e.to_string())
             })
             .await?;
             let Some(last) = page.last() else { break };
@@ -109,12 +117,12 @@ impl<'a> Pages<'a> {
         Ok(entries)
     }
 
-    /// What the view has of these messages.
+    /// Reads these messages from the view.
     pub async fn lines(&self, ids: Vec<Id>) -> Result<Vec<AuditLine>, String> {
         self.ask(&AuditMessages { ids }).await
     }
 
-    /// A page of the view, and where the next one begins.
+    /// Reads a page of the view. Returns the page and the beginning of the next one.
     pub async fn walk(
         &self,
         after: Option<Id>,
@@ -131,7 +139,7 @@ impl<'a> Pages<'a> {
     }
 
     async fn ask<Q: Query>(&self, question: &Q) -> Result<Q::Answer, String> {
-        patiently(
+        with_retries(
             async || match ask(self.connection, question, TraceContext::generate()).await {
                 Err(QueryError::Bad(why)) => {
                     Err(format!("the persister is of another version: {why}"))
@@ -143,13 +151,14 @@ impl<'a> Pages<'a> {
     }
 }
 
-/// A stored `message.created`.
+/// Reads a stored `message.created`.
 pub fn entry(stored: &StoredMessage) -> Entry {
     Entry::of(stored.seq, &stored.subject, &stored.payload)
 }
 
-async fn patiently<T>(mut work: impl AsyncFnMut() -> Result<T, String>) -> Result<T, String> {
-    let deadline = Instant::now() + PATIENCE;
+/// Repeats `work` until it succeeds, for at most [`RETRY_LIMIT`].
+async fn with_retries<T>(mut work: impl AsyncFnMut() -> Result<T, String>) -> Result<T, String> {
+    let deadline = Instant::now() + RETRY_LIMIT;
     loop {
         match work().await {
             Err(why) if Instant::now() + PAUSE > deadline => return Err(why),

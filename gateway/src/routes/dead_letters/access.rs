@@ -1,6 +1,7 @@
 //! The dead letters as the handlers use them: few requests at a time, for each letter that is
 //! looked at comes with its payload, up to 512 KiB.
 
+use contract::Timestamp;
 use runtime::dead_letters::DeadLetters;
 use runtime::net::connection::Connection;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -20,7 +21,7 @@ impl Letters {
     /// Over this connection.
     pub fn new(connection: Connection) -> Letters {
         Letters {
-            letters: DeadLetters::new(connection),
+            letters: DeadLetters::new(connection, Timestamp::now),
             turns: Semaphore::new(MAX_AT_A_TIME),
         }
     }

@@ -10,9 +10,9 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use contract::domain::ShortText;
-use contract::{Id, Timestamp};
+use contract::Id;
 use runtime::dead_letters::{
-    DeadLetter, DeadLetterDetail, Filter, MAX_DEAD_LETTERS, MAX_REPLAYS, Replayed, Scope,
+    DeadLetter, DeadLetterDetail, Filter, MAX_DEAD_LETTERS, MAX_REPLAYS, Mode, Replayed, Scope,
 };
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -162,7 +162,7 @@ pub async fn replay(
         false => (
             "Dead letter replayed",
             letters
-                .replay(scope, seq, &name(&caller), Timestamp::now)
+                .replay(scope, seq, &name(&caller))
                 .await?,
         ),
     };
@@ -199,9 +199,12 @@ pub async fn replay_many(
     let limit = f.number("limit", MAX_REPLAYS as u64, 1..=MAX_REPLAYS as u64) as usize;
     let (scope, cursor) = scope_and_cursor(f, &caller)?;
     let (letters, _turn) = letters.turn()?;
-    let by = (!dry_run).then(|| name(&caller));
+    let mode = match dry_run {
+        true => Mode::DryRun,
+        false => Mode::Replay { by: name(&caller) },
+    };
     let replayed = letters
-        .replay_many(scope, &filter, cursor, limit, by.as_deref(), Timestamp::now)
+        .replay_many(scope, &filter, cursor, limit, &mode)
         .await?;
     let message = if dry_run {
         "These dead letters would be replayed"
@@ -251,7 +254,6 @@ pub async fn discard(
             seq,
             &name(&caller),
             reason.as_str(),
-            Timestamp::now(),
         )
         .await?;
     Ok(json(

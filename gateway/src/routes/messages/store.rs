@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::api::problem::{Problem, key_name};
 use crate::auth::Caller;
+use crate::dedup;
 use crate::log::Log;
 
 /// Longest `Idempotency-Key`.
@@ -68,18 +69,11 @@ impl Create {
     /// The event to publish.
     pub fn outgoing(&self, trace: TraceContext) -> Result<Outgoing, PublishError> {
         let company_id = self.envelope.company_id;
-        let msg_id = match &self.key {
-            Some(DedupKey::External { platform, id }) => {
-                format!("ext:{company_id}:{platform}:{id}")
-            }
-            Some(DedupKey::Request(key)) => format!("key:{company_id}:{key}"),
+        let msg_id = match self.key.clone() {
+            Some(key) => dedup::msg_id(&UniqueKey { company_id, key }),
             None => self.envelope.id.to_string(),
         };
-        let unique = self.key.clone().map(|key| UniqueKey { company_id, key });
-        Ok(Outgoing {
-            unique,
-            ..Outgoing::event(&self.envelope, msg_id, trace)?
-        })
+        Outgoing::event(&self.envelope, msg_id, trace)
     }
 
     /// What publishing it has come to: stored now, stored before by this very request, or

@@ -127,13 +127,16 @@ pub struct Message {
     pub extra: Map<String, Value>,
 }
 
+/// Whether the forwarder takes a message with these properties to the bot.
+pub(crate) const fn is_forwardable(platform: Platform, direction: Direction, role: Role) -> bool {
+    matches!((role, direction), (Role::Operator, Direction::Outbound)) && platform.is_forwardable()
+}
+
 impl Message {
     /// Whether the forwarder takes it to the bot. The server's source filter of `OUTBOUND` says the
     /// same in subjects.
     pub fn is_forwardable(&self) -> bool {
-        self.role == Role::Operator
-            && self.direction == Direction::Outbound
-            && self.platform.is_forwardable()
+        is_forwardable(self.platform, self.direction, self.role)
     }
 
     /// The document as clients see it right after it was accepted at `seq`.

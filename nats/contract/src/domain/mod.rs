@@ -18,6 +18,7 @@ pub use contact::{Contact, ContactPatch, Profile, Social, SocialPatch};
 pub use integration::{Integration, Provider, Sealed};
 pub use job::{JobOutcome, JobRun, is_overdue};
 pub use lane::LaneEntry;
+pub(crate) use message::is_forwardable;
 pub use message::{
     Attachment, Delivery, DeliveryState, Direction, MAX_ATTACHMENTS, Message, MessagePatch,
     MessageView, Platform, Role, SlaBreach,

@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::{FromStr, Split};
 
 use crate::Id;
-use crate::domain::{Direction, Message, Platform, Provider, Role};
+use crate::domain::{Direction, Message, Platform, Provider, Role, is_forwardable};
 
 /// The last three tokens of `message.created`, so that the server can filter by them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -16,6 +16,13 @@ pub struct Facets {
     pub direction: Direction,
     /// The kind of author.
     pub role: Role,
+}
+
+impl Facets {
+    /// Whether the forwarder takes the message to the bot: as [`Message::is_forwardable`].
+    pub const fn is_forwardable(self) -> bool {
+        is_forwardable(self.platform, self.direction, self.role)
+    }
 }
 
 impl From<&Message> for Facets {

@@ -104,7 +104,7 @@ proptest! {
     fn a_companys_dead_letters_match_one_of_its_filters_and_none_of_anothers(subject in event_subject(), outbound in any::<bool>(), company in id(), contact in id(), other in id()) {
         let (original, company) = match outbound {
             true => (Outbound { partition: 1, company, contact, platform: Platform::Facebook }.to_string(), company),
-            false => (subject.to_string(), crate::dead_letter::SubjectInfo::subject(&subject.to_string()).company.unwrap()),
+            false => (subject.to_string(), crate::dead_letter::SubjectInfo::of(&subject.to_string()).company.unwrap()),
         };
         let letter = dead("persister", &original);
         let count = |company: Option<Id>| dead_letters(None, company).iter().filter(|filter| matches(filter, &letter)).count();

@@ -1,25 +1,25 @@
 //! One partition of a work queue, of which one process at a time is the owner: a durable consumer
-//! that the server pins to one member of a group. Gives its messages in order, from the oldest that
-//! is not settled; it settles none.
+//! that the server pins to one member of a group. Gives the messages in order, from the oldest
+//! unsettled one on; settles none.
 //!
-//! A pin alone does not keep order: what the last owner had not settled would come after newer
-//! messages. So a new owner has the server begin again at the first unsettled message, and passes
-//! over what was on its way before that.
+//! A pin alone does not keep order: messages that the last owner had not settled would come after
+//! newer ones. So a new owner has the server begin again at the first unsettled message, and passes
+//! over messages that were on their way before that.
 
 use async_nats::jetstream::Message;
 
-use crate::consume::pull::{Pull, Pulled};
-use crate::consume::worker::find_or_make;
+use crate::consume::durable::find_or_make;
+use crate::consume::pull::{Pull, PullError, Pulled};
 use crate::net::connection::{Connection, REQUEST_TIMEOUT};
 
-/// Messages asked for at once.
+/// Messages that one request asks for.
 const BATCH: usize = 256;
-/// On each message to a pinned member: which pin.
+/// The header with the pin, on each message to a pinned member.
 const PIN_ID: &str = "Nats-Pin-Id";
 
-/// What comes of waiting.
+/// What [`PinnedConsumer::next`] brings.
 pub enum Arrival {
-    /// The server has pinned this member: nothing comes before [`PinnedConsumer::take_over`].
+    /// The server has pinned this member. No message comes before [`PinnedConsumer::take_over`].
     Pin,
     /// The next message.
     Message(Box<Message>),
@@ -28,8 +28,37 @@ pub enum Arrival {
 /// What a new owner finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Takeover {
-    /// Everything above this stream sequence was never sent to an owner before.
+    /// No message above this stream sequence was sent to an owner before.
     pub delivered_to: u64,
+}
+
+/// Why a member of the group is of no more use.
+#[derive(Debug, thiserror::Error)]
+pub enum PinnedError {
+    /// The consumer at the server is another one than the contract says.
+    #[error("the consumer pins nobody: compare it with the contract")]
+    NotPinning,
+    /// Another member has the pin.
+    #[error("the pin was lost")]
+    PinLost,
+    /// Messages are missing.
+    #[error("message {seq} came instead of {expected}: some are lost, or the consumer was reset")]
+    Gap {
+        /// The consumer sequence that came.
+        seq: u64,
+        /// The consumer sequence that was due.
+        expected: u64,
+    },
+    /// Messages cannot be asked for.
+    #[error(transparent)]
+    Pull(#[from] PullError),
+    /// The server does not answer, or refuses.
+    #[error(transparent)]
+    Server(async_nats::Error),
+}
+
+fn server(error: impl Into<async_nats::Error>) -> PinnedError {
+    PinnedError::Server(error.into())
 }
 
 /// A member of the consumer's group.
@@ -40,11 +69,12 @@ pub struct PinnedConsumer {
     group: &'static str,
     pull: Pull,
     pin: Option<String>,
-    /// The consumer's sequence of the next message; `None` until taken over.
+    /// The consumer sequence of the next message; `None` until taken over.
     expected: Option<u64>,
-    /// Whether it has come, so that another one is a gap and not a straggler.
+    /// Whether the first expected message has come. Before that another sequence is a straggler,
+    /// after that it is a gap.
     begun: bool,
-    /// What [`PinnedConsumer::nudge`] made the server forget to have sent.
+    /// The last stream sequence of the messages that [`PinnedConsumer::nudge`] had sent again.
     sent_to: u64,
 }
 
@@ -58,10 +88,10 @@ impl PinnedConsumer {
         stream: &'static str,
         consumer: String,
         group: &'static str,
-    ) -> Result<PinnedConsumer, String> {
+    ) -> Result<PinnedConsumer, PinnedError> {
         find_or_make(&connection.jetstream, stream, &consumer)
             .await
-            .map_err(|e| e.to_string())?;
+            .map_err(server)?;
         let pull = Pull::open(connection, stream, &consumer)
             .await?
             .in_group(group);
@@ -78,12 +108,13 @@ impl PinnedConsumer {
         })
     }
 
-    /// Waits for a pin, then for messages. Must be awaited all the time, for it is by asking that
-    /// an owner stays one. May be cancelled and called again.
+    /// Waits for a pin, then for messages. Must be awaited all the time: because only a member that
+    /// asks for messages keeps the pin, any other wait could lose it. May be cancelled and called
+    /// again.
     ///
     /// # Errors
-    /// The pin or the server is lost, or messages are missing: this member is of no more use.
-    pub async fn next(&mut self) -> Result<Arrival, String> {
+    /// The pin or the server is lost, or messages are missing. Then this member is of no more use.
+    pub async fn next(&mut self) -> Result<Arrival, PinnedError> {
         loop {
             if !self.pull.is_open() {
                 self.pull.request(BATCH).await?;
@@ -97,18 +128,16 @@ impl PinnedConsumer {
                 .and_then(|h| h.get(PIN_ID))
                 .map(|v| v.as_str());
             match (&self.pin, pin) {
-                (_, None) => {
-                    return Err("the consumer pins nobody: compare it with the contract".into());
-                }
+                (_, None) => return Err(PinnedError::NotPinning),
                 (Some(ours), Some(theirs)) if ours == theirs => {}
-                (Some(_), Some(_)) => return Err("the pin was lost".into()),
+                (Some(_), Some(_)) => return Err(PinnedError::PinLost),
                 (None, Some(pin)) => {
                     self.pull.set_pin(pin.to_owned());
                     self.pin = Some(pin.to_owned());
                     return Ok(Arrival::Pin);
                 }
             }
-            let seq = message.info().map_err(|e| e.to_string())?.consumer_sequence;
+            let seq = message.info().map_err(server)?.consumer_sequence;
             let Some(expected) = self.expected else {
                 continue;
             };
@@ -117,61 +146,53 @@ impl PinnedConsumer {
                 return Ok(Arrival::Message(message));
             }
             if self.begun {
-                return Err(format!(
-                    "message {seq} came instead of {expected}: some are lost, or the consumer was reset"
-                ));
+                return Err(PinnedError::Gap { seq, expected });
             }
         }
     }
 
-    /// Has the server begin again at the first message that is not settled.
+    /// Has the server begin again at the first unsettled message.
     ///
     /// # Errors
     /// The server does not answer, or refuses.
-    pub async fn take_over(&mut self) -> Result<Takeover, String> {
+    pub async fn take_over(&mut self) -> Result<Takeover, PinnedError> {
         let stream = self
             .connection
             .jetstream
             .get_stream_no_info(self.stream)
             .await
-            .map_err(|e| e.to_string())?;
-        let before = stream
-            .consumer_info(&self.consumer)
-            .await
-            .map_err(|e| e.to_string())?;
+            .map_err(server)?;
+        let before = stream.consumer_info(&self.consumer).await.map_err(server)?;
         let reset = stream
             .reset_consumer(&self.consumer, None)
             .await
-            .map_err(|e| e.to_string())?;
+            .map_err(server)?;
         (self.expected, self.begun) = (Some(reset.info.ack_floor.consumer_sequence + 1), false);
         Ok(Takeover {
             delivered_to: before.delivered.stream_sequence.max(self.sent_to),
         })
     }
 
-    /// The consumer's sequence of the last message that has come.
+    /// The consumer sequence of the last message that has come.
     pub fn seen(&self) -> Option<u64> {
         self.expected.map(|next| next - 1)
     }
 
-    /// How the consumer stands at the server.
+    /// The state of the consumer at the server.
     ///
     /// # Errors
     /// The server does not answer.
-    pub async fn standing(
+    pub async fn state(
         connection: &Connection,
         stream: &str,
         consumer: &str,
-    ) -> Result<ConsumerState, String> {
+    ) -> Result<ConsumerState, PinnedError> {
         let stream = connection
             .jetstream
             .get_stream_no_info(stream)
             .await
-            .map_err(|e| e.to_string())?;
-        let info = stream
-            .consumer_info(consumer)
-            .await
-            .map_err(|e| e.to_string())?;
+            .map_err(server)?;
+        let info = stream.consumer_info(consumer).await.map_err(server)?;
         let pinned = info
             .priority_groups
             .iter()
@@ -184,32 +205,29 @@ impl PinnedConsumer {
         })
     }
 
-    /// Has the server send what the last owner had not settled. It pins a member only with a
-    /// message, and those were all sent.
+    /// Has the server send again the messages that the last owner had not settled. The server pins a
+    /// member only together with a message, and all messages were sent already.
     ///
     /// # Errors
     /// The server does not answer, or refuses.
-    pub async fn nudge(&mut self) -> Result<(), String> {
+    pub async fn nudge(&mut self) -> Result<(), PinnedError> {
         let stream = self
             .connection
             .jetstream
             .get_stream_no_info(self.stream)
             .await
-            .map_err(|e| e.to_string())?;
-        let before = stream
-            .consumer_info(&self.consumer)
-            .await
-            .map_err(|e| e.to_string())?;
+            .map_err(server)?;
+        let before = stream.consumer_info(&self.consumer).await.map_err(server)?;
         self.sent_to = self.sent_to.max(before.delivered.stream_sequence);
         stream
             .reset_consumer(&self.consumer, None)
             .await
             .map(drop)
-            .map_err(|e| e.to_string())
+            .map_err(server)
     }
 
-    /// Leaves the group. If this member is its owner, the server pins another one at once instead
-    /// of after its timeout; another owner's pin is left alone.
+    /// Leaves the group. If this member has the pin, the server pins another one at once instead of
+    /// after the pin's timeout. Another member's pin is left alone.
     pub async fn release(self) {
         let PinnedConsumer {
             connection,
@@ -220,7 +238,7 @@ impl PinnedConsumer {
             pin,
             ..
         } = self;
-        // Its open request must be gone first, or it would be pinned again.
+        // The open request must be gone first. Otherwise this member would be pinned again.
         drop(pull);
         if pin.is_none() || !connection.is_connected() {
             return;
@@ -241,20 +259,20 @@ impl PinnedConsumer {
                 let _ = stream.unpin_consumer(&consumer, group).await;
             }
         };
-        // Without it the pin runs out by itself.
+        // If that fails, the pin runs out by itself.
         let _ = tokio::time::timeout(REQUEST_TIMEOUT, unpin).await;
     }
 }
 
-/// How a partition's consumer stands.
+/// The state of a partition's consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConsumerState {
-    /// Never sent to an owner.
+    /// Messages that were never sent to an owner.
     pub pending: u64,
-    /// Sent and not settled.
+    /// Messages that were sent and are not settled.
     pub in_work: u64,
-    /// The consumer's sequence sent last.
+    /// The consumer sequence that was sent last.
     pub delivered: u64,
-    /// Whether some member is its owner.
+    /// Whether some member has the pin.
     pub pinned: bool,
 }

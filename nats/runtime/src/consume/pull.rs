@@ -1,43 +1,65 @@
 //! Pulling messages of one durable consumer, one request at a time. Unlike the client's own endless
-//! stream it asks for nothing once it shall stop, so that what the server has already sent can be
-//! given back whole. It settles nothing.
+//! stream, a pull asks for no further messages by itself. So a stopping worker can give back every
+//! message that the server has already sent. Settles nothing.
 
 use std::time::Duration;
 
 use async_nats::jetstream::{Context, Message};
-use async_nats::{StatusCode, Subscriber};
+use async_nats::{PublishError, StatusCode, SubscribeError, Subscriber};
 use futures_util::StreamExt;
 use serde_json::json;
 use tokio::time::Instant;
 
 use crate::net::connection::Connection;
 
-/// A request stays open at the server for so long. It bounds how long a stopping worker waits for
-/// the end of its last one.
+/// How long a request stays open at the server. A stopping worker waits at most this long for the end
+/// of its last request.
 const EXPIRES: Duration = Duration::from_secs(2);
-/// The same for a pinned consumer: well below `stream::PARTITION_PIN_TIMEOUT`, or the pin is lost
-/// between two requests.
+/// How long a request to a pinned consumer stays open. It is well below
+/// `inventory::PARTITION_PIN_TIMEOUT`. Otherwise the pin would be lost between two requests.
 const EXPIRES_PINNED: Duration = Duration::from_secs(1);
-/// The server says so often that it is there, while a request is open.
+/// How often the server says that it is there, while a request is open.
 const HEARTBEAT: Duration = Duration::from_millis(400);
-/// Nothing at all for so long: the request is lost.
+/// Silence of the server after which an open request counts as lost.
 const LOST_AFTER: Duration = Duration::from_millis(1_500);
 
-/// What the consumer says next.
+/// What a request brings.
 pub enum Pulled {
-    /// A message.
     Message(Box<Message>),
-    /// Nothing more comes of what was asked for.
+    /// The open request brings no further message.
     Exhausted,
 }
 
-/// Requests to one consumer, and what comes of them.
+/// Why a pull is of no more use.
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    /// The client is closed.
+    #[error(transparent)]
+    Subscribe(#[from] SubscribeError),
+    /// The client is closed.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// The subscription to the answers ended.
+    #[error("the subscription ended")]
+    Ended,
+    /// The server did not even send a heartbeat.
+    #[error("the server has fallen silent")]
+    Silent,
+    /// The consumer is gone, or the server refuses the request.
+    #[error("{status} {description}")]
+    Refused {
+        status: StatusCode,
+        description: String,
+    },
+}
+
+/// Requests to one consumer, and their messages.
 pub struct Pull {
     jetstream: Context,
     subject: String,
     inbox: String,
     answers: Subscriber,
-    /// The group of a pinned consumer, and the pin if it is ours.
+    /// The group of a pinned consumer, and this member's pin if it has one.
     group: Option<(&'static str, Option<String>)>,
     /// Messages that the open request may still bring.
     outstanding: usize,
@@ -53,13 +75,9 @@ impl Pull {
         connection: &Connection,
         stream: &str,
         consumer: &str,
-    ) -> Result<Pull, String> {
+    ) -> Result<Pull, PullError> {
         let inbox = connection.client.new_inbox();
-        let answers = connection
-            .client
-            .subscribe(inbox.clone())
-            .await
-            .map_err(|e| e.to_string())?;
+        let answers = connection.client.subscribe(inbox.clone()).await?;
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
         Ok(Pull {
             jetstream: connection.jetstream.clone(),
@@ -72,14 +90,14 @@ impl Pull {
         })
     }
 
-    /// The same, as a member of a pinned consumer's group: the server sends to the one that it has
-    /// pinned.
+    /// The same, as a member of a pinned consumer's group. The server sends messages only to the
+    /// member that it has pinned.
     pub fn in_group(mut self, group: &'static str) -> Pull {
         self.group = Some((group, None));
         self
     }
 
-    /// Requests show this pin from now on.
+    /// Sends this pin with every further request.
     pub fn set_pin(&mut self, pin: String) {
         if let Some((_, pinned)) = &mut self.group {
             *pinned = Some(pin);
@@ -91,11 +109,11 @@ impl Pull {
         self.outstanding > 0
     }
 
-    /// Asks for up to `batch` messages. Only when nothing is open any more.
+    /// Asks for up to `batch` messages. Call it only while no request is open.
     ///
     /// # Errors
     /// The client is closed.
-    pub async fn request(&mut self, batch: usize) -> Result<(), String> {
+    pub async fn request(&mut self, batch: usize) -> Result<(), PullError> {
         let expires = if self.group.is_some() {
             EXPIRES_PINNED
         } else {
@@ -115,8 +133,7 @@ impl Pull {
                 self.inbox.clone(),
                 request.to_string().into(),
             )
-            .await
-            .map_err(|e| e.to_string())?;
+            .await?;
         self.outstanding = batch;
         self.heard = Instant::now();
         Ok(())
@@ -126,9 +143,9 @@ impl Pull {
     /// again.
     ///
     /// # Errors
-    /// The consumer is gone, the server refuses, or it has fallen silent; then this pull is of no
-    /// more use.
-    pub async fn next(&mut self) -> Result<Pulled, String> {
+    /// The consumer is gone, or the server refuses or has fallen silent. Then the pull is of no more
+    /// use.
+    pub async fn next(&mut self) -> Result<Pulled, PullError> {
         loop {
             if self.outstanding == 0 {
                 return Ok(Pulled::Exhausted);
@@ -136,8 +153,8 @@ impl Pull {
             let answer =
                 match tokio::time::timeout_at(self.heard + LOST_AFTER, self.answers.next()).await {
                     Ok(Some(answer)) => answer,
-                    Ok(None) => return Err("the subscription ended".into()),
-                    Err(_) => return Err("the server has fallen silent".into()),
+                    Ok(None) => return Err(PullError::Ended),
+                    Err(_) => return Err(PullError::Silent),
                 };
             self.heard = Instant::now();
             let why = || answer.description.clone().unwrap_or_default();
@@ -155,7 +172,12 @@ impl Pull {
                 Some(StatusCode::REQUEST_TERMINATED) if why() != "Consumer Deleted" => {
                     self.outstanding = 0
                 }
-                Some(status) => return Err(format!("{status} {}", why())),
+                Some(status) => {
+                    return Err(PullError::Refused {
+                        status,
+                        description: why(),
+                    });
+                }
             }
         }
     }

@@ -1,18 +1,14 @@
 //! Consuming a durable pull consumer for as long as the service runs: lost heartbeats, deletion and
-//! server restarts rebuild the pull. Handlers say what became of a message; this is the one place
-//! that settles it. Knows no event.
+//! server restarts rebuild the pull. Handlers say what became of a message; only this file settles
+//! the message. Knows no event.
 
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::PullConsumer;
-use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind};
-use async_nats::jetstream::{AckKind, Context, ErrorCode, Message};
-use async_nats::{HeaderMap, Subject};
-use bytes::Bytes;
+use async_nats::jetstream::AckKind;
 use futures_util::FutureExt;
-use metrics::{counter, gauge, histogram};
+use metrics::{counter, histogram};
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::coop::unconstrained;
@@ -21,68 +17,42 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::CancellationToken;
+use crate::consume::durable::find_or_make;
 use crate::consume::pull::{Pull, Pulled};
 use crate::dead_letters::store;
 use crate::net::connection::Connection;
 use crate::service::health::Health;
-use crate::setup;
 use contract::Timestamp;
 use contract::dead_letter::Reason;
 
+pub use crate::consume::delivery::Delivery;
+pub use crate::consume::durable::{Lag, Source, lag, watch_lag};
+
 /// First and longest pause before a pull is rebuilt.
 const REBUILD_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
-/// A loop that receives nothing confirms its health so often.
+/// How often a loop that receives nothing confirms its health.
 const IDLE_BEAT: Duration = Duration::from_secs(1);
-/// After a batch of so many messages the next one is gathered.
+/// Messages in a batch from which on the next batch is gathered. After a smaller batch the next one
+/// takes only the messages that are there at once.
 const BUSY_BATCH: usize = 32;
-/// A message that a stopping worker gives back comes again after this: at another replica, for here
-/// nothing is asked for.
+/// A message that a stopping worker gives back comes again after this time, at another replica.
 const GIVE_BACK: Duration = Duration::from_millis(100);
-/// A stopping worker waits no longer than this for the end of its last request.
+/// The time that a stopping worker waits for the end of its last request. Messages that arrive later
+/// come again after the ack wait.
 const GIVE_BACK_WITHIN: Duration = Duration::from_secs(4);
-/// A message in work says so at this interval, well below the consumer's ack wait.
+/// How often the server is told that a message is in work. It is well below the consumer's ack wait,
+/// beyond which the server would deliver the message again.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
-
-/// A message of a consumer.
-pub struct Delivery {
-    /// Its subject in the stream.
-    pub subject: Subject,
-    /// Its headers, empty if none.
-    pub headers: HeaderMap,
-    /// Its payload.
-    pub payload: Bytes,
-    /// The stream's name.
-    pub stream: String,
-    /// Its sequence in the stream.
-    pub stream_seq: u64,
-    /// From 1: how often it was delivered.
-    pub attempt: u64,
-    /// When the stream stored it.
-    pub stored_at: Timestamp,
-    message: Message,
-}
 
 /// What became of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settle {
     /// Processed.
     Done,
-    /// To be delivered again, not before so long.
+    /// To be delivered again, not before this time has passed.
     Retry(Duration),
-    /// It can never be processed: it becomes a dead letter.
+    /// The message can never be processed: it becomes a dead letter.
     Reject(Reason, String),
-}
-
-/// Which consumer, and how much at once.
-#[derive(Clone, Copy, Debug)]
-pub struct Source {
-    /// The stream.
-    pub stream: &'static str,
-    /// The durable consumer, made by `runtime::setup`.
-    pub consumer: &'static str,
-    /// Messages asked of the server ahead of need. Their ack clock runs: keep it small for slow
-    /// handlers.
-    pub prefetch: usize,
 }
 
 /// A [`Source`] being consumed.
@@ -114,9 +84,9 @@ impl Worker {
         }
     }
 
-    /// Hands batches to `handle`, which answers one [`Settle`] a message, in order. A batch is what
-    /// is there at once, or under load what arrives within `gather`, at most `max`. Returns when
-    /// stopped, with everything settled or given back.
+    /// Hands batches of at most `max` messages to `handle`, which answers one [`Settle`] a message, in
+    /// order. A batch holds the messages that are there at once, or under load those that arrive
+    /// within `gather`. Returns when stopped, with every message settled or given back.
     pub async fn run_batches<F, Fut>(mut self, max: usize, gather: Duration, mut handle: F)
     where
         F: FnMut(Arc<Vec<Delivery>>) -> Fut,
@@ -132,8 +102,8 @@ impl Worker {
                         .await
                         .ok()
                         .flatten(),
-                    // Unconstrained: tokio's cooperative budget would end every batch at about a
-                    // hundred.
+                    // Unconstrained. Otherwise tokio's cooperative budget would end every batch at
+                    // about a hundred messages.
                     false => unconstrained(self.next()).now_or_never().flatten(),
                 };
                 let Some(more) = more else { break };
@@ -161,8 +131,8 @@ impl Worker {
     {
         let (slots, tasks) = (Arc::new(Semaphore::new(concurrency)), TaskTracker::new());
         loop {
-            // The slot first: a message that waits in this process would run its ack clock for
-            // nothing.
+            // The slot first. Otherwise the ack wait of a message would run out while the message
+            // waits in this process.
             let Some(slot) = self.slot(&slots).await else {
                 break;
             };
@@ -182,8 +152,8 @@ impl Worker {
         tasks.wait().await;
     }
 
-    /// A free slot; `None` once stopped. All slots in use is work, not a hang: each of them is
-    /// bounded.
+    /// A free slot; `None` once stopped. While all slots are in use the health check stays good:
+    /// each handler is bounded, so this is work and not a hang.
     async fn slot(&self, slots: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
         loop {
             tokio::select! {
@@ -195,7 +165,7 @@ impl Worker {
         }
     }
 
-    /// The next message; `None` once stopped. Never ends otherwise.
+    /// The next message; `None` once stopped, and never otherwise.
     async fn next(&mut self) -> Option<Delivery> {
         loop {
             if self.stop.is_cancelled() {
@@ -208,7 +178,7 @@ impl Worker {
             if !pull.is_open()
                 && let Err(e) = pull.request(self.source.prefetch).await
             {
-                self.lost(&e);
+                self.lost(&e.to_string());
                 continue;
             }
             let pulled = tokio::select! {
@@ -226,10 +196,10 @@ impl Worker {
                         self.pause = REBUILD_PAUSE.0;
                         return Some(delivery);
                     }
-                    Err(e) => self.lost(&e),
+                    Err(e) => self.lost(&e.to_string()),
                 },
                 Ok(Pulled::Exhausted) => self.beat(),
-                Err(e) => self.lost(&e),
+                Err(e) => self.lost(&e.to_string()),
             }
         }
     }
@@ -255,7 +225,8 @@ impl Worker {
             find_or_make(&connection.jetstream, source.stream, source.consumer)
                 .await
                 .map_err(|e| e.to_string())?;
-            Pull::open(&connection, source.stream, source.consumer).await
+            let pull = Pull::open(&connection, source.stream, source.consumer).await;
+            pull.map_err(|e| e.to_string())
         };
         match stop.run_until_cancelled(attempt).await {
             Some(Ok(pull)) => {
@@ -275,8 +246,8 @@ impl Worker {
         }
     }
 
-    /// What the server has sent and nobody has begun is another replica's at once, not after the
-    /// ack wait.
+    /// Gives messages back that the server has sent and no handler has begun. Otherwise another
+    /// replica would get them only after the ack wait.
     async fn give_back(&mut self) {
         let Some(mut pull) = self.pull.take() else {
             return;
@@ -314,7 +285,7 @@ struct Settler {
     consumer: &'static str,
 }
 
-/// How long a message waits whose dead letter could not be stored.
+/// How long a message waits before it is tried again if its dead letter could not be stored.
 const DEAD_LETTER_RETRY: Duration = Duration::from_secs(5);
 
 impl Settler {
@@ -339,40 +310,14 @@ impl Settler {
         };
         counter!("worker_messages_total", "consumer" => self.consumer, "result" => result)
             .increment(1);
-        if let Err(e) = delivery.message.ack_with(kind).await {
-            // It comes again; handlers are idempotent.
+        if let Err(e) = delivery.ack_with(kind).await {
+            // The message comes again, and handlers are idempotent.
             warn!(error = %e, stream_seq = delivery.stream_seq, "a message could not be settled");
         }
     }
 }
 
-/// The consumer; one that was deleted is made anew, as `setup` makes it. It then begins with the
-/// stream's first message, which idempotent handlers bear.
-pub(super) async fn find_or_make(
-    jetstream: &Context,
-    stream: &str,
-    consumer: &str,
-) -> Result<PullConsumer, ConsumerError> {
-    let missing = match jetstream.get_consumer_from_stream(consumer, stream).await {
-        Err(e) if matches!(e.kind(), ConsumerErrorKind::JetStream(e) if e.error_code() == ErrorCode::CONSUMER_NOT_FOUND) => {
-            e
-        }
-        found_or_failed => return found_or_failed,
-    };
-    let Some((stream, config)) = setup::consumers()
-        .into_iter()
-        .find(|(_, c)| c.durable_name.as_deref() == Some(consumer))
-    else {
-        return Err(missing);
-    };
-    warn!(
-        consumer,
-        "the consumer was deleted; it is made anew and begins with the first message"
-    );
-    jetstream.create_consumer_on_stream(config, stream).await
-}
-
-/// Runs `work` and tells the server meanwhile that these messages are in it.
+/// Runs `work`, and tells the server meanwhile that these messages are in work.
 async fn with_progress<F: Future>(deliveries: &[Delivery], work: F) -> F::Output {
     tokio::pin!(work);
     loop {
@@ -380,97 +325,9 @@ async fn with_progress<F: Future>(deliveries: &[Delivery], work: F) -> F::Output
             return done;
         }
         for delivery in deliveries {
-            if let Err(e) = delivery.message.ack_with(AckKind::Progress).await {
+            if let Err(e) = delivery.ack_with(AckKind::Progress).await {
                 warn!(error = %e, "progress could not be reported");
             }
-        }
-    }
-}
-
-impl Delivery {
-    fn of(message: Message) -> Result<Delivery, String> {
-        let info = message.info().map_err(|e| e.to_string())?;
-        let stored_at = info.published.into();
-        let (stream, stream_seq, attempt) = (
-            info.stream.to_owned(),
-            info.stream_sequence,
-            info.delivered.max(1) as u64,
-        );
-        Ok(Delivery {
-            subject: message.subject.clone(),
-            headers: message.headers.clone().unwrap_or_default(),
-            payload: message.payload.clone(),
-            stream,
-            stream_seq,
-            attempt,
-            stored_at,
-            message,
-        })
-    }
-
-    /// A header's text.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name).map(|v| v.as_str())
-    }
-}
-
-/// How far a consumer is behind its stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lag {
-    /// Never delivered.
-    pub pending: u64,
-    /// Delivered and not settled.
-    pub in_work: u64,
-    /// Everything up to this stream sequence is settled.
-    pub settled_to: u64,
-    /// The stream sequence delivered last.
-    pub delivered_to: u64,
-}
-
-/// Asks the server. It is the truth for all replicas together.
-///
-/// # Errors
-/// The server does not answer.
-pub async fn lag(connection: &Connection, source: Source) -> Result<Lag, String> {
-    let consumer: PullConsumer = connection
-        .jetstream
-        .get_consumer_from_stream(source.consumer, source.stream)
-        .await
-        .map_err(|e| e.to_string())?;
-    let info = consumer.cached_info();
-    let lag = Lag {
-        pending: info.num_pending,
-        in_work: info.num_ack_pending as u64,
-        settled_to: info.ack_floor.stream_sequence,
-        delivered_to: info.delivered.stream_sequence,
-    };
-    gauge!("consumer_pending_messages", "consumer" => source.consumer).set(lag.pending as f64);
-    gauge!("consumer_in_work_messages", "consumer" => source.consumer).set(lag.in_work as f64);
-    Ok(lag)
-}
-
-/// Confirms the check `lag` every two seconds while the server answers; `limit` messages behind is
-/// not ready.
-pub async fn watch_lag(
-    connection: Connection,
-    source: Source,
-    health: Health,
-    limit: u64,
-    stop: CancellationToken,
-) {
-    let mut tick = tokio::time::interval(Duration::from_secs(2));
-    while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        match lag(&connection, source).await {
-            Ok(lag) => {
-                let detail =
-                    json!({"pending": lag.pending, "in_work": lag.in_work, "limit": limit});
-                if lag.pending <= limit {
-                    health.good("lag", detail)
-                } else {
-                    health.bad("lag", detail)
-                }
-            }
-            Err(e) => health.bad("lag", json!(e)),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! A stored dead letter as a value: what its headers and its subject say. No I/O.
+//! A stored dead letter as a value: what its headers and its subject say, who may see which part of
+//! it, and why something cannot be done with it. No I/O.
 
 use std::collections::BTreeMap;
 
@@ -7,11 +8,34 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::Scope;
-use crate::log::direct_get::StoredMessage;
+use crate::kv::bucket::BucketError;
+use crate::log::direct_get::{ReadError, StoredMessage};
 use contract::dead_letter::{Resolution, State, SubjectInfo};
 use contract::{Id, Timestamp};
 use contract::{header, subject};
+
+/// Whose dead letters a caller may see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The dead letters of all companies, and those of no company: for operators.
+    All,
+    /// The dead letters of one company. To its managers no other dead letter exists.
+    Company(Id),
+}
+
+impl Scope {
+    pub(super) fn company(self) -> Option<Id> {
+        match self {
+            Scope::All => None,
+            Scope::Company(company) => Some(company),
+        }
+    }
+
+    pub(super) fn has(self, info: &SubjectInfo) -> bool {
+        self.company()
+            .is_none_or(|company| info.company == Some(company))
+    }
+}
 
 /// A dead letter without its payload.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -56,12 +80,12 @@ pub struct DeadLetter {
 }
 
 impl DeadLetter {
-    /// Reads one. `None` if the subject is not that of a dead letter.
+    /// Returns `None` for a message whose subject is not that of a dead letter.
     pub(super) fn of(stored: &StoredMessage) -> Option<DeadLetter> {
         let (service, original) = subject::from_dead(&stored.subject)?;
         let text = |name: &str| stored.header(name).unwrap_or_default().to_owned();
         let number = |name: &str| stored.header(name).and_then(|n| n.parse().ok());
-        let about = SubjectInfo::subject(original);
+        let info = SubjectInfo::of(original);
         Some(DeadLetter {
             seq: stored.seq,
             state: State::Open,
@@ -79,36 +103,35 @@ impl DeadLetter {
                 .unwrap_or(stored.stored_at),
             stored_at: stored.stored_at,
             replay_of: number(header::REPLAY_OF),
-            company_id: about.company,
-            contact_id: about.contact,
+            company_id: info.company,
+            contact_id: info.contact,
             message_id: message_id(&stored.payload),
             resolution: None,
         })
     }
 
-    /// What its subject says.
-    pub(super) fn about(&self) -> SubjectInfo {
-        SubjectInfo::subject(&self.subject)
+    pub(super) fn subject_info(&self) -> SubjectInfo {
+        SubjectInfo::of(&self.subject)
     }
 
-    /// What has become of it.
-    pub(super) fn state(&self) -> State {
+    /// What has become of the dead letter, by [`DeadLetter::resolution`].
+    pub(super) fn current_state(&self) -> State {
         self.resolution
             .as_ref()
             .map_or(State::Open, |resolution| resolution.state)
     }
 
-    /// As somebody may see it.
+    /// The dead letter as callers of this scope may see it.
     pub(super) fn for_scope(mut self, scope: Scope) -> DeadLetter {
-        self.state = self.state();
-        if is_hidden(&self.about(), scope) {
+        self.state = self.current_state();
+        if is_hidden(&self.subject_info(), scope) {
             self.error = None;
         }
         self
     }
 }
 
-/// The message that a payload is about, if it is an event of ours.
+/// The message that a payload is about; `None` unless the payload is an event about a message.
 fn message_id(payload: &[u8]) -> Option<Id> {
     #[derive(serde::Deserialize)]
     struct Envelope {
@@ -125,8 +148,8 @@ fn message_id(payload: &[u8]) -> Option<Id> {
     data.message_id.or(data.content.and(data._id))
 }
 
-fn is_hidden(about: &SubjectInfo, scope: Scope) -> bool {
-    scope != Scope::All && !about.is_plain
+fn is_hidden(info: &SubjectInfo, scope: Scope) -> bool {
+    scope != Scope::All && !info.is_plain
 }
 
 /// A dead letter, whole.
@@ -148,9 +171,13 @@ pub struct DeadLetterDetail {
 }
 
 impl DeadLetterDetail {
-    /// A letter as somebody may see it, with the rest.
-    pub(super) fn of(letter: DeadLetter, stored: &StoredMessage, scope: Scope) -> DeadLetterDetail {
-        let payload_hidden = is_hidden(&letter.about(), scope);
+    /// Adds headers and payload, as callers of this scope may see them, to a dead letter.
+    pub(super) fn of(
+        dead_letter: DeadLetter,
+        stored: &StoredMessage,
+        scope: Scope,
+    ) -> DeadLetterDetail {
+        let payload_hidden = is_hidden(&dead_letter.subject_info(), scope);
         let is_left_out =
             |name: &str| name.starts_with("Nats-") || payload_hidden && name == header::DEAD_ERROR;
         let headers = stored
@@ -173,12 +200,62 @@ impl DeadLetterDetail {
         let payload_base64 =
             (payload.is_none() && !payload_hidden).then(|| BASE64.encode(&stored.payload));
         DeadLetterDetail {
-            dead_letter: letter,
+            dead_letter,
             headers,
             payload,
             payload_base64,
             payload_hidden,
         }
+    }
+}
+
+/// Part of a list.
+#[derive(Clone, Debug, Default)]
+pub struct DeadLetterPage {
+    /// By their sequences, ascending.
+    pub dead_letters: Vec<DeadLetter>,
+    /// Where to go on; `None` at the end. A page that is not full may have one too, for a request
+    /// looks at `MAX_SCANNED` dead letters at the most.
+    pub next_cursor: Option<u64>,
+}
+
+/// Why something cannot be done with a dead letter.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeadLetterError {
+    /// There is no such dead letter, or it is another company's.
+    #[error("there is no such dead letter")]
+    NotFound,
+    /// Something else has become of the dead letter, or is about to: a replay that was begun is
+    /// completed by asking for the replay again.
+    #[error("{}", resolved(*.0))]
+    Resolved(State),
+    /// Only other services store messages of this kind.
+    #[error("this kind of message can only be replayed by an operator")]
+    ForOperators,
+    /// No stream will ever take the message.
+    #[error("it cannot be replayed: {0}")]
+    Refused(String),
+    /// No answer, or none that says. It may have happened all the same: asking again is safe.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+impl From<BucketError> for DeadLetterError {
+    fn from(error: BucketError) -> DeadLetterError {
+        DeadLetterError::Unavailable(error.to_string())
+    }
+}
+
+impl From<ReadError> for DeadLetterError {
+    fn from(error: ReadError) -> DeadLetterError {
+        DeadLetterError::Unavailable(error.to_string())
+    }
+}
+
+fn resolved(state: State) -> String {
+    match state {
+        State::Replaying => "a replay of it was begun: ask for it again to complete it".into(),
+        _ => format!("it is {state} already"),
     }
 }
 
@@ -223,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_and_subject_tell_what_it_is() {
+    fn a_dead_letter_is_read_from_headers_and_subject() {
         let golden = include_str!("../../../golden/message.created.v1.json");
         let letter = shown(
             &format!("outbound.3.{COMPANY}.{}.facebook", "b".repeat(24)),

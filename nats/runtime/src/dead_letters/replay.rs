@@ -1,6 +1,6 @@
-//! Replay: a letter's message is published again on its original subject, once, however often and
-//! by whomever it is asked. Whether it can be processed now is seen when it is: if not, it becomes
-//! another dead letter that points to this one.
+//! Replay: the message of a dead letter is published again on its original subject, once, however
+//! often the replay is asked for. Whether the message can be processed now is not decided here: if it
+//! cannot, it becomes another dead letter that points to this one.
 
 use std::time::Duration;
 
@@ -12,8 +12,10 @@ use metrics::counter;
 use serde::Serialize;
 use tracing::info;
 
+use super::filter::{Filter, StateFilter};
+use super::list::DeadLetters;
+use super::model::{DeadLetter, DeadLetterError, Scope};
 use super::resolution::Decided;
-use super::{DeadLetter, DeadLetterError, DeadLetters, Filter, Scope, StateFilter};
 use crate::log::direct_get::{self, StoredMessage};
 use contract::Timestamp;
 use contract::dead_letter::{State, StreamPosition};
@@ -21,15 +23,27 @@ use contract::event::MessageDelivery;
 use contract::subject::EventSubject;
 use contract::{header, inventory, subject};
 
-/// Most letters that one request replays.
+/// Dead letters that one request replays at most.
 pub const MAX_REPLAYS: usize = 100;
-/// Publishing one message.
+/// The time that publishing one message may take.
 const PUBLISH_WITHIN: Duration = Duration::from_secs(3);
-/// Messages looked at, a stream, for the trace of a replay that was begun earlier.
-const TRACE_PAGE: usize = 500;
-/// Pages of them. A conversation does not have more in the time that it takes to ask again; else
-/// asking fails.
-const TRACE_PAGES: usize = 20;
+/// Messages in one page of the search for an earlier replay.
+const SEARCH_PAGE: usize = 500;
+/// Pages that the search for an earlier replay reads of a stream. Beyond them the replay fails. A
+/// conversation does not have so many messages in the time after which a replay is asked for again.
+const SEARCH_PAGES: usize = 20;
+
+/// Whether a replay is done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Only say which dead letters could be replayed.
+    DryRun,
+    /// Replay them.
+    Replay {
+        /// Who asks: `user:<id>`, or `operator`.
+        by: String,
+    },
+}
 
 /// What a replay of many has come to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -54,39 +68,41 @@ pub struct Skipped {
 }
 
 impl DeadLetters {
-    /// Replays a letter, or finds that it is replayed.
+    /// Replays a dead letter, or finds that it is replayed.
     ///
     /// # Errors
     /// See [`DeadLetterError`]; after [`DeadLetterError::Unavailable`] asking again completes what
-    /// was begun, after [`DeadLetterError::Refused`] the letter is open again.
+    /// was begun, after [`DeadLetterError::Refused`] the dead letter is open again.
     pub async fn replay(
         &self,
         scope: Scope,
         seq: u64,
         by: &str,
-        clock: fn() -> Timestamp,
     ) -> Result<DeadLetter, DeadLetterError> {
-        let (stored, mut letter) = self.get(scope, seq).await?;
-        let target = replay_target(scope, &letter)?;
+        let (stored, mut dead_letter) = self.get(scope, seq).await?;
+        let target = replay_target(scope, &dead_letter)?;
         let Decided {
             mut resolution,
             is_new,
-        } = self.begin_replay(seq, by, clock()).await?;
+        } = self
+            .resolutions
+            .begin_replay(seq, by, (self.clock)())
+            .await?;
         if resolution.state == State::Replaying {
-            // The server's duplicate window alone would not do for one that was begun earlier: a
-            // server that was started anew knows only the ids of what it still stores.
+            // The server's duplicate window alone does not cover a replay that was begun earlier:
+            // a server that was started anew knows only the ids of messages that it still stores.
             let earlier = if is_new {
                 None
             } else {
-                self.find_earlier_replay(&letter, target, resolution.at)
+                self.find_earlier_replay(&dead_letter, target, resolution.at)
                     .await?
             };
             let to = match earlier {
-                Some(place) => Ok(place),
-                None => self.publish(&stored, &letter).await,
+                Some(position) => Ok(position),
+                None => self.publish(&stored, &dead_letter).await,
             };
             if let Err(DeadLetterError::Refused(_)) = to {
-                self.reopen(seq, &resolution).await?;
+                self.resolutions.reopen(seq, &resolution).await?;
             }
             let to = to?;
             counter!("dead_letters_replayed_total").increment(1);
@@ -97,28 +113,28 @@ impl DeadLetters {
                 by,
                 "a dead letter is replayed"
             );
-            resolution = self.end_replay(seq, resolution, to).await?;
+            resolution = self.resolutions.end_replay(seq, resolution, to).await?;
         }
-        letter.resolution = Some(resolution);
-        Ok(letter.for_scope(scope))
+        dead_letter.resolution = Some(resolution);
+        Ok(dead_letter.for_scope(scope))
     }
 
-    /// What [`DeadLetters::replay`] would find, without doing anything: the letter as it is.
+    /// Returns the dead letter as it is if [`DeadLetters::replay`] could replay it.
     ///
     /// # Errors
-    /// As it would.
+    /// As [`DeadLetters::replay`].
     pub async fn try_replay(&self, scope: Scope, seq: u64) -> Result<DeadLetter, DeadLetterError> {
-        let (_, mut letter) = self.get(scope, seq).await?;
-        replay_target(scope, &letter)?;
-        letter.resolution = self.resolution(seq).await?.value;
-        match letter.state() {
+        let (_, mut dead_letter) = self.get(scope, seq).await?;
+        replay_target(scope, &dead_letter)?;
+        dead_letter.resolution = self.resolutions.get(seq).await?;
+        match dead_letter.current_state() {
             State::Discarded => Err(DeadLetterError::Resolved(State::Discarded)),
-            _ => Ok(letter.for_scope(scope)),
+            _ => Ok(dead_letter.for_scope(scope)),
         }
     }
 
-    /// Replays the open letters after `cursor` that a filter takes, at most `limit` (itself at most
-    /// [`MAX_REPLAYS`]). A dry run only says which. See [`DeadLetters::replay_these`].
+    /// Replays the open dead letters after `cursor` that a filter takes, at most `limit` (itself at
+    /// most [`MAX_REPLAYS`]). See [`DeadLetters::replay_these`].
     ///
     /// # Errors
     /// [`DeadLetterError::Unavailable`]: some may be replayed; asking again goes on.
@@ -128,8 +144,7 @@ impl DeadLetters {
         filter: &Filter,
         cursor: u64,
         limit: usize,
-        by: Option<&str>,
-        clock: fn() -> Timestamp,
+        mode: &Mode,
     ) -> Result<Replayed, DeadLetterError> {
         let filter = Filter {
             state: StateFilter::Open,
@@ -138,68 +153,88 @@ impl DeadLetters {
         let page = self
             .list(scope, &filter, cursor, limit.clamp(1, MAX_REPLAYS))
             .await?;
-        let mut replayed = Replayed {
+        let (replayed, result) = self.replay_these(scope, page.dead_letters, mode).await;
+        result.map(|()| Replayed {
             next_cursor: page.next_cursor,
-            ..Replayed::default()
-        };
-        self.replay_these(scope, page.dead_letters, by, clock, &mut replayed)
-            .await?;
-        Ok(replayed)
+            ..replayed
+        })
     }
 
-    /// Replays these letters in the order of the log, whatever their own is: a message that has
-    /// failed again has a later letter than those which were behind it. Without `by` it only says
-    /// which. What it has come to stands in `replayed`, also where it ends early.
+    /// Replays these dead letters in the order of their events in the log. Their own sequences do
+    /// not say that order: a message that has failed again has a later dead letter than the messages
+    /// that were behind it. Returns what was done, also where an error ends the replay early.
     ///
     /// # Errors
     /// [`DeadLetterError::Unavailable`]; asking again goes on.
     pub async fn replay_these(
         &self,
         scope: Scope,
-        mut letters: Vec<DeadLetter>,
-        by: Option<&str>,
-        clock: fn() -> Timestamp,
-        replayed: &mut Replayed,
-    ) -> Result<(), DeadLetterError> {
-        letters.sort_by_key(|letter| (letter.event_seq.unwrap_or(u64::MAX), letter.seq));
-        for letter in letters {
-            let result = match by {
-                Some(by) => self.replay(scope, letter.seq, by, clock).await.map(drop),
-                None => replay_target(scope, &letter).map(drop),
+        mut dead_letters: Vec<DeadLetter>,
+        mode: &Mode,
+    ) -> (Replayed, Result<(), DeadLetterError>) {
+        dead_letters.sort_by_key(|found| (found.event_seq.unwrap_or(u64::MAX), found.seq));
+        let mut replayed = Replayed::default();
+        for dead_letter in dead_letters {
+            let seq = dead_letter.seq;
+            let result = match mode {
+                Mode::Replay { by } => self.replay(scope, seq, by).await.map(drop),
+                Mode::DryRun => replay_target(scope, &dead_letter).map(drop),
             };
             match result {
-                Ok(()) => replayed.sequences.push(letter.seq),
-                Err(e @ DeadLetterError::Unavailable(_)) => return Err(e),
-                // Somebody has discarded it meanwhile, it is gone, it is not for this caller, or no
-                // stream takes it.
+                Ok(()) => replayed.sequences.push(seq),
+                Err(e @ DeadLetterError::Unavailable(_)) => return (replayed, Err(e)),
+                // The dead letter was discarded meanwhile, it is gone, it is not for this caller, or
+                // no stream takes its message.
                 Err(e) => replayed.skipped.push(Skipped {
-                    seq: letter.seq,
+                    seq,
                     why: e.to_string(),
                 }),
             }
         }
-        Ok(())
+        (replayed, Ok(()))
+    }
+
+    /// Decides that a dead letter is not to be replayed. Deciding so again changes nothing: the first
+    /// reason stays.
+    ///
+    /// # Errors
+    /// [`DeadLetterError::NotFound`]; [`DeadLetterError::Resolved`] if it is replayed;
+    /// [`DeadLetterError::Unavailable`].
+    pub async fn discard(
+        &self,
+        scope: Scope,
+        seq: u64,
+        by: &str,
+        reason: &str,
+    ) -> Result<DeadLetter, DeadLetterError> {
+        let (_, mut dead_letter) = self.get(scope, seq).await?;
+        let resolution = self
+            .resolutions
+            .discard(seq, by, reason, (self.clock)())
+            .await?;
+        dead_letter.resolution = Some(resolution);
+        Ok(dead_letter.for_scope(scope))
     }
 
     async fn publish(
         &self,
         stored: &StoredMessage,
-        letter: &DeadLetter,
+        dead_letter: &DeadLetter,
     ) -> Result<StreamPosition, DeadLetterError> {
         let unavailable = |why: String| DeadLetterError::Unavailable(why);
         if !self.connection.is_connected() {
-            // It would lie in the client's buffer and be published after the caller was told
-            // otherwise.
+            // Otherwise the message would lie in the client's buffer, and be published after the
+            // caller was told that it was not.
             return Err(unavailable("not connected to NATS".into()));
         }
         let message = PublishMessage::build()
             .headers(headers(stored))
             .payload(stored.payload.clone())
-            .message_id(format!("replay-{}", letter.seq));
+            .message_id(format!("replay-{}", dead_letter.seq));
         let publish = async {
             self.connection
                 .jetstream
-                .send_publish(letter.subject.clone(), message)
+                .send_publish(dead_letter.subject.clone(), message)
                 .await?
                 .await
         };
@@ -210,71 +245,64 @@ impl DeadLetters {
             }),
             Ok(Err(e)) if is_for_good(&e) => Err(DeadLetterError::Refused(e.to_string())),
             Ok(Err(e)) => Err(unavailable(e.to_string())),
-            Err(_) => Err(unavailable(format!("{} does not answer", letter.subject))),
+            Err(_) => Err(unavailable(format!(
+                "{} does not answer",
+                dead_letter.subject
+            ))),
         }
     }
 
-    /// Where a replay that was begun at `since` has put the message, if it got so far. In its
-    /// stream; and if it is gone from there, because somebody has taken it, in what they have
-    /// stored about it: another dead letter, or a step of delivery.
+    /// Where a replay that was begun at `since` has put the message, if the replay got so far. The
+    /// message may be gone from its stream again, because a service has taken it. Then the service
+    /// has stored something about it: another dead letter, or a step of delivery.
     async fn find_earlier_replay(
         &self,
-        letter: &DeadLetter,
+        dead_letter: &DeadLetter,
         target: &'static str,
         since: Timestamp,
     ) -> Result<Option<StreamPosition>, DeadLetterError> {
-        // A clock that differs makes it look at a little more, all of which names the replay
-        // exactly.
-        let since =
-            Timestamp::from_millis(since.millis() - inventory::DUPLICATE_WINDOW.as_millis() as i64);
+        // Clocks may differ. A search that begins earlier only looks at a little more: the headers
+        // name the replay exactly.
+        let window = inventory::DUPLICATE_WINDOW.as_millis() as i64;
+        let since = Timestamp::from_millis(since.millis() - window);
         let is_replay = |stored: &StoredMessage| {
-            stored
-                .header(header::REPLAY_OF)
-                .and_then(|seq| seq.parse().ok())
-                == Some(letter.seq)
+            let of = stored.header(header::REPLAY_OF);
+            of.and_then(|seq| seq.parse().ok()) == Some(dead_letter.seq)
         };
-        let found = self.find(target, &letter.subject, since, |stored| {
-            is_replay(stored).then(|| StreamPosition {
-                stream: target.to_owned(),
-                seq: stored.seq,
-            })
+        let in_target = |seq| StreamPosition {
+            stream: target.to_owned(),
+            seq,
+        };
+        let subject = &dead_letter.subject;
+        let found = self.find(target, subject, since, |stored| {
+            is_replay(stored).then(|| in_target(stored.seq))
         });
-        if let Some(place) = found.await? {
-            return Ok(Some(place));
+        if let Some(position) = found.await? {
+            return Ok(Some(position));
         }
-        let again = |stored: &StoredMessage| {
+        let of_any_service = subject::dead("*", subject);
+        let died_again = self.find(inventory::DEAD, &of_any_service, since, |stored| {
             let next = DeadLetter::of(stored).filter(|_| is_replay(stored))?;
             Some(StreamPosition {
                 stream: next.stream,
                 seq: next.stream_seq,
             })
-        };
-        if let Some(place) = self
-            .find(
-                inventory::DEAD,
-                &subject::dead("*", &letter.subject),
-                since,
-                again,
-            )
-            .await?
-        {
-            return Ok(Some(place));
+        });
+        if let Some(position) = died_again.await? {
+            return Ok(Some(position));
         }
         let (inventory::OUTBOUND, Some(company), Some(contact), Some(message)) = (
             target,
-            letter.company_id,
-            letter.contact_id,
-            letter.message_id,
+            dead_letter.company_id,
+            dead_letter.contact_id,
+            dead_letter.message_id,
         ) else {
             return Ok(None);
         };
         let steps = EventSubject::MessageDelivery { company, contact }.to_string();
         self.find(inventory::EVENTS, &steps, since, |stored| {
             let seq = MessageDelivery::outbound_seq(message, stored.header(header::MSG_ID)?)?;
-            (seq > letter.stream_seq).then(|| StreamPosition {
-                stream: target.to_owned(),
-                seq,
-            })
+            (seq > dead_letter.stream_seq).then(|| in_target(seq))
         })
         .await
     }
@@ -286,18 +314,18 @@ impl DeadLetters {
         since: Timestamp,
         look: impl Fn(&StoredMessage) -> Option<T>,
     ) -> Result<Option<T>, DeadLetterError> {
+        let connection = &self.connection;
         let mut page =
-            direct_get::page_since(&self.connection, stream, subject, since, TRACE_PAGE).await;
-        for _ in 0..TRACE_PAGES {
-            let messages = page.map_err(DeadLetterError::Unavailable)?;
-            let Some(last) = messages.last() else {
+            direct_get::page_since(connection, stream, subject, since, SEARCH_PAGE).await?;
+        for _ in 0..SEARCH_PAGES {
+            let Some(last) = page.last() else {
                 return Ok(None);
             };
-            if let Some(found) = messages.iter().find_map(&look) {
+            if let Some(found) = page.iter().find_map(&look) {
                 return Ok(Some(found));
             }
-            page =
-                direct_get::page(&self.connection, stream, subject, last.seq + 1, TRACE_PAGE).await;
+            let next = last.seq + 1;
+            page = direct_get::page(connection, stream, subject, next, SEARCH_PAGE).await?;
         }
         Err(DeadLetterError::Unavailable(format!(
             "{stream} has too much on {subject} to tell whether it was replayed"
@@ -305,16 +333,17 @@ impl DeadLetters {
     }
 }
 
-/// The stream that a letter's message goes to, if whoever sees the letter may have it replayed.
-fn replay_target(scope: Scope, letter: &DeadLetter) -> Result<&'static str, DeadLetterError> {
-    if scope != Scope::All && !letter.about().is_replayable {
+/// The stream that a dead letter's message goes to, if a caller of this scope may have the message
+/// replayed.
+fn replay_target(scope: Scope, dead_letter: &DeadLetter) -> Result<&'static str, DeadLetterError> {
+    if scope != Scope::All && !dead_letter.subject_info().is_replayable {
         return Err(DeadLetterError::ForOperators);
     }
-    target(&letter.subject)
-        .ok_or_else(|| DeadLetterError::Refused(format!("no stream takes {}", letter.subject)))
+    let subject = &dead_letter.subject;
+    target(subject).ok_or_else(|| DeadLetterError::Refused(format!("no stream takes {subject}")))
 }
 
-/// Whether the server will say the same whenever it is asked.
+/// Whether the server would refuse the message again.
 fn is_for_good(error: &PublishError) -> bool {
     let answer = std::error::Error::source(error)
         .and_then(|source| source.downcast_ref::<jetstream::Error>());
@@ -329,7 +358,7 @@ fn is_for_good(error: &PublishError) -> bool {
         || answer.is_some_and(|answer| is_too_large(answer.error_code()))
 }
 
-/// The message's own headers, and which letter it comes from.
+/// The message's own headers, and the dead letter that the message is replayed from.
 fn headers(stored: &StoredMessage) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, values) in stored.headers.iter() {
@@ -345,7 +374,7 @@ fn headers(stored: &StoredMessage) -> HeaderMap {
     headers
 }
 
-/// The stream that holds a subject.
+/// The stream that stores a subject; `None` if no stream does.
 fn target(subject: &str) -> Option<&'static str> {
     let is_event = || {
         subject::EVENTS
@@ -364,7 +393,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_replay_has_the_messages_own_headers_and_names_its_letter() {
+    fn a_replay_has_the_headers_of_its_message_and_names_its_dead_letter() {
         let mut given = HeaderMap::new();
         for (name, value) in [
             ("Dead-Reason", "refused"),

@@ -1,46 +1,74 @@
-//! What becomes of a letter: exactly one thing. The bucket's entry is made once, by whoever is
-//! first; a replay is noted before it is done and again when it is, so that whoever finds one begun
-//! completes it.
+//! What became of a dead letter: it is either replayed or discarded, once. The entry in the bucket
+//! `dead-letters` is made once, by the caller who is first. A replay is noted before it is done and
+//! again when it is done, so that another caller can complete a replay that was only begun. Reads no
+//! dead letter, and publishes none.
 
-use super::{DeadLetter, DeadLetterError, DeadLetters, Scope};
-use crate::kv::bucket::{BucketError, Entry};
-use contract::Timestamp;
+use std::collections::HashMap;
+
+use super::model::DeadLetterError;
+use crate::kv::bucket::{Bucket, BucketError};
+use crate::log::direct_get;
+use crate::net::connection::Connection;
 use contract::dead_letter::{Resolution, State, StreamPosition};
-use contract::inventory;
+use contract::{Timestamp, inventory, subject};
 
-/// Writes that may be overtaken, or their acknowledgement lost, before it is given up.
+/// Writes that may be overtaken, or whose acknowledgement may be lost. Beyond it the decision fails.
 const TRIES: u32 = 5;
 
-/// What stands in a letter's entry.
+/// The entry of a dead letter.
 pub(super) struct Decided {
-    /// It.
     pub resolution: Resolution,
-    /// Whether it was this call that made it. Only then has nobody acted on it yet.
+    /// Whether this call made the entry. Only then nobody has acted on the entry yet.
     pub is_new: bool,
 }
 
-impl From<BucketError> for DeadLetterError {
-    fn from(error: BucketError) -> DeadLetterError {
-        DeadLetterError::Unavailable(error.to_string())
-    }
+/// The bucket `dead-letters`.
+#[derive(Clone)]
+pub(super) struct Resolutions {
+    connection: Connection,
+    bucket: Bucket,
 }
 
-impl DeadLetters {
-    /// Decides that a letter is not to be replayed. Deciding it again changes nothing: the first
-    /// reason stays.
-    ///
-    /// # Errors
-    /// [`DeadLetterError::NotFound`]; [`DeadLetterError::Resolved`] if it is replayed;
-    /// [`DeadLetterError::Unavailable`].
+impl Resolutions {
+    pub fn new(connection: Connection) -> Resolutions {
+        let bucket = Bucket::new(connection.clone(), inventory::DEAD_LETTERS);
+        Resolutions { connection, bucket }
+    }
+
+    /// What became of one dead letter, as the bucket's leader has it.
+    pub async fn get(&self, seq: u64) -> Result<Option<Resolution>, DeadLetterError> {
+        Ok(self.bucket.read(&seq.to_string()).await?.value)
+    }
+
+    /// What became of several dead letters, as some replica of the bucket has it.
+    pub async fn of(
+        &self,
+        sequences: impl Iterator<Item = u64>,
+    ) -> Result<HashMap<u64, Resolution>, DeadLetterError> {
+        let stream = format!("KV_{}", inventory::DEAD_LETTERS);
+        let subjects: Vec<String> = sequences
+            .map(|seq| subject::entry(inventory::DEAD_LETTERS, &seq.to_string()))
+            .collect();
+        let mut resolutions = HashMap::new();
+        for some in subjects.chunks(direct_get::MAX_LATEST) {
+            for entry in direct_get::latest(&self.connection, &stream, some).await? {
+                let seq = entry.subject.rsplit('.').next();
+                let seq = seq.and_then(|seq| seq.parse().ok());
+                // The marker of an entry that was removed is empty.
+                resolutions.extend(seq.zip(serde_json::from_slice(&entry.payload).ok()));
+            }
+        }
+        Ok(resolutions)
+    }
+
+    /// Decides that a dead letter is not to be replayed.
     pub async fn discard(
         &self,
-        scope: Scope,
         seq: u64,
         by: &str,
         reason: &str,
         now: Timestamp,
-    ) -> Result<DeadLetter, DeadLetterError> {
-        let (_, mut letter) = self.get(scope, seq).await?;
+    ) -> Result<Resolution, DeadLetterError> {
         let wanted = Resolution {
             state: State::Discarded,
             by: by.to_owned(),
@@ -48,32 +76,29 @@ impl DeadLetters {
             reason: Some(reason.to_owned()),
             replayed_to: None,
         };
-        letter.resolution = Some(self.decide(seq, wanted).await?.resolution);
-        Ok(letter.for_scope(scope))
+        Ok(self.decide(seq, wanted).await?.resolution)
     }
 
     /// Begins a replay, or finds it begun or done.
-    pub(super) async fn begin_replay(
+    pub async fn begin_replay(
         &self,
         seq: u64,
         by: &str,
         now: Timestamp,
     ) -> Result<Decided, DeadLetterError> {
-        self.decide(
-            seq,
-            Resolution {
-                state: State::Replaying,
-                by: by.to_owned(),
-                at: now,
-                reason: None,
-                replayed_to: None,
-            },
-        )
-        .await
+        let wanted = Resolution {
+            state: State::Replaying,
+            by: by.to_owned(),
+            at: now,
+            reason: None,
+            replayed_to: None,
+        };
+        self.decide(seq, wanted).await
     }
 
-    /// Completes a replay. Nothing else can stand there, and all who complete it write the same.
-    pub(super) async fn end_replay(
+    /// Completes a replay. Once a replay was begun the entry can hold nothing else, and all callers
+    /// who complete the replay write the same.
+    pub async fn end_replay(
         &self,
         seq: u64,
         begun: Resolution,
@@ -84,49 +109,40 @@ impl DeadLetters {
             replayed_to: Some(to),
             ..begun
         };
-        self.resolutions
+        self.bucket
             .put(&seq.to_string(), &resolution, inventory::DEAD_MAX_AGE)
             .await?;
         Ok(resolution)
     }
 
     /// Takes back a replay that no stream will ever take.
-    pub(super) async fn reopen(&self, seq: u64, begun: &Resolution) -> Result<(), DeadLetterError> {
-        let entry = self.resolution(seq).await?;
+    pub async fn reopen(&self, seq: u64, begun: &Resolution) -> Result<(), DeadLetterError> {
+        let entry = self.bucket.read::<Resolution>(&seq.to_string()).await?;
         if entry.value.as_ref() == Some(begun) {
-            self.resolutions
+            self.bucket
                 .remove(&seq.to_string(), Some(entry.revision))
                 .await?;
         }
         Ok(())
     }
 
-    /// The entry, as the bucket's leader has it.
-    pub(super) async fn resolution(&self, seq: u64) -> Result<Entry<Resolution>, DeadLetterError> {
-        Ok(self.resolutions.read(&seq.to_string()).await?)
-    }
-
-    /// Makes the entry unless there is one; what stands there then.
+    /// Makes the entry unless there is one already, and returns the entry that is there then.
     async fn decide(&self, seq: u64, wanted: Resolution) -> Result<Decided, DeadLetterError> {
+        let key = seq.to_string();
         let mut error = BucketError::Overtaken;
         for _ in 0..TRIES {
-            let entry = self.resolution(seq).await?;
+            let entry = self.bucket.read(&key).await?;
             if let Some(found) = entry.value {
                 return agree(&wanted, found).map(|resolution| Decided {
                     resolution,
                     is_new: false,
                 });
             }
-            match self
-                .resolutions
-                .write(
-                    &seq.to_string(),
-                    &wanted,
-                    entry.revision,
-                    inventory::DEAD_MAX_AGE,
-                )
-                .await
-            {
+            let written = self
+                .bucket
+                .write(&key, &wanted, entry.revision, inventory::DEAD_MAX_AGE)
+                .await;
+            match written {
                 Ok(()) => {
                     return Ok(Decided {
                         resolution: wanted,
@@ -140,7 +156,7 @@ impl DeadLetters {
     }
 }
 
-/// Whether what stands there is what was wanted, or on the way to it.
+/// Returns what was found if it is what was wanted, or a later step of the same decision.
 fn agree(wanted: &Resolution, found: Resolution) -> Result<Resolution, DeadLetterError> {
     let is_discard = |resolution: &Resolution| resolution.state == State::Discarded;
     match is_discard(wanted) == is_discard(&found) {
@@ -154,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_letter_is_replayed_or_discarded_and_never_both() {
+    fn a_dead_letter_is_replayed_or_discarded_and_never_both() {
         let resolution = |state| Resolution {
             state,
             by: "operator".into(),

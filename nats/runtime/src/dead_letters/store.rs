@@ -1,5 +1,5 @@
 //! Storing a dead letter: a message that cannot be processed is stored whole in `DEAD` before it is
-//! settled. Reading and replaying it is `dead_letters`.
+//! settled. Reads and replays none.
 
 use std::time::Duration;
 
@@ -9,57 +9,34 @@ use bytes::Bytes;
 use metrics::counter;
 use tracing::{error, warn};
 
-use crate::consume::worker::Delivery;
 use crate::net::connection::Connection;
 use contract::Timestamp;
 use contract::dead_letter::Reason;
-use contract::{header, inventory, subject};
+use contract::{header, subject};
 
-/// How long storing a dead letter is tried before the message is given back instead.
+/// The time that storing a dead letter may take. Beyond it the message is given back instead.
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// A message that cannot be processed.
 #[derive(Clone, Copy)]
 pub struct Failed<'a> {
-    /// Its subject in the stream.
+    /// The subject in the stream.
     pub subject: &'a str,
-    /// Its headers.
+    /// All headers of the message.
     pub headers: &'a HeaderMap,
-    /// Its payload.
+    /// The payload, which need not be JSON.
     pub payload: &'a Bytes,
     /// The stream's name.
     pub stream: &'a str,
-    /// Its sequence in the stream.
+    /// The sequence in the stream.
     pub stream_seq: u64,
-    /// How often it was tried.
+    /// How often the message was tried.
     pub attempts: u64,
 }
 
-impl<'a> From<&'a Delivery> for Failed<'a> {
-    fn from(d: &'a Delivery) -> Failed<'a> {
-        let Delivery {
-            subject,
-            headers,
-            payload,
-            stream,
-            stream_seq,
-            attempt,
-            ..
-        } = d;
-        Failed {
-            subject,
-            headers,
-            payload,
-            stream,
-            stream_seq: *stream_seq,
-            attempts: *attempt,
-        }
-    }
-}
-
-/// Stores a dead letter; true once it is on disk. The same message dies once, however often this is
-/// called within the stream's duplicate window; replayed, it is another message, with another
-/// sequence, and dies again.
+/// Stores a dead letter. Returns true once the dead letter is on disk. However often a message is
+/// stored within the stream's duplicate window, `DEAD` has it once. A replayed message has another
+/// sequence, and so another dead letter.
 pub async fn store(
     connection: &Connection,
     failed: Failed<'_>,
@@ -85,7 +62,7 @@ pub async fn store(
     match tokio::time::timeout(DEADLINE, publish).await {
         Ok(Ok(_)) => {
             counter!("dead_letters_total", "reason" => reason.as_str()).increment(1);
-            // Why stands in its headers: an error's text may quote the body, which is not for logs.
+            // The error's text is only in the headers: it may quote the body, which logs must not hold.
             warn!(
                 subject = failed.subject,
                 stream_seq = failed.stream_seq,
@@ -108,8 +85,8 @@ pub async fn store(
     }
 }
 
-/// The message's own headers, without those by which the server would act on it again, and its
-/// place in the log, which a replay keeps: where it was first, if it has been replayed before.
+/// The message's own headers, the reason, and the position in the log, which a replay keeps. Headers
+/// by which the server would act on the message again are left out.
 fn headers(failed: Failed<'_>, reason: Reason, why: &str, now: Timestamp) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, values) in failed.headers.iter() {
@@ -122,18 +99,10 @@ fn headers(failed: Failed<'_>, reason: Reason, why: &str, now: Timestamp) -> Hea
             headers.append(name, value.clone());
         }
     }
-    let sourced = || {
-        failed
-            .headers
-            .get(header::STREAM_SOURCE)
-            .and_then(|source| event_seq(source.as_str()))
-    };
-    let place = if failed.stream == inventory::EVENTS {
-        Some(failed.stream_seq)
-    } else {
-        sourced()
-    };
-    if let Some(seq) = place
+    let position = header::log_position(failed.stream, failed.stream_seq, |name| {
+        failed.headers.get(name).map(|value| value.as_str())
+    });
+    if let Some(seq) = position
         && headers.get(header::EVENT_SEQ).is_none()
     {
         headers.insert(header::EVENT_SEQ, seq.to_string());
@@ -147,17 +116,7 @@ fn headers(failed: Failed<'_>, reason: Reason, why: &str, now: Timestamp) -> Hea
     headers
 }
 
-/// The sequence in `EVENTS` that the server names as a message's source: `EVENTS <sequence>
-/// <filter> …`.
-fn event_seq(source: &str) -> Option<u64> {
-    let mut words = source.split(' ');
-    (words.next()? == inventory::EVENTS)
-        .then_some(words.next()?)?
-        .parse()
-        .ok()
-}
-
-/// A header's value has no line breaks, and no more than 1,000 characters.
+/// The text as a header's value: without line breaks, and at most 1,000 characters of it.
 fn one_line(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })
@@ -168,6 +127,7 @@ fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use contract::inventory;
 
     fn stored(own: &[(&str, &str)]) -> HeaderMap {
         stored_of(inventory::OUTBOUND, own)
@@ -199,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sourced_message_keeps_its_place_in_the_conversation() {
+    fn a_sourced_message_keeps_its_position_in_the_conversation() {
         // As the server writes it.
         let source = "EVENTS 41 message.created.*.*.facebook.outbound.operator outbound.{{partition(16,1,2)}} message.created.a.b";
         let headers = stored(&[
@@ -233,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replayed_message_points_to_the_letter_and_to_its_first_place() {
+    fn a_replayed_message_names_its_dead_letter_and_its_first_position() {
         for stream in ["OUTBOUND", "EVENTS"] {
             let headers = stored_of(stream, &[("Replay-Of", "3"), ("Event-Seq", "41")]);
             assert_eq!(

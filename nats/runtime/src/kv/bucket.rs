@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tracing::warn;
 
+use crate::log::direct_get::ReadError;
 use crate::net::connection::{Connection, REQUEST_TIMEOUT};
 use contract::{inventory, subject};
 
@@ -40,6 +41,12 @@ pub enum BucketError {
     /// No answer within [`REQUEST_TIMEOUT`], or a refusal. A write may have happened all the same.
     #[error("{0}")]
     Unavailable(String),
+}
+
+impl From<ReadError> for BucketError {
+    fn from(error: ReadError) -> BucketError {
+        BucketError::Unavailable(error.to_string())
+    }
 }
 
 impl Bucket {

@@ -1,11 +1,13 @@
-//! Writes queued events into the log: what is waiting together shares one atomic batch, and so one
-//! fsync. It retries within each caller's deadline, with the same `Nats-Msg-Id`.
+//! Writes queued events into the log. Events that wait at the same time share one atomic batch, and
+//! so one fsync. A lost answer is asked for again within each caller's deadline, with the same
+//! `Nats-Msg-Id`. Which events may be written is not decided here; see `pre_commit`.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use async_nats::RequestErrorKind;
 use async_nats::client::Request;
+use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::response::Response;
 use futures_util::future::join_all;
@@ -14,50 +16,46 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use crate::log::ordering_key::OrderingKey;
-use crate::log::publisher::{Outgoing, PublishError, Receipt, Waiting};
-use crate::log::unique::UniqueCheck;
+use crate::log::group::{chains, fill, halves, has_repeated_id};
+use crate::log::pre_commit::PreCommit;
+use crate::log::queue::{Outgoing, PublishError, Receipt, Waiting};
 use crate::net::connection::Connection;
-use contract::query::UniqueKey;
 use contract::{Id, header};
 
-/// The server takes at most 1,000 messages a batch.
-const MAX_GROUP: usize = 1_000;
-/// And so many bytes, to keep one group's write short.
-const MAX_GROUP_BYTES: usize = 4 * 1024 * 1024;
-/// Up to here single publishes in flight together beat a batch, whose staging costs about 3 ms
-/// (`performance-notes`).
+/// Events up to which single publishes in flight together are used instead of a batch. The staging
+/// of a batch costs about 3 ms, which so few events do not win back.
 const MAX_SINGLES: usize = 16;
-/// One try of a publish; a lost answer is asked for again within the deadline.
+/// The time that one try of a publish may take. A lost answer is asked for again, until the caller's
+/// deadline.
 const TRY_TIMEOUT: Duration = Duration::from_millis(800);
 /// Pause before the next try, while there is no leader.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// What [`ErrorCode::STREAM_STORE_FAILED`] says of a stream at one of its limits. The code alone
+/// does not tell a full stream from one that is being closed, which a retry outlasts.
+const LIMIT_REACHED: &str = "exceeded";
 
-/// JetStream's error codes that matter here.
-mod code {
-    pub const BATCH_DUPLICATE: u64 = 10_201;
-    pub const STORE_FAILED: u64 = 10_077; // with "maximum bytes exceeded" in its text
-    pub const INSUFFICIENT_RESOURCES: u64 = 10_023;
-}
-
-/// Writes until the last sender is gone and what was waiting is written.
-pub(super) async fn write_groups(connection: Connection, mut waiting: mpsc::Receiver<Waiting>) {
-    let mut check = UniqueCheck::new();
+/// Writes until the last handle of the publisher is gone and the queue is empty.
+pub(super) async fn write_groups(
+    connection: Connection,
+    mut hook: Option<Box<dyn PreCommit>>,
+    mut waiting: mpsc::Receiver<Waiting>,
+) {
     while let Some(first) = waiting.recv().await {
-        // Two turns of the executor let the requests that are ready join the group; measured, not a
-        // delay.
+        // Two turns of the executor let the requests that are ready join the group. Measured: they
+        // cost no time.
         tokio::task::yield_now().await;
         tokio::task::yield_now().await;
         let mut group = vec![first];
         fill(&mut group, &mut waiting);
         let started = Instant::now();
-        let mut group = refuse_taken(&connection, &mut check, group).await;
-        // Those whom the last group has answered are back by now, and a batch costs little more
-        // with them. Measured at 64 connections: groups of 62 instead of 42.
+        let mut group = check(&mut hook, group).await;
+        // The callers whom the last group has answered have queued their next events by now, and a
+        // batch costs little more with those. Measured at 64 connections: groups of 62 instead
+        // of 42.
         let checked = group.len();
         fill(&mut group, &mut waiting);
         let late = group.split_off(checked);
-        group.append(&mut refuse_taken(&connection, &mut check, late).await);
+        group.append(&mut check(&mut hook, late).await);
         let group: Vec<Waiting> = group.into_iter().filter_map(Waiting::if_wanted).collect();
         if group.is_empty() {
             continue;
@@ -68,42 +66,26 @@ pub(super) async fn write_groups(connection: Connection, mut waiting: mpsc::Rece
     }
 }
 
-/// Takes what is waiting, as far as the group's bounds allow.
-fn fill(group: &mut Vec<Waiting>, waiting: &mut mpsc::Receiver<Waiting>) {
-    let mut bytes: usize = group.iter().map(|w| w.event.bytes()).sum();
-    while group.len() < MAX_GROUP && bytes < MAX_GROUP_BYTES {
-        let Ok(next) = waiting.try_recv() else { return };
-        bytes += next.event.bytes();
-        group.push(next);
-    }
-}
-
-/// Answers those whose key is taken, and returns the others. One query a group, made here rather
-/// than ahead of the queue: a group half as large would cost the same batch.
-async fn refuse_taken(
-    connection: &Connection,
-    check: &mut UniqueCheck,
-    group: Vec<Waiting>,
-) -> Vec<Waiting> {
-    let keys: Vec<UniqueKey> = group
-        .iter()
-        .filter_map(|w| w.event.unique.clone())
-        .collect();
-    let taken = check.holders(connection, keys).await;
-    if taken.is_empty() {
+/// Answers the events that the hook refuses, and returns the others. The hook is asked here rather
+/// than ahead of the queue. Otherwise groups would be half as large, at the same price a batch.
+async fn check(hook: &mut Option<Box<dyn PreCommit>>, group: Vec<Waiting>) -> Vec<Waiting> {
+    let Some(hook) = hook.as_mut().filter(|_| !group.is_empty()) else {
+        return group;
+    };
+    let events: Vec<&Outgoing> = group.iter().map(|w| &w.event).collect();
+    let refused = hook.check(&events).await;
+    if refused.is_empty() {
         return group;
     }
-    let mut free = Vec::with_capacity(group.len());
-    for w in group {
-        match w.event.unique.as_ref().and_then(|key| taken.get(key)) {
-            Some(holder) => {
-                let taken = PublishError::Taken(Box::new(holder.clone()));
-                w.answer(Err(taken));
-            }
-            None => free.push(w),
+    let mut refused: HashMap<usize, PublishError> = refused.into_iter().collect();
+    let mut wanted = Vec::with_capacity(group.len());
+    for (index, w) in group.into_iter().enumerate() {
+        match refused.remove(&index) {
+            Some(error) => w.answer(Err(error)),
+            None => wanted.push(w),
         }
     }
-    free
+    wanted
 }
 
 async fn write_group(connection: &Connection, group: Vec<Waiting>) {
@@ -115,7 +97,7 @@ async fn write_group(connection: &Connection, group: Vec<Waiting>) {
         }
         return;
     }
-    // The last one is the next: what was queued first is stored first.
+    // A stack: the part on top holds the events that were queued first, and they are stored first.
     let mut parts = vec![group];
     while let Some(part) = parts.pop() {
         let part: Vec<Waiting> = part.into_iter().filter_map(Waiting::if_wanted).collect();
@@ -123,8 +105,8 @@ async fn write_group(connection: &Connection, group: Vec<Waiting>) {
             write_singles(connection, part).await;
             continue;
         }
-        // Each caller is answered within their own; the batch must not time out for the one who has
-        // waited longest.
+        // The latest deadline of the part: each caller is answered at the caller's own deadline
+        // anyway, and the batch must not time out because one caller has waited for long.
         let deadline = part
             .iter()
             .map(|w| w.deadline)
@@ -145,8 +127,8 @@ async fn write_group(connection: &Connection, group: Vec<Waiting>) {
                     }));
                 }
             }
-            // The server does not say which one. Halves find it in a few batches; one by one,
-            // everybody behind would wait.
+            // The server does not say which event is the duplicate. Halves find it in a few batches.
+            // Otherwise every event behind would wait for single publishes.
             Err(BatchError::Duplicate) => {
                 counter!("publish_batch_halved_total").increment(1);
                 parts.extend(halves(part));
@@ -164,26 +146,15 @@ async fn write_group(connection: &Connection, group: Vec<Waiting>) {
     }
 }
 
-/// The second half, then the first.
-fn halves(mut part: Vec<Waiting>) -> [Vec<Waiting>; 2] {
-    let second = part.split_off(part.len() / 2);
-    [second, part]
-}
-
-/// A batch with the same id twice is refused whole.
-fn has_repeated_id(group: &[Waiting]) -> bool {
-    let mut seen = HashSet::with_capacity(group.len());
-    !group.iter().all(|w| seen.insert(w.event.msg_id.as_str()))
-}
-
 enum BatchError {
     /// The log, or the batch itself, has one of the ids already. Nothing was stored.
     Duplicate,
-    /// The batch is out, or its fate is unknown; each event with its `Nats-Msg-Id` settles it.
+    /// The batch was refused, or nobody knows what became of it. Each event is published by itself:
+    /// its `Nats-Msg-Id` tells whether the log has it.
     OneByOne(String),
 }
 
-/// The sequence of the last event. The server stores all or none, contiguously.
+/// Returns the sequence of the last event. The server stores all events or none, contiguously.
 async fn write_batch(
     connection: &Connection,
     group: &[Waiting],
@@ -219,7 +190,9 @@ async fn write_batch(
             .map_err(|e| fail(&e))?;
         return match serde_json::from_slice::<Response<PublishAck>>(&reply.payload) {
             Ok(Response::Ok(ack)) => Ok(ack.sequence),
-            Ok(Response::Err { error }) if error.error_code().0 == code::BATCH_DUPLICATE => {
+            Ok(Response::Err { error })
+                if error.error_code() == ErrorCode::ATOMIC_PUBLISH_CONTAINS_DUPLICATE_MESSAGE =>
+            {
                 Err(BatchError::Duplicate)
             }
             Ok(Response::Err { error }) => {
@@ -232,8 +205,8 @@ async fn write_batch(
     Err(BatchError::OneByOne("empty".into()))
 }
 
-/// All at once, except that those of one order follow each other: what is in flight together may be
-/// stored in any order.
+/// Publishes all chains at once, the events of a chain one after another. Otherwise the server could
+/// store events with one ordering key in any order.
 async fn write_singles(connection: &Connection, group: Vec<Waiting>) {
     join_all(chains(group).into_iter().map(|chain| async move {
         for w in chain {
@@ -247,26 +220,6 @@ async fn write_singles(connection: &Connection, group: Vec<Waiting>) {
         }
     }))
     .await;
-}
-
-/// The group's events by their order; one without is by itself.
-fn chains(group: Vec<Waiting>) -> Vec<Vec<Waiting>> {
-    let mut chains: Vec<Vec<Waiting>> = Vec::with_capacity(group.len());
-    let mut ordered: Vec<(OrderingKey, usize)> = Vec::new();
-    for w in group {
-        let order = w.event.ordering_key.clone();
-        let chain = order
-            .as_ref()
-            .and_then(|order| ordered.iter().find(|(known, _)| known.is_same(order)));
-        match (chain, order) {
-            (Some((_, chain)), _) => chains[*chain].push(w),
-            (None, order) => {
-                ordered.extend(order.map(|order| (order, chains.len())));
-                chains.push(vec![w]);
-            }
-        }
-    }
-    chains
 }
 
 async fn write_single(
@@ -292,9 +245,9 @@ async fn write_single(
             .send_request(event.subject.clone(), request)
             .await
         {
-            Ok(reply) => match settle(&reply.payload) {
+            Ok(reply) => match read_ack(&reply.payload) {
                 Err(PublishError::Unavailable(e)) => e,
-                settled => return settled,
+                known => return known,
             },
             Err(e) => match e.kind() {
                 RequestErrorKind::MaxPayloadExceeded | RequestErrorKind::InvalidSubject => {
@@ -310,18 +263,16 @@ async fn write_single(
     }
 }
 
-/// What a publish acknowledgement says.
-fn settle(payload: &[u8]) -> Result<Receipt, PublishError> {
+/// Reads a publish acknowledgement.
+fn read_ack(payload: &[u8]) -> Result<Receipt, PublishError> {
     match serde_json::from_slice::<Response<PublishAck>>(payload) {
         Ok(Response::Ok(ack)) => Ok(Receipt {
             seq: ack.sequence,
             duplicate: ack.duplicate,
         }),
-        Ok(Response::Err { error }) => match error.error_code().0 {
-            code::STORE_FAILED | code::INSUFFICIENT_RESOURCES
-                if error.to_string().contains("exceeded")
-                    || error.to_string().contains("resources") =>
-            {
+        Ok(Response::Err { error }) => match error.error_code() {
+            ErrorCode::INSUFFICIENT_RESOURCES => Err(PublishError::Full),
+            ErrorCode::STREAM_STORE_FAILED if error.to_string().contains(LIMIT_REACHED) => {
                 Err(PublishError::Full)
             }
             _ if error.code() >= 500 || error.code() == 429 => {
@@ -338,78 +289,25 @@ fn settle(payload: &[u8]) -> Result<Receipt, PublishError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::publisher::{Publisher, tests::event};
-
-    #[tokio::test]
-    async fn events_of_one_order_follow_each_other_and_others_do_not_wait() {
-        let (publisher, mut waiting) = Publisher::new();
-        let (a, b) = (OrderingKey::default(), OrderingKey::default());
-        let mut group = Vec::new();
-        let mut queued = Vec::new();
-        for (n, order) in [Some(&a), None, Some(&b), Some(&a), None, Some(&b)]
-            .into_iter()
-            .enumerate()
-        {
-            queued.push(
-                publisher
-                    .queue(Outgoing {
-                        msg_id: n.to_string(),
-                        ..event(order)
-                    })
-                    .unwrap(),
-            );
-            group.push(waiting.recv().await.unwrap());
-        }
-        let chains: Vec<String> = chains(group)
-            .iter()
-            .map(|c| c.iter().map(|w| w.event.msg_id.as_str()).collect())
-            .collect();
-        assert_eq!(chains, ["03", "1", "25", "4"]);
-    }
-
-    #[tokio::test]
-    async fn halves_keep_the_order_when_the_last_is_taken_first() {
-        let (publisher, mut waiting) = Publisher::new();
-        let (mut group, mut queued) = (Vec::new(), Vec::new());
-        for n in 0..5 {
-            queued.push(
-                publisher
-                    .queue(Outgoing {
-                        msg_id: n.to_string(),
-                        ..event(None)
-                    })
-                    .unwrap(),
-            );
-            group.push(waiting.recv().await.unwrap());
-        }
-        let (mut parts, mut order) = (vec![group], String::new());
-        while let Some(part) = parts.pop() {
-            match part.as_slice() {
-                [one] => order.push_str(&one.event.msg_id),
-                _ => parts.extend(halves(part)),
-            }
-        }
-        assert_eq!(order, "01234");
-    }
 
     #[test]
     fn acknowledgements_are_told_apart() {
         assert_eq!(
-            settle(br#"{"stream":"EVENTS","seq":7}"#),
+            read_ack(br#"{"stream":"EVENTS","seq":7}"#),
             Ok(Receipt {
                 seq: 7,
                 duplicate: false
             })
         );
         assert_eq!(
-            settle(br#"{"stream":"EVENTS","seq":7,"duplicate":true}"#),
+            read_ack(br#"{"stream":"EVENTS","seq":7,"duplicate":true}"#),
             Ok(Receipt {
                 seq: 7,
                 duplicate: true
             })
         );
         let error = |code: u16, err_code: u64, text: &str| {
-            settle(
+            read_ack(
                 format!(
                     r#"{{"error":{{"code":{code},"err_code":{err_code},"description":"{text}"}}}}"#
                 )
@@ -428,6 +326,6 @@ mod tests {
             error(400, 10_054, "message size exceeds maximum allowed"),
             Err(PublishError::Refused(_))
         ));
-        assert!(matches!(settle(b"?"), Err(PublishError::Unavailable(_))));
+        assert!(matches!(read_ack(b"?"), Err(PublishError::Unavailable(_))));
     }
 }

@@ -19,7 +19,7 @@ use tracing::{Instrument, info_span, warn};
 
 use crate::CancellationToken;
 use crate::net::connection::Connection;
-use crate::service::ServiceError;
+use crate::service::error::ServiceError;
 use contract::header;
 use contract::query::{Priority, Query};
 use contract::trace::TraceContext;

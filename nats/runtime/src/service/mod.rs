@@ -2,6 +2,7 @@
 //! in which what was accepted is answered and what was pulled is settled. A task that ends early
 //! ends the process; someone restarts it.
 
+pub(crate) mod error;
 pub mod health;
 pub mod settings;
 pub mod telemetry;
@@ -27,38 +28,12 @@ use crate::rpc::query::Answers;
 use crate::service::settings::{Common, Settings};
 use contract::{Id, Timestamp, subject};
 
+pub use self::error::ServiceError;
+
 /// From the signal to the end of the process.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(30);
 /// Kept of it for the runtime itself to end.
 const STOP_RESERVE: Duration = Duration::from_secs(2);
-
-/// Why a service ends other than by a signal.
-#[derive(Debug, thiserror::Error)]
-pub enum ServiceError {
-    /// Logs or metrics.
-    #[error(transparent)]
-    Telemetry(#[from] telemetry::TelemetryError),
-    /// The connection cannot even be begun.
-    #[error("NATS: {0}")]
-    Nats(String),
-    /// A port.
-    #[error("cannot listen on {address}: {error}")]
-    Listen {
-        /// Which.
-        address: SocketAddr,
-        /// What the system says.
-        error: std::io::Error,
-    },
-    /// Something the service needs cannot be set up.
-    #[error("{0}")]
-    Start(String),
-    /// A task that should run as long as the process.
-    #[error("the task `{0}` ended")]
-    TaskEnded(String),
-    /// The deadline passed with work under way.
-    #[error("work was still under way {STOP_DEADLINE:?} after the stop; it comes again")]
-    StopTimeout,
-}
 
 /// What a running service has.
 pub struct Service {
@@ -204,7 +179,7 @@ impl Service {
         match (early, settled) {
             (Some(e), _) => Err(e),
             (None, Ok(())) => Ok(()),
-            (None, Err(_)) => Err(ServiceError::StopTimeout),
+            (None, Err(_)) => Err(ServiceError::StopTimeout(STOP_DEADLINE)),
         }
     }
 }
