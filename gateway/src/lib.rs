@@ -4,6 +4,7 @@
 
 mod api;
 mod auth;
+mod dedup;
 mod log;
 mod middleware;
 mod openapi;
@@ -27,6 +28,7 @@ use runtime::service::{self, Service, ServiceError};
 use secrecy::{ExposeSecret, SecretString};
 
 use auth::{Cookies, Grants, Lockout, Logins, Passwords, Sessions, Tokens};
+use dedup::Dedup;
 use log::Log;
 use middleware::{Protection, RateLimiters, RateLimits, TrustedProxies};
 use routes::{Letters, Waits};
@@ -170,7 +172,8 @@ impl Config {
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), ServiceError> {
     let mut service = Service::start("gateway", &config.common, shutdown).await?;
     service.health.expect(&["log"]);
-    let publisher = Publisher::start(&mut service);
+    let dedup = Dedup::new(service.connection.clone());
+    let publisher = Publisher::start(&mut service, Some(Box::new(dedup)));
     // Reads that wait for a database that is away must leave room for creates, which do not need
     // it.
     let a_quarter = (config.max_in_flight / 4).max(1);
@@ -222,8 +225,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
         letters,
     };
     let limiters = RateLimiters::new(&config.rate_limits);
-    let forget = limiters.clone().forget_the_quiet(service.stop.clone());
-    service.spawn("rate limits", forget);
+    let evict = limiters.clone().evict_idle(service.stop.clone());
+    service.spawn("rate limits", evict);
     let (origins, trusted) = (config.origins, config.trusted_proxies);
     let protection = Protection {
         origins,

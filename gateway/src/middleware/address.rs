@@ -1,6 +1,5 @@
-//! Where a request comes from: the peer of the connection, or, past proxies that are trusted by
-//! name, the address that the nearest trusted one saw. What anybody else claims in
-//! `X-Forwarded-For` counts for nothing.
+//! The address that a request comes from: the peer of the connection, or, behind trusted proxies, the
+//! address that the outermost of them saw. Believes no other claim in `X-Forwarded-For`.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -13,10 +12,11 @@ use ipnet::IpNet;
 use runtime::service::settings::Settings;
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
-/// Whoever has one IPv6 address has at least so many leading bits for themselves.
+/// The leading bits of an IPv6 address that tell customers apart. A customer of a provider has at least
+/// all addresses of one such network.
 const IPV6_NETWORK_BITS: u32 = 64;
 
-/// The other end of the connection.
+/// The address at the other end of the connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub IpAddr);
 
@@ -50,13 +50,13 @@ impl TrustedProxies {
         TrustedProxies(networks.collect())
     }
 
-    /// Whether this is one of them.
+    /// Whether the address is a trusted proxy's.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(&address))
     }
 
-    /// Each proxy appends whom it heard, so only the right end of the list, as far as trusted
-    /// proxies wrote it, is true.
+    /// The client's address. Because each proxy appends the address that it saw, the list is true from
+    /// its right end on, as far as trusted proxies wrote it.
     fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let mut client = peer;
         let lines = headers.get_all(FORWARDED_FOR).iter().rev();
@@ -71,7 +71,7 @@ impl TrustedProxies {
     }
 }
 
-/// `192.0.2.1`, `192.0.2.1:5000`, `2001:db8::1`, `[2001:db8::1]:5000`
+/// Reads an entry such as `192.0.2.1`, `192.0.2.1:5000`, `2001:db8::1` or `[2001:db8::1]:5000`.
 fn hop(text: &str) -> Option<IpAddr> {
     let text = text.trim();
     let address = text
@@ -80,7 +80,8 @@ fn hop(text: &str) -> Option<IpAddr> {
     address.ok().map(|address: IpAddr| address.to_canonical())
 }
 
-/// What one party is likely to own: an IPv4 address, or the network of an IPv6 address.
+/// The addresses that are likely to belong to one customer, as one of them: an IPv4 address, or the
+/// first address of the network of an IPv6 address.
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
@@ -90,7 +91,7 @@ pub fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// A layer: puts the [`ClientAddress`] into the request.
+/// A layer that puts the [`ClientAddress`] into the request.
 pub async fn resolve(
     State(trusted): State<TrustedProxies>,
     mut request: Request,
@@ -105,6 +106,8 @@ pub async fn resolve(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn trusted(list: &str) -> TrustedProxies {
@@ -125,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_counts_only_as_far_as_trusted_proxies_wrote_it() {
+    fn the_header_counts_only_as_far_as_trusted_proxies_wrote_it() {
         let balancer = "10.0.0.0/8,2001:db8::1";
         assert_eq!(client("", "10.0.0.1", &["1.1.1.1"]), "10.0.0.1");
         assert_eq!(client(balancer, "9.9.9.9", &["1.1.1.1"]), "9.9.9.9");
@@ -145,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_readable_claim_the_nearest_known_hop_counts() {
+    fn without_a_readable_entry_the_nearest_known_proxy_counts() {
         assert_eq!(client("10.0.0.0/8", "10.0.0.1", &[]), "10.0.0.1");
         assert_eq!(
             client("10.0.0.0/8", "10.0.0.1", &["10.0.0.3,10.0.0.2"]),
@@ -159,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_in_one_ipv6_network_are_one_party() {
+    fn addresses_in_one_ipv6_network_count_as_one() {
         let of = |text: &str| network(text.parse().unwrap());
         assert_eq!(of("2001:db8:1:2:3:4:5:6"), of("2001:db8:1:2::1"));
         assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
@@ -168,12 +171,32 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_is_a_problem() {
+    fn a_setting_that_is_no_network_is_a_problem() {
         let mut settings = Settings::of([(
             "TRUSTED_PROXIES".to_owned(),
             "10.0.0.0/8, proxy, 10.0.0.0/33".to_owned(),
         )]);
         TrustedProxies::read(&mut settings);
         assert_eq!(settings.finish().unwrap_err().0.len(), 2);
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_changes_the_address_of_an_untrusted_peer(
+            lines in proptest::collection::vec("[ -~]{0,64}", 0..4),
+        ) {
+            let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+            prop_assert_eq!(client("10.0.0.0/8", "9.9.9.9", &lines), "9.9.9.9");
+        }
+
+        #[test]
+        fn the_address_that_a_trusted_proxy_appends_counts_whatever_stands_before_it(
+            claimed in "[ -~]{0,64}",
+            seen in any::<[u8; 4]>().prop_map(IpAddr::from),
+        ) {
+            prop_assume!(!trusted("10.0.0.0/8").contains(seen));
+            let line = format!("{claimed}, {seen}");
+            prop_assert_eq!(client("10.0.0.0/8", "10.0.0.1", &[&line]), seen.to_string());
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! Headers that tell browsers to be careful, on every answer: those that helmet sets, stricter
-//! where an API that serves data and no pages can be. A handler's own value stays, so the one route
+//! Headers of every answer that tell browsers to be careful: those that helmet sets, stricter where an
+//! API that serves data and no pages can be. A handler's own value stays. Because of that the one route
 //! with a page can have its own policy.
 
 use axum::extract::{Request, State};
@@ -7,10 +7,10 @@ use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
-/// What nothing speaks against, anywhere.
+/// The headers that every answer has in every environment.
 const ALWAYS: [(HeaderName, &str); 11] = [
-    // Answers are data: whatever a browser makes of one, it must load nothing, run nothing and be
-    // framed nowhere.
+    // Because answers are data, a browser that shows one must load nothing, run nothing and frame it
+    // nowhere.
     (
         header::CONTENT_SECURITY_POLICY,
         "default-src 'none'; frame-ancestors 'none'",
@@ -36,11 +36,11 @@ const ALWAYS: [(HeaderName, &str); 11] = [
     // Answers hold customers' messages and tokens.
     (header::CACHE_CONTROL, "no-store"),
 ];
-/// 180 days, as helmet has it. In production only, which is reached over TLS; over plain HTTP it
-/// means nothing.
+/// 180 days, as helmet has it. In production only, because only there the API is reached over TLS. Over
+/// plain HTTP the header means nothing.
 const STRICT_TRANSPORT: &str = "max-age=15552000; includeSubDomains";
 
-/// A layer: sets what the handler has not set. `production` adds the one for TLS.
+/// A layer that sets each header that the handler has not set. `production` adds the one for TLS.
 pub async fn set(State(production): State<bool>, request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let headers = response.headers_mut();

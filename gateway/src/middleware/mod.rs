@@ -1,42 +1,31 @@
-//! What stands between the network and the routes, and in which order. Who the caller is, and the
-//! rate limits, are layers of the routes themselves, which know to whom they apply.
+//! The layers between the network and the routes, and their order. The layers that depend on the
+//! caller are put around the routes by the routes themselves, which know whom they concern.
 
 mod address;
 mod cors;
+mod failsafe;
 mod headers;
-mod observe;
+mod load;
+mod problems;
 mod rate_limit;
+mod request_metrics;
+mod trace;
 mod uri;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
-use axum::body::HttpBody;
-use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
-use metrics::counter;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::{from_fn, from_fn_with_state};
 use runtime::net::origins::Origins;
 use tokio::sync::Semaphore;
 
 pub use address::{Peer, TrustedProxies, network};
+pub use load::{large_body_permits, limit_large_bodies};
 pub use rate_limit::{RateLimiters, RateLimits, by_address, by_caller};
 
 use crate::api::problem::Problem;
-
-const KIB: usize = 1024;
-/// Largest body.
-const BODY_BYTES: usize = 10 * KIB * KIB;
-/// A body up to this is not counted among the large ones: as many as there can be requests have
-/// room.
-const SMALL_BODY_BYTES: usize = 64 * KIB;
-/// Large bodies at a time, together; beyond it 503. One that does not say its length counts as the
-/// largest.
-const LARGE_BODIES_BYTES: usize = 256 * KIB * KIB;
-/// A request must be answered within this, its body and all waits counted. Less than the balancer
-/// waits (75 s).
-const REQUEST_WITHIN: Duration = Duration::from_secs(60);
+use load::BODY_BYTES;
 
 /// How the API is protected.
 pub struct Protection {
@@ -44,111 +33,57 @@ pub struct Protection {
     pub origins: Origins,
     /// Proxies that say where a request comes from.
     pub trusted: TrustedProxies,
-    /// Requests worked on at a time; beyond it 503.
+    /// Requests that are worked on at a time. Further ones get 503.
     pub max_in_flight: usize,
 }
 
 impl Protection {
-    /// The API with its layers; the first one that a request meets is the last one here.
+    /// The API with its layers. A request meets the last layer here first.
     pub fn around(self, api: Router) -> Router {
         api.fallback(|| async { Problem::NotFound("path") })
             .method_not_allowed_fallback(|| async { Problem::Method })
             .layer(DefaultBodyLimit::max(BODY_BYTES))
             .layer(from_fn_with_state(self.trusted, address::resolve))
-            .layer(from_fn(bound_time))
+            .layer(from_fn(failsafe::always_answer))
             .layer(from_fn_with_state(
                 Arc::new(Semaphore::new(self.max_in_flight)),
-                bound_in_flight,
+                load::limit_in_flight,
             ))
             .layer(from_fn(uri::check))
             .layer(cors::layer(&self.origins))
-            .layer(from_fn(observe::observe))
+            .layer(from_fn(trace::trace))
     }
 }
 
-/// Everything that this port serves, the operator's routes too, with the headers that every answer
-/// has.
+/// Everything that the port serves, the operator's routes too, with the headers that every answer has.
 pub fn with_security_headers(api: Router, ops: Router, production: bool) -> Router {
     let ops = ops.method_not_allowed_fallback(|| async { Problem::Method });
     api.merge(ops)
         .layer(from_fn_with_state(production, headers::set))
 }
 
-async fn bound_in_flight(
-    State(slots): State<Arc<Semaphore>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    match slots.try_acquire() {
-        Ok(_slot) => next.run(request).await,
-        Err(_) => {
-            counter!("http_refused_total", "reason" => "in_flight").increment(1);
-            Problem::Overloaded.into_response()
-        }
-    }
-}
-
-/// Room for large bodies, for [`bound_bodies`].
-pub fn room_for_bodies() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(LARGE_BODIES_BYTES / KIB))
-}
-
-/// A layer for the routes whose bodies may be of the largest. The room is kept until the request is
-/// answered: what is made of a body lives as long.
-pub async fn bound_bodies(
-    State(room): State<Arc<Semaphore>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    // A longer one is refused before it is read.
-    let bytes = request
-        .body()
-        .size_hint()
-        .upper()
-        .map_or(BODY_BYTES, |bytes| {
-            BODY_BYTES.min(bytes.try_into().unwrap_or(usize::MAX))
-        });
-    let room = if bytes > SMALL_BODY_BYTES {
-        room.try_acquire_many(bytes.div_ceil(KIB) as u32).map(Some)
-    } else {
-        Ok(None)
-    };
-    match room {
-        Ok(_room) => next.run(request).await,
-        Err(_) => {
-            counter!("http_refused_total", "reason" => "bodies").increment(1);
-            Problem::Overloaded.into_response()
-        }
-    }
-}
-
-/// What is in the log already stays there: a create that is cut off here is found again by its
-/// `Idempotency-Key`.
-async fn bound_time(request: Request, next: Next) -> Response {
-    tokio::time::timeout(REQUEST_WITHIN, next.run(request))
-        .await
-        .unwrap_or_else(|_| {
-            counter!("http_refused_total", "reason" => "time").increment(1);
-            Problem::Unavailable("the request took too long").into_response()
-        })
-}
-
 #[cfg(test)]
 mod tests {
     use axum::body::Body;
-    use axum::extract::{Path, Query};
+    use axum::extract::{Path, Query, Request};
     use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+    use axum::response::Response;
     use axum::routing::get;
     use runtime::service::settings::Settings;
     use serde_json::Value;
     use tower::ServiceExt;
 
+    use super::failsafe::REQUEST_WITHIN;
+    use super::load::{LARGE_BODIES_BYTES, SMALL_BODY_BYTES};
     use super::*;
 
-    /// A route as anybody might write it, with axum's own extractors and their own rejections.
+    /// Routes as anybody might write them, with axum's own extractors and their own rejections.
     fn api(max_in_flight: usize) -> Router {
         async fn numbered(Path(n): Path<u8>, Query(query): Query<Vec<(String, u8)>>) -> String {
             format!("{n} {query:?}")
+        }
+        async fn panic() -> &'static str {
+            panic!("a bug")
         }
         let origins = Origins::Listed(vec![HeaderValue::from_static("https://app.example.com")]);
         let trusted = TrustedProxies::read(&mut Settings::of([]));
@@ -159,10 +94,11 @@ mod tests {
                 "page",
             )
         });
-        let slow = slow.layer(from_fn_with_state(room_for_bodies(), bound_bodies));
+        let slow = slow.layer(from_fn_with_state(large_body_permits(), limit_large_bodies));
         let routes = Router::new()
             .route("/n/{n}", get(numbered))
             .route("/slow", slow)
+            .route("/panic", get(panic))
             .route("/docs", page);
         let ops = Router::new().route("/health", get(|| async { "well" }));
         with_security_headers(
@@ -205,7 +141,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_error_is_a_problem_that_names_the_request() {
+    async fn every_error_is_a_problem_document_that_names_the_request() {
         let api = api(1);
         for (method, uri, status, code) in [
             (Method::GET, "/n/x", 400, "BAD_REQUEST"),
@@ -213,6 +149,7 @@ mod tests {
             (Method::GET, "/n/1?a=1&a=1", 400, "VALIDATION_ERROR"),
             (Method::GET, "/n/%ff", 400, "BAD_REQUEST"),
             (Method::GET, "/nowhere", 404, "NOT_FOUND"),
+            (Method::GET, "/panic", 500, "INTERNAL"),
             (Method::POST, "/n/1", 405, "METHOD_NOT_ALLOWED"),
             (
                 Method::from_bytes(b"BREW").unwrap(),
@@ -271,7 +208,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn large_bodies_have_room_for_so_many_and_leave_the_small_ones_alone() {
+    async fn large_bodies_are_limited_together_and_small_ones_are_not() {
         const LARGEST: usize = LARGE_BODIES_BYTES / BODY_BYTES;
         let api = api(LARGEST + 10);
         let ask = |bytes: Option<usize>| {
@@ -298,8 +235,8 @@ mod tests {
                 .unwrap()
                 .to_owned()
         };
-        // One of unknown length, the others as long as may be; then there is no room for another,
-        // and for small ones there is.
+        // One body of unknown length, and others of the largest; then there is no permit for another
+        // large one, while small ones need none.
         let mut asked = vec![ask(None)];
         asked.extend((1..LARGEST).map(|_| ask(Some(BODY_BYTES))));
         asked.extend([
@@ -321,7 +258,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn answers_tell_browsers_to_be_careful_and_a_page_has_its_own_policy() {
+    async fn every_answer_has_security_headers_and_a_page_keeps_its_own_policy() {
         let api = api(1);
         let (_, headers, _) = ask(&api, Method::GET, "/n/1", &[]).await;
         assert_eq!(
@@ -344,7 +281,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pages_that_are_not_listed_get_no_leave() {
+    async fn only_pages_of_listed_origins_may_call() {
         let api = api(1);
         let preflight = |origin| {
             [
@@ -372,7 +309,7 @@ mod tests {
         )
         .await;
         assert!(!headers.contains_key("access-control-allow-origin"));
-        // A refusal is readable for the page too.
+        // A page can read a refusal too.
         let (status, headers, _) = ask(
             &api,
             Method::GET,

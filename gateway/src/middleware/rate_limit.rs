@@ -1,7 +1,7 @@
-//! How often somebody may ask: `RATE_LIMIT_*`. Each gateway counts for itself and keeps the counts
-//! in memory, so with N of them behind a balancer a caller may get up to N times as much. An
-//! allowance refills evenly over its window (GCRA): whoever has used it up waits for the next drop,
-//! not for the end of the window.
+//! How many requests a caller may make: `RATE_LIMIT_*`. An allowance refills evenly over its window
+//! (GCRA), so a caller who has used it up waits for the next request's share, not for the end of the
+//! window. Each gateway counts for itself in memory. Because of that a caller gets up to N times as much
+//! from N gateways.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
@@ -27,25 +27,25 @@ use super::address::{ClientAddress, network};
 use crate::api::problem::Problem;
 use crate::auth::Caller;
 
-/// Parties that one limit counts apart, some 100 bytes each; beyond it new ones share one
+/// The keys that one limit counts apart, about 100 bytes each. Beyond them new callers share one
 /// allowance.
-const MAX_PARTIES: usize = 100_000;
-/// Time between two looks for parties whose allowance is whole again, which are forgotten.
-const FORGET_EVERY: Duration = Duration::from_secs(60);
-/// Largest limit.
+const MAX_KEYS: usize = 100_000;
+/// The time between two evictions of keys whose allowance is whole again.
+const EVICT_EVERY: Duration = Duration::from_secs(60);
+/// The largest limit that can be set.
 const MAX_REQUESTS: u32 = 10_000_000;
 
-/// Whose requests are counted together.
+/// The requests that are counted together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Party {
-    /// A member of staff, from wherever they call.
+enum RateLimitKey {
+    /// Of one member of staff, from any address.
     User(Id),
-    /// All internal services: one key carries the messages of all companies.
+    /// Of all internal services, because one API key carries the messages of all companies.
     Services,
-    /// Whoever is behind an address, see [`network`].
+    /// From one address, see [`network`].
     Address(IpAddr),
-    /// All those for whom there is no room.
-    Rest,
+    /// Of all callers beyond [`MAX_KEYS`].
+    Overflow,
 }
 
 /// `RATE_LIMIT_*`: requests per window, `None` without a limit.
@@ -109,14 +109,14 @@ impl RateLimits {
 #[derive(Clone)]
 pub struct RateLimiters {
     users: Option<Arc<Limit>>,
-    /// Of its own, so that a crowd of strangers leaves no user without a count.
+    /// Callers without a valid token. They have a limit of their own. Otherwise many of them would leave
+    /// no key for users.
     strangers: Option<Arc<Limit>>,
     services: Option<Arc<Limit>>,
     auth: Option<Arc<Limit>>,
 }
 
 impl RateLimiters {
-    /// Nothing counted yet.
     pub fn new(limits: &RateLimits) -> RateLimiters {
         let limit = |name, max: Option<NonZeroU32>| {
             max.map(|max| {
@@ -124,7 +124,7 @@ impl RateLimiters {
                     name,
                     max,
                     limits.window,
-                    MAX_PARTIES,
+                    MAX_KEYS,
                     MonotonicClock,
                 ))
             })
@@ -137,60 +137,65 @@ impl RateLimiters {
         }
     }
 
-    /// Forgets, now and then, parties that are quiet. Runs until `stop`.
-    pub async fn forget_the_quiet(self, stop: CancellationToken) {
-        let mut tick = tokio::time::interval(FORGET_EVERY);
+    /// Evicts idle keys from time to time. Runs until `stop`.
+    pub async fn evict_idle(self, stop: CancellationToken) {
+        let mut tick = tokio::time::interval(EVICT_EVERY);
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
             for limit in [&self.users, &self.strangers, &self.services, &self.auth]
                 .into_iter()
                 .flatten()
             {
-                limit.forget_the_quiet();
+                limit.evict_idle();
             }
         }
     }
 }
 
-/// A layer for all other routes: counts by caller, whom [`crate::auth::identify`] has found.
+/// A layer for all other routes: counts by the caller that [`crate::auth::identify`] has found.
 pub async fn by_caller(
     State(limiters): State<RateLimiters>,
     request: Request,
     next: Next,
 ) -> Response {
-    let (limit, party) = match request.extensions().get::<Result<Caller, Problem>>() {
-        Some(Ok(Caller::Staff { user, .. })) => (&limiters.users, Party::User(*user)),
-        Some(Ok(Caller::Service)) => (&limiters.services, Party::Services),
+    let (limit, key) = match request.extensions().get::<Result<Caller, Problem>>() {
+        Some(Ok(Caller::Staff { user, .. })) => (&limiters.users, RateLimitKey::User(*user)),
+        Some(Ok(Caller::Service)) => (&limiters.services, RateLimitKey::Services),
         Some(Err(_)) | None => (&limiters.strangers, address_of(&request)),
     };
-    limited(limit.as_deref(), party, request, next).await
+    limited(limit.as_deref(), key, request, next).await
 }
 
-/// A layer for how a login begins, goes on and ends: counts by address.
+/// A layer for the routes where a login begins, goes on and ends: counts by address.
 pub async fn by_address(
     State(limiters): State<RateLimiters>,
     request: Request,
     next: Next,
 ) -> Response {
-    let party = address_of(&request);
-    limited(limiters.auth.as_deref(), party, request, next).await
+    let key = address_of(&request);
+    limited(limiters.auth.as_deref(), key, request, next).await
 }
 
-fn address_of(request: &Request) -> Party {
+fn address_of(request: &Request) -> RateLimitKey {
     let address = request
         .extensions()
         .get()
         .map_or(Ipv4Addr::UNSPECIFIED.into(), |ClientAddress(address)| {
             *address
         });
-    Party::Address(network(address))
+    RateLimitKey::Address(network(address))
 }
 
-async fn limited(limit: Option<&Limit>, party: Party, request: Request, next: Next) -> Response {
+async fn limited(
+    limit: Option<&Limit>,
+    key: RateLimitKey,
+    request: Request,
+    next: Next,
+) -> Response {
     let Some(limit) = limit else {
         return next.run(request).await;
     };
-    let standing = limit.count(party);
-    let mut response = match standing.refused_for {
+    let allowance = limit.count(key);
+    let mut response = match allowance.refused_for {
         None => next.run(request).await,
         Some(wait) => {
             counter!("http_rate_limited_total", "limit" => limit.name).increment(1);
@@ -200,23 +205,23 @@ async fn limited(limit: Option<&Limit>, party: Party, request: Request, next: Ne
             .into_response()
         }
     };
-    limit.describe(standing, response.headers_mut());
+    limit.describe(allowance, response.headers_mut());
     response
 }
 
-/// One limit, and who has used how much of it.
+/// One limit, and how much of it each key has used.
 struct Limit<C: Clock = MonotonicClock> {
     name: &'static str,
     max: NonZeroU32,
     window: Duration,
-    limiter: RateLimiter<Party, Parties, C, StateInformationMiddleware>,
+    limiter: RateLimiter<RateLimitKey, Keys, C, StateInformationMiddleware>,
 }
 
-/// Where a party stands after a request of theirs.
+/// What a key has left after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Standing {
+struct Allowance {
     remaining: u32,
-    /// Until the next request is allowed, if this one was not.
+    /// The time until the next request is allowed, if this one was not.
     refused_for: Option<Duration>,
 }
 
@@ -225,45 +230,46 @@ impl<C: Clock> Limit<C> {
         name: &'static str,
         max: NonZeroU32,
         window: Duration,
-        max_parties: usize,
+        max_keys: usize,
         clock: C,
     ) -> Limit<C> {
         // At least 100 ns: the shortest window over the largest limit.
         let quota = Quota::with_period(window / max.get())
             .unwrap_or(Quota::per_second(max))
             .allow_burst(max);
-        let parties = Parties {
+        let keys = Keys {
             known: DashMapStateStore::default(),
-            max: max_parties,
+            max: max_keys,
         };
         Limit {
             name,
             max,
             window,
-            limiter: RateLimiter::new(quota, parties, clock),
+            limiter: RateLimiter::new(quota, keys, clock),
         }
     }
 
-    fn count(&self, party: Party) -> Standing {
-        match self.limiter.check_key(&party) {
-            Ok(state) => Standing {
+    fn count(&self, key: RateLimitKey) -> Allowance {
+        match self.limiter.check_key(&key) {
+            Ok(state) => Allowance {
                 remaining: state.remaining_burst_capacity(),
                 refused_for: None,
             },
-            Err(until) => Standing {
+            Err(until) => Allowance {
                 remaining: 0,
                 refused_for: Some(until.wait_time_from(self.limiter.clock().now())),
             },
         }
     }
 
-    /// As express-rate-limit's `standardHeaders`. Reset is when the whole allowance is back.
-    fn describe(&self, standing: Standing, headers: &mut HeaderMap) {
+    /// Sets the headers that express-rate-limit calls `standardHeaders`. `ratelimit-reset` is the time
+    /// until the whole allowance is back.
+    fn describe(&self, allowance: Allowance, headers: &mut HeaderMap) {
         let max = self.max.get();
-        let used = max.saturating_sub(standing.remaining);
+        let used = max.saturating_sub(allowance.remaining);
         let reset = whole_seconds(self.window.mul_f64(f64::from(used) / f64::from(max)));
         headers.insert("ratelimit-limit", max.into());
-        headers.insert("ratelimit-remaining", standing.remaining.into());
+        headers.insert("ratelimit-remaining", allowance.remaining.into());
         headers.insert("ratelimit-reset", reset.into());
         if let Ok(policy) =
             HeaderValue::from_str(&format!("{max};w={}", whole_seconds(self.window)))
@@ -272,7 +278,7 @@ impl<C: Clock> Limit<C> {
         }
     }
 
-    fn forget_the_quiet(&self) {
+    fn evict_idle(&self) {
         self.limiter.retain_recent();
         self.limiter.shrink_to_fit();
     }
@@ -282,27 +288,32 @@ fn whole_seconds(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
 
-/// What the parties have used, of so many at the most. Those who are known keep their own count
-/// when it is full.
-struct Parties {
-    known: DashMapStateStore<Party>,
+/// What each key has used. When there are `max` keys, those that are known keep their own count.
+struct Keys {
+    known: DashMapStateStore<RateLimitKey>,
     max: usize,
 }
 
-impl StateStore for Parties {
-    type Key = Party;
+impl StateStore for Keys {
+    type Key = RateLimitKey;
 
-    fn measure_and_replace<T, F, E>(&self, party: &Party, f: F) -> Result<T, E>
+    fn measure_and_replace<T, F, E>(&self, key: &RateLimitKey, f: F) -> Result<T, E>
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
-        let room = self.known.contains_key(party) || self.known.len() < self.max;
-        self.known
-            .measure_and_replace(if room { party } else { &Party::Rest }, f)
+        let has_room = self.known.contains_key(key) || self.known.len() < self.max;
+        self.known.measure_and_replace(
+            if has_room {
+                key
+            } else {
+                &RateLimitKey::Overflow
+            },
+            f,
+        )
     }
 }
 
-impl ShrinkableKeyedStateStore<Party> for Parties {
+impl ShrinkableKeyedStateStore<RateLimitKey> for Keys {
     fn retain_recent(&self, drop_below: Nanos) {
         self.known.retain_recent(drop_below);
     }
@@ -328,38 +339,38 @@ mod tests {
 
     const WINDOW: Duration = Duration::from_secs(900);
 
-    fn limit(max: u32, max_parties: usize) -> (Limit<FakeRelativeClock>, FakeRelativeClock) {
+    fn limit(max: u32, max_keys: usize) -> (Limit<FakeRelativeClock>, FakeRelativeClock) {
         let clock = FakeRelativeClock::default();
         (
             Limit::new(
                 "test",
                 NonZeroU32::new(max).unwrap(),
                 WINDOW,
-                max_parties,
+                max_keys,
                 clock.clone(),
             ),
             clock,
         )
     }
 
-    fn address(n: u8) -> Party {
-        Party::Address(Ipv4Addr::new(192, 0, 2, n).into())
+    fn address(n: u8) -> RateLimitKey {
+        RateLimitKey::Address(Ipv4Addr::new(192, 0, 2, n).into())
     }
 
     #[test]
-    fn the_301st_request_in_the_window_waits_for_the_next_drop() {
+    fn the_301st_request_of_a_window_waits_for_the_next_share() {
         let (limit, clock) = limit(300, 10);
-        let user = Party::User("d".repeat(24).parse().unwrap());
+        let user = RateLimitKey::User("d".repeat(24).parse().unwrap());
         for left in (0..300).rev() {
             assert_eq!(
                 limit.count(user),
-                Standing {
+                Allowance {
                     remaining: left,
                     refused_for: None
                 }
             );
         }
-        let refused = Standing {
+        let refused = Allowance {
             remaining: 0,
             refused_for: Some(Duration::from_secs(3)),
         };
@@ -369,7 +380,7 @@ mod tests {
         clock.advance(Duration::from_secs(3));
         assert_eq!(
             limit.count(user),
-            Standing {
+            Allowance {
                 remaining: 0,
                 refused_for: None
             }
@@ -380,11 +391,11 @@ mod tests {
     }
 
     #[test]
-    fn the_headers_say_where_the_caller_stands() {
+    fn the_headers_say_what_the_caller_has_left() {
         let (limit, clock) = limit(300, 10);
-        let described = |standing| {
+        let described = |allowance| {
             let mut headers = HeaderMap::new();
-            limit.describe(standing, &mut headers);
+            limit.describe(allowance, &mut headers);
             ["limit", "remaining", "reset", "policy"].map(|name| {
                 headers[&format!("ratelimit-{name}")]
                     .to_str()
@@ -405,20 +416,20 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_and_newcomers_share_when_it_is_full() {
+    fn new_callers_share_one_allowance_when_there_is_no_key_left() {
         let (limit, clock) = limit(2, 3);
         for n in 0..3 {
             assert_eq!(limit.count(address(n)).remaining, 1);
         }
-        // Two strangers use up what is for the rest; those who are known still have their own.
+        // Two new callers use up the shared allowance. Known ones still have their own.
         assert_eq!(limit.count(address(10)).remaining, 1);
         assert_eq!(limit.count(address(11)).remaining, 0);
         assert!(limit.count(address(12)).refused_for.is_some());
         assert_eq!(limit.count(address(0)).remaining, 0);
         assert_eq!(limit.limiter.len(), 4);
-        // Once they are quiet they are forgotten, and there is room again.
+        // Idle keys are evicted, and then there is room for new ones.
         clock.advance(2 * WINDOW);
-        limit.forget_the_quiet();
+        limit.evict_idle();
         assert_eq!(limit.limiter.len(), 0);
         assert_eq!(limit.count(address(12)).remaining, 1);
     }

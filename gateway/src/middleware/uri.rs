@@ -1,6 +1,6 @@
-//! What a path and a query string may be, for every route alike: handlers and axum's extractors
-//! then see decodable text only, and no name twice; and there is one host. Which names a route
-//! knows is not known here; unknown ones are ignored.
+//! Refuses paths and query strings that can be read in more than one way, for every route alike.
+//! Behind it, handlers and axum's extractors see decodable text only, no name twice, and one host. Does
+//! not know the names of a route: unknown ones are ignored.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -13,10 +13,10 @@ use percent_encoding::percent_decode_str;
 
 use crate::api::problem::Problem;
 
-/// Longest path and query string together, in bytes.
+/// The most bytes of path and query string together. A longer one is refused with 414.
 const URI_BYTES: usize = 4_096;
 
-/// A layer: refuses what cannot be read in one way only.
+/// The layer.
 pub async fn check(request: Request, next: Next) -> Response {
     match acceptable(request.uri()).and_then(|()| one_host(&request)) {
         Ok(()) => next.run(request).await,
@@ -55,7 +55,8 @@ fn acceptable(uri: &Uri) -> Result<(), Problem> {
     Ok(())
 }
 
-/// RFC 9112, 3.2: with two, this gateway and what stands before it might each believe another.
+/// Refuses a request with two hosts (RFC 9112, 3.2). Otherwise the gateway and a proxy before it might
+/// each believe another one.
 fn one_host(request: &Request) -> Result<(), Problem> {
     match (
         request.headers().get_all(header::HOST).iter().count(),
@@ -82,6 +83,8 @@ fn decoded(text: &str) -> Option<Cow<'_, str>> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn check(uri: &str) -> Result<(), Problem> {
@@ -89,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn ordinary_addresses_pass() {
+    fn ordinary_paths_and_query_strings_pass() {
         for uri in [
             "/",
             "/a/b?c=1&d=%C3%A9&e=a+b&f",
@@ -104,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_one_host() {
+    fn a_request_has_one_host() {
         let with = |hosts: usize, version: Version| {
             let request = (0..hosts).fold(Request::builder().version(version), |r, _| {
                 r.header(header::HOST, "gateway")
@@ -120,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_reads_two_ways_is_refused() {
+    fn a_path_or_query_string_that_reads_two_ways_is_refused() {
         for uri in [
             "/%ff",
             "/%",
@@ -142,5 +145,23 @@ mod tests {
             Err(Problem::UriTooLong)
         );
         assert_eq!(check(&format!("/{}", "a".repeat(URI_BYTES - 1))), Ok(()));
+    }
+
+    proptest! {
+        #[test]
+        fn a_path_that_passes_decodes_and_no_name_comes_twice(text in "/[!-~]{0,64}") {
+            let Ok(uri) = text.parse::<Uri>() else { return Ok(()) };
+            if acceptable(&uri).is_ok() {
+                prop_assert!(percent_decode_str(uri.path()).decode_utf8().is_ok());
+                let query = uri.query().unwrap_or_default().replace('+', " ");
+                let names = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+                    let name = pair.split('=').next().unwrap_or_default();
+                    percent_decode_str(name).decode_utf8().unwrap().into_owned()
+                });
+                let names: Vec<String> = names.collect();
+                let different: HashSet<&String> = names.iter().collect();
+                prop_assert_eq!(names.len(), different.len());
+            }
+        }
     }
 }

@@ -24,7 +24,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::auth::{Tokens, identify};
-use crate::middleware::{RateLimiters, bound_bodies, by_address, by_caller, room_for_bodies};
+use crate::middleware::{
+    RateLimiters, by_address, by_caller, large_body_permits, limit_large_bodies,
+};
 use crate::openapi;
 
 /// Largest body of a request without a token.
@@ -55,7 +57,7 @@ pub fn routes(tokens: &Tokens, limiters: RateLimiters) -> OpenApiRouter<App> {
         .routes(routes!(messages::batch::create))
         .routes(routes!(conversations::instagram))
         // Behind the limit: a stranger, whose body is not read, keeps no room.
-        .layer(from_fn_with_state(room_for_bodies(), bound_bodies))
+        .layer(from_fn_with_state(large_body_permits(), limit_large_bodies))
         .layer(from_fn_with_state(limiters.clone(), by_caller));
     // The twin of `POST /messages/instagram` counts like it.
     let conversations = OpenApiRouter::new()
