@@ -27,11 +27,11 @@ use runtime::service::settings::{Common, Environment, Settings, internal_api_key
 use runtime::service::{self, Service, ServiceError};
 use secrecy::{ExposeSecret, SecretString};
 
-use auth::{Cookies, Grants, Lockout, Logins, Passwords, Sessions, Tokens};
+use auth::{Authenticator, Cookies, Lockout, LoginService, Passwords, Sessions, SignedTokens};
 use dedup::Dedup;
 use log::Log;
 use middleware::{Protection, RateLimiters, RateLimits, TrustedProxies};
-use routes::{Letters, Waits};
+use routes::{DeadLetterAccess, DeliveryWaits};
 
 /// Settings of the gateway.
 pub struct Config {
@@ -190,15 +190,15 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
         service.stop.clone(),
     );
     service.spawn("bot watch", watch);
-    let tokens = Tokens::new(
+    let authenticator = Authenticator::new(
         &config.access_secret,
         config.access_ttl,
         &config.internal_key,
     );
     let secure = config.common.environment != Environment::Development;
-    let logins = Arc::new(Logins {
-        tokens: tokens.clone(),
-        grants: Grants::new(&config.refresh_secret),
+    let logins = Arc::new(LoginService {
+        authenticator: authenticator.clone(),
+        signed_tokens: SignedTokens::new(&config.refresh_secret),
         passwords: Passwords::new(config.bcrypt_rounds)
             .map_err(|e| ServiceError::Start(e.to_string()))?,
         sessions: Sessions::new(service.connection.clone(), config.refresh_ttl),
@@ -210,15 +210,15 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
         refresh_ttl: config.refresh_ttl,
         frontend_url: config.frontend_url,
     });
-    let waits = Arc::new(Waits::new(
+    let waits = Arc::new(DeliveryWaits::new(
         service.connection.clone(),
         a_quarter,
         service.stop.clone(),
     ));
-    let letters = Arc::new(Letters::new(service.connection.clone()));
+    let letters = Arc::new(DeadLetterAccess::new(service.connection.clone()));
     let app = routes::App {
         log,
-        tokens,
+        authenticator,
         logins,
         keyring: config.keyring,
         waits,

@@ -14,13 +14,11 @@ use crate::api::problem::Problem;
 pub enum Caller {
     /// A member of staff.
     Staff {
-        /// Their id.
         user: Id,
-        /// Their company: the only one whose data they reach.
+        /// The only company whose data the user reaches.
         company: Id,
-        /// What they may do.
         role: StaffRole,
-        /// The login, where the token names one.
+        /// The login, if the token names one.
         session: Option<Id>,
     },
     /// An internal service, which names the company itself.
@@ -28,7 +26,7 @@ pub enum Caller {
 }
 
 impl Caller {
-    /// For the envelope.
+    /// The caller as envelopes name one.
     pub fn actor(&self) -> Actor {
         match self {
             Caller::Staff { user, .. } => Actor::User { id: *user },
@@ -36,7 +34,10 @@ impl Caller {
         }
     }
 
-    /// The company that a request concerns, given the `company_id` it names, if it names one.
+    /// The company that a request is about. `named` is the `company_id` of the request.
+    ///
+    /// # Errors
+    /// A member of staff names another company, or an internal service names none.
     pub fn company(&self, named: Option<Id>) -> Result<Id, Problem> {
         match (self, named) {
             (Caller::Staff { company, .. }, Some(named)) if named != *company => {
@@ -48,7 +49,10 @@ impl Caller {
         }
     }
 
-    /// The company of a member of staff. Services are refused.
+    /// The company of a member of staff.
+    ///
+    /// # Errors
+    /// An internal service calls.
     pub fn staff(&self) -> Result<Id, Problem> {
         match self {
             Caller::Staff { company, .. } => Ok(*company),
@@ -56,7 +60,10 @@ impl Caller {
         }
     }
 
-    /// The company of a manager. Everyone else is refused.
+    /// The company of a manager.
+    ///
+    /// # Errors
+    /// Somebody else calls.
     pub fn manager(&self) -> Result<Id, Problem> {
         match self {
             Caller::Staff {

@@ -1,6 +1,6 @@
-//! Refresh tokens in a cookie that no script can read, for browsers (`REFRESH_TOKEN_COOKIE`).
-//! Against requests that another site's page makes the browser send, a second cookie, which only
-//! our own page can read, must come back in a header.
+//! Refresh tokens in a cookie that no script can read, for browsers (`REFRESH_TOKEN_COOKIE`). A second
+//! cookie, which only a page of the API's own site can read, must come back in a header. Otherwise
+//! another site's page could make the browser send the first one. Does not look into the token.
 
 use std::time::Duration;
 
@@ -10,33 +10,32 @@ use subtle::ConstantTimeEq;
 
 use crate::api::problem::Problem;
 
-/// Cookie: the refresh token.
+/// The cookie with the refresh token.
 const REFRESH: &str = "refreshToken";
-/// Where browsers send it, and nowhere else.
+/// The only paths where browsers send that cookie.
 const REFRESH_PATH: &str = "/api/v1/auth";
-/// Cookie: what the header must repeat.
+/// The cookie whose value the header must repeat.
 const CSRF: &str = "csrfToken";
-/// The header.
 const CSRF_HEADER: &str = "x-csrf-token";
-/// Random bytes of it.
+/// The random bytes of a CSRF token.
 const CSRF_BYTES: usize = 16;
 
 /// How the two cookies are set.
 #[derive(Clone, Copy, Debug)]
 pub struct Cookies {
-    /// Only over HTTPS: everywhere but in development.
+    /// Whether browsers send the cookies over HTTPS only: everywhere but in development.
     pub secure: bool,
-    /// How long browsers keep them.
+    /// How long browsers keep the cookies.
     pub ttl: Duration,
 }
 
 impl Cookies {
-    /// Sets both.
+    /// Sets both cookies.
     pub fn set(&self, headers: &mut HeaderMap, refresh_token: &str, csrf: &str) {
         self.append(headers, refresh_token, csrf, self.ttl);
     }
 
-    /// Makes the browser forget both.
+    /// Makes the browser forget both cookies.
     pub fn clear(&self, headers: &mut HeaderMap) {
         self.append(headers, "", "", Duration::ZERO);
     }
@@ -52,7 +51,7 @@ impl Cookies {
                 .max_age(max_age)
                 .same_site(SameSite::Strict);
             let cookie = cookie.http_only(http_only).secure(self.secure).build();
-            // Tokens and hexadecimal digits are fit for a header.
+            // This holds for every value, because tokens and hexadecimal digits are fit for a header.
             if let Ok(value) = HeaderValue::from_str(&cookie.to_string()) {
                 headers.append(header::SET_COOKIE, value);
             }
@@ -60,8 +59,8 @@ impl Cookies {
     }
 }
 
-/// A new CSRF token. It is also told in the body: a page on another host than the API cannot read
-/// the API's cookies.
+/// A new CSRF token. The body of the answer has it too, because a page on another host than the API
+/// cannot read the API's cookies.
 pub fn csrf_token() -> String {
     rand::random::<[u8; CSRF_BYTES]>()
         .iter()
@@ -69,10 +68,10 @@ pub fn csrf_token() -> String {
         .collect()
 }
 
-/// The refresh token that the browser sent, if it sent one.
+/// The refresh token of a request, if the browser sent the cookie.
 ///
 /// # Errors
-/// [`Problem::Csrf`] if it did, and the header does not repeat the other cookie.
+/// [`Problem::Csrf`] if the header does not repeat the other cookie.
 pub fn refresh_token(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(token) = find(headers, REFRESH) else {
         return Ok(None);
@@ -104,6 +103,8 @@ fn find(headers: &HeaderMap, name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn set(secure: bool, ttl: Duration, token: &str) -> Vec<String> {
@@ -117,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn scripts_read_the_one_and_not_the_other() {
+    fn scripts_can_read_the_csrf_cookie_and_not_the_refresh_token() {
         let week = Duration::from_secs(604_800);
         assert_eq!(
             set(true, week, "a.b.c"),
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cookie_is_taken_only_with_the_header() {
+    fn the_refresh_token_is_taken_only_with_the_csrf_header() {
         let read = |cookie: &str, header: Option<&str>| {
             let mut headers = HeaderMap::new();
             headers.insert(header::COOKIE, cookie.parse().unwrap());
@@ -158,6 +159,34 @@ mod tests {
                 Err(Problem::Csrf),
                 "{cookie} {header:?}"
             );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_cookie_header_is_taken_without_the_csrf_header(
+            other in "[ -~]{0,64}",
+            token in "[!-:<-~]{0,32}",
+            csrf in "[!-:<-~]{0,32}",
+        ) {
+            let line = format!("{other}; refreshToken={token}; csrfToken={csrf}");
+            let mut headers = HeaderMap::new();
+            headers.insert(header::COOKIE, line.parse().unwrap());
+            prop_assert!(matches!(refresh_token(&headers), Ok(None) | Err(Problem::Csrf)));
+        }
+
+        #[test]
+        fn a_token_that_is_set_is_read_again(token in "[A-Za-z0-9._-]{1,64}") {
+            let mut answer = HeaderMap::new();
+            let cookies = Cookies { secure: true, ttl: Duration::from_secs(1) };
+            cookies.set(&mut answer, &token, "cafe");
+            let mut headers = HeaderMap::new();
+            for line in answer.get_all(header::SET_COOKIE) {
+                let pair = line.to_str().unwrap().split(';').next().unwrap();
+                headers.append(header::COOKIE, pair.parse().unwrap());
+            }
+            headers.insert(CSRF_HEADER, HeaderValue::from_static("cafe"));
+            prop_assert_eq!(refresh_token(&headers), Ok(Some(token)));
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Lockout: five failed logins of one email within 15 minutes lock it for 15 more, on all gateways,
-//! whether there is such a user or not. An attempt counts *before* its password is checked, so that
-//! many at once are no more than five.
+//! Lockout: five failed logins of one email within 15 minutes lock the email for 15 more, on all
+//! gateways, whether there is such a user or not. An attempt counts *before* its password is checked.
+//! Otherwise many attempts at once would be more than five. Checks no password.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -17,10 +17,10 @@ use tracing::warn;
 use crate::api::problem::Problem;
 use runtime::kv::bucket::{Bucket, BucketError};
 
-/// Attempts within the window that lock.
+/// The attempts within the window that lock an email.
 const ATTEMPTS: usize = 5;
-/// Attempts of one email at once that may overtake ours before it is refused. Each round of many at
-/// once has one winner.
+/// How often the writing of an attempt may be overtaken by other attempts of the same email. Beyond it
+/// the attempt is refused. Of attempts at the same moment one is written each time.
 const TRIES: u32 = 3 * ATTEMPTS as u32;
 
 /// The bucket `lockouts`.
@@ -29,8 +29,8 @@ pub struct Lockout {
     bucket: Bucket,
 }
 
-/// Attempts that have failed or are being checked, oldest first, as the bucket keeps them. The key
-/// is a digest of the email.
+/// The attempts of one email that have failed or are being checked, oldest first, as the bucket keeps
+/// them. The key is a digest of the email.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Attempts {
     at: Vec<Timestamp>,
@@ -41,7 +41,7 @@ struct Attempts {
 struct Locked(Duration);
 
 impl Attempts {
-    /// Those that count, with one more; unless there are enough.
+    /// The attempts that still count, and one more at `now`, unless the email is locked.
     fn with(self, now: Timestamp) -> Result<Attempts, Locked> {
         if let Some(last) = self.at.get(ATTEMPTS - 1) {
             let left = last.plus(LOCKOUT_WINDOW).since(now);
@@ -57,7 +57,6 @@ impl Attempts {
 }
 
 impl Lockout {
-    /// Asks nothing yet.
     pub fn new(connection: Connection) -> Lockout {
         Lockout {
             bucket: Bucket::new(connection, inventory::LOCKOUTS),
@@ -67,8 +66,8 @@ impl Lockout {
     /// Counts an attempt that is about to be checked.
     ///
     /// # Errors
-    /// [`Problem::Locked`] after five; if the bucket does not answer, the attempt must not be
-    /// checked either.
+    /// [`Problem::Locked`] after five attempts. The attempt must not be checked after any error,
+    /// because it was not counted.
     pub async fn reserve(&self, email: &Email) -> Result<(), Problem> {
         let key = key(email);
         for _ in 0..TRIES {
@@ -99,15 +98,15 @@ impl Lockout {
         Err(BucketError::Overtaken.into())
     }
 
-    /// Forgets the attempts: the password was right. Where the bucket does not answer they go on
+    /// Forgets the attempts, because the password was right. If the bucket does not answer they go on
     /// counting, which harms nobody.
     pub async fn forget(&self, email: &Email) {
-        // What went wrong is in the log by now.
+        // An error is in the log by now.
         let _ = self.bucket.remove(&key(email), None).await;
     }
 }
 
-/// The bucket does not tell whose logins fail.
+/// The key of an email: a digest, so that the bucket does not tell whose logins fail.
 fn key(email: &Email) -> String {
     Sha256::digest(email.as_str())
         .iter()
@@ -132,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sixth_within_the_window_is_refused_for_a_window_after_the_fifth() {
+    fn the_sixth_attempt_is_refused_for_a_window_after_the_fifth() {
         let five = || attempts(&[0, 3, 6, 9, 14]);
         assert_eq!(five().with(minute(14)).unwrap_err(), Locked(LOCKOUT_WINDOW));
         // The first failure is over the window by now; the lock is not.
@@ -144,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_older_than_the_window_do_not_count() {
+    fn attempts_older_than_the_window_do_not_count() {
         assert_eq!(
             attempts(&[0, 1, 2, 3]).with(minute(16)).unwrap().at,
             [2, 3, 16].map(minute)

@@ -9,21 +9,21 @@ use contract::Timestamp;
 use contract::domain::User;
 use serde_json::{Map, Value, json};
 
+use super::authenticator::Authenticator;
 use super::cookies::{Cookies, csrf_token};
-use super::credentials::Tokens;
 use super::lockout::Lockout;
 use super::passwords::Passwords;
 use super::sessions::{Open, Sessions};
-use super::signed_tokens::{Grants, Refresh};
+use super::signed_tokens::{Refresh, SignedTokens};
 use crate::api::problem::Problem;
 use crate::api::response::json;
 
 /// Of one gateway.
-pub struct Logins {
+pub struct LoginService {
     /// Access tokens.
-    pub tokens: Tokens,
+    pub authenticator: Authenticator,
     /// Refresh tokens and invitations.
-    pub grants: Grants,
+    pub signed_tokens: SignedTokens,
     /// Password hashes.
     pub passwords: Passwords,
     /// Which refresh tokens are good.
@@ -38,7 +38,7 @@ pub struct Logins {
     pub frontend_url: Option<String>,
 }
 
-impl Logins {
+impl LoginService {
     /// `body`, and the tokens of a session.
     ///
     /// # Errors
@@ -51,14 +51,14 @@ impl Logins {
         open: Open,
         now: Timestamp,
     ) -> Result<Response, Problem> {
-        let (access, expires_in) = self.tokens.issue(user, open.session, now)?;
+        let (access, expires_in) = self.authenticator.issue(user, open.session, now)?;
         let refresh = Refresh {
             user_id: user.id,
             company_id: user.company_id,
             sid: open.session,
             jti: open.token,
         };
-        let refresh = self.grants.sign(refresh, self.refresh_ttl, now)?;
+        let refresh = self.signed_tokens.sign(refresh, self.refresh_ttl, now)?;
         body.insert("accessToken".into(), json!(access));
         body.insert("expiresIn".into(), json!(expires_in));
         body.insert("refreshExpiresIn".into(), json!(self.refresh_ttl.as_secs()));

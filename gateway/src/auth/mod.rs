@@ -1,19 +1,19 @@
 //! Who calls, and how a user logs in. Which route needs which caller is decided by the routes.
 
+mod authenticator;
 mod caller;
 mod cookies;
-mod credentials;
 mod lockout;
 mod login_service;
 mod passwords;
 mod sessions;
 mod signed_tokens;
 
+pub use authenticator::{Authenticator, identify};
 pub use caller::Caller;
 pub use cookies::{Cookies, refresh_token};
-pub use credentials::{Tokens, identify};
 pub use lockout::Lockout;
-pub use login_service::Logins;
+pub use login_service::LoginService;
 pub use passwords::{PASSWORD_BYTES, Passwords};
 pub use sessions::{Open, Sessions};
-pub use signed_tokens::{Grants, INVITATION_TTL, Invitation, Refresh};
+pub use signed_tokens::{INVITATION_TTL, Invitation, Refresh, SignedTokens};

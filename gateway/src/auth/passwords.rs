@@ -1,5 +1,5 @@
-//! Password hashes: bcrypt off the async threads, no more at a time than there are cores. Counts no
-//! failures; see `lockout`.
+//! Password hashes: bcrypt outside the async threads, no more at a time than there are cores. Counts no
+//! failures: `lockout` does.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -11,9 +11,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::api::problem::Problem;
 
-/// How long a login waits for its turn.
+/// How long a login waits for a core. Beyond it the login gets 503.
 const PASSWORD_WAIT: Duration = Duration::from_secs(2);
-/// bcrypt reads no more than 72 bytes; a longer password would be cut silently.
+/// The length of a password in bytes. A longer one is refused, because bcrypt reads no more than 72
+/// bytes and would cut it silently.
 pub const PASSWORD_BYTES: RangeInclusive<usize> = 8..=72;
 
 /// Hashes passwords and compares with hashes.
@@ -21,15 +22,16 @@ pub const PASSWORD_BYTES: RangeInclusive<usize> = 8..=72;
 pub struct Passwords {
     rounds: u32,
     slots: Arc<Semaphore>,
-    /// Compared against where there is no such user, so that the answer takes as long.
+    /// The hash to compare with if there is no such user. Otherwise the quicker answer would tell
+    /// that there is none.
     decoy: Arc<str>,
 }
 
-/// The turn to use one core.
-pub type Turn = OwnedSemaphorePermit;
+/// The permit to use one core.
+pub type Permit = OwnedSemaphorePermit;
 
 impl Passwords {
-    /// With this cost. Takes as long as one login.
+    /// `rounds` is the cost of a hash. Takes as long as one login.
     ///
     /// # Errors
     /// The system gives no random numbers.
@@ -48,24 +50,24 @@ impl Passwords {
         })
     }
 
-    /// Waits for a turn.
+    /// Waits for a core.
     ///
     /// # Errors
-    /// [`Problem::Overloaded`] if none comes within [`PASSWORD_WAIT`].
-    pub async fn turn(&self) -> Result<Turn, Problem> {
+    /// [`Problem::Overloaded`] if no core is free within [`PASSWORD_WAIT`].
+    pub async fn acquire(&self) -> Result<Permit, Problem> {
         match tokio::time::timeout(PASSWORD_WAIT, self.slots.clone().acquire_owned()).await {
-            Ok(Ok(turn)) => Ok(turn),
+            Ok(Ok(permit)) => Ok(permit),
             _ => Err(Problem::Overloaded),
         }
     }
 
-    /// The hash to store.
+    /// The hash of a new password.
     ///
     /// # Errors
-    /// As [`Passwords::turn`].
+    /// As [`Passwords::acquire`].
     pub async fn hash(&self, password: String) -> Result<String, Problem> {
-        let (turn, rounds) = (self.turn().await?, self.rounds);
-        blocking(turn, move || bcrypt::hash(password, rounds))
+        let (permit, rounds) = (self.acquire().await?, self.rounds);
+        blocking(permit, move || bcrypt::hash(password, rounds))
             .await?
             .map_err(|e| {
                 tracing::error!(error = %e, "a password cannot be hashed");
@@ -73,21 +75,22 @@ impl Passwords {
             })
     }
 
-    /// Whether it is the user's password; as slow for a user that does not exist.
+    /// Whether the password is the user's. Takes as long for a user that does not exist, who has no
+    /// hash.
     ///
     /// # Errors
-    /// None but a bug of ours.
+    /// [`Problem::Internal`] if the task panics.
     pub async fn check(
         &self,
-        turn: Turn,
+        permit: Permit,
         password: String,
         hash: Option<String>,
     ) -> Result<bool, Problem> {
-        // Nobody has a password of another length, and bcrypt would compare a longer one's
+        // Nobody has a password of another length, and of a longer one bcrypt would compare the
         // beginning.
         let possible = hash.is_some() && PASSWORD_BYTES.contains(&password.len());
         let hash = hash.unwrap_or_else(|| self.decoy.to_string());
-        let matches = blocking(turn, move || {
+        let matches = blocking(permit, move || {
             bcrypt::verify(password, &hash).unwrap_or(false)
         })
         .await?;
@@ -95,14 +98,15 @@ impl Passwords {
     }
 }
 
-/// The turn goes with the work: a caller who leaves does not end it.
+/// Runs `work` where it may block. The permit goes with the work, because a caller who goes away does
+/// not end it.
 async fn blocking<T: Send + 'static>(
-    turn: Turn,
+    permit: Permit,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Problem> {
     let work = move || {
         let done = work();
-        drop(turn);
+        drop(permit);
         done
     };
     tokio::task::spawn_blocking(work)
@@ -115,13 +119,13 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn passwords_are_checked_and_nobody_has_the_decoys() {
+    async fn a_password_is_compared_with_its_hash_and_nobody_has_the_decoys() {
         let passwords = Passwords::new(4).unwrap();
         let hash = passwords.hash("correct horse".into()).await.unwrap();
         let check = async |password: &str, hash: Option<&String>| {
-            let turn = passwords.turn().await.unwrap();
+            let permit = passwords.acquire().await.unwrap();
             passwords
-                .check(turn, password.into(), hash.cloned())
+                .check(permit, password.into(), hash.cloned())
                 .await
                 .unwrap()
         };
@@ -131,14 +135,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_password_is_compared_whole() {
+    async fn a_password_is_compared_to_its_end() {
         let passwords = Passwords::new(4).unwrap();
         let longest = "x".repeat(*PASSWORD_BYTES.end());
         let hash = passwords.hash(longest.clone()).await.unwrap();
         assert!(
             passwords
                 .check(
-                    passwords.turn().await.unwrap(),
+                    passwords.acquire().await.unwrap(),
                     longest.clone(),
                     Some(hash.clone())
                 )
@@ -147,7 +151,11 @@ mod tests {
         );
         assert!(
             !passwords
-                .check(passwords.turn().await.unwrap(), longest + "y", Some(hash))
+                .check(
+                    passwords.acquire().await.unwrap(),
+                    longest + "y",
+                    Some(hash)
+                )
                 .await
                 .unwrap()
         );

@@ -1,6 +1,6 @@
-//! Sessions: which refresh token of a login is good. Each is good once; one that comes again was
-//! copied, and ends its whole session. Access tokens are not looked up here: they are good until
-//! they expire.
+//! Sessions: the refresh token of each login that is valid. A refresh token can be used once. One that
+//! comes again was copied, and ends its whole session. Access tokens are not looked up here, because
+//! they are valid until they expire.
 
 use std::time::Duration;
 
@@ -14,12 +14,13 @@ use tracing::warn;
 use crate::api::problem::Problem;
 use runtime::kv::bucket::{Bucket, BucketError};
 
-/// Writes that may be overtaken, or their acknowledgement lost, before a refresh is given up.
+/// How often a refresh tries to write. Beyond it the refresh is given up. A write can be overtaken, or
+/// its acknowledgement lost.
 const TRIES: u32 = 5;
 
-/// Logins of one user at a time; the next one ends those that were refreshed longest ago. So nobody
-/// fills the bucket, without which nobody can log in. Logins at the same moment do not see each
-/// other and can be a few more, until the next one.
+/// The sessions of one user at a time. The next one ends those that were refreshed longest ago.
+/// Otherwise one user could fill the bucket, and then nobody could log in. Logins at the same moment
+/// do not see each other and can be a few more, until the next one.
 const MAX_SESSIONS: usize = 16;
 
 /// The bucket `sessions`.
@@ -33,31 +34,29 @@ pub struct Sessions {
 /// A login, as the bucket keeps it. The key is `<user>.<session>`.
 #[derive(Debug, Serialize, Deserialize)]
 struct Session {
-    /// The one refresh token that is good.
+    /// The refresh token that is valid.
     current: Id,
-    /// The login.
     created_at: Timestamp,
-    /// The last refresh.
     refreshed_at: Timestamp,
 }
 
-/// A session and its good refresh token.
+/// A session and its valid refresh token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Open {
-    /// The session, `sid` of all its tokens.
+    /// The `sid` of all tokens of the session.
     pub session: Id,
-    /// The refresh token, its `jti`.
+    /// The `jti` of the refresh token.
     pub token: Id,
 }
 
 /// What a refresh token means for its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Use {
-    /// It is the good one.
+    /// The token is the valid one.
     First,
-    /// It has been used before.
+    /// The token has been used before.
     Again,
-    /// The token that shall replace it stands there already: we wrote it, and did not hear so.
+    /// The token is replaced already: an earlier try wrote that, and its acknowledgement was lost.
     Done,
 }
 
@@ -72,7 +71,7 @@ impl Session {
 }
 
 impl Sessions {
-    /// Each lives for `ttl` after its last refresh.
+    /// A session ends `ttl` after its last refresh.
     pub fn new(connection: Connection, ttl: Duration) -> Sessions {
         Sessions {
             bucket: Bucket::new(connection.clone(), inventory::SESSIONS),
@@ -81,7 +80,7 @@ impl Sessions {
         }
     }
 
-    /// A new one, in the place of the user's oldest if there are [`MAX_SESSIONS`].
+    /// Opens a session. It takes the place of the user's oldest if there are [`MAX_SESSIONS`].
     ///
     /// # Errors
     /// The bucket does not answer.
@@ -112,11 +111,11 @@ impl Sessions {
         Ok(open)
     }
 
-    /// Takes a refresh token and makes the next one good in its place.
+    /// Takes a refresh token, and makes the next one valid in its place.
     ///
     /// # Errors
     /// [`Problem::InvalidToken`] if the session has ended, or ends because the token was used
-    /// before; else the bucket's.
+    /// before. Otherwise the bucket does not answer.
     pub async fn rotate(
         &self,
         user: Id,
@@ -164,7 +163,7 @@ impl Sessions {
         Err(error.into())
     }
 
-    /// Ends a session; one that has ended stays so.
+    /// Ends a session. A session that has ended already is no error.
     ///
     /// # Errors
     /// The bucket does not answer.
@@ -173,10 +172,10 @@ impl Sessions {
     }
 }
 
-/// Which sessions of a user must end before another one begins.
+/// The sessions of a user that must end before another one begins.
 fn surplus(stored: Vec<StoredMessage>) -> Vec<Id> {
     let session = |entry: &StoredMessage| {
-        // The marker of one that has ended is empty.
+        // The entry of a session that has ended is empty.
         let session: Session = serde_json::from_slice(&entry.payload).ok()?;
         Some((
             session.refreshed_at,
@@ -199,7 +198,7 @@ mod tests {
     use async_nats::HeaderMap;
 
     #[test]
-    fn a_token_is_good_once_and_a_lost_acknowledgement_is_no_second_use() {
+    fn a_token_can_be_used_once_and_a_lost_acknowledgement_is_no_second_use() {
         let now = Timestamp::from_millis(0);
         let [first, second, third] = [1, 2, 3].map(|n| Id::from_bytes([n; 12]));
         let session = |current| Session {
@@ -211,8 +210,9 @@ mod tests {
         assert_eq!(session(second).usage(first, second), Use::Done);
         assert_eq!(session(second).usage(first, third), Use::Again);
     }
+
     #[test]
-    fn one_more_than_so_many_sessions_ends_the_ones_that_were_refreshed_longest_ago() {
+    fn a_session_too_many_ends_those_that_were_refreshed_longest_ago() {
         let stored = |n: u8, payload: String| StoredMessage {
             seq: u64::from(n),
             subject: subject::entry(

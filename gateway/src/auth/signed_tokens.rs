@@ -1,7 +1,7 @@
-//! Tokens that grant another thing than access: a refresh token grants the next access token, an
-//! invitation a place among a company's staff. They are signed with another key than access tokens,
-//! and each kind names its audience, so that none passes for another. Whether one was used before
-//! is not known here.
+//! Signed tokens that are no access tokens: a refresh token is for the next access token, an invitation
+//! for a place among a company's staff. They are signed with another key than access tokens. Each kind
+//! names its audience, so that no token passes for one of another kind. Does not know whether a token
+//! was used before.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,12 +18,12 @@ use crate::api::problem::Problem;
 
 /// How long an invitation can be accepted.
 pub const INVITATION_TTL: Duration = Duration::from_secs(7 * 86_400);
-/// Longest token that is looked at, in bytes; ours have about 400, and an invitation's email at
-/// most 254 characters more.
+/// The most bytes of a token. A longer one is refused unread. Tokens of the gateway have about 400, and
+/// the email of an invitation has at most 254 characters more.
 const MAX_TOKEN_BYTES: usize = 4_096;
 
-/// What a kind of token says.
-pub trait Grant: Serialize + DeserializeOwned {
+/// What a token of one kind says.
+pub trait TokenKind: Serialize + DeserializeOwned {
     /// Its claim `aud`.
     const AUDIENCE: &'static str;
 }
@@ -32,9 +32,7 @@ pub trait Grant: Serialize + DeserializeOwned {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Refresh {
-    /// Who logged in.
     pub user_id: Id,
-    /// Their company.
     pub company_id: Id,
     /// The session.
     pub sid: Id,
@@ -42,65 +40,64 @@ pub struct Refresh {
     pub jti: Id,
 }
 
-impl Grant for Refresh {
+impl TokenKind for Refresh {
     const AUDIENCE: &'static str = "refresh";
 }
 
-/// A place among a company's staff. It is good once, because an email registers once.
+/// A place among a company's staff. It can be used once, because an email registers once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Invitation {
     /// The company that invites.
     pub company_id: Id,
-    /// Who is invited; nobody else can use it.
+    /// The only email that can register with the invitation.
     pub email: Email,
-    /// What they will be.
     pub role: StaffRole,
 }
 
-impl Grant for Invitation {
+impl TokenKind for Invitation {
     const AUDIENCE: &'static str = "invitation";
 }
 
 #[derive(Serialize, Deserialize)]
-struct Claims<G> {
+struct Claims<T> {
     aud: String,
     iat: i64,
     exp: i64,
     #[serde(flatten)]
-    grant: G,
+    content: T,
 }
 
-/// Signs and checks them.
+/// Signs and checks tokens.
 #[derive(Clone)]
-pub struct Grants(Arc<(EncodingKey, DecodingKey)>);
+pub struct SignedTokens(Arc<(EncodingKey, DecodingKey)>);
 
-impl Grants {
+impl SignedTokens {
     /// With `JWT_REFRESH_SECRET`.
-    pub fn new(secret: &SecretString) -> Grants {
+    pub fn new(secret: &SecretString) -> SignedTokens {
         let secret = secret.expose_secret().as_bytes();
-        Grants(Arc::new((
+        SignedTokens(Arc::new((
             EncodingKey::from_secret(secret),
             DecodingKey::from_secret(secret),
         )))
     }
 
-    /// A token that is good for `ttl`.
+    /// Signs a token that is valid for `ttl`.
     ///
     /// # Errors
-    /// None but a bug of ours.
-    pub fn sign<G: Grant>(
+    /// [`Problem::Internal`] if the token cannot be signed.
+    pub fn sign<T: TokenKind>(
         &self,
-        grant: G,
+        content: T,
         ttl: Duration,
         now: Timestamp,
     ) -> Result<String, Problem> {
         let iat = now.millis() / 1_000;
         let claims = Claims {
-            aud: G::AUDIENCE.into(),
+            aud: T::AUDIENCE.into(),
             iat,
             exp: iat + ttl.as_secs() as i64,
-            grant,
+            content,
         };
         jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.0.0).map_err(|e| {
             tracing::error!(error = %e, "a token cannot be signed");
@@ -108,21 +105,21 @@ impl Grants {
         })
     }
 
-    /// What a token grants.
+    /// Reads a token.
     ///
     /// # Errors
-    /// [`Problem::TokenExpired`], or [`Problem::InvalidToken`] if it is not ours or of another
-    /// kind.
-    pub fn verify<G: Grant>(&self, token: &str) -> Result<G, Problem> {
+    /// [`Problem::TokenExpired`], or [`Problem::InvalidToken`] if the token is of another kind or
+    /// was signed with another key.
+    pub fn verify<T: TokenKind>(&self, token: &str) -> Result<T, Problem> {
         let mut rules = Validation::new(Algorithm::HS256);
         rules.leeway = 0;
-        rules.set_audience(&[G::AUDIENCE]);
+        rules.set_audience(&[T::AUDIENCE]);
         rules.set_required_spec_claims(&["exp", "aud"]);
         if token.len() > MAX_TOKEN_BYTES {
             return Err(Problem::InvalidToken);
         }
-        match jsonwebtoken::decode::<Claims<G>>(token, &self.0.1, &rules) {
-            Ok(decoded) => Ok(decoded.claims.grant),
+        match jsonwebtoken::decode::<Claims<T>>(token, &self.0.1, &rules) {
+            Ok(decoded) => Ok(decoded.claims.content),
             Err(e) if *e.kind() == ErrorKind::ExpiredSignature => Err(Problem::TokenExpired),
             Err(_) => Err(Problem::InvalidToken),
         }
@@ -136,8 +133,8 @@ mod tests {
 
     const DAY: Duration = Duration::from_secs(86_400);
 
-    fn grants(secret: &str) -> Grants {
-        Grants::new(&secret.repeat(32).into())
+    fn tokens(secret: &str) -> SignedTokens {
+        SignedTokens::new(&secret.repeat(32).into())
     }
 
     fn refresh() -> Refresh {
@@ -159,12 +156,12 @@ mod tests {
     }
 
     #[test]
-    fn a_token_says_what_it_was_made_for_until_it_expires() {
-        let ours = grants("s");
+    fn a_token_is_valid_until_it_expires_and_only_under_its_key() {
+        let ours = tokens("s");
         let token = ours.sign(refresh(), DAY, Timestamp::now()).unwrap();
         assert_eq!(ours.verify(&token), Ok(refresh()));
         assert_eq!(
-            grants("t").verify::<Refresh>(&token),
+            tokens("t").verify::<Refresh>(&token),
             Err(Problem::InvalidToken)
         );
         let token = ours.sign(invitation(), DAY, Timestamp::now()).unwrap();
@@ -180,8 +177,8 @@ mod tests {
     }
 
     #[test]
-    fn kinds_do_not_pass_for_each_other_even_with_all_claims() {
-        let ours = grants("s");
+    fn a_token_of_one_kind_does_not_pass_for_another_even_with_all_claims() {
+        let ours = tokens("s");
         let exp = Timestamp::now().plus(DAY).millis() / 1_000;
         let mut all: Value = serde_json::to_value(refresh()).unwrap();
         all.as_object_mut().unwrap().append(

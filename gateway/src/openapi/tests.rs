@@ -7,11 +7,11 @@ use runtime::service::settings::Settings;
 use serde_json::Value;
 
 use super::*;
-use crate::auth::Tokens;
+use crate::auth::Authenticator;
 use crate::middleware::{RateLimiters, RateLimits};
 
 fn document() -> Value {
-    let tokens = Tokens::new(
+    let tokens = Authenticator::new(
         &"s".repeat(32).into(),
         Duration::from_secs(900),
         &"k".repeat(32).into(),

@@ -1,4 +1,4 @@
-//! `/integrations`: a company's access to the platforms. Tokens go in and never come out: they are
+//! `/integrations`: a company's access to the platforms. Authenticator go in and never come out: they are
 //! sealed before anything is stored, and no answer holds one, sealed or not.
 
 use axum::extract::{Path, State};

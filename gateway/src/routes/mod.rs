@@ -11,8 +11,8 @@ mod messages;
 mod sla;
 mod state;
 
-pub use dead_letters::access::Letters;
-pub use messages::delivery_wait::Waits;
+pub use dead_letters::access::DeadLetterAccess;
+pub use messages::delivery_wait::DeliveryWaits;
 pub use state::App;
 
 use axum::Router;
@@ -23,7 +23,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::auth::{Tokens, identify};
+use crate::auth::{Authenticator, identify};
 use crate::middleware::{
     RateLimiters, by_address, by_caller, large_body_permits, limit_large_bodies,
 };
@@ -37,13 +37,13 @@ const DIRECTORY_BODY_BYTES: usize = 128 * 1024;
 
 /// All of them, and what they say of themselves.
 pub fn router(app: App, limiters: RateLimiters) -> (Router, OpenApi) {
-    routes(&app.tokens, limiters)
+    routes(&app.authenticator, limiters)
         .with_state(app)
         .split_for_parts()
 }
 
 /// All of them, under `/api/v1`, with the layers that depend on who calls.
-pub fn routes(tokens: &Tokens, limiters: RateLimiters) -> OpenApiRouter<App> {
+pub fn routes(tokens: &Authenticator, limiters: RateLimiters) -> OpenApiRouter<App> {
     let messages = OpenApiRouter::new()
         .routes(routes!(
             messages::create::create_or_list,

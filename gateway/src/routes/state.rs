@@ -5,9 +5,9 @@ use std::sync::Arc;
 use axum::extract::FromRef;
 use runtime::seal::Keyring;
 
-use super::dead_letters::access::Letters;
-use super::messages::delivery_wait::Waits;
-use crate::auth::{Logins, Tokens};
+use super::dead_letters::access::DeadLetterAccess;
+use super::messages::delivery_wait::DeliveryWaits;
+use crate::auth::{Authenticator, LoginService};
 use crate::log::Log;
 
 /// What the routes need; each handler takes only its part. It is cloned for each request and layer,
@@ -17,15 +17,15 @@ pub struct App {
     /// Events and queries.
     pub log: Log,
     /// What a caller shows.
-    pub tokens: Tokens,
+    pub authenticator: Authenticator,
     /// What `/auth` needs to let somebody in.
-    pub logins: Arc<Logins>,
+    pub logins: Arc<LoginService>,
     /// Seals the platforms' access tokens.
     pub keyring: Keyring,
-    /// Waits for deliveries.
-    pub waits: Arc<Waits>,
+    /// DeliveryWaits for deliveries.
+    pub waits: Arc<DeliveryWaits>,
     /// What could not be processed.
-    pub letters: Arc<Letters>,
+    pub letters: Arc<DeadLetterAccess>,
 }
 
 macro_rules! part {
@@ -38,8 +38,8 @@ macro_rules! part {
     };
 }
 part!(Log, log);
-part!(Tokens, tokens);
-part!(Arc<Logins>, logins);
+part!(Authenticator, authenticator);
+part!(Arc<LoginService>, logins);
 part!(Keyring, keyring);
-part!(Arc<Waits>, waits);
-part!(Arc<Letters>, letters);
+part!(Arc<DeliveryWaits>, waits);
+part!(Arc<DeadLetterAccess>, letters);

@@ -19,7 +19,7 @@ use crate::api::extract::{Call, JsonObject, Trace};
 use crate::api::field_reader::Fields;
 use crate::api::problem::Problem;
 use crate::api::response::json;
-use crate::auth::{Caller, INVITATION_TTL, Invitation, Logins, PASSWORD_BYTES};
+use crate::auth::{Caller, INVITATION_TTL, Invitation, LoginService, PASSWORD_BYTES};
 use crate::log::Log;
 use crate::schema::{
     BadBody, BadLogin, Credentials, Denied, Forbidden, InvitationBody, Invited, Locked, LoggedIn,
@@ -56,7 +56,7 @@ enum Place {
 )]
 pub async fn register(
     State(log): State<Log>,
-    State(logins): State<Arc<Logins>>,
+    State(logins): State<Arc<LoginService>>,
     Trace(trace): Trace,
     JsonObject(body): JsonObject,
 ) -> Result<Response, Problem> {
@@ -136,7 +136,10 @@ pub async fn register(
     logins.answer(status, answer, &user, open, now)
 }
 
-fn read_registration(body: &Map<String, Value>, logins: &Logins) -> Result<Registration, Problem> {
+fn read_registration(
+    body: &Map<String, Value>,
+    logins: &LoginService,
+) -> Result<Registration, Problem> {
     let mut f = Fields::of(body);
     let invitation = f.optional("invitation", |token| Ok::<_, InvalidText>(token.to_owned()));
     let company_name = match f.has("invitation") {
@@ -163,8 +166,8 @@ fn read_registration(body: &Map<String, Value>, logins: &Logins) -> Result<Regis
     })
 }
 
-fn invited(logins: &Logins, token: &str, email: &Email) -> Result<Invitation, Problem> {
-    match logins.grants.verify::<Invitation>(token) {
+fn invited(logins: &LoginService, token: &str, email: &Email) -> Result<Invitation, Problem> {
+    match logins.signed_tokens.verify::<Invitation>(token) {
         Ok(invitation) if invitation.email == *email => Ok(invitation),
         Ok(_) => Err(Problem::Forbidden("the invitation is for another email")),
         Err(Problem::TokenExpired) => Err(Problem::Forbidden(
@@ -187,7 +190,7 @@ fn invited(logins: &Logins, token: &str, email: &Email) -> Result<Invitation, Pr
 )]
 pub async fn login(
     State(log): State<Log>,
-    State(logins): State<Arc<Logins>>,
+    State(logins): State<Arc<LoginService>>,
     Trace(trace): Trace,
     JsonObject(body): JsonObject,
 ) -> Result<Response, Problem> {
@@ -212,7 +215,7 @@ pub async fn login(
         Err(e) => return Err(e.into()),
     };
     // Last of all the attempt is counted, so that none counts that we were too busy to check.
-    let turn = logins.passwords.turn().await?;
+    let turn = logins.passwords.acquire().await?;
     logins.lockout.reserve(&email).await?;
     let good = logins
         .passwords
@@ -247,7 +250,7 @@ pub async fn login(
     responses((status = 201, body = Invited), Refused, Denied, BadBody),
 )]
 pub async fn invite(
-    State(logins): State<Arc<Logins>>,
+    State(logins): State<Arc<LoginService>>,
     caller: Caller,
     JsonObject(body): JsonObject,
 ) -> Result<Response, Problem> {
@@ -269,7 +272,7 @@ pub async fn invite(
         role,
     };
     let invitation = logins
-        .grants
+        .signed_tokens
         .sign(invitation, INVITATION_TTL, Timestamp::now())?;
     let mut answer = json!({"invitation": invitation, "expiresIn": INVITATION_TTL.as_secs()});
     if let Some(frontend) = &logins.frontend_url {

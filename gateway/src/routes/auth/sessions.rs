@@ -15,7 +15,7 @@ use super::public;
 use crate::api::extract::{MaybeJson, Trace};
 use crate::api::field_reader::Fields;
 use crate::api::problem::Problem;
-use crate::auth::{Caller, Logins, Open, Refresh, refresh_token};
+use crate::auth::{Caller, LoginService, Open, Refresh, refresh_token};
 use crate::log::Log;
 use crate::schema::{
     BadBody, BadLogin, Denied, Forbidden, LoggedIn, LogoutBody, RefreshBody, Refused,
@@ -34,7 +34,7 @@ use crate::schema::{
 )]
 pub async fn refresh(
     State(log): State<Log>,
-    State(logins): State<Arc<Logins>>,
+    State(logins): State<Arc<LoginService>>,
     Trace(trace): Trace,
     headers: HeaderMap,
     MaybeJson(body): MaybeJson,
@@ -50,7 +50,7 @@ pub async fn refresh(
         company_id,
         sid,
         jti,
-    } = logins.grants.verify(&token)?;
+    } = logins.signed_tokens.verify(&token)?;
     // Asked first: where the database is away, the token stays good.
     let user = log
         .ask(
@@ -97,7 +97,7 @@ pub async fn refresh(
     responses((status = 204, description = "The session is over; the access token is good until it expires."), Refused, Denied, BadBody),
 )]
 pub async fn logout(
-    State(logins): State<Arc<Logins>>,
+    State(logins): State<Arc<LoginService>>,
     caller: Result<Caller, Problem>,
     headers: HeaderMap,
     MaybeJson(body): MaybeJson,
@@ -109,7 +109,7 @@ pub async fn logout(
         Err(problem) => return Err(problem),
     };
     let refresh = match given(&logins, &headers, &body)?
-        .map(|token| logins.grants.verify::<Refresh>(&token))
+        .map(|token| logins.signed_tokens.verify::<Refresh>(&token))
     {
         Some(Ok(refresh)) => Some((refresh.user_id, refresh.sid)),
         // Its session has expired with it.
@@ -139,7 +139,7 @@ pub async fn logout(
 
 /// The refresh token, from where this gateway has it come.
 fn given(
-    logins: &Logins,
+    logins: &LoginService,
     headers: &HeaderMap,
     body: &Map<String, Value>,
 ) -> Result<Option<String>, Problem> {

@@ -12,15 +12,15 @@ use crate::api::problem::Problem;
 const MAX_AT_A_TIME: usize = 8;
 
 /// The letters, and the turns of those who ask for them.
-pub struct Letters {
+pub struct DeadLetterAccess {
     letters: DeadLetters,
     turns: Semaphore,
 }
 
-impl Letters {
+impl DeadLetterAccess {
     /// Over this connection.
-    pub fn new(connection: Connection) -> Letters {
-        Letters {
+    pub fn new(connection: Connection) -> DeadLetterAccess {
+        DeadLetterAccess {
             letters: DeadLetters::new(connection, Timestamp::now),
             turns: Semaphore::new(MAX_AT_A_TIME),
         }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use contract::domain::ShortText;
 use contract::Id;
+use contract::domain::ShortText;
 use runtime::dead_letters::{
     DeadLetter, DeadLetterDetail, Filter, MAX_DEAD_LETTERS, MAX_REPLAYS, Mode, Replayed, Scope,
 };
@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use self::access::Letters;
+use self::access::DeadLetterAccess;
 use crate::api::extract::{JsonObject, MaybeJson, company_in};
 use crate::api::field_reader::{Fields, QueryFields};
 use crate::api::problem::Problem;
@@ -82,7 +82,7 @@ struct ManyDone {
     responses((status = 200, body = Listed), Refused, Denied),
 )]
 pub async fn list(
-    State(letters): State<Arc<Letters>>,
+    State(letters): State<Arc<DeadLetterAccess>>,
     caller: Caller,
     QueryFields(query): QueryFields,
 ) -> Result<Response, Problem> {
@@ -115,7 +115,7 @@ pub async fn list(
     responses((status = 200, body = One), Refused, Denied, Missing),
 )]
 pub async fn show(
-    State(letters): State<Arc<Letters>>,
+    State(letters): State<Arc<DeadLetterAccess>>,
     caller: Caller,
     Path(seq): Path<String>,
     QueryFields(query): QueryFields,
@@ -144,7 +144,7 @@ pub async fn show(
     responses((status = 200, body = Done), Refused, Denied, BadBody, Missing, Settled),
 )]
 pub async fn replay(
-    State(letters): State<Arc<Letters>>,
+    State(letters): State<Arc<DeadLetterAccess>>,
     caller: Caller,
     Path(seq): Path<String>,
     QueryFields(query): QueryFields,
@@ -161,9 +161,7 @@ pub async fn replay(
         ),
         false => (
             "Dead letter replayed",
-            letters
-                .replay(scope, seq, &name(&caller))
-                .await?,
+            letters.replay(scope, seq, &name(&caller)).await?,
         ),
     };
     Ok(json(
@@ -187,7 +185,7 @@ pub async fn replay(
     responses((status = 200, body = ManyDone), Refused, Denied, BadBody),
 )]
 pub async fn replay_many(
-    State(letters): State<Arc<Letters>>,
+    State(letters): State<Arc<DeadLetterAccess>>,
     caller: Caller,
     QueryFields(query): QueryFields,
     JsonObject(body): JsonObject,
@@ -234,7 +232,7 @@ pub async fn replay_many(
     responses((status = 200, body = Done), Refused, Denied, BadBody, Missing, Settled),
 )]
 pub async fn discard(
-    State(letters): State<Arc<Letters>>,
+    State(letters): State<Arc<DeadLetterAccess>>,
     caller: Caller,
     Path(seq): Path<String>,
     JsonObject(body): JsonObject,
@@ -249,12 +247,7 @@ pub async fn discard(
     let reason = reason.ok_or(Problem::Internal)?; // finish() has refused its absence
     let (letters, _turn) = letters.turn()?;
     let dead_letter = letters
-        .discard(
-            scope,
-            seq,
-            &name(&caller),
-            reason.as_str(),
-        )
+        .discard(scope, seq, &name(&caller), reason.as_str())
         .await?;
     Ok(json(
         StatusCode::OK,

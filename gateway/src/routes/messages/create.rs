@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::delivery_wait::Waits;
+use super::delivery_wait::DeliveryWaits;
 use super::prefer;
 use super::store::{Create, Stored, idempotency, request_key, say_replayed};
 use crate::api::extract::{Call, JsonObject};
@@ -39,7 +39,7 @@ use crate::schema::{BadBody, CreateOrList, Denied, MessageList, Missing, Refused
     responses((status = 201, description = "It is on disk in the log.", body = Created), (status = 200, description = "A list: the body had a `contact_id` and nothing of a message.", body = MessageList), Refused, Denied, BadBody, Missing, Taken, Reused),
 )]
 pub async fn create_or_list(
-    State(waits): State<Arc<Waits>>,
+    State(waits): State<Arc<DeliveryWaits>>,
     call: Call,
     headers: HeaderMap,
     JsonObject(body): JsonObject,
@@ -57,7 +57,7 @@ pub async fn create_or_list(
 }
 
 async fn create(
-    waits: &Waits,
+    waits: &DeliveryWaits,
     Call { log, caller, trace }: Call,
     headers: &HeaderMap,
     key: Option<&str>,

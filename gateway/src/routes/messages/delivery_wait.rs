@@ -26,17 +26,17 @@ const MAX_WAITS: usize = 256;
 /// Subscribing may take so long, and so may a look at the message by query.
 const STEP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Grants waits.
-pub struct Waits {
+/// SignedTokens waits.
+pub struct DeliveryWaits {
     connection: Connection,
     slots: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
-impl Waits {
+impl DeliveryWaits {
     /// At most [`MAX_WAITS`] at a time and no more than `max`. They end with `stop`.
-    pub fn new(connection: Connection, max: usize, stop: CancellationToken) -> Waits {
-        Waits {
+    pub fn new(connection: Connection, max: usize, stop: CancellationToken) -> DeliveryWaits {
+        DeliveryWaits {
             connection,
             slots: Arc::new(Semaphore::new(max.min(MAX_WAITS))),
             stop,

@@ -1,5 +1,5 @@
-//! The credentials of callers: access tokens (JWT, HS256) and the internal services' key. How a user
-//! comes by a token is in `login_service`.
+//! Finds out who calls: by an access token, which it also issues, or by the internal services' key. How
+//! a user comes by a token is in `login_service`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,9 +17,9 @@ use subtle::ConstantTimeEq;
 use super::caller::Caller;
 use crate::api::problem::Problem;
 
-/// Makes and checks credentials.
+/// The keys of access tokens and of the internal services.
 #[derive(Clone)]
-pub struct Tokens(Arc<Keys>);
+pub struct Authenticator(Arc<Keys>);
 
 struct Keys {
     signer: Signer,
@@ -28,10 +28,14 @@ struct Keys {
     internal_key: SecretString,
 }
 
-impl Tokens {
-    /// With these secrets.
-    pub fn new(access_secret: &SecretString, ttl: Duration, internal_key: &SecretString) -> Tokens {
-        Tokens(Arc::new(Keys {
+impl Authenticator {
+    /// Access tokens are signed with `access_secret` and valid for `ttl`.
+    pub fn new(
+        access_secret: &SecretString,
+        ttl: Duration,
+        internal_key: &SecretString,
+    ) -> Authenticator {
+        Authenticator(Arc::new(Keys {
             signer: Signer::new(access_secret),
             verifier: Verifier::new(access_secret),
             ttl,
@@ -39,7 +43,7 @@ impl Tokens {
         }))
     }
 
-    /// An access token of a login, and the seconds that it lives.
+    /// An access token of a login, and the seconds that it is valid.
     pub fn issue(
         &self,
         user: &User,
@@ -83,7 +87,7 @@ impl Tokens {
         })
     }
 
-    /// Who sends these headers. Where there is a bearer token it alone decides.
+    /// The caller who sends these headers. If there is a bearer token, it alone decides.
     fn caller(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
         if let Some(bearer) = headers.get(header::AUTHORIZATION) {
             let token = bearer
@@ -106,9 +110,13 @@ impl Tokens {
     }
 }
 
-/// A layer: works out once who calls, for the rate limits and for the handlers.
-pub async fn identify(State(tokens): State<Tokens>, mut request: Request, next: Next) -> Response {
-    let caller = tokens.caller(request.headers());
+/// A layer that finds out once who calls, for the rate limits and for the handlers.
+pub async fn identify(
+    State(authenticator): State<Authenticator>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let caller = authenticator.caller(request.headers());
     if let Ok(Caller::Staff { company, .. }) = &caller {
         tracing::Span::current().record("company", tracing::field::display(company));
     }
@@ -123,8 +131,8 @@ mod tests {
 
     use super::*;
 
-    fn tokens(secret: &str) -> Tokens {
-        Tokens::new(
+    fn authenticator(secret: &str) -> Authenticator {
+        Authenticator::new(
             &secret.into(),
             Duration::from_secs(900),
             &"k".repeat(32).into(),
@@ -140,9 +148,9 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_good_until_it_expires_and_only_under_its_key() {
+    fn a_token_is_valid_until_it_expires_and_only_under_its_key() {
         let session = Id::from_bytes([7; 12]);
-        let good = tokens(&"s".repeat(32));
+        let good = authenticator(&"s".repeat(32));
         let (token, _) = good.issue(&user(), session, Timestamp::now()).unwrap();
         assert_eq!(
             good.verify(&token),
@@ -154,7 +162,7 @@ mod tests {
             })
         );
         assert_eq!(
-            tokens(&"t".repeat(32)).verify(&token),
+            authenticator(&"t".repeat(32)).verify(&token),
             Err(Problem::InvalidToken)
         );
         let (old, _) = good
@@ -168,12 +176,12 @@ mod tests {
 
     #[test]
     fn a_bearer_token_decides_and_a_key_must_be_exact() {
-        let tokens = tokens(&"s".repeat(32));
-        let (token, _) = tokens
+        let ours = authenticator(&"s".repeat(32));
+        let (token, _) = ours
             .issue(&user(), Id::from_bytes([7; 12]), Timestamp::now())
             .unwrap();
         let with = |headers: &[(&'static str, &str)]| {
-            tokens.caller(
+            ours.caller(
                 &headers
                     .iter()
                     .map(|(n, v)| (HeaderName::from_static(n), v.parse().unwrap()))
