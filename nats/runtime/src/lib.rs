@@ -1,5 +1,5 @@
 //! How a service speaks the contract: settings, connection, publishing, consuming, dead letters,
-//! queries, health, telemetry, life cycle. No business rule of any one service.
+//! queries, health, telemetry, life cycle. Holds no business rule of any one service.
 
 pub mod consume;
 pub mod dead_letters;
@@ -13,7 +13,7 @@ pub mod setup;
 
 pub use tokio_util::sync::CancellationToken;
 
-/// For every process that is linked with the runtime. A fifth of the time of a query went into
-/// glibc's.
+/// The allocator of every process that is linked with the runtime. With glibc's allocator a fifth of
+/// the time of a query went into allocation.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -1,7 +1,6 @@
 //! Secrets of companies under authenticated encryption (XChaCha20-Poly1305), so that neither log
 //! nor database nor backups hold a platform's access token in the clear. A sealed text opens only
-//! for the company and platform it was sealed for. Where keys come from is the settings' business;
-//! it stores nothing.
+//! for the company and platform that it was sealed for. Stores nothing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,13 +17,13 @@ use contract::domain::{Provider, Sealed};
 
 /// Bytes of a key.
 const KEY_BYTES: usize = 32;
-/// Bytes of a nonce: long enough to be drawn at random for every sealing.
+/// Bytes of a nonce. They are so many that a random nonce for every sealing does not repeat.
 const NONCE_BYTES: usize = 24;
-/// Longest id of a key.
+/// Characters of a key's id. A longer one is a mistake in the settings.
 const KEY_ID_CHARS: usize = 32;
 
-/// The keys of `ENCRYPTION_KEYS`. The first seals, all open: to rotate, put a new one in front, and
-/// take the old one away once nothing is sealed with it any more. Cloning is cheap.
+/// The keys of `ENCRYPTION_KEYS`. The first key seals, all keys open. To rotate, put a new key in
+/// front, and take the old one away once nothing is sealed with the old one. Cloning is cheap.
 #[derive(Clone)]
 pub struct Keyring(Arc<Keys>);
 
@@ -36,10 +35,10 @@ struct Keys {
 /// Why a sealed text stays shut.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
-    /// The key that it was sealed with is not in `ENCRYPTION_KEYS`.
+    /// The key that sealed the text is not in `ENCRYPTION_KEYS`.
     #[error("there is no key `{0}` in ENCRYPTION_KEYS")]
     UnknownKey(String),
-    /// It was changed, or sealed for another company or platform.
+    /// The sealed text was changed, or was sealed for another company or platform.
     #[error("the sealed text does not open: it was changed, or belongs elsewhere")]
     Broken,
 }
@@ -92,8 +91,7 @@ impl Keyring {
     /// Seals a secret for a company and platform.
     ///
     /// # Errors
-    /// [`SealError::UnknownKey`] where there is no key at all, which the settings refuse at the
-    /// start.
+    /// [`SealError::UnknownKey`] if there is no key at all, which the settings refuse at the start.
     pub fn seal(
         &self,
         secret: &SecretString,
@@ -121,7 +119,7 @@ impl Keyring {
         })
     }
 
-    /// Opens what was sealed for this company and platform.
+    /// Opens a text that was sealed for this company and platform.
     ///
     /// # Errors
     /// See [`SealError`].
@@ -156,7 +154,7 @@ impl Keyring {
     }
 }
 
-/// What a sealed text is bound to.
+/// The associated data that binds a sealed text to its company and platform.
 fn context(company: Id, provider: Provider) -> String {
     format!("{company}:{provider}")
 }

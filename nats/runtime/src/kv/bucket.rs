@@ -1,6 +1,6 @@
-//! Entries of a KV bucket: JSON, each with a time to live. It asks the stream's leader, for another
-//! replica may still have what was overwritten. Needs no more permissions than to ask for an entry
-//! and to publish one; lists and watches nothing.
+//! Entries of a KV bucket: JSON, each with a time to live. Entries are read from the stream's leader,
+//! because another replica may still have an overwritten one. Lists and watches nothing, and so needs
+//! no more permissions than to ask for an entry and to publish one.
 
 use std::time::Duration;
 
@@ -16,26 +16,26 @@ use crate::log::direct_get::ReadError;
 use crate::net::connection::{Connection, REQUEST_TIMEOUT};
 use contract::{inventory, subject};
 
-/// A bucket.
+/// A handle of one bucket. Cloning is cheap.
 #[derive(Clone)]
 pub struct Bucket {
     connection: Connection,
     name: &'static str,
 }
 
-/// What stands under a key.
+/// The latest revision of a key.
 #[derive(Debug)]
 pub struct Entry<T> {
-    /// `None` if there is nothing, or no longer.
+    /// `None` if the key was never written, was removed or has expired.
     pub value: Option<T>,
-    /// What a write must replace.
+    /// The sequence of the revision, 0 if there is none. [`Bucket::write`] replaces this revision.
     pub revision: u64,
 }
 
 /// Why an entry was not read or not written.
 #[derive(Debug, thiserror::Error)]
 pub enum BucketError {
-    /// Something else was written since the entry was read.
+    /// Another revision was written since the entry was read.
     #[error("somebody else was faster")]
     Overtaken,
     /// No answer within [`REQUEST_TIMEOUT`], or a refusal. A write may have happened all the same.
@@ -55,10 +55,10 @@ impl Bucket {
         Bucket { connection, name }
     }
 
-    /// The entry.
+    /// The entry under a key.
     ///
     /// # Errors
-    /// [`BucketError::Unavailable`], also where the entry is not ours.
+    /// [`BucketError::Unavailable`], also for an entry that is not a `T`.
     pub async fn read<T: DeserializeOwned>(&self, key: &str) -> Result<Entry<T>, BucketError> {
         let read = async {
             let stream = self
@@ -71,7 +71,7 @@ impl Bucket {
                 .get_last_raw_message_by_subject(&subject::entry(self.name, key))
                 .await
             {
-                // The marker of what was removed or has expired.
+                // The marker of an entry that was removed or has expired.
                 Ok(message) if message.payload.is_empty() => Ok(Entry {
                     value: None,
                     revision: message.sequence,
@@ -94,11 +94,10 @@ impl Bucket {
         self.bounded(read).await?.map_err(|e| self.unavailable(e))
     }
 
-    /// Writes a value that lives for `ttl` (whole seconds, 1 or more) in place of what stands at
-    /// `revision`.
+    /// Writes a value that lives for `ttl` (whole seconds, 1 or more) in place of `revision`.
     ///
     /// # Errors
-    /// [`BucketError::Overtaken`] if something else stands there, else
+    /// [`BucketError::Overtaken`] if the key has another revision, else
     /// [`BucketError::Unavailable`].
     pub async fn write<T: Serialize>(
         &self,
@@ -118,7 +117,7 @@ impl Bucket {
         .await
     }
 
-    /// Writes a value that lives for `ttl` (whole seconds, 1 or more) over whatever stands there.
+    /// Writes a value that lives for `ttl` (whole seconds, 1 or more), whatever the key's revision.
     ///
     /// # Errors
     /// [`BucketError::Unavailable`].
@@ -133,12 +132,12 @@ impl Bucket {
             .await
     }
 
-    /// Removes what stands at `revision`, or whatever stands there.
+    /// Removes `revision`, or with `None` the entry whatever its revision.
     ///
     /// # Errors
-    /// As [`Bucket::write`]; nothing to remove is none.
+    /// As [`Bucket::write`]. A key without an entry is no error.
     pub async fn remove(&self, key: &str, revision: Option<u64>) -> Result<(), BucketError> {
-        // A marker without a time to live would stay for good.
+        // The marker has a time to live. Otherwise it would stay for good.
         let marker = PublishMessage::build()
             .header("KV-Operation", "PURGE")
             .header("Nats-Rollup", "sub")
@@ -169,11 +168,12 @@ impl Bucket {
             })
     }
 
-    /// The client's own limit begins only once its queue has taken the request.
+    /// Limits a request to [`REQUEST_TIMEOUT`]. The client's own limit is not enough, because it begins
+    /// only once the client's queue has taken the request.
     async fn bounded<T>(&self, request: impl Future<Output = T>) -> Result<T, BucketError> {
         if !self.connection.is_connected() {
-            // A write now would lie in the client's buffer and happen after the caller was told
-            // otherwise.
+            // Otherwise a write would lie in the client's buffer, and happen after the caller was told
+            // that it did not.
             return Err(self.unavailable("not connected to NATS".into()));
         }
         tokio::time::timeout(REQUEST_TIMEOUT, request)

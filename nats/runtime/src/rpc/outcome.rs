@@ -1,5 +1,5 @@
-//! Waiting for the persister's answer to a command, and sending it. An answer that does not come in
-//! time is no failure: the event is in the log and will be applied.
+//! Waiting for the persister's answer to a command, and sending the answer. A missing answer is no
+//! failure: the event is in the log and will be applied. Publishes no command.
 
 use std::time::Duration;
 
@@ -11,12 +11,13 @@ use contract::outcome::Outcome;
 use contract::subject;
 use contract::{Id, Timestamp};
 
-/// How long a caller waits before it is told 202.
+/// How long a caller waits for the outcome. Beyond it the client gets a 202.
 pub const OUTCOME_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A subscription made before the command is published, so that no answer is missed.
+/// A subscription for one answer. Open it before the command is published. Otherwise the answer could
+/// be missed.
 pub struct Inbox {
-    /// Goes into the header `Outcome-Inbox`.
+    /// The value of the command's header `Outcome-Inbox`.
     pub subject: String,
     subscription: async_nats::Subscriber,
 }
@@ -25,7 +26,7 @@ impl Inbox {
     /// Opens an inbox for one command.
     ///
     /// # Errors
-    /// The client is closed, or takes nothing within its request timeout.
+    /// The client is closed, or takes nothing within [`REQUEST_TIMEOUT`].
     pub async fn open(connection: &Connection) -> Result<Inbox, String> {
         let open = Inbox::subscribe(connection);
         tokio::time::timeout(REQUEST_TIMEOUT, open)
@@ -48,7 +49,7 @@ impl Inbox {
         })
     }
 
-    /// The outcome, or `None` if it is not there within [`OUTCOME_TIMEOUT`].
+    /// The outcome, or `None` if none has come within [`OUTCOME_TIMEOUT`].
     pub async fn wait(mut self) -> Option<Outcome> {
         let message = tokio::time::timeout(OUTCOME_TIMEOUT, self.subscription.next())
             .await
@@ -59,7 +60,7 @@ impl Inbox {
     }
 }
 
-/// Answers a command. Nobody may be waiting any more; that is fine.
+/// Answers a command. That the caller no longer waits is no error.
 pub async fn send(connection: &Connection, inbox: &str, outcome: &Outcome) {
     let Ok(payload) = serde_json::to_vec(outcome) else {
         return;

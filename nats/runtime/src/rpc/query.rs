@@ -1,5 +1,5 @@
-//! Asking and answering queries over NATS request/reply, as endpoints of the NATS micro service of
-//! the one who answers. Knows how, not what: the questions are in `contract::query`.
+//! Asking and answering queries over NATS request/reply. The answering service has an endpoint of its
+//! NATS micro service for each query. Knows no query; those are in `contract::query`.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -24,34 +24,36 @@ use contract::header;
 use contract::query::{Priority, Query};
 use contract::trace::TraceContext;
 
-/// How long a question may take, waiting for the persister to catch up included.
+/// How long a query may take, including the time in which the persister catches up. Beyond it the
+/// caller gets [`QueryError::Unavailable`].
 pub const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Questions that one replica answers at a time; the next ones wait in the subscription, whose
-/// bound is the connection's.
+/// Queries of [`Priority::Read`] that one replica answers at a time. Further ones wait in the
+/// subscription, up to the connection's limit.
 pub const CONCURRENT_QUERIES: usize = 64;
-/// And beside them, of those that writers wait for: each gateway asks one at a time.
-const CONCURRENT_QUERIES_OF_WRITERS: usize = 16;
+/// Queries of [`Priority::Write`] that one replica answers at a time. Because each gateway asks one at
+/// a time, few slots are enough.
+const CONCURRENT_WRITE_QUERIES: usize = 16;
 
 /// The header in which the micro protocol carries an error's code.
 const ERROR_CODE: &str = "Nats-Service-Error-Code";
-/// And its text.
+/// The header in which the micro protocol carries an error's text.
 const ERROR_TEXT: &str = "Nats-Service-Error";
 
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QueryError {
-    /// What was asked for does not exist.
+    /// The thing that the query asks for does not exist.
     #[error("not found")]
     NotFound,
-    /// Nobody answers, or not in time: MongoDB or the persister is away.
+    /// No answer in time: MongoDB or the persister is away.
     #[error("no answer: {0}")]
     Unavailable(String),
-    /// Question or answer is not of the contract.
+    /// The question or the answer is not of the contract.
     #[error("bad question or answer: {0}")]
     Bad(String),
 }
 
-/// Asks, and returns the answer as JSON text, to be passed on without being read.
+/// Asks, and returns the answer as JSON text, for callers who pass it on unread.
 ///
 /// # Errors
 /// See [`QueryError`]; within [`QUERY_TIMEOUT`] in any case.
@@ -70,7 +72,7 @@ pub async fn ask_raw<Q: Query>(
     if !connection.is_connected() {
         return Err(QueryError::Unavailable("not connected to NATS".into()));
     }
-    // The client's own limit begins only once its queue has taken the request.
+    // The client's own limit begins only once the client's queue has taken the request.
     let asked = tokio::time::timeout(
         QUERY_TIMEOUT,
         connection.client.send_request(Q::SUBJECT, request),
@@ -117,7 +119,7 @@ pub async fn ask<Q: Query>(
 pub struct Answers {
     service: async_nats::service::Service,
     slots: Arc<Semaphore>,
-    slots_of_writers: Arc<Semaphore>,
+    write_slots: Arc<Semaphore>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -143,23 +145,19 @@ impl Answers {
             .await
             .map_err(|e| ServiceError::Nats(e.to_string()))?;
         let slots = |number| Arc::new(Semaphore::new(number));
-        let (slots, slots_of_writers) = (
-            slots(CONCURRENT_QUERIES),
-            slots(CONCURRENT_QUERIES_OF_WRITERS),
-        );
+        let (slots, write_slots) = (slots(CONCURRENT_QUERIES), slots(CONCURRENT_WRITE_QUERIES));
         Ok(Answers {
             service,
             slots,
-            slots_of_writers,
+            write_slots,
             tasks: tasks.clone(),
             stop,
         })
     }
 
-    /// Answers one kind of question with `handle`, up to [`CONCURRENT_QUERIES`] at a time over all
-    /// kinds; those that writers wait for have slots of their own. What `handle` gives must be
-    /// written as `Q::Answer` is; it need not be that type, so that documents can be passed on as
-    /// they are.
+    /// Answers one kind of query with `handle`, up to [`CONCURRENT_QUERIES`] at a time over all kinds
+    /// of one [`Priority`]. The result of `handle` must have the JSON of `Q::Answer`. It need not be
+    /// that type, so that documents can be passed on unread.
     ///
     /// # Errors
     /// The subscription is refused.
@@ -173,7 +171,7 @@ impl Answers {
         let handle = Arc::new(handle);
         let slots = match Q::PRIORITY {
             Priority::Read => &self.slots,
-            Priority::Write => &self.slots_of_writers,
+            Priority::Write => &self.write_slots,
         };
         self.answer(Q::SUBJECT, slots.clone(), move |payload| {
             let handle = handle.clone();
@@ -222,8 +220,8 @@ impl Answers {
             .map_err(|e| ServiceError::Nats(e.to_string()))?;
         let (tasks, stop, handle) = (self.tasks.clone(), self.stop.clone(), Arc::new(handle));
         self.tasks.spawn(async move {
-            // The endpoint stops taking questions at shutdown; those taken are answered by their
-            // tasks.
+            // At shutdown the endpoint takes no further questions. The taken ones are answered by
+            // their tasks.
             while let Some(Some(request)) = stop.run_until_cancelled(requests.next()).await {
                 let Ok(slot) = slots.clone().acquire_owned().await else {
                     break;
