@@ -1,9 +1,10 @@
-//! The scheduler: runs periodic jobs. The NATS server ticks; one of any number of replicas takes a
-//! tick and does the job. It has no timer that starts a job and no lock of its own.
+//! The scheduler: runs periodic jobs. The NATS server makes the ticks; one of any number of
+//! replicas takes a tick and runs its job. The scheduler has no timer that starts a job and no lock
+//! of its own.
 //!
-//! `schedule` keeps the schedules, `tick` takes ticks, `runs` decides what one means, `jobs` is
-//! what they do. What a job hands out piece by piece, `work` takes: `refresh` renews one token,
-//! with the table in `verdict`.
+//! `ticks` turns schedules into recorded runs, and `jobs` is the work of a run. The jobs that look
+//! for expiring tokens enqueue them in `refresh`, which renews one token at a time. `platforms` are
+//! the services outside that this crate calls.
 
 mod config;
 mod jobs;
@@ -22,25 +23,25 @@ use runtime::kv::bot_watch;
 use runtime::log::publisher::Publisher;
 use runtime::service::{self, Service, ServiceError};
 
-use crate::jobs::Tools;
 use crate::jobs::digest::Gauges;
+use crate::jobs::tools::Tools;
 use crate::platforms::bot::Bot;
 use crate::platforms::google::Google;
 use crate::platforms::graph::Graph;
-use crate::refresh::{Refresher, queue};
+use crate::refresh::{Refresher, worker};
+use crate::ticks::consume::{self, Ticks};
 use crate::ticks::runs::Runs;
-use crate::ticks::schedule::{self, Keeper};
-use crate::ticks::tick::{self, Ticks};
+use crate::ticks::schedule::{self, ScheduleKeeper};
 
 pub use config::{Config, GoogleSettings, GraphSettings};
 
-/// So many ticks behind, a scheduler is not ready.
+/// Unprocessed ticks beyond which a scheduler is not ready.
 const READY_LAG: u64 = 50;
 
-/// Runs until `shutdown`.
+/// Runs the scheduler until `shutdown`. Waits for a NATS server that cannot be reached.
 ///
 /// # Errors
-/// The settings cannot work, or a worker ended. A NATS that is away is none: it waits for it.
+/// The settings cannot work, or a worker ended.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), ServiceError> {
     // An error means that the process has chosen its provider already.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -57,7 +58,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
         .await?;
     let connection = service.connection.clone();
     let runs = Runs::new(connection.jetstream.clone());
-    let keeper = Keeper {
+    let keeper = ScheduleKeeper {
         jetstream: connection.jetstream.clone(),
         jobs: jobs.clone(),
         runs: runs.clone(),
@@ -77,7 +78,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     );
     let lag = watch_lag(
         connection.clone(),
-        tick::SOURCE,
+        consume::SOURCE,
         service.health.clone(),
         READY_LAG,
         service.stop.clone(),
@@ -89,23 +90,23 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
         graph: graph.clone(),
         deadline: config.token_refresh_deadline,
         google: google.clone(),
-        // Before that, the next run hands it out in vain.
+        // Before that, a task of the next run would be dropped as a duplicate.
         google_deadline: config
             .google_refresh_interval
             .max(inventory::DUPLICATE_WINDOW),
         clock: Timestamp::now,
         jitter: rand::random,
     };
-    let worker = Worker::new(
+    let tasks = Worker::new(
         connection.clone(),
-        queue::SOURCE,
+        worker::SOURCE,
         service.health.clone(),
         service.stop.clone(),
     );
-    service.spawn("work", queue::consume(refresher, worker));
+    service.spawn("work", worker::consume(refresher, tasks));
     let tools = Tools {
         connection: connection.clone(),
-        publisher: Publisher::start(&mut service),
+        publisher: Publisher::start(&mut service, None),
         bot,
         refreshes_tokens: graph.is_some(),
         refreshes_google: google.map(|_| config.google_refresh_interval),
@@ -122,7 +123,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     };
     let worker = Worker::new(
         connection,
-        tick::SOURCE,
+        consume::SOURCE,
         service.health.clone(),
         service.stop.clone(),
     );
@@ -130,7 +131,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     service.finish().await
 }
 
-/// The process.
+/// Runs the scheduler as a process of its own.
 pub fn main() -> ExitCode {
     service::main(Config::read, run)
 }

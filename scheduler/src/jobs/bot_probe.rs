@@ -1,6 +1,6 @@
-//! Asks the Meta bot how it is, and tells forwarders by the bucket `bot-health`: an open breaker
-//! tries again at once when the bot is back, and opens sooner while the probe fails too. A bot that
-//! is down is no failure of the job.
+//! Asks the Meta bot for its health, and tells the forwarders by the bucket `bot-health`. When the
+//! bot is back, an open breaker tries again at once; while the probe fails too, a breaker opens
+//! sooner. A bot that is down is no failure of the job.
 
 use std::time::Duration;
 
@@ -10,10 +10,11 @@ use runtime::kv::bucket::{Bucket, BucketError};
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use super::{JobError, Tools};
+use crate::jobs::tools::{JobError, Tools};
 
-/// How long a word about the bot stays. Forwarders believe it for a quarter of that.
-const TOLD_FOR: Duration = Duration::from_secs(60);
+/// How long a probe result stays in the bucket. Forwarders ignore a result at a quarter of this
+/// age.
+const RESULT_TTL: Duration = Duration::from_secs(60);
 
 /// One run.
 ///
@@ -50,10 +51,10 @@ pub async fn probe(tools: &Tools) -> Result<Value, JobError> {
         by,
     };
     match bucket
-        .write(inventory::META_BOT, &health, last.revision, TOLD_FOR)
+        .write(inventory::META_BOT, &health, last.revision, RESULT_TTL)
         .await
     {
-        // Another replica's probe came in between: its word is as good.
+        // Another replica has written a result meanwhile, which is as good as this one.
         Ok(()) | Err(BucketError::Overtaken) => {}
         Err(e) => return Err(failed(e)),
     }

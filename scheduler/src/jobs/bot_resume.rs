@@ -1,14 +1,16 @@
-//! Lets the bot speak again to contacts whose `botSuspendUntil` has passed: `contact.bot_resumed`.
+//! Lets the bot speak again to contacts whose `botSuspendUntil` has passed, by the event
+//! `contact.bot_resumed`. Suspends nobody.
 //!
-//! By a sweep and not by a schedule (`@at`) for each contact: the time stands in the view already,
-//! so there is nothing to keep in step with it when staff change or remove it, a rebuilt view or a
-//! server that was down changes nothing, and the server need not hold a message for each contact.
-//! What it costs is one look at a small index every few seconds.
+//! A sweep looks for such contacts; there is no schedule (`@at`) for each contact. Because the time
+//! is in the view already, nothing must be kept in step with it when staff change or remove it, and
+//! a rebuilt view or a server that was down changes nothing. The price is one look at a small index
+//! every few seconds.
 //!
-//! Once a suspension, also when a run is repeated: the persister answers only when its view has
-//! what the log had when it was asked, so it leaves out what an earlier run has lifted; of two runs
-//! at once the log keeps one, because both name contact and time in `Nats-Msg-Id`; and whatever
-//! comes all the same lifts nothing but a suspension until that very time.
+//! A suspension is lifted once even if a run is repeated. The persister answers only when its view
+//! has everything that the log had at the time of the question, so it leaves out the contacts that
+//! an earlier run has resumed. Of two runs at once the log keeps one event, because both name
+//! contact and time in `Nats-Msg-Id`. An event that is stored twice nevertheless lifts only a
+//! suspension until exactly that time.
 
 use std::time::Duration;
 
@@ -22,18 +24,18 @@ use runtime::rpc::query::ask;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{JobError, Tools};
+use crate::jobs::tools::{JobError, Tools};
 
-/// A run goes no further after this; the next one goes on. Short, so that what has passed meanwhile
-/// need not wait.
-const LONGEST: Duration = Duration::from_secs(60);
+/// How long a run goes on. After that the next run continues, with the contacts whose time has
+/// passed meanwhile.
+const RUN_LIMIT: Duration = Duration::from_secs(60);
 
 /// One run.
 ///
 /// # Errors
 /// The persister or the log does not answer, or the view is too far behind.
 pub async fn sweep(tools: &Tools) -> Result<Value, JobError> {
-    let (passed, deadline) = ((tools.clock)(), Instant::now() + LONGEST);
+    let (passed, deadline) = ((tools.clock)(), Instant::now() + RUN_LIMIT);
     let (mut resumed, mut after) = (0, None);
     loop {
         let question = ListResumable {
@@ -43,7 +45,7 @@ pub async fn sweep(tools: &Tools) -> Result<Value, JobError> {
         };
         let page = ask(&tools.connection, &question, TraceContext::generate())
             .await
-            .map_err(failed)?;
+            .map_err(JobError::new)?;
         let stored =
             try_join_all(page.resumable.iter().map(|contact| resume(tools, contact))).await?;
         resumed += stored.into_iter().filter(|is_new| *is_new).count();
@@ -54,7 +56,7 @@ pub async fn sweep(tools: &Tools) -> Result<Value, JobError> {
     }
 }
 
-/// Stores the event; false if the log has it already.
+/// Stores the event. Returns false if the log already has it.
 async fn resume(
     tools: &Tools,
     &Resumable {
@@ -66,14 +68,15 @@ async fn resume(
     let event = Event::ContactBotResumed(ContactBotResumed { contact_id, until });
     let envelope = Envelope::new((tools.clock)(), Actor::System, company_id, event);
     let msg_id = format!("bot-resumed-{contact_id}-{}", until.millis());
-    let outgoing = Outgoing::event(&envelope, msg_id, TraceContext::generate()).map_err(failed)?;
-    let receipt = tools.publisher.publish(outgoing).await.map_err(failed)?;
+    let outgoing =
+        Outgoing::event(&envelope, msg_id, TraceContext::generate()).map_err(JobError::new)?;
+    let receipt = tools
+        .publisher
+        .publish(outgoing)
+        .await
+        .map_err(JobError::new)?;
     if !receipt.duplicate {
         counter!("bot_resumes_total").increment(1);
     }
     Ok(!receipt.duplicate)
-}
-
-fn failed(error: impl std::fmt::Display) -> JobError {
-    JobError(error.to_string())
 }

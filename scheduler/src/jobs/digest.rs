@@ -1,6 +1,6 @@
-//! Counts the dead letters that nobody has replayed or discarded: by service and reason, and by
-//! company. The count is a log line, the detail of the run, and from there a gauge of every
-//! replica. It changes nothing, and tells nobody by itself.
+//! Counts the open dead letters, which nobody has replayed or discarded: by service and reason, and
+//! by company. The count is written to the log and to the detail of the run, from which every
+//! replica sets its gauges. Changes nothing and notifies nobody.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,43 +11,44 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tracing::info;
 
-use super::{JobError, Tools};
+use crate::jobs::tools::{JobError, Tools};
 
-/// Letters that one run counts; of more it counts the oldest, and says so.
+/// Dead letters that one run counts. Beyond that only the oldest ones are counted, and the count is
+/// marked as truncated.
 const MAX_COUNTED: u64 = 100_000;
-/// Kinds, and companies, that the detail names: those with the most letters. The rest is counted.
+/// Kinds, and companies, that the detail names: the ones with the most dead letters. The others are
+/// only part of the totals.
 const MAX_NAMED: usize = 20;
 
-/// What a run has counted.
+/// The count of one run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Digest {
-    /// All of them.
+    /// All open dead letters.
     open: u64,
-    /// There are more.
+    /// There are more than [`MAX_COUNTED`].
     truncated: bool,
-    /// When the oldest was stored.
+    /// When the oldest dead letter was stored.
     oldest_at: Option<Timestamp>,
-    /// By service and reason, the most first.
-    kinds: Vec<Kind>,
-    /// By company, the most first.
-    companies: Vec<OfCompany>,
-    /// How many companies have some.
+    /// Sorted by number, the largest first.
+    kinds: Vec<KindCount>,
+    /// Sorted by number, the largest first.
+    companies: Vec<CompanyCount>,
+    /// Companies that have open dead letters.
     companies_total: usize,
-    /// Those that are no company's.
+    /// Dead letters that belong to no company.
     of_no_company: u64,
 }
 
-/// Letters of one service and reason.
+/// The dead letters of one service with one reason.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Kind {
+struct KindCount {
     service: String,
     reason: String,
     open: u64,
 }
 
-/// Letters of one company.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct OfCompany {
+struct CompanyCount {
     company_id: Id,
     open: u64,
 }
@@ -57,23 +58,25 @@ struct OfCompany {
 /// # Errors
 /// The stream or the bucket does not answer.
 pub async fn count(tools: &Tools) -> Result<Value, JobError> {
-    let letters = DeadLetters::new(tools.connection.clone());
-    let (mut count, mut cursor) = (Count::default(), 0);
+    let dead_letters = DeadLetters::new(tools.connection.clone(), Timestamp::now);
+    let (mut counter, mut cursor) = (Counter::default(), 0);
     loop {
-        let page = letters
+        let page = dead_letters
             .list(Scope::All, &Filter::default(), cursor, MAX_DEAD_LETTERS)
             .await
             .map_err(|e| JobError(e.to_string()))?;
-        page.dead_letters.iter().for_each(|letter| count.add(letter));
+        page.dead_letters
+            .iter()
+            .for_each(|dead_letter| counter.add(dead_letter));
         match page.next_cursor {
-            Some(_) if count.open >= MAX_COUNTED => count.truncated = true,
+            Some(_) if counter.open >= MAX_COUNTED => counter.truncated = true,
             Some(next) => {
                 cursor = next;
                 continue;
             }
             None => {}
         }
-        let digest = count.digest();
+        let digest = counter.digest();
         let Digest {
             open,
             truncated,
@@ -88,15 +91,16 @@ pub async fn count(tools: &Tools) -> Result<Value, JobError> {
     }
 }
 
-/// The gauges of this replica, which show what the last run of any replica has counted.
+/// The gauges of this replica. They show the count of the last run of any replica.
 #[derive(Default)]
 pub struct Gauges {
-    /// Kinds that have one. Where no letter of a kind is left, it must fall to zero.
+    /// Kinds that have a gauge. The gauge of a kind without dead letters must fall to zero.
     kinds: BTreeSet<(String, String)>,
 }
 
 impl Gauges {
-    /// Sets them by the detail of a run; one that is under way or has failed changes nothing.
+    /// Sets the gauges from the detail of a run. The detail of a run that has not succeeded changes
+    /// nothing.
     pub fn show(&mut self, detail: &Value) {
         let Ok(digest) = Digest::deserialize(detail) else {
             return;
@@ -124,9 +128,9 @@ impl Gauges {
     }
 }
 
-/// Letters as they come.
+/// Counts dead letters one by one.
 #[derive(Default)]
-struct Count {
+struct Counter {
     open: u64,
     truncated: bool,
     oldest_at: Option<Timestamp>,
@@ -135,25 +139,25 @@ struct Count {
     of_no_company: u64,
 }
 
-impl Count {
-    fn add(&mut self, letter: &DeadLetter) {
+impl Counter {
+    fn add(&mut self, dead_letter: &DeadLetter) {
         self.open += 1;
         self.oldest_at = Some(
             self.oldest_at
-                .map_or(letter.stored_at, |at| at.min(letter.stored_at)),
+                .map_or(dead_letter.stored_at, |at| at.min(dead_letter.stored_at)),
         );
         *self
             .kinds
-            .entry((letter.service.clone(), letter.reason.clone()))
+            .entry((dead_letter.service.clone(), dead_letter.reason.clone()))
             .or_default() += 1;
-        match letter.company_id {
+        match dead_letter.company_id {
             Some(company) => *self.companies.entry(company).or_default() += 1,
             None => self.of_no_company += 1,
         }
     }
 
     fn digest(self) -> Digest {
-        let Count {
+        let Counter {
             open,
             truncated,
             oldest_at,
@@ -162,17 +166,17 @@ impl Count {
             of_no_company,
         } = self;
         let companies_total = companies.len();
-        let mut kinds: Vec<Kind> = kinds
+        let mut kinds: Vec<KindCount> = kinds
             .into_iter()
-            .map(|((service, reason), open)| Kind {
+            .map(|((service, reason), open)| KindCount {
                 service,
                 reason,
                 open,
             })
             .collect();
-        let mut companies: Vec<OfCompany> = companies
+        let mut companies: Vec<CompanyCount> = companies
             .into_iter()
-            .map(|(company_id, open)| OfCompany { company_id, open })
+            .map(|(company_id, open)| CompanyCount { company_id, open })
             .collect();
         kinds.sort_by_key(|kind| std::cmp::Reverse(kind.open));
         companies.sort_by_key(|company| std::cmp::Reverse(company.open));
@@ -194,7 +198,7 @@ impl Count {
 mod tests {
     use super::*;
 
-    fn letter(service: &str, reason: &str, company: Option<u8>, second: i64) -> DeadLetter {
+    fn dead_letter(service: &str, reason: &str, company: Option<u8>, second: i64) -> DeadLetter {
         let stored_at = Timestamp::from_millis(1_760_000_000_000 + 1_000 * second);
         DeadLetter {
             seq: 1,
@@ -218,8 +222,8 @@ mod tests {
     }
 
     #[test]
-    fn letters_are_counted_by_kind_and_company_the_most_first() {
-        let mut count = Count::default();
+    fn dead_letters_are_counted_by_kind_and_company_the_largest_first() {
+        let mut counter = Counter::default();
         for (service, reason, company, second) in [
             ("forwarder", "refused", Some(1), 9),
             ("forwarder", "refused", Some(2), 5),
@@ -228,9 +232,9 @@ mod tests {
             ("forwarder", "expired", Some(2), 8),
             ("forwarder", "expired", Some(2), 8),
         ] {
-            count.add(&letter(service, reason, company, second));
+            counter.add(&dead_letter(service, reason, company, second));
         }
-        let digest = count.digest();
+        let digest = counter.digest();
         let kinds: Vec<_> = digest
             .kinds
             .iter()
@@ -260,10 +264,12 @@ mod tests {
     }
 
     #[test]
-    fn the_detail_is_bounded_however_many_companies_there_are() {
-        let mut count = Count::default();
-        (0..=255).for_each(|company| count.add(&letter("forwarder", "refused", Some(company), 0)));
-        let digest = count.digest();
+    fn the_detail_names_a_bounded_number_of_companies() {
+        let mut counter = Counter::default();
+        (0..=255).for_each(|company| {
+            counter.add(&dead_letter("forwarder", "refused", Some(company), 0))
+        });
+        let digest = counter.digest();
         assert_eq!(
             (digest.companies.len(), digest.companies_total, digest.open),
             (MAX_NAMED, 256, 256)

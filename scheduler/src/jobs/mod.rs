@@ -6,101 +6,70 @@ mod bot_resume;
 pub mod digest;
 mod sla;
 pub mod tokens;
+pub mod tools;
 
 use std::time::Duration;
 
-use contract::Timestamp;
-use runtime::log::publisher::Publisher;
-use runtime::net::connection::Connection;
 use serde_json::Value;
 
 use crate::config::Config;
-use crate::platforms::bot::Bot;
+use crate::jobs::tools::{JobError, Tools};
 use crate::refresh::queue;
 
-/// Longest run of any job; past it the run is given up as failed.
+/// How long a run of any job may take. After that the run ends as failed.
 pub const RUN_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
-/// How soon a job runs that must not wait.
+/// The first delay of a job that has no setting for it.
 const SOON: Duration = Duration::from_secs(1);
 
 /// A periodic job.
 #[derive(Clone, Debug)]
 pub struct Job {
-    /// A token of a subject and the key in `job-runs`: lower case and dashes. Never ends with
-    /// [`crate::ticks::schedule::CATCH_UP`].
+    /// A token of a subject and the key in `job-runs`: lower case and dashes. The name must not end
+    /// with `-first`, the ending of schedules that make up for a missed tick.
     pub name: &'static str,
-    /// From one run to the next, whole seconds.
+    /// The time from one run to the next, in whole seconds.
     pub interval: Duration,
-    /// How soon it runs where a run is due: at the very first start, or after ticks were missed.
+    /// The delay of a run that is already due: at the first start ever, or after missed ticks.
     pub first_delay: Duration,
-    /// What it does.
-    pub work: Work,
+    pub kind: JobKind,
 }
 
-/// What jobs work with. Cloning is cheap.
-#[derive(Clone)]
-pub struct Tools {
-    /// For queries, streams and buckets.
-    pub connection: Connection,
-    /// For events.
-    pub publisher: Publisher,
-    /// The Meta bot.
-    pub bot: Bot,
-    /// Whether there is an app that tokens of Facebook and Instagram can be exchanged with.
-    pub refreshes_tokens: bool,
-    /// How often Google's tokens are looked for; `None` without a client to renew them with.
-    pub refreshes_google: Option<Duration>,
-    /// The time.
-    pub clock: fn() -> Timestamp,
-}
-
-/// What jobs do.
+/// The work of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Work {
-    /// See [`tokens::of_meta`].
+pub enum JobKind {
     RefreshTokens,
-    /// See [`tokens::of_google`].
     RefreshGoogleTokens,
-    /// See [`bot_probe::probe`].
     ProbeBot,
-    /// See [`bot_resume::sweep`].
     ResumeBot,
-    /// See [`sla::sweep`].
     SweepSla,
-    /// See [`digest::count`].
     DigestDeadLetters,
 }
 
-/// Why a run failed; short text for staff.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct JobError(pub String);
-
-impl Work {
-    /// Does it. A run may be cut off at any await, and be repeated by another replica.
+impl JobKind {
+    /// Runs the job once. A run may be cancelled at any await and repeated by another replica.
     ///
     /// # Errors
-    /// The run failed; the next tick tries again.
+    /// The run failed. The next tick tries again.
     pub async fn run(self, tools: &Tools) -> Result<Value, JobError> {
         match self {
-            Work::RefreshTokens => tokens::of_meta(tools).await,
-            Work::RefreshGoogleTokens => tokens::of_google(tools).await,
-            Work::ProbeBot => bot_probe::probe(tools).await,
-            Work::ResumeBot => bot_resume::sweep(tools).await,
-            Work::SweepSla => sla::sweep(tools).await,
-            Work::DigestDeadLetters => digest::count(tools).await,
+            JobKind::RefreshTokens => tokens::of_meta(tools).await,
+            JobKind::RefreshGoogleTokens => tokens::of_google(tools).await,
+            JobKind::ProbeBot => bot_probe::probe(tools).await,
+            JobKind::ResumeBot => bot_resume::sweep(tools).await,
+            JobKind::SweepSla => sla::sweep(tools).await,
+            JobKind::DigestDeadLetters => digest::count(tools).await,
         }
     }
 }
 
-/// Every job.
+/// Every job with its settings.
 pub fn table(config: &Config) -> Vec<Job> {
-    let job = |name, interval, work| Job {
+    let job = |name, interval, kind| Job {
         name,
         interval,
         first_delay: SOON,
-        work,
+        kind,
     };
     vec![
         Job {
@@ -108,21 +77,21 @@ pub fn table(config: &Config) -> Vec<Job> {
             ..job(
                 queue::TOKEN_REFRESH,
                 config.token_refresh_interval,
-                Work::RefreshTokens,
+                JobKind::RefreshTokens,
             )
         },
         job(
             queue::GOOGLE_TOKEN_REFRESH,
             config.google_refresh_interval,
-            Work::RefreshGoogleTokens,
+            JobKind::RefreshGoogleTokens,
         ),
-        job("bot-probe", config.bot_probe_interval, Work::ProbeBot),
-        job("bot-resume", config.bot_resume_interval, Work::ResumeBot),
-        job("sla-sweep", config.sla_sweep_interval, Work::SweepSla),
+        job("bot-probe", config.bot_probe_interval, JobKind::ProbeBot),
+        job("bot-resume", config.bot_resume_interval, JobKind::ResumeBot),
+        job("sla-sweep", config.sla_sweep_interval, JobKind::SweepSla),
         job(
             "dead-letter-digest",
             config.dead_letter_digest_interval,
-            Work::DigestDeadLetters,
+            JobKind::DigestDeadLetters,
         ),
     ]
 }
@@ -134,7 +103,7 @@ mod tests {
     use runtime::service::settings::Settings;
 
     #[test]
-    fn all_ticks_that_wait_fit_in_the_hands_of_schedulers() {
+    fn all_waiting_ticks_can_be_delivered_at_once() {
         let jobs = table(&Config::read(&mut Settings::of([]))).len() as i64;
         assert!(jobs * inventory::JOBS_MAX_PER_SUBJECT < inventory::SCHEDULER_MAX_ACK_PENDING);
     }

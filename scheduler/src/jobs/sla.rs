@@ -1,12 +1,14 @@
-//! Reports messages that the bot had not taken when their company's target passed:
-//! `message.sla_breached`, once a message.
+//! Reports each message that was not delivered to the bot within its company's target, once, as
+//! `message.sla_breached`. Delivers nothing.
 //!
-//! A run looks at the messages whose target passed since the last one, each once: what is not
-//! delivered then, or was delivered later, is a breach. How far it has come is kept in `job-runs`
-//! beside the job's last run. Once a message also when a run is repeated: the persister answers
-//! only when its view has what the log had when it was asked, so it leaves out what an earlier run
-//! has reported; and of two runs at once the log keeps one, because both name the message in
-//! `Nats-Msg-Id`.
+//! A run looks once at each message whose target passed since the last run. A message that is not
+//! delivered then, or was delivered later, is a breach. The time up to which runs have looked is
+//! kept in `job-runs` beside the job's last run.
+//!
+//! A message is reported once even if a run is repeated. The persister answers only when its view
+//! has everything that the log had at the time of the question, so it leaves out the messages that
+//! an earlier run has reported. Of two runs at once the log keeps one event, because both name the
+//! message in `Nats-Msg-Id`.
 
 use std::time::Duration;
 
@@ -22,18 +24,18 @@ use runtime::log::publisher::Outgoing;
 use runtime::rpc::query::ask;
 use serde_json::{Value, json};
 
-use super::{JobError, Tools};
+use crate::jobs::tools::{JobError, Tools};
 
-/// The key of how far the last run came, in `job-runs`.
+/// The key in `job-runs` of the time up to which runs have looked.
 const CURSOR: &str = "sla-sweep.swept-to";
-/// A target counts as passed only so much later: the forwarder's clock may be another, and its
-/// report takes a moment to be stored.
+/// How long after its target a message is looked at. The forwarder's clock may differ from this
+/// replica's, and its report takes a moment to be stored.
 const GRACE: Duration = Duration::from_secs(2);
-/// How far back the first run looks. A message lives no longer.
+/// How far back the first run looks. Older messages have expired.
 const FIRST_LOOK: Duration = Duration::from_secs(86_400);
-/// And any run: what is older has left the log.
+/// How far back any run looks. Older messages have left the log.
 const LONGEST_LOOK: Duration = inventory::EVENTS_MAX_AGE;
-/// So much time is looked at in one go, so that a question stays short after long downtime.
+/// The time that one question covers, so that questions stay short after a long downtime.
 const WINDOW: Duration = Duration::from_secs(600);
 
 /// One run.
@@ -46,23 +48,23 @@ pub async fn sweep(tools: &Tools) -> Result<Value, JobError> {
         .jetstream
         .get_key_value(inventory::JOB_RUNS)
         .await
-        .map_err(failed)?;
+        .map_err(JobError::new)?;
     let (swept_to, mut revision) = cursor(&store).await?;
     let mut breached = 0;
     for (from, to) in windows(swept_to, (tools.clock)()) {
         breached += sweep_window(tools, from, to).await?;
-        // If another replica sweeps too, one of the two ends here, and the other goes on.
+        // If another replica sweeps at the same time, the slower of the two fails here.
         revision = store
             .update(CURSOR, to.to_string().into(), revision)
             .await
-            .map_err(failed)?;
+            .map_err(JobError::new)?;
     }
     Ok(json!({"breached": breached}))
 }
 
-/// Since when, and the revision that says so; 0 if nothing does.
+/// The time up to which runs have looked, and its revision; 0 if there is none.
 async fn cursor(store: &Store) -> Result<(Option<Timestamp>, u64), JobError> {
-    let entry = store.entry(CURSOR).await.map_err(failed)?;
+    let entry = store.entry(CURSOR).await.map_err(JobError::new)?;
     Ok(entry.map_or((None, 0), |entry| {
         let text = (entry.operation == Operation::Put)
             .then(|| String::from_utf8_lossy(&entry.value).into_owned());
@@ -70,7 +72,7 @@ async fn cursor(store: &Store) -> Result<(Option<Timestamp>, u64), JobError> {
     }))
 }
 
-/// The times to look at, one after the other.
+/// The time ranges to look at, in order.
 fn windows(
     swept_to: Option<Timestamp>,
     now: Timestamp,
@@ -99,7 +101,7 @@ async fn sweep_window(tools: &Tools, from: Timestamp, to: Timestamp) -> Result<u
         };
         let page = ask(&tools.connection, &question, TraceContext::generate())
             .await
-            .map_err(failed)?;
+            .map_err(JobError::new)?;
         let stored: Vec<bool> =
             try_join_all(page.overdue.iter().map(|overdue| report(tools, overdue))).await?;
         breached += stored.into_iter().filter(|is_new| *is_new).count() as u64;
@@ -110,7 +112,7 @@ async fn sweep_window(tools: &Tools, from: Timestamp, to: Timestamp) -> Result<u
     }
 }
 
-/// Stores the event; false if the log has it already.
+/// Stores the event. Returns false if the log already has it.
 async fn report(tools: &Tools, overdue: &Overdue) -> Result<bool, JobError> {
     let Overdue {
         company_id,
@@ -133,16 +135,16 @@ async fn report(tools: &Tools, overdue: &Overdue) -> Result<bool, JobError> {
         format!("sla-{message_id}"),
         TraceContext::generate(),
     )
-    .map_err(failed)?;
-    let receipt = tools.publisher.publish(outgoing).await.map_err(failed)?;
+    .map_err(JobError::new)?;
+    let receipt = tools
+        .publisher
+        .publish(outgoing)
+        .await
+        .map_err(JobError::new)?;
     if !receipt.duplicate {
         counter!("sla_breaches_total", "platform" => platform.as_str()).increment(1);
     }
     Ok(!receipt.duplicate)
-}
-
-fn failed(error: impl std::fmt::Display) -> JobError {
-    JobError(error.to_string())
 }
 
 #[cfg(test)]
@@ -154,7 +156,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn windows_follow_one_another_up_to_now_and_are_short(ago in prop::option::of(-100_000i64..3_000_000_000)) {
+        fn windows_are_short_and_cover_the_time_until_now_without_gaps(ago in prop::option::of(-100_000i64..3_000_000_000)) {
             let swept_to = ago.map(|ms| Timestamp::from_millis(NOW.millis() - ms));
             let all: Vec<_> = windows(swept_to, NOW).collect();
             prop_assert!(all.iter().all(|(from, to)| from < to && to.since(*from) <= WINDOW));

@@ -1,5 +1,5 @@
-//! Finds the tokens of all companies that are about to expire, and hands each out as a piece of
-//! work of its own (see `work`). Exchanges none itself.
+//! Finds the tokens of all companies that are about to expire, and enqueues each one as a task of
+//! its own (see `refresh::queue`). Exchanges no token.
 
 use std::time::Duration;
 
@@ -13,20 +13,21 @@ use futures_util::future::try_join_all;
 use runtime::rpc::query::ask;
 use serde_json::{Value, json};
 
-use super::{JobError, Tools};
-use crate::refresh::Which;
-use crate::refresh::queue;
+use crate::jobs::tools::{JobError, Tools};
+use crate::refresh::queue::{self, TokenRef};
 
 const DAY: Duration = Duration::from_secs(86_400);
-/// Tokens of Facebook and Instagram are renewed that expire within this.
+/// Tokens of Facebook and Instagram are renewed if they expire within this time.
 pub const AHEAD: Duration = Duration::from_secs(7 * 86_400);
-/// And those that expired within this: nobody can renew them any more, but staff shall know.
+/// Tokens that expired within this time are enqueued too. They cannot be renewed any more, but
+/// staff are told.
 const BEHIND: Duration = AHEAD;
-/// Google's, which live for an hour, are renewed that expire within this.
+/// Tokens of Google, which live for an hour, are renewed if they expire within this time.
 const GOOGLE_AHEAD: Duration = Duration::from_secs(15 * 60);
-/// What Google refused is tried again this often: the reason may have been ours, or have passed …
-const REFUSED_AGAIN: Duration = Duration::from_secs(3_600);
-/// … for so long.
+/// How often a token that Google refused is tried again. The reason may have been a mistake in our
+/// settings, or may have passed.
+const REFUSED_INTERVAL: Duration = Duration::from_secs(3_600);
+/// How long a refused token is tried again. After that only connecting again helps.
 const REFUSED_FOR: Duration = DAY.saturating_mul(7);
 
 /// One run for Facebook and Instagram.
@@ -39,7 +40,7 @@ pub async fn of_meta(tools: &Tools) -> Result<Value, JobError> {
     }
     let now = (tools.clock)();
     let (from, before) = (before(now, BEHIND), now.plus(AHEAD));
-    hand_out(tools, |after| ListExpiring {
+    enqueue_all(tools, |after| ListExpiring {
         from,
         before,
         after,
@@ -51,7 +52,7 @@ pub async fn of_meta(tools: &Tools) -> Result<Value, JobError> {
 /// One run for Google.
 ///
 /// # Errors
-/// As [`of_meta`].
+/// The persister or the stream does not answer.
 pub async fn of_google(tools: &Tools) -> Result<Value, JobError> {
     let Some(interval) = tools.refreshes_google else {
         return Ok(json!({"skipped": "GOOGLE_CLIENT_ID and GOOGLE_CLIENT_SECRET are not set"}));
@@ -59,10 +60,10 @@ pub async fn of_google(tools: &Tools) -> Result<Value, JobError> {
     let now = (tools.clock)();
     let (provider, failed_since) = (
         Provider::Google,
-        is_turn_of_refused(now, interval).then(|| before(now, REFUSED_FOR)),
+        includes_refused(now, interval).then(|| before(now, REFUSED_FOR)),
     );
     let before = now.plus(GOOGLE_AHEAD);
-    hand_out(tools, |after| ListRefreshable {
+    enqueue_all(tools, |after| ListRefreshable {
         provider,
         before,
         failed_since,
@@ -72,9 +73,9 @@ pub async fn of_google(tools: &Tools) -> Result<Value, JobError> {
     .await
 }
 
-/// Of the runs within [`REFUSED_AGAIN`], the first.
-fn is_turn_of_refused(now: Timestamp, interval: Duration) -> bool {
-    let into = now.millis().rem_euclid(REFUSED_AGAIN.as_millis() as i64);
+/// Whether this run also tries refused tokens: the first run within each [`REFUSED_INTERVAL`] does.
+fn includes_refused(now: Timestamp, interval: Duration) -> bool {
+    let into = now.millis().rem_euclid(REFUSED_INTERVAL.as_millis() as i64);
     into < interval.as_millis() as i64
 }
 
@@ -82,15 +83,15 @@ fn before(now: Timestamp, by: Duration) -> Timestamp {
     Timestamp::from_millis(now.millis() - by.as_millis() as i64)
 }
 
-/// Page by page.
-async fn hand_out<Q>(
+/// Asks for the due tokens page by page, and enqueues them.
+async fn enqueue_all<Q>(
     tools: &Tools,
     question: impl Fn(Option<IntegrationKey>) -> Q,
 ) -> Result<Value, JobError>
 where
     Q: Query<Answer = ExpiringPage>,
 {
-    let (mut due, mut handed_out, mut after) = (0, 0, None);
+    let (mut due, mut enqueued, mut after) = (0, 0, None);
     loop {
         let page = ask(
             &tools.connection,
@@ -98,27 +99,23 @@ where
             TraceContext::generate(),
         )
         .await
-        .map_err(failed)?;
+        .map_err(JobError::new)?;
         let all = page.expiring.iter().map(|(key, version)| {
-            let which = Which {
+            let token = TokenRef {
                 company: key.company_id,
                 provider: key.provider,
                 version: *version,
             };
-            queue::hand_out(&tools.connection, which, (tools.clock)())
+            queue::enqueue(&tools.connection, token, (tools.clock)())
         });
-        let stored = try_join_all(all).await.map_err(failed)?;
+        let stored = try_join_all(all).await.map_err(JobError::new)?;
         due += stored.len();
-        handed_out += stored.into_iter().filter(|is_new| *is_new).count();
+        enqueued += stored.into_iter().filter(|is_new| *is_new).count();
         after = page.next;
         if after.is_none() {
-            return Ok(json!({"due": due, "handed_out": handed_out}));
+            return Ok(json!({"due": due, "handed_out": enqueued}));
         }
     }
-}
-
-fn failed(error: impl std::fmt::Display) -> JobError {
-    JobError(error.to_string())
 }
 
 #[cfg(test)]
@@ -126,12 +123,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_refused_has_its_turn_once_an_hour() {
+    fn refused_tokens_are_tried_once_an_hour_whatever_the_interval() {
         for interval in [1, 60, 300, 600] {
             let runs = (0..7_200 / interval)
                 .map(|n| Timestamp::from_millis(1_764_000_000_000 + 1_000 * n * interval + 700));
             let taken = runs
-                .filter(|at| is_turn_of_refused(*at, Duration::from_secs(interval as u64)))
+                .filter(|at| includes_refused(*at, Duration::from_secs(interval as u64)))
                 .count();
             assert_eq!(taken, 2, "every {interval} s for two hours");
         }

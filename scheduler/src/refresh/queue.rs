@@ -1,154 +1,113 @@
-//! What jobs hand out piece by piece: each piece is a message of its own with retries of its own,
-//! so that one that waits holds up no other. From a message to a typed piece of work, and back to
-//! what becomes of the message.
+//! The queue of tokens to be renewed. Each token is a message with retries of its own. Otherwise a
+//! token that waits would hold up the others. Renews no token.
+
+use std::time::Duration;
 
 use async_nats::jetstream::message::PublishMessage;
-use contract::Timestamp;
-use contract::dead_letter::Reason;
 use contract::domain::Provider;
-use contract::{inventory, subject};
-use runtime::consume::worker::{Delivery, Settle, Source, Worker};
+use contract::{Id, Timestamp, inventory, subject};
 use runtime::log::direct_get;
 use runtime::net::connection::Connection;
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
 
 use crate::refresh::store::last_of;
-use crate::refresh::{Refresher, Tried, Which};
 
-/// The job whose pieces are tokens of Facebook and Instagram to be renewed.
+/// The job that enqueues tokens of Facebook and Instagram.
 pub const TOKEN_REFRESH: &str = "token-refresh";
-/// The job whose pieces are tokens of Google to be renewed.
+/// The job that enqueues tokens of Google.
 pub const GOOGLE_TOKEN_REFRESH: &str = "google-token-refresh";
-/// Where the work comes from. What is at hand here is not in work elsewhere, so it is little.
-pub const SOURCE: Source = Source {
-    stream: inventory::JOBS,
-    consumer: inventory::SCHEDULER_WORK,
-    prefetch: 4,
-};
-/// Pieces in work at once in one replica: each is a call to the outside.
-const AT_ONCE: usize = 8;
-/// How long a piece stays: well above the longest deadline.
-const LIFE: Duration = Duration::from_secs(7 * 86_400);
+/// How long a task stays in the stream. Far longer than the longest deadline, so that no task
+/// disappears before its token is renewed or given up.
+const TASK_TTL: Duration = Duration::from_secs(7 * 86_400);
 
-/// The payload of a piece; company and provider are in the subject.
-#[derive(Serialize, Deserialize)]
-struct Token {
-    version: Timestamp,
-    /// The platform wants to be left alone until then.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    not_before: Option<Timestamp>,
+/// One version of one token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenRef {
+    pub company: Id,
+    pub provider: Provider,
+    /// When the token was entered or last renewed.
+    pub version: Timestamp,
 }
 
-impl Token {
-    /// How long nobody shall be asked about it.
-    fn wait(&self, now: Timestamp) -> Option<Duration> {
+/// The payload of a task. Company and provider are in the subject.
+#[derive(Serialize, Deserialize)]
+pub struct Task {
+    pub version: Timestamp,
+    /// Until then the platform wants no calls about this token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
+}
+
+impl Task {
+    /// The time until the platform may be called; `None` if it may be called now.
+    pub fn wait(&self, now: Timestamp) -> Option<Duration> {
         self.not_before
             .map(|at| at.since(now))
             .filter(|wait| !wait.is_zero())
     }
-}
 
-/// Takes work until stopped.
-pub async fn consume(refresher: Refresher, worker: Worker) {
-    worker
-        .run_each(AT_ONCE, |delivery| {
-            let refresher = refresher.clone();
-            async move { take(&refresher, &delivery).await }
-        })
-        .await;
-}
-
-async fn take(refresher: &Refresher, delivery: &Delivery) -> Settle {
-    let known = subject::from_job_work(&delivery.subject)
-        .filter(|(job, _, provider)| *job == job_of(*provider));
-    let Some((_, company, provider)) = known else {
-        return Settle::Reject(Reason::UnknownVersion, "this build has no such work".into());
-    };
-    let Ok(token) = serde_json::from_slice::<Token>(&delivery.payload) else {
-        return Settle::Reject(
-            Reason::Malformed,
-            "the payload names no version of a token".into(),
-        );
-    };
-    if let Some(wait) = token.wait((refresher.clock)()) {
-        return Settle::Retry(wait);
+    /// Reads the payload of a task, if the task is about this version of its token.
+    fn about_version(payload: &[u8], version: Timestamp) -> Option<Task> {
+        serde_json::from_slice(payload)
+            .ok()
+            .filter(|task: &Task| task.version == version)
     }
-    let Token {
-        version,
-        not_before,
-    } = token;
-    let tried = Tried {
-        attempt: delivery.attempt,
-        since: not_before
-            .unwrap_or(delivery.stored_at)
-            .max(delivery.stored_at),
-    };
-    refresher
-        .refresh(
-            Which {
-                company,
-                provider,
-                version,
-            },
-            tried,
-        )
-        .await
 }
 
-fn job_of(provider: Provider) -> &'static str {
+/// The job whose tasks are the tokens of this provider.
+pub fn job_of(provider: Provider) -> &'static str {
     match provider {
         Provider::Google => GOOGLE_TOKEN_REFRESH,
         _ => TOKEN_REFRESH,
     }
 }
 
-/// Hands out a token to be renewed; false if it was handed out a moment ago, or waits because its
-/// platform wants to be left alone.
+/// Enqueues a token. Returns false if the token was enqueued a moment ago, or waits because its
+/// platform wants no calls yet.
 ///
 /// # Errors
-/// The stream does not answer, or does not take it.
-pub async fn hand_out(
+/// The stream does not answer, or refuses the task.
+pub async fn enqueue(
     connection: &Connection,
-    which: Which,
+    token: TokenRef,
     now: Timestamp,
 ) -> Result<bool, String> {
-    let last = last_of(&connection.jetstream, inventory::JOBS, &piece(which)).await?;
-    let last = last.and_then(|last| of(&last.payload, which.version));
-    if last.is_some_and(|token| token.wait(now).is_some()) {
+    let last = last_of(&connection.jetstream, inventory::JOBS, &subject_of(token)).await?;
+    let last = last.and_then(|last| Task::about_version(&last.payload, token.version));
+    if last.is_some_and(|task| task.wait(now).is_some()) {
         return Ok(false);
     }
-    publish(connection, which, None).await
+    publish(connection, token, None).await
 }
 
-/// Hands it out again, for later. Meanwhile runs hand out none.
+/// Enqueues a token for later. Until then [`enqueue`] does nothing for this token.
 ///
 /// # Errors
-/// The stream does not take it.
-pub async fn hand_out_later(
+/// The stream does not answer, or refuses the task.
+pub async fn enqueue_later(
     connection: &Connection,
-    which: Which,
+    token: TokenRef,
     not_before: Timestamp,
 ) -> Result<(), String> {
-    publish(connection, which, Some(not_before)).await.map(drop)
+    publish(connection, token, Some(not_before)).await.map(drop)
 }
 
-/// False if the stream has it already.
+/// Returns false if the stream already has the task.
 async fn publish(
     connection: &Connection,
-    which: Which,
+    token: TokenRef,
     not_before: Option<Timestamp>,
 ) -> Result<bool, String> {
-    let Which {
+    let TokenRef {
         company,
         provider,
         version,
-    } = which;
-    let payload = serde_json::to_vec(&Token {
+    } = token;
+    let task = Task {
         version,
         not_before,
-    })
-    .map_err(|e| e.to_string())?;
+    };
+    let payload = serde_json::to_vec(&task).map_err(|e| e.to_string())?;
     let later = not_before
         .map(|at| format!("-{}", at.millis()))
         .unwrap_or_default();
@@ -160,40 +119,34 @@ async fn publish(
     let message = PublishMessage::build()
         .payload(payload.into())
         .message_id(msg_id)
-        .ttl(LIFE);
+        .ttl(TASK_TTL);
     let ack = connection
         .jetstream
-        .send_publish(piece(which), message)
+        .send_publish(subject_of(token), message)
         .await;
     let ack = async { ack?.await }.await.map_err(|e| e.to_string())?;
     Ok(!ack.duplicate)
 }
 
-fn piece(which: Which) -> String {
-    subject::job_work(job_of(which.provider), which.company, which.provider)
+fn subject_of(token: TokenRef) -> String {
+    subject::job_work(job_of(token.provider), token.company, token.provider)
 }
 
-/// Whether operators have a dead letter of this token already, whichever piece it was.
+/// Whether operators already have a dead letter about this version of the token, from any task.
 ///
 /// # Errors
 /// The stream does not answer.
-pub async fn has_letter(connection: &Connection, which: Which) -> Result<bool, String> {
-    let letters = direct_get::latest(
+pub async fn has_dead_letter(connection: &Connection, token: TokenRef) -> Result<bool, String> {
+    let dead_letters = direct_get::latest(
         connection,
         inventory::DEAD,
-        &[subject::dead(connection.service, &piece(which))],
+        &[subject::dead(connection.service, &subject_of(token))],
     )
-    .await?;
-    Ok(letters
+    .await
+    .map_err(|e| e.to_string())?;
+    Ok(dead_letters
         .first()
-        .is_some_and(|letter| of(&letter.payload, which.version).is_some()))
-}
-
-/// The payload of a piece, if it is about this version of its token.
-fn of(payload: &[u8], version: Timestamp) -> Option<Token> {
-    serde_json::from_slice(payload)
-        .ok()
-        .filter(|token: &Token| token.version == version)
+        .is_some_and(|last| Task::about_version(&last.payload, token.version).is_some()))
 }
 
 #[cfg(test)]
@@ -204,29 +157,31 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn a_piece_about_an_older_token_is_not_this_ones() {
-        let payload = serde_json::to_vec(&Token {
+    fn a_task_about_an_older_version_of_the_token_is_ignored() {
+        let payload = serde_json::to_vec(&Task {
             version: VERSION,
             not_before: None,
         })
         .unwrap();
-        assert!(of(&payload, VERSION).is_some());
-        assert!(of(&payload, VERSION.plus(SECOND)).is_none() && of(b"{}", VERSION).is_none());
+        assert!(Task::about_version(&payload, VERSION).is_some());
+        assert!(Task::about_version(&payload, VERSION.plus(SECOND)).is_none());
+        assert!(Task::about_version(b"{}", VERSION).is_none());
     }
 
     #[test]
-    fn a_piece_waits_until_its_time_and_one_without_a_time_never() {
-        let token = Token {
+    fn a_task_waits_until_its_time_and_a_task_without_a_time_does_not_wait() {
+        let task = Task {
             version: VERSION,
             not_before: Some(VERSION.plus(SECOND)),
         };
-        let read = of(&serde_json::to_vec(&token).unwrap(), VERSION).unwrap();
+        let read = Task::about_version(&serde_json::to_vec(&task).unwrap(), VERSION).unwrap();
         assert_eq!(
             (read.wait(VERSION), read.wait(VERSION.plus(SECOND))),
             (Some(SECOND), None)
         );
-        // As earlier builds hand it out.
-        let read = of(format!(r#"{{"version":"{VERSION}"}}"#).as_bytes(), VERSION).unwrap();
+        // Earlier builds wrote no `not_before`.
+        let payload = format!(r#"{{"version":"{VERSION}"}}"#);
+        let read = Task::about_version(payload.as_bytes(), VERSION).unwrap();
         assert_eq!(read.wait(VERSION), None);
     }
 }

@@ -1,5 +1,6 @@
-//! Storing an event only if nothing has happened meanwhile to what it is about: the server compares
-//! and stores in one step. And before that, what the log has of it, beside what the view shows.
+//! Stores an event only if no other event about the same thing was stored meanwhile: the server
+//! compares and stores in one step. Also compares the log with the view before that. Does not know
+//! what the events mean.
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::PublishErrorKind;
@@ -12,78 +13,71 @@ use runtime::log::direct_get;
 use runtime::log::publisher::Outgoing;
 use runtime::net::connection::{Connection, REQUEST_TIMEOUT};
 
-/// The service whose dead letters are missing in the view.
+/// The service that writes the view. An event that it dead-letters is missing there.
 const VIEW_OWNER: &str = "persister";
 
 /// Why an event is not known to be stored.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Something has happened since.
+    /// Another event was stored since.
     #[error("it was changed meanwhile")]
     Overtaken,
-    /// No answer, or a refusal. It may be stored all the same.
+    /// The server refused the event or did not answer. The event may be stored nevertheless.
     #[error("{0}")]
     Unavailable(String),
 }
 
-/// What the log has of something, beside what the view shows of it.
+/// How far the view is, compared with the log, for the events under one filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// Nothing newer. Its last event has this sequence; 0 if the log keeps none any more.
-    Shown(u64),
-    /// Something newer, which is on its way into the view.
-    Ahead,
-    /// Something newer of this sequence, which the view will not show: it is a dead letter.
-    Dead(u64),
+pub enum ViewState {
+    /// The view shows the last event, which has this sequence; 0 if the log keeps no event.
+    Current(u64),
+    /// The view does not show the last event yet.
+    Behind,
+    /// The view will never show the last event, which has this sequence, because the event became
+    /// a dead letter.
+    DeadLettered(u64),
 }
 
-/// Compares the log's last event under `filter` with the latest that the view shows. That one,
-/// `shown`, is a place in the log: of a replay the sequence of its first copy. The server compares
-/// with the sequence that the event itself has.
+/// Compares the log's last event under `filter` with `shown`, the log position of the last event in
+/// the view. The log position of a replayed event is the sequence of its first copy. The sequence
+/// in the result is the event's own, because the server compares with that.
 ///
 /// # Errors
 /// The server does not answer.
-pub async fn standing(
+pub async fn view_state(
     connection: &Connection,
     filter: &str,
     shown: u64,
-) -> Result<Standing, String> {
+) -> Result<ViewState, String> {
     let Some(last) = last_of(&connection.jetstream, inventory::EVENTS, filter).await? else {
-        return Ok(Standing::Shown(0));
+        return Ok(ViewState::Current(0));
     };
-    if place(
-        last.sequence,
-        last.headers.get(header::EVENT_SEQ).map(|v| v.as_str()),
-    ) <= shown
-    {
-        return Ok(Standing::Shown(last.sequence));
+    let position = header::log_position(inventory::EVENTS, last.sequence, |name| {
+        last.headers.get(name).map(|value| value.as_str())
+    });
+    if position.is_none_or(|position| position <= shown) {
+        return Ok(ViewState::Current(last.sequence));
     }
-    let letters = direct_get::latest(
+    let dead_letters = direct_get::latest(
         connection,
         inventory::DEAD,
         &[subject::dead(VIEW_OWNER, &last.subject)],
     )
-    .await?;
-    let dead = letters
+    .await
+    .map_err(|e| e.to_string())?;
+    let dead = dead_letters
         .first()
-        .and_then(|letter| letter.header(header::DEAD_STREAM_SEQ));
+        .and_then(|dead_letter| dead_letter.header(header::DEAD_STREAM_SEQ));
     Ok(if dead == Some(last.sequence.to_string().as_str()) {
-        Standing::Dead(last.sequence)
+        ViewState::DeadLettered(last.sequence)
     } else {
-        Standing::Ahead
+        ViewState::Behind
     })
 }
 
-/// Where an event counts in the view: as the persister reads it.
-fn place(seq: u64, first: Option<&str>) -> u64 {
-    first
-        .and_then(|first| first.parse().ok())
-        .filter(|first| *first < seq)
-        .unwrap_or(seq)
-}
-
-/// The last message under a subject, which may be a filter; from any replica, which may be a little
-/// behind.
+/// The last message under a subject or filter. Any replica of the stream answers, which may be a
+/// little behind.
 ///
 /// # Errors
 /// The server does not answer.
@@ -103,11 +97,11 @@ pub async fn last_of(
     }
 }
 
-/// Stores an event if the last one under `filter` still has the sequence `last`; 0: if there is
-/// none.
+/// Stores an event if the last event under `filter` still has the sequence `last`, or if there is
+/// none and `last` is 0. Takes at most [`REQUEST_TIMEOUT`].
 ///
 /// # Errors
-/// See [`StoreError`]; within [`REQUEST_TIMEOUT`].
+/// See [`StoreError`].
 pub async fn store_if_last(
     connection: &Connection,
     envelope: &Envelope,
@@ -155,7 +149,10 @@ mod tests {
             (20, Some("21"), 20),
             (20, Some("x"), 20),
         ] {
-            assert_eq!(place(seq, first), counts, "{first:?}");
+            let position = header::log_position(inventory::EVENTS, seq, |name| {
+                first.filter(|_| name == header::EVENT_SEQ)
+            });
+            assert_eq!(position, Some(counts), "{first:?}");
         }
     }
 }

@@ -1,6 +1,6 @@
-//! The last run of each job, in the bucket `job-runs`. Every write names the revision that it
-//! replaces, so that of two replicas one wins. Decides what a tick means for a job; does not run
-//! it.
+//! The last run of each job, in the bucket `job-runs`, and the decision whether a tick leads to a
+//! run. Every write names the revision that it replaces, so that only one of two replicas succeeds.
+//! Runs no job.
 
 use std::time::Duration;
 
@@ -13,50 +13,48 @@ use tracing::warn;
 
 use crate::jobs::{Job, RUN_TIMEOUT};
 
-/// A run that has not ended this much past its limit is nobody's any more.
+/// A run that is still in progress after this time counts as abandoned: its replica is gone.
 const ABANDONED_AFTER: Duration = RUN_TIMEOUT.saturating_add(Duration::from_secs(60));
 
-/// A tick.
 #[derive(Clone, Copy, Debug)]
 pub struct Tick {
-    /// Sequence in `JOBS`.
+    /// The sequence in `JOBS`.
     pub seq: u64,
-    /// When the server made it.
+    /// When the server made the tick.
     pub at: Timestamp,
-    /// Made because a run was overdue, not by the recurring schedule.
+    /// Whether the tick was made because a run was overdue, and not by the recurring schedule.
     pub catch_up: bool,
 }
 
-/// What a replica does with a tick.
+/// How a replica handles a tick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
-    /// The job.
+pub enum Action {
+    /// Run the job.
     Run,
-    /// Nothing: a run has served it, or is about to.
+    /// Acknowledge the tick without a run, because another run serves the tick.
     Skip,
-    /// Another run of the job is under way: look again later.
+    /// Take the tick again later, because another run of the job is in progress.
     Wait,
 }
 
-/// What `tick` means, given the job's last run.
-pub fn turn(job: &Job, last: Option<&JobRun>, tick: Tick, now: Timestamp) -> Turn {
-    let Some(last) = last else { return Turn::Run };
+/// Decides how a tick is handled, given the job's last run.
+pub fn action_for(job: &Job, last: Option<&JobRun>, tick: Tick, now: Timestamp) -> Action {
+    let Some(last) = last else { return Action::Run };
     let running = last.outcome == Outcome::Running;
     if running && tick.seq == last.tick_seq && tick.at == last.tick_at {
-        // A tick in work is not delivered again, so its replica is gone.
-        return Turn::Run;
+        // A tick in progress is not redelivered, so the replica of that run is gone.
+        return Action::Run;
     }
-    // Ticks that were waiting when a run began are served by it, so that a backlog collapses to one
-    // run.
+    // A run serves all ticks that were waiting when it began, so that a backlog leads to one run.
     let served = tick.at <= last.tick_at || tick.at <= last.started_at;
-    // A tick to catch up says itself, by the server's clock, when the job was overdue.
+    // The time of a catch-up tick says, by the server's clock, when the job was overdue.
     if served || (tick.catch_up && !is_overdue(job, Some(last), tick.at)) {
-        return Turn::Skip;
+        return Action::Skip;
     }
     if running && now.since(last.started_at) < ABANDONED_AFTER {
-        Turn::Wait
+        Action::Wait
     } else {
-        Turn::Run
+        Action::Run
     }
 }
 
@@ -68,7 +66,7 @@ pub fn is_overdue(job: &Job, last: Option<&JobRun>, now: Timestamp) -> bool {
 /// Why a run could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum RunsError {
-    /// Another replica has written since.
+    /// Another replica has written the record since.
     #[error("another replica was faster")]
     Overtaken,
     /// The bucket does not answer, or does not exist yet.
@@ -76,12 +74,12 @@ pub enum RunsError {
     Unavailable(String),
 }
 
-/// A run with the revision it was read at.
+/// The record of a job's last run, and its revision.
 #[derive(Clone, Debug, Default)]
 pub struct Last {
-    /// `None` if there was none yet.
+    /// `None` if the job has never run.
     pub run: Option<JobRun>,
-    /// 0 if there was none yet.
+    /// 0 if the job has never run.
     pub revision: u64,
 }
 
@@ -92,15 +90,14 @@ pub struct Runs {
 }
 
 impl Runs {
-    /// Asks nothing yet.
     pub fn new(jetstream: Context) -> Runs {
         Runs { jetstream }
     }
 
-    /// The job's last run. When it began is by the server's clock.
+    /// Reads the job's last run. The time of its beginning is by the server's clock.
     ///
     /// # Errors
-    /// [`RunsError::Unavailable`].
+    /// Only [`RunsError::Unavailable`].
     pub async fn last(&self, job: &str) -> Result<Last, RunsError> {
         let entry = self.store().await?.entry(job).await.map_err(unavailable)?;
         let Some(entry) = entry else {
@@ -120,11 +117,11 @@ impl Runs {
         })
     }
 
-    /// Writes a run in place of what stands at `revision`, and returns the new revision.
+    /// Replaces the record that has `revision`, and returns the new revision.
     ///
     /// # Errors
-    /// [`RunsError::Overtaken`] if something else stands there now. After
-    /// [`RunsError::Unavailable`] it may be written all the same.
+    /// [`RunsError::Overtaken`] if the record has another revision now. After
+    /// [`RunsError::Unavailable`] the record may be written nevertheless.
     pub async fn write(&self, run: &JobRun, revision: u64) -> Result<u64, RunsError> {
         let value = serde_json::to_vec(run).map_err(unavailable)?;
         self.store()
@@ -145,8 +142,8 @@ impl Runs {
     }
 }
 
-/// A run that is under way began when the server stored that: ticks have their time from it, and a
-/// replica's clock may be another.
+/// Gives a run in progress the beginning by the server's clock. Because ticks have their time from
+/// the server, the clock of a replica, which may differ, must not be compared with it.
 fn by_servers_clock(run: JobRun, stored_at: Timestamp) -> JobRun {
     let started_at = if run.outcome == Outcome::Running {
         stored_at
@@ -163,14 +160,14 @@ fn unavailable(error: impl std::fmt::Display) -> RunsError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::jobs::Work;
+    use crate::jobs::JobKind;
     use serde_json::Value;
 
     const JOB: Job = Job {
         name: "token-refresh",
         interval: Duration::from_secs(3_600),
         first_delay: Duration::from_secs(10),
-        work: Work::RefreshTokens,
+        kind: JobKind::RefreshTokens,
     };
 
     fn at(second: i64) -> Timestamp {
@@ -201,97 +198,97 @@ mod tests {
     }
 
     #[test]
-    fn every_case() {
+    fn a_tick_leads_to_a_run_unless_another_run_serves_it() {
         let rows = [
-            ("the first tick ever", None, tick(1, 0), at(0), Turn::Run),
+            ("the first tick ever", None, tick(1, 0), at(0), Action::Run),
             (
                 "the next tick",
                 Some(Outcome::Ok),
                 tick(8, 3_700),
                 at(3_700),
-                Turn::Run,
+                Action::Run,
             ),
             (
                 "the next tick, days late",
                 Some(Outcome::Ok),
                 tick(8, 3_700),
                 at(900_000),
-                Turn::Run,
+                Action::Run,
             ),
             (
                 "the next tick after a failure",
                 Some(Outcome::Failed),
                 tick(8, 3_700),
                 at(3_700),
-                Turn::Run,
+                Action::Run,
             ),
             (
                 "redelivered after it was done",
                 Some(Outcome::Ok),
                 tick(7, 100),
                 at(130),
-                Turn::Skip,
+                Action::Skip,
             ),
             (
                 "redelivered after it was given up",
                 Some(Outcome::Failed),
                 tick(7, 100),
                 at(130),
-                Turn::Skip,
+                Action::Skip,
             ),
             (
                 "an older one, redelivered",
                 Some(Outcome::Ok),
                 tick(6, 90),
                 at(130),
-                Turn::Skip,
+                Action::Skip,
             ),
             (
                 "was waiting when the run began",
                 Some(Outcome::Ok),
                 tick(8, 101),
                 at(130),
-                Turn::Skip,
+                Action::Skip,
             ),
             (
                 "was waiting when the run began that is under way",
                 Some(Outcome::Running),
                 tick(8, 101),
                 at(103),
-                Turn::Skip,
+                Action::Skip,
             ),
             (
                 "its replica is gone",
                 Some(Outcome::Running),
                 tick(7, 100),
                 at(131),
-                Turn::Run,
+                Action::Run,
             ),
             (
                 "the run is under way elsewhere",
                 Some(Outcome::Running),
                 tick(8, 150),
                 at(150),
-                Turn::Wait,
+                Action::Wait,
             ),
             (
                 "that run is abandoned",
                 Some(Outcome::Running),
                 tick(8, 3_700),
                 at(3_700),
-                Turn::Run,
+                Action::Run,
             ),
             (
                 "the stream was made anew",
                 Some(Outcome::Ok),
                 tick(1, 3_700),
                 at(3_700),
-                Turn::Run,
+                Action::Run,
             ),
         ];
         for (case, outcome, tick, now, expected) in rows {
             assert_eq!(
-                turn(&JOB, outcome.map(last).as_ref(), tick, now),
+                action_for(&JOB, outcome.map(last).as_ref(), tick, now),
                 expected,
                 "{case}"
             );
@@ -299,79 +296,79 @@ mod tests {
     }
 
     #[test]
-    fn a_catch_up_runs_only_what_is_still_overdue() {
+    fn a_catch_up_tick_runs_only_a_job_that_is_still_overdue() {
         let catch_up = |seq, second| Tick {
             catch_up: true,
             ..tick(seq, second)
         };
-        assert_eq!(turn(&JOB, None, catch_up(1, 0), at(0)), Turn::Run);
+        assert_eq!(action_for(&JOB, None, catch_up(1, 0), at(0)), Action::Run);
         assert_eq!(
-            turn(&JOB, Some(&last(Outcome::Ok)), catch_up(8, 200), at(200)),
-            Turn::Skip
+            action_for(&JOB, Some(&last(Outcome::Ok)), catch_up(8, 200), at(200)),
+            Action::Skip
         );
         assert_eq!(
-            turn(
+            action_for(
                 &JOB,
                 Some(&last(Outcome::Running)),
                 catch_up(8, 200),
                 at(200)
             ),
-            Turn::Skip
+            Action::Skip
         );
         assert_eq!(
-            turn(
+            action_for(
                 &JOB,
                 Some(&last(Outcome::Ok)),
                 catch_up(8, 9_000),
                 at(9_000)
             ),
-            Turn::Run
+            Action::Run
         );
-        // Its own run was cut off: it is still due.
+        // The catch-up tick's own run was cancelled, so the tick is still due.
         assert_eq!(
-            turn(
+            action_for(
                 &JOB,
                 Some(&last(Outcome::Running)),
                 catch_up(7, 100),
                 at(131)
             ),
-            Turn::Run
+            Action::Run
         );
     }
 
     #[test]
-    fn a_replica_whose_clock_is_ahead_serves_no_tick_that_is_to_come() {
+    fn a_replica_with_a_fast_clock_does_not_serve_future_ticks() {
         let ahead = |outcome| JobRun {
             started_at: at(3_701),
             ..last(outcome)
         };
         let running = by_servers_clock(ahead(Outcome::Running), at(101));
         assert_eq!(
-            turn(&JOB, Some(&running), tick(8, 101), at(103)),
-            Turn::Skip
+            action_for(&JOB, Some(&running), tick(8, 101), at(103)),
+            Action::Skip
         );
         assert_eq!(
-            turn(&JOB, Some(&running), tick(8, 150), at(150)),
-            Turn::Wait
+            action_for(&JOB, Some(&running), tick(8, 150), at(150)),
+            Action::Wait
         );
-        // It has ended: the record has the server's time already.
+        // The record of a finished run already has the server's time.
         assert_eq!(
             by_servers_clock(last(Outcome::Ok), at(102)),
             last(Outcome::Ok)
         );
-        // Nor does it run what only it takes for overdue.
+        // A job that is overdue only by this replica's clock is not run.
         let catch_up = Tick {
             catch_up: true,
             ..tick(8, 200)
         };
         assert_eq!(
-            turn(&JOB, Some(&last(Outcome::Ok)), catch_up, at(9_000)),
-            Turn::Skip
+            action_for(&JOB, Some(&last(Outcome::Ok)), catch_up, at(9_000)),
+            Action::Skip
         );
     }
 
     #[test]
-    fn a_run_is_overdue_after_its_interval_and_the_usual_lateness() {
+    fn a_run_is_overdue_after_its_interval_and_the_tolerated_delay() {
         assert!(is_overdue(&JOB, None, at(0)));
         assert!(!is_overdue(&JOB, Some(&last(Outcome::Ok)), at(3_711)));
         assert!(is_overdue(&JOB, Some(&last(Outcome::Ok)), at(3_712)));

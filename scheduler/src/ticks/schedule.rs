@@ -1,6 +1,7 @@
-//! Sees to it that the server holds each job's schedule, and makes a tick where one was missed: the
-//! server skips the recurring ticks that fall into its own downtime. Any number of replicas do this
-//! at once; they agree because the server keeps one schedule a subject. Runs no job.
+//! Keeps each job's schedule on the server, and makes up for missed ticks. Because the server skips
+//! the recurring ticks of its own downtime, an overdue job is given a one-shot schedule. All
+//! replicas do this at once; they agree because the server keeps one schedule per subject. Runs no
+//! job.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,65 +18,60 @@ use runtime::service::health::Health;
 use serde_json::{Map, Value, json};
 use tracing::{info, warn};
 
-use crate::jobs::{Job, Work, digest};
+use crate::jobs::{Job, JobKind, digest};
 use crate::refresh::store::last_of;
 use crate::ticks::runs::{Runs, RunsError, is_overdue};
 
-/// The check that says whether the schedules stand.
+/// The health check of the schedules.
 pub const CHECK: &str = "schedules";
-/// A one-shot schedule is named after its job and this. The server removes it once it has fired.
+/// The ending of a one-shot schedule's name, after the job's name. The server removes such a
+/// schedule when it has fired.
 pub const CATCH_UP: &str = "-first";
-/// How often schedules and last runs are looked at, below the time in which a check goes stale.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How often schedules and last runs are compared. More often than a health check goes stale.
+const COMPARE_INTERVAL: Duration = Duration::from_secs(5);
 /// First and longest pause while the server does not answer.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
-/// How long a tick waits for a scheduler; then it is dropped, and the missed run shows as overdue.
+/// How long a tick waits for a scheduler. After that the tick is dropped, and its job is overdue.
 const TICK_TTL: &str = "168h";
 
-/// Why the schedules could not be seen to.
+/// Why the schedules could not be compared.
 #[derive(Debug, thiserror::Error)]
-enum KeepError {
+enum ScheduleError {
     #[error("the stream JOBS: {0}")]
     Jobs(String),
     #[error(transparent)]
     Runs(#[from] RunsError),
 }
 
-/// What the work needs.
-pub struct Keeper {
-    /// For schedules.
+/// Keeps the schedules for one replica.
+pub struct ScheduleKeeper {
     pub jetstream: Context,
-    /// The table.
     pub jobs: Arc<[Job]>,
-    /// What has run.
     pub runs: Runs,
-    /// Where [`CHECK`] is confirmed.
     pub health: Health,
-    /// Ends it.
     pub stop: CancellationToken,
-    /// What the digest has counted.
+    /// Set from the last run of the digest.
     pub gauges: digest::Gauges,
-    /// The time.
     pub clock: fn() -> Timestamp,
 }
 
-impl Keeper {
-    /// Looks, until stopped. A server that is away is asked again.
+impl ScheduleKeeper {
+    /// Compares again and again until stopped. A server that does not answer is asked again.
     pub async fn run(mut self) {
         let (mut compared, mut pause) = (false, RETRY_PAUSE.0);
         loop {
-            // Only the start replaces a schedule that differs: two replicas with different settings
-            // would replace each other's for ever, and each time the server would begin to count
-            // anew.
+            // Only the first comparison replaces a schedule that differs. Otherwise two replicas
+            // with different settings would replace each other's schedule for ever, and each time
+            // the server would begin to count anew.
             let stop = self.stop.clone();
-            let Some(looked) = stop.run_until_cancelled(self.look(!compared)).await else {
+            let Some(result) = stop.run_until_cancelled(self.compare(!compared)).await else {
                 return;
             };
-            let wait = match looked {
+            let wait = match result {
                 Ok(detail) => {
                     self.health.good(CHECK, detail);
                     (compared, pause) = (true, RETRY_PAUSE.0);
-                    LOOK_EVERY
+                    COMPARE_INTERVAL
                 }
                 Err(e) => {
                     warn!(error = %e, "the schedules cannot be seen to");
@@ -96,7 +92,7 @@ impl Keeper {
         }
     }
 
-    async fn look(&mut self, replace: bool) -> Result<Value, KeepError> {
+    async fn compare(&mut self, replace: bool) -> Result<Value, ScheduleError> {
         let mut detail = Map::new();
         for job in self.jobs.clone().iter() {
             self.keep_recurring(job, replace).await?;
@@ -114,7 +110,7 @@ impl Keeper {
             }
             if let Some(run) = last
                 .as_ref()
-                .filter(|_| job.work == Work::DigestDeadLetters)
+                .filter(|_| job.kind == JobKind::DigestDeadLetters)
             {
                 self.gauges.show(&run.detail);
             }
@@ -126,29 +122,29 @@ impl Keeper {
         Ok(detail.into())
     }
 
-    async fn keep_recurring(&self, job: &Job, replace: bool) -> Result<(), KeepError> {
+    async fn keep_recurring(&self, job: &Job, replace: bool) -> Result<(), ScheduleError> {
         let every = format!("@every {}s", job.interval.as_secs());
-        let stands = match held(&self.jetstream, job.name).await? {
-            Some(have) => !replace || says(&have, job, &every),
+        let is_current = match scheduled(&self.jetstream, job.name).await? {
+            Some(have) => !replace || matches(&have, job, &every),
             None => false,
         };
-        if !stands {
+        if !is_current {
             self.publish(job.name, job, &every).await?;
         }
         Ok(())
     }
 
-    /// One that is on its way already is left alone: replacing it would put it off.
-    async fn catch_up(&self, job: &Job) -> Result<(), KeepError> {
+    /// Schedules a run soon, unless that is done already. A replacement would delay the run.
+    async fn catch_up(&self, job: &Job) -> Result<(), ScheduleError> {
         let name = format!("{}{CATCH_UP}", job.name);
-        if held(&self.jetstream, &name).await?.is_none() {
+        if scheduled(&self.jetstream, &name).await?.is_none() {
             let at = (self.clock)().plus(job.first_delay);
             self.publish(&name, job, &format!("@at {at}")).await?;
         }
         Ok(())
     }
 
-    async fn publish(&self, name: &str, job: &Job, schedule: &str) -> Result<(), KeepError> {
+    async fn publish(&self, name: &str, job: &Job, schedule: &str) -> Result<(), ScheduleError> {
         let message = PublishMessage::build()
             .header(NATS_SCHEDULE, schedule)
             .header(NATS_SCHEDULE_TARGET, subject::job_tick(job.name))
@@ -159,20 +155,24 @@ impl Keeper {
             .await;
         let stored = async { ack?.await }
             .await
-            .map_err(|e| KeepError::Jobs(e.to_string()))?;
+            .map_err(|e| ScheduleError::Jobs(e.to_string()))?;
         info!(job = job.name, schedule, seq = stored.sequence, "scheduled");
         Ok(())
     }
 }
 
-/// The schedule that the server holds.
-async fn held(jetstream: &Context, name: &str) -> Result<Option<StreamMessage>, KeepError> {
+/// The schedule of this name on the server.
+async fn scheduled(
+    jetstream: &Context,
+    name: &str,
+) -> Result<Option<StreamMessage>, ScheduleError> {
     last_of(jetstream, inventory::JOBS, &subject::job_schedule(name))
         .await
-        .map_err(KeepError::Jobs)
+        .map_err(ScheduleError::Jobs)
 }
 
-fn says(have: &StreamMessage, job: &Job, every: &str) -> bool {
+/// Whether the schedule on the server is as this replica would make it.
+fn matches(have: &StreamMessage, job: &Job, every: &str) -> bool {
     let header = |name| have.headers.get(name).map(|v| v.as_str());
     header(NATS_SCHEDULE) == Some(every)
         && header(NATS_SCHEDULE_TARGET) == Some(&subject::job_tick(job.name))

@@ -1,6 +1,6 @@
-//! From a tick to a recorded run. JetStream gives a tick to one replica, and to another only if
-//! that one is gone; the record in `job-runs` keeps a tick that comes again from running again. It
-//! keeps no time.
+//! Takes ticks, runs their jobs and records the runs. JetStream gives a tick to one replica, and to
+//! another only if the first one is gone. The record in `job-runs` keeps a redelivered tick from
+//! running twice. Has no timer of its own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,51 +17,48 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use crate::jobs::{Job, RUN_TIMEOUT, Tools};
-use crate::ticks::runs::{Last, Runs, RunsError, Tick, Turn, turn};
+use crate::jobs::tools::Tools;
+use crate::jobs::{Job, RUN_TIMEOUT};
+use crate::ticks::runs::{Action, Last, Runs, RunsError, Tick, action_for};
 use crate::ticks::schedule::CATCH_UP;
 
-/// Where ticks come from; no more at hand than are in work, so that the others go to other
-/// replicas.
+/// The consumer of ticks. A prefetch of 1, because a tick that waits in one replica is not given to
+/// another.
 pub const SOURCE: Source = Source {
     stream: inventory::JOBS,
     consumer: inventory::SCHEDULER,
     prefetch: 1,
 };
-/// Ticks in work at once in one replica. Each is of another job: two of the same job wait for one
-/// another.
+/// Ticks in progress at once in one replica. Each one belongs to another job, because ticks of the
+/// same job wait for one another.
 const CONCURRENT_TICKS: usize = 4;
-/// A tick comes again after this while a run of its job is under way elsewhere, or the bucket does
+/// When a tick is redelivered while a run of its job is in progress elsewhere, or the bucket does
 /// not answer.
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
-/// And after this if another replica was faster, or this one stops.
-const HAND_OVER: Duration = Duration::from_millis(100);
-/// How long recording the end of a run is tried; after that the run is repeated.
+const BUSY_PAUSE: Duration = Duration::from_secs(2);
+/// When a tick is redelivered after another replica was faster, or because this replica stops.
+const HAND_OVER_PAUSE: Duration = Duration::from_millis(100);
+/// How long the recording of a finished run is tried. After that the run is repeated.
 const RECORD_DEADLINE: Duration = Duration::from_secs(10);
-/// A job that runs more often does so quietly.
-const RARELY: Duration = Duration::from_secs(60);
-/// Pause between the tries.
+/// The end of a run is logged at level `info` only if the job's interval is at least this.
+const QUIET_BELOW: Duration = Duration::from_secs(60);
+/// Pause between two tries to record a run.
 const RECORD_PAUSE: Duration = Duration::from_millis(500);
 
-/// What the work needs. Cloning is cheap.
+/// Takes ticks for one replica. Cloning is cheap.
 #[derive(Clone)]
 pub struct Ticks {
-    /// The table.
     pub jobs: Arc<[Job]>,
-    /// What they work with.
     pub tools: Tools,
-    /// What has run.
     pub runs: Runs,
-    /// This replica.
+    /// The name of this replica.
     pub instance: Arc<str>,
-    /// Cuts a run off; another replica begins it anew.
+    /// Cancels the runs in progress, which another replica repeats.
     pub stop: CancellationToken,
-    /// The time.
     pub clock: fn() -> Timestamp,
 }
 
 impl Ticks {
-    /// Takes ticks until stopped.
+    /// Takes ticks until the worker is stopped.
     pub async fn consume(self, worker: Worker) {
         worker
             .run_each(CONCURRENT_TICKS, |delivery| {
@@ -78,10 +75,10 @@ impl Ticks {
         };
         match self.on_tick(job, delivery).await {
             Ok(settle) => settle,
-            Err(RunsError::Overtaken) => Settle::Retry(HAND_OVER),
+            Err(RunsError::Overtaken) => Settle::Retry(HAND_OVER_PAUSE),
             Err(error @ RunsError::Unavailable(_)) => {
                 warn!(job = job.name, %error, "the tick comes again");
-                Settle::Retry(LOOK_AGAIN)
+                Settle::Retry(BUSY_PAUSE)
             }
         }
     }
@@ -100,10 +97,10 @@ impl Ticks {
             revision,
         } = self.runs.last(job.name).await?;
         let now = (self.clock)();
-        match turn(job, last.as_ref(), tick, now) {
-            Turn::Run => {}
-            Turn::Wait => return Ok(Settle::Retry(LOOK_AGAIN)),
-            Turn::Skip => {
+        match action_for(job, last.as_ref(), tick, now) {
+            Action::Run => {}
+            Action::Wait => return Ok(Settle::Retry(BUSY_PAUSE)),
+            Action::Skip => {
                 count(job, "skipped");
                 info!(
                     job = job.name,
@@ -129,13 +126,13 @@ impl Ticks {
         };
         let revision = self.runs.write(&claim, revision).await?;
         let begun = Instant::now();
-        let Some((outcome, detail)) = self.work(job).await else {
+        let Some((outcome, detail)) = self.run_job(job).await else {
             info!(
                 job = job.name,
                 tick = tick.seq,
                 "the run is cut off; another replica begins it anew"
             );
-            return Ok(Settle::Retry(HAND_OVER));
+            return Ok(Settle::Retry(HAND_OVER_PAUSE));
         };
         let took = begun.elapsed();
         let started_at = self.started_at(&claim, revision).await;
@@ -150,8 +147,8 @@ impl Ticks {
         Ok(Settle::Done)
     }
 
-    /// When the server stored that the run had begun. If it does not say, this replica's own time
-    /// has to do.
+    /// When the server stored the beginning of the run. If the server does not answer, this
+    /// replica's own time is used.
     async fn started_at(&self, claim: &JobRun, revision: u64) -> Timestamp {
         match self.runs.last(&claim.job).await {
             Ok(Last {
@@ -162,18 +159,19 @@ impl Ticks {
         }
     }
 
-    /// The job itself, within its limit; `None` if the stop cut it off.
-    async fn work(&self, job: &Job) -> Option<(Outcome, Value)> {
+    /// Runs the job for at most [`RUN_TIMEOUT`]. Returns `None` if the replica's stop cancelled the
+    /// run.
+    async fn run_job(&self, job: &Job) -> Option<(Outcome, Value)> {
         let started = Instant::now();
         let result = self
             .stop
-            .run_until_cancelled(tokio::time::timeout(RUN_TIMEOUT, job.work.run(&self.tools)))
+            .run_until_cancelled(tokio::time::timeout(RUN_TIMEOUT, job.kind.run(&self.tools)))
             .await?;
         histogram!("job_seconds", "job" => job.name).record(started.elapsed().as_secs_f64());
         let why = match result {
             Ok(Ok(detail)) => {
                 count(job, "ok");
-                match job.interval < RARELY {
+                match job.interval < QUIET_BELOW {
                     true => debug!(job = job.name, %detail, "the job is done"),
                     false => info!(job = job.name, %detail, "the job is done"),
                 }
@@ -190,8 +188,8 @@ impl Ticks {
         Some((Outcome::Failed, json!({"error": why})))
     }
 
-    /// Writes the end of a run; tries for 10 s. If another replica has taken the tick over in the
-    /// meantime, its record stands.
+    /// Records the end of a run, trying for [`RECORD_DEADLINE`]. If another replica has taken the
+    /// tick over meanwhile, that replica's record stays.
     async fn record(&self, ended: &JobRun, revision: u64) -> Result<(), RunsError> {
         let deadline = Instant::now() + RECORD_DEADLINE;
         loop {
