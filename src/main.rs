@@ -1,7 +1,8 @@
 //! `petbuddy`: runs the whole system on one machine, or one service of it, and is the operator's
-//! command line. Only the choice of a subcommand is made here.
+//! command line. This file only chooses the subcommand.
 
 mod cli;
+mod failure;
 mod stack;
 
 use std::path::PathBuf;
@@ -10,9 +11,9 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use tokio::runtime::Builder;
 
-use cli::{audit, dead_letters, exit_code, jobs, setup};
+use cli::{audit, dead_letters, exit_code, health, jobs, setup, stub_bot, up};
+use stack::plan;
 use stack::services::Service;
-use stack::{plan, ready, stub_bot, up};
 
 /// Below the exit codes in `petbuddy up --help`.
 const VARIABLES: &str = "\
@@ -55,10 +56,10 @@ enum Command {
     /// Compare log, database and deliveries; name everything that is missing or extra
     #[command(after_help = audit::HELP)]
     Audit(audit::Options),
-    /// What could not be processed: list, show, replay, discard
+    /// Messages that could not be processed: list, show, replay, discard
     #[command(after_help = dead_letters::HELP)]
     DeadLetters(dead_letters::Options),
-    /// Each job of the schedulers: its last run, what came of it, its next run
+    /// Each job of the schedulers: its last run, the result, its next run
     #[command(after_help = jobs::HELP)]
     Jobs(jobs::Options),
     /// Ask a URL once: exit code 0 if it answers 2xx
@@ -70,7 +71,7 @@ enum Command {
 
 #[derive(Args)]
 struct Child {
-    /// The state folder of the run that this process belongs to: a later run finds it by that
+    /// The state folder of the run that started this process. A later run recognises it by that
     #[arg(long, hide = true, value_name = "DIR")]
     of: Option<PathBuf>,
 }
@@ -85,15 +86,15 @@ fn main() -> ExitCode {
         Command::Scheduler(_) => Service::Scheduler.main(),
         Command::Realtime(_) => Service::Realtime.main(),
         Command::StubBot(_) => block_on(stub_bot::main()),
-        Command::Setup => setup::main(),
+        Command::Setup => block_on(setup::main()),
         Command::Audit(options) => block_on(audit::main(options)),
         Command::DeadLetters(options) => block_on(dead_letters::main(options)),
         Command::Jobs(options) => block_on(jobs::main(options)),
-        Command::Health { url } => block_on(ready::health(&url)),
+        Command::Health { url } => block_on(health::main(&url)),
     }
 }
 
-/// One thread is enough for what this process does itself; the services make their own runtimes.
+/// One thread is enough for the subcommands of this process. A service makes its own runtime.
 fn block_on(work: impl Future<Output = ExitCode>) -> ExitCode {
     match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(work),

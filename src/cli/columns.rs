@@ -1,6 +1,7 @@
-//! Text in columns, for the operator's tables.
+//! Prints rows as text in columns, for the operator's tables. Knows no contents.
 
-/// Rows of equally many cells, each column as wide as its widest cell; a line a row.
+/// One line for each row, with each column as wide as its widest cell. All rows must have the same
+/// number of cells.
 pub fn columns(rows: &[Vec<String>]) -> String {
     let count = rows.first().map_or(0, Vec::len);
     let widths: Vec<usize> = (0..count)

@@ -1,5 +1,5 @@
-//! `petbuddy dead-letters`: lists, shows, replays and discards messages that could not be processed,
-//! for operators. Only reads options and prints results. The operations are those of
+//! `petbuddy dead-letters`: lists, shows, replays and discards messages that could not be
+//! processed, for operators. Only reads options and prints results. The operations are those of
 //! `runtime::dead_letters`, which the gateway uses too, for a company's managers.
 
 use std::fmt::Write as _;
@@ -102,8 +102,8 @@ struct Selection {
     /// Only of this conversation
     #[arg(long, value_name = "ID")]
     contact: Option<Id>,
-    /// Only with this reason: malformed, unknown_version, duplicate_key, missing_data, unknown_platform, refused, expired
-    /// or failed
+    /// Only with this reason: malformed, unknown_version, duplicate_key, missing_data,
+    /// unknown_platform, refused, expired or failed
     #[arg(long)]
     reason: Option<Reason>,
     /// Only of this service
@@ -148,10 +148,7 @@ pub async fn main(options: Options) -> ExitCode {
 }
 
 /// Writes the text to print into `output`. After a failure the text says what was done until then.
-async fn run(
-    Options { dir, json, command }: Options,
-    output: &mut String,
-) -> Result<(), Failure> {
+async fn run(Options { dir, json, command }: Options, output: &mut String) -> Result<(), Failure> {
     let dead_letters = DeadLetters::new(operator::connect(&dir).await?, Timestamp::now);
     let of = |seq: u64| move |e: DeadLetterError| failure(&format!("dead letter {seq}"), &e);
     let failed = |e: DeadLetterError| failure("the dead letters", &e);
@@ -201,7 +198,11 @@ async fn run(
                 false => dead_letters.replay(Scope::All, seq, BY).await,
             };
             let dead_letter = replayed.map_err(of(seq))?;
-            *output = if json { line(&dead_letter)? } else { resolution(&dead_letter) };
+            *output = if json {
+                line(&dead_letter)?
+            } else {
+                resolution(&dead_letter)
+            };
         }
         Command::Replay {
             seq: None,
@@ -229,7 +230,11 @@ async fn run(
                 .discard(Scope::All, seq, BY, reason.as_str())
                 .await
                 .map_err(of(seq))?;
-            *output = if json { line(&dead_letter)? } else { resolution(&dead_letter) };
+            *output = if json {
+                line(&dead_letter)?
+            } else {
+                resolution(&dead_letter)
+            };
         }
     }
     Ok(())
@@ -291,7 +296,10 @@ fn table(page: &DeadLetterPage) -> String {
             .chars()
             .take(SHOWN_CHARACTERS)
             .collect();
-        let (seq, attempts) = (dead_letter.seq.to_string(), dead_letter.attempts.to_string());
+        let (seq, attempts) = (
+            dead_letter.seq.to_string(),
+            dead_letter.attempts.to_string(),
+        );
         let (service, reason, subject) = (
             dead_letter.service.clone(),
             dead_letter.reason.clone(),

@@ -1,6 +1,6 @@
-//! `petbuddy jobs`: shows each job of the schedulers to operators: its last run, the result, and its
-//! next run. Reads the schedules in `JOBS` and the bucket `job-runs`, changes nothing and starts no
-//! job.
+//! `petbuddy jobs`: shows each job of the schedulers to operators: its last run, the result, and
+//! its next run. Reads the schedules in `JOBS` and the bucket `job-runs`, changes nothing and
+//! starts no job.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
-//! The operator's connection to NATS, for the subcommands that look at a running system: as the
-//! settings say, or else as the run in the state folder says.
+//! The operator's connection to NATS, for the subcommands that look at a running system. The login
+//! is that of the settings or, if there is none, that of the run in the state folder. Starts
+//! nothing.
 
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,20 +10,22 @@ use runtime::net::connection::Connection;
 use runtime::service::settings::{Common, NatsSettings, Settings};
 use tokio::time::{Instant, interval};
 
-use crate::cli::exit_code::Failure;
+use crate::failure::Failure;
+use crate::stack::private_file;
 use crate::stack::run_file::Run;
 
-/// The server must be there within this.
+/// How long a connection may take. After that the subcommand fails.
 const CONNECT: Duration = Duration::from_secs(10);
-/// Pause between looks whether it is.
+/// Pause between two looks whether there is a connection.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Connects, and waits until it is.
+/// Connects, and waits for the connection.
 ///
 /// # Errors
-/// Nobody says where NATS is, or it does not answer within [`CONNECT`].
-pub async fn connect(folder: &Path) -> Result<Connection, Failure> {
-    let nats = login(Settings::load(), folder)?;
+/// Neither settings nor run file name a NATS server, or the server does not answer within
+/// [`CONNECT`].
+pub async fn connect(state_dir: &Path) -> Result<Connection, Failure> {
+    let nats = login(Settings::load(), state_dir)?;
     let connection = Connection::open(&nats, "operator", Id::generate(Timestamp::now()))
         .await
         .map_err(|e| Failure::Settings(format!("NATS_URL cannot be used: {e}")))?;
@@ -44,14 +46,13 @@ pub async fn connect(folder: &Path) -> Result<Connection, Failure> {
     Ok(connection)
 }
 
-/// `NATS_URL`, `NATS_USER` and `NATS_PASSWORD` where one of them is set, else those of `run.json`.
-fn login(mut settings: Settings, folder: &Path) -> Result<NatsSettings, Failure> {
+/// The login of `NATS_URL`, `NATS_USER` and `NATS_PASSWORD` if one of them is set, otherwise that
+/// of `run.json`.
+fn login(mut settings: Settings, state_dir: &Path) -> Result<NatsSettings, Failure> {
     let is_set = ["NATS_URL", "NATS_USER", "NATS_PASSWORD"]
         .iter()
         .any(|name| settings.is_set(name));
-    let run = fs::read(folder.join("run.json"))
-        .ok()
-        .and_then(|text| serde_json::from_slice::<Run>(&text).ok());
+    let run: Option<Run> = private_file::read_json(&state_dir.join("run.json"));
     match run {
         Some(run) if !is_set => Ok(NatsSettings {
             url: run.nats,
@@ -60,7 +61,7 @@ fn login(mut settings: Settings, folder: &Path) -> Result<NatsSettings, Failure>
         }),
         None if !is_set => Err(Failure::Settings(format!(
             "nothing runs in {}: start it there, name another folder with --dir, or set NATS_URL and NATS_PASSWORD",
-            folder.display()
+            state_dir.display()
         ))),
         _ => {
             let common = Common::read(&mut settings, "operator");
@@ -77,9 +78,10 @@ mod tests {
     use super::*;
     use crate::stack::run_file::Login;
     use crate::stack::state_dir::tests::Scratch;
+    use std::fs;
 
     #[test]
-    fn the_environment_counts_more_than_the_run_in_the_folder() {
+    fn the_environment_wins_over_the_run_in_the_folder() {
         let scratch = Scratch::new("operator");
         let set = |values: &[(&str, &str)]| {
             Settings::of(values.iter().map(|(n, v)| (n.to_string(), v.to_string())))

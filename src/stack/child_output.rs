@@ -1,6 +1,6 @@
-//! What a child prints: every line goes to a file of its own, whose size is bounded; the console
-//! gets those that matter; the last few are kept to explain an early end. It does not know why a
-//! child runs.
+//! The output of one child. Every line goes to the child's log file, whose size is bounded;
+//! problems also go to the console; the last few lines are kept to explain an early end. Does not
+//! know why a child runs.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -12,51 +12,52 @@ use std::thread;
 
 use crate::stack::console::Console;
 
-/// A longer line is cut into several.
+/// Bytes of a line. A longer line is cut into several.
 const LINE_BYTES: u64 = 64 * 1024;
-/// A file of this size becomes `<name>.out.1`, in the place of the one before.
+/// Bytes of a log file. A larger file is renamed to `<name>.out.1`, which it replaces.
 const FILE_BYTES: u64 = 16 * 1024 * 1024;
-/// Lines kept to explain an early end.
+/// Lines kept to explain an early end. Older lines are dropped.
 const LAST_LINES: usize = 5;
-/// Characters of such a line that are shown.
+/// Characters of a kept line. The rest of the line is cut off.
 const SHOWN_CHARACTERS: usize = 400;
 
-/// Which lines of a child the console shows.
+/// Which lines of a child the console shows. The log file always has all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lines {
-    /// Every one.
+pub enum LineFilter {
     All,
-    /// Of a service: warnings, errors, and what is no log line at all (a panic, a list of bad
-    /// settings).
+    /// For a service: warnings, errors, and lines that are no log lines, such as a panic or a list
+    /// of wrong settings.
     ServiceProblems,
-    /// Of nats-server: warnings and errors.
+    /// For nats-server: warnings and errors.
     NatsProblems,
-    /// Of mongod: errors. Its warnings are about production.
+    /// For mongod: errors. Its warnings only concern production.
     MongodErrors,
 }
 
-impl Lines {
+impl LineFilter {
     fn show(self, line: &str) -> bool {
         let has = |marks: &[&str]| marks.iter().any(|mark| line.contains(mark));
         match self {
-            Lines::All => true,
-            Lines::ServiceProblems if line.starts_with('{') => {
+            LineFilter::All => true,
+            LineFilter::ServiceProblems if line.starts_with('{') => {
                 has(&[r#""level":"WARN""#, r#""level":"ERROR""#])
             }
-            Lines::ServiceProblems => !line
+            LineFilter::ServiceProblems => !line
                 .split_whitespace()
                 .take(2)
                 .any(|word| matches!(word, "INFO" | "DEBUG" | "TRACE")),
-            // The passwords are this run's own, and stand in no file but secrets.json.
-            Lines::NatsProblems => {
+            // The plaintext passwords were made for this run and are kept in secrets.json only.
+            LineFilter::NatsProblems => {
                 !has(&["[INF]", "[DBG]", "[TRC]", "Plaintext passwords detected"])
             }
-            Lines::MongodErrors => has(&[r#""s":"E""#, r#""s":"F""#]) || !line.starts_with('{'),
+            LineFilter::MongodErrors => {
+                has(&[r#""s":"E""#, r#""s":"F""#]) || !line.starts_with('{')
+            }
         }
     }
 }
 
-/// The last lines of a child, over all its processes.
+/// The last lines of a child, across its restarts.
 #[derive(Clone, Default)]
 pub struct LastLines(Arc<Mutex<VecDeque<String>>>);
 
@@ -64,7 +65,7 @@ impl LastLines {
     fn push(&self, line: &str) {
         let line: String = line.chars().take(SHOWN_CHARACTERS).collect();
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // A child that keeps ending says the same each time.
+        // A child that keeps ending prints the same lines each time. Each is kept once.
         if lines.contains(&line) {
             return;
         }
@@ -74,7 +75,7 @@ impl LastLines {
         lines.push_back(line);
     }
 
-    /// One text, indented.
+    /// All kept lines as one indented text.
     pub fn text(&self) -> String {
         let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         lines
@@ -85,26 +86,23 @@ impl LastLines {
     }
 }
 
-/// Where the output of a child goes.
+/// Copies the output of one child to its log file and to the console.
 #[derive(Clone)]
-pub struct Output {
-    /// The child's name.
+pub struct ChildOutput {
+    /// The child's name, in front of each line on the console.
     pub name: String,
-    /// The file.
+    /// The log file.
     pub file: PathBuf,
-    /// What the console shows.
-    pub lines: Lines,
-    /// The console.
+    pub shown: LineFilter,
     pub console: Console,
-    /// The last lines.
     pub last: LastLines,
 }
 
-impl Output {
-    /// Copies what comes out of `pipe` until its end, on a thread of its own.
+impl ChildOutput {
+    /// Starts a thread that copies everything from `pipe` until the end of the pipe.
     ///
     /// # Errors
-    /// The file cannot be opened, or the system gives no thread.
+    /// The file cannot be opened, or the system refuses a thread.
     pub fn copy(&self, pipe: PipeReader) -> io::Result<()> {
         let (mut file, mut size) = open(&self.file)?;
         let output = self.clone();
@@ -122,7 +120,8 @@ impl Output {
                 if text.is_empty() {
                     continue;
                 }
-                // A full disk must not stop the child: the line is lost to the file only.
+                // A full disk must not stop the child, so a line that cannot be written is only
+                // missing in the file.
                 if writeln!(file, "{text}").is_ok() {
                     size += text.len() as u64 + 1;
                 }
@@ -132,7 +131,7 @@ impl Output {
                     (file, size) = next;
                 }
                 output.last.push(text);
-                if output.lines.show(text) {
+                if output.shown.show(text) {
                     output.console.say(format!("{:<12} {text}", output.name));
                 }
             }
@@ -144,7 +143,7 @@ impl Output {
     }
 }
 
-/// Opens for appending; a large file is put aside first.
+/// Opens the log file for appending. A file beyond [`FILE_BYTES`] is renamed first.
 fn open(path: &Path) -> io::Result<(File, u64)> {
     if std::fs::metadata(path).is_ok_and(|m| m.len() > FILE_BYTES) {
         std::fs::rename(path, path.with_extension("out.1"))?;
@@ -163,19 +162,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_console_shows_problems_only() {
-        let s = Lines::ServiceProblems;
+    fn the_console_shows_only_problems() {
+        let s = LineFilter::ServiceProblems;
         assert!(!s.show("2026-11-22T19:00:00.1Z  INFO starting instance=\"gateway-1\""));
         assert!(s.show("2026-11-22T19:00:00.1Z  WARN the connection to NATS is lost"));
         assert!(s.show("2026-11-22T19:00:00.1Z ERROR INFO is a word here"));
         assert!(!s.show(r#"{"service":"gateway","level":"INFO","message":"WARN"}"#));
         assert!(s.show(r#"{"service":"gateway","level":"ERROR"}"#));
         assert!(s.show("the settings have 2 problem(s):"));
-        assert!(!Lines::NatsProblems.show("[123] 2026/11/22 19:00:00.1 [INF] Server is ready"));
-        assert!(Lines::NatsProblems.show("[123] 2026/11/22 19:00:00.1 [ERR] no"));
         assert!(
-            !Lines::MongodErrors.show(r#"{"t":{},"s":"W","msg":"vm.max_map_count is too low"}"#)
+            !LineFilter::NatsProblems.show("[123] 2026/11/22 19:00:00.1 [INF] Server is ready")
         );
-        assert!(Lines::MongodErrors.show(r#"{"t":{},"s":"F","msg":"x"}"#));
+        assert!(LineFilter::NatsProblems.show("[123] 2026/11/22 19:00:00.1 [ERR] no"));
+        assert!(
+            !LineFilter::MongodErrors
+                .show(r#"{"t":{},"s":"W","msg":"vm.max_map_count is too low"}"#)
+        );
+        assert!(LineFilter::MongodErrors.show(r#"{"t":{},"s":"F","msg":"x"}"#));
     }
 }

@@ -1,6 +1,6 @@
-//! The console of a run. Lines pass through a bounded queue and a thread of their own, so that a
-//! terminal that is paused (Ctrl-S) or a pipe that nobody reads never holds up the system; lines
-//! that do not fit are counted and dropped.
+//! The console of a run. Lines pass through a bounded queue to a thread that writes them. Otherwise
+//! a paused terminal (Ctrl-S) or a pipe without a reader would block the whole system. Lines that
+//! do not fit into the queue are counted and dropped. Does not decide which lines are shown.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -9,9 +9,9 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
-/// Lines that may wait.
+/// Lines that may wait to be written. Further lines are dropped and counted.
 const QUEUE_LINES: usize = 4_096;
-/// How long the end of a run waits for them to be written.
+/// How long [`Console::flush`] waits. Lines that are not written by then may be lost.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 
 enum Item {
@@ -19,7 +19,7 @@ enum Item {
     Flush(SyncSender<()>),
 }
 
-/// A handle; all write to the same standard output.
+/// A handle to the console. All handles write to the same standard output.
 #[derive(Clone)]
 pub struct Console {
     queue: SyncSender<Item>,
@@ -27,7 +27,7 @@ pub struct Console {
 }
 
 impl Console {
-    /// Starts the thread. It ends with the last handle.
+    /// Starts the writing thread, which ends with the last handle.
     ///
     /// # Errors
     /// The system gives no thread.
@@ -41,14 +41,14 @@ impl Console {
         Ok(Console { queue, dropped })
     }
 
-    /// Writes a line (or several at once, as of a page).
+    /// Writes a line, or several lines that stay together. Never waits.
     pub fn say(&self, line: impl Into<String>) {
         if self.queue.try_send(Item::Line(line.into())).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Waits until what was said is written, but not for ever.
+    /// Waits until all earlier lines are written, at most [`FLUSH_LIMIT`].
     pub fn flush(&self) {
         let (written, wait) = sync_channel(1);
         if self.queue.try_send(Item::Flush(written)).is_ok() {
@@ -59,7 +59,7 @@ impl Console {
 
 fn write(items: &Receiver<Item>, dropped: &AtomicU64) {
     for item in items {
-        // A console that is gone is no reason to stop the system.
+        // A closed console must not stop the system, so write errors are ignored.
         match item {
             Item::Line(line) => drop(writeln!(io::stdout(), "{line}")),
             Item::Flush(written) => {

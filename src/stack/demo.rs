@@ -1,5 +1,5 @@
-//! The demo company of a development run, registered over REST like any other. It touches neither
-//! NATS nor MongoDB.
+//! The demo company of a development run, registered over REST like any other company. Touches
+//! neither NATS nor MongoDB.
 
 use std::time::Duration;
 
@@ -9,17 +9,17 @@ use tokio::time::{Instant, interval};
 
 use crate::stack::run_file::Demo;
 
-/// The demo manager's address; `.test` is nobody's.
+/// The demo manager's address. The domain `.test` is reserved and belongs to nobody.
 pub const EMAIL: &str = "demo@petbuddy.test";
-/// A registration that was accepted is applied within this.
+/// How long a registration or login is tried. After that the run goes on without a demo login.
 const LIMIT: Duration = Duration::from_secs(30);
 /// Pause between tries.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Registers the company, or logs in if it is there already.
+/// Registers the company, or logs in if the company exists.
 ///
 /// # Errors
-/// Why there is no such login.
+/// The reason why there is no demo login.
 pub async fn ensure(client: &Client, gateway: &str, password: &str) -> Result<Demo, String> {
     let registration = json!({"company_name": "Demo Veterinary Clinic", "fullName": "Demo Manager", "email": EMAIL, "password": password});
     let login = json!({"email": EMAIL, "password": password});
@@ -65,7 +65,7 @@ pub async fn ensure(client: &Client, gateway: &str, password: &str) -> Result<De
                 answer["detail"].as_str().unwrap_or("no reason given")
             ),
         };
-        // Accepted, but not applied yet; or a service that is not quite up.
+        // Tried again: the registration is accepted but not applied yet, or a service is starting.
         if !(status == StatusCode::ACCEPTED
             || status == StatusCode::TOO_MANY_REQUESTS
             || status.is_server_error())
@@ -76,8 +76,7 @@ pub async fn ensure(client: &Client, gateway: &str, password: &str) -> Result<De
     Err(why)
 }
 
-/// Gives the demo company an access to the platforms that the bot carries: without one its messages
-/// would be held.
+/// Connects the demo company to Facebook and Instagram. Otherwise its messages would be held.
 async fn connect(client: &Client, gateway: &str, token: &str) -> Result<(), String> {
     for platform in ["facebook", "instagram"] {
         let url = format!("{gateway}/api/v1/integrations/{platform}");

@@ -1,5 +1,5 @@
-//! The runner: the whole system as child processes of one machine, for newcomers and for the tests
-//! alike. `up` is its beginning. No service runs in the runner's own process.
+//! The runner: the whole system as child processes on one machine, for newcomers and for the tests
+//! alike. It begins in `up`. No service runs in the runner's own process.
 
 mod banner;
 mod binaries;
@@ -9,10 +9,12 @@ mod demo;
 mod orphans;
 pub mod plan;
 mod ports;
+pub mod private_file;
 pub mod ready;
 pub mod run_file;
 mod secrets;
 pub mod services;
+pub mod setup;
 mod shutdown;
 pub mod state_dir;
 pub mod stub_bot;

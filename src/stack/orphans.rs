@@ -1,6 +1,6 @@
-//! Ends what a killed run left behind in a folder: its children live on. A process is ended only if
-//! it was recorded there and its command line still names the folder; a number that now belongs to
-//! somebody else is left alone.
+//! Ends the children that a killed run has left running. A process is ended only if it is recorded
+//! in the folder and its command line names the folder. Because process ids are reused, a recorded
+//! id alone may belong to a stranger's process, which is left alone.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,29 +9,29 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tokio::time::{Instant, interval};
 
-use crate::cli::exit_code::Failure;
+use crate::failure::Failure;
 use crate::stack::binaries::{MONGOD, NATS_SERVER};
 use crate::stack::console::Console;
-use crate::stack::run_file;
-use crate::stack::state_dir::Folder;
+use crate::stack::state_dir::StateDir;
 use crate::stack::supervisor::signal;
 
-/// From SIGTERM to SIGKILL: mongod writes a checkpoint.
+/// From SIGTERM to SIGKILL. mongod needs this time to write a checkpoint.
 const TERM_LIMIT: Duration = Duration::from_secs(15);
-/// From SIGKILL to giving up.
+/// From SIGKILL until the process counts as one that cannot be ended.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
-/// How often is looked.
+/// Pause between two looks whether the processes have ended.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Ends them all, the services before what they speak to. The folder's lock is held, so no run is
-/// behind them any more.
+/// Ends all orphans, the services before nats-server and mongod. The caller holds the folder's
+/// lock, so the processes belong to no living run.
 ///
 /// # Errors
-/// One that cannot be ended.
-pub async fn end(folder: &Folder, console: &Console) -> Result<(), Failure> {
-    let left: Vec<(String, u32)> = run_file::read_pids(&folder.file("pids.json"))
+/// A process cannot be ended.
+pub async fn end(state_dir: &StateDir, console: &Console) -> Result<(), Failure> {
+    let left: Vec<(String, u32)> = state_dir
+        .recorded_pids()
         .into_iter()
-        .filter(|(name, pid)| name != "petbuddy" && is_ours(*pid, folder.path()))
+        .filter(|(name, pid)| name != "petbuddy" && is_ours(*pid, state_dir.path()))
         .collect();
     if left.is_empty() {
         return Ok(());
@@ -40,11 +40,11 @@ pub async fn end(folder: &Folder, console: &Console) -> Result<(), Failure> {
         "An earlier run was killed; ending what it left: {}",
         names(&left)
     ));
-    let (parts, services) = left
+    let (servers, services) = left
         .into_iter()
         .partition(|(name, _)| [NATS_SERVER.name, MONGOD.name].contains(&name.as_str()));
-    for group in [services, parts] {
-        end_group(group, folder.path()).await?;
+    for group in [services, servers] {
+        end_group(group, state_dir.path()).await?;
     }
     Ok(())
 }
@@ -52,7 +52,7 @@ pub async fn end(folder: &Folder, console: &Console) -> Result<(), Failure> {
 async fn end_group(mut left: Vec<(String, u32)>, folder: &Path) -> Result<(), Failure> {
     for (kind, limit) in [(Signal::TERM, TERM_LIMIT), (Signal::KILL, KILL_LIMIT)] {
         for (_, pid) in &left {
-            // It may have ended since; looking tells.
+            // The process may have ended by itself. The loop below looks.
             drop(signal(*pid, kind));
         }
         let (deadline, mut look) = (Instant::now() + limit, interval(LOOK));
@@ -92,8 +92,8 @@ fn names_folder(line: &str, folder: &str) -> bool {
     })
 }
 
-/// The arguments of a process, parted by spaces; `None` or empty if it is no more (also while
-/// nobody has collected its status).
+/// The arguments of a process, separated by spaces; `None` or empty for a process that has ended,
+/// even if its status has not been collected.
 fn command_line(pid: u32) -> Option<String> {
     if Path::new("/proc/self/cmdline").exists() {
         let text = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_command_line_with_this_very_folder_is_ours() {
+    fn a_process_is_ours_only_if_its_command_line_names_this_folder() {
         assert!(names_folder(
             "nats-server -c /a/.petbuddy/nats/single.conf",
             "/a/.petbuddy"
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_has_a_command_line_and_no_folder() {
+    fn the_test_process_itself_is_not_an_orphan() {
         assert!(command_line(std::process::id()).is_some_and(|line| !line.is_empty()));
         assert!(!is_ours(
             std::process::id(),

@@ -1,23 +1,23 @@
 //! What a run will be, decided before anything is started: which parts are children, how many
-//! replicas, which ports and addresses. It starts nothing.
+//! replicas there are, which ports and addresses are used. Starts nothing.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
 
-use crate::cli::exit_code::Failure;
-use crate::stack::ports::{self, Want};
+use crate::failure::Failure;
+use crate::stack::ports::{self, PortRequest};
+use crate::stack::private_file;
 use crate::stack::run_file::{Login, Run};
 use crate::stack::secrets::{NATS_USERS, Secrets};
 use crate::stack::services::Service;
-use crate::stack::state_dir::{Folder, write_private};
+use crate::stack::state_dir::StateDir;
 use crate::stack::stub_bot;
 
-/// Most replicas of one service.
-const MOST_REPLICAS: u16 = 16;
+/// Replicas of one service. More are refused.
+const MAX_REPLICAS: u16 = 16;
 
 /// Options of `petbuddy up`.
 #[derive(Args, Clone, Debug)]
@@ -39,7 +39,7 @@ pub struct Options {
     pub verbose: bool,
 }
 
-/// How often a service is to run.
+/// How many replicas of a service are to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replicas {
     service: Service,
@@ -58,35 +58,33 @@ impl FromStr for Replicas {
             .find(|s| s.name() == name)
             .ok_or_else(|| format!("there is no service {name}"))?;
         match count.parse() {
-            Ok(count) if (1..=MOST_REPLICAS).contains(&count) => Ok(Replicas { service, count }),
-            _ => Err(format!("a service runs 1 to {MOST_REPLICAS} times")),
+            Ok(count) if (1..=MAX_REPLICAS).contains(&count) => Ok(Replicas { service, count }),
+            _ => Err(format!("a service runs 1 to {MAX_REPLICAS} times")),
         }
     }
 }
 
-/// A replica of a service.
+/// One replica of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replica {
     /// `persister`, `persister-2`
     pub name: String,
-    /// Of which service.
     pub service: Service,
-    /// Where it listens.
     pub port: u16,
 }
 
-/// The plan.
+/// The parts of a run with their addresses.
 pub struct Plan {
-    /// Every replica.
+    /// Every replica of every service.
     pub replicas: Vec<Replica>,
-    /// Port of the nats-server that is our child; `None` if `NATS_URL` is set.
+    /// Port of the nats-server that is a child; `None` if `NATS_URL` is set.
     pub nats_port: Option<u16>,
-    /// `NATS_URL` for the services, without a login: the client library does not look for one
-    /// there.
+    /// `NATS_URL` for the services, without a login. The NATS client does not read a login from
+    /// the URL.
     pub nats_url: String,
-    /// NATS login by service, and that of `operator`.
+    /// NATS login by user: the services and `operator`.
     pub nats_logins: BTreeMap<String, Login>,
-    /// Port of the mongod that is our child; `None` if `MONGODB_URI` is set.
+    /// Port of the mongod that is a child; `None` if `MONGODB_URI` is set.
     pub mongodb_port: Option<u16>,
     /// `MONGODB_URI`
     pub mongodb_uri: String,
@@ -100,92 +98,43 @@ impl Plan {
     /// Makes the plan and checks that its ports are free.
     ///
     /// # Errors
-    /// Settings that cannot work, or taken ports.
+    /// Settings cannot work, or ports are taken.
     pub fn make(
         options: &Options,
         environment: &BTreeMap<String, String>,
         secrets: &Secrets,
-        folder: &Folder,
+        state_dir: &StateDir,
     ) -> Result<Plan, Failure> {
-        let set = |name: &str| {
-            environment
-                .get(name)
-                .filter(|value| !value.is_empty())
-                .cloned()
-        };
-        let (mongodb_uri, bot_url) = (set("MONGODB_URI"), set("META_BOT_BASE_URL"));
-        let (nats_url, nats_login) = set("NATS_URL").map(|url| split_logins(&url)).unzip();
-        let nats_login = nats_login.flatten();
-        let mut wants = Vec::new();
-        let mut want = |name: String, variable, default, fixed: bool| {
-            wants.push(Want {
-                name,
-                fixed: (fixed && !options.free_ports).then_some((variable, default)),
-            });
-        };
-        for (name, variable, default, external) in [
-            ("nats-server", "NATS_PORT", 4222, nats_url.is_some()),
-            ("mongod", "MONGODB_PORT", 27017, mongodb_uri.is_some()),
-            ("bot", "BOT_PORT", stub_bot::DEFAULT_PORT, bot_url.is_some()),
-        ] {
-            if !external {
-                want(name.into(), variable, default, true);
-            }
-        }
-        let mut names = Vec::new();
-        for service in Service::ALL {
-            let count = options
-                .replicas
-                .iter()
-                .rev()
-                .find(|r| r.service == service)
-                .map_or(1, |r| r.count);
-            let (variable, default) = service.port();
-            for n in 1..=count {
-                let name = if n == 1 {
-                    service.name().to_owned()
-                } else {
-                    format!("{}-{n}", service.name())
-                };
-                want(name.clone(), variable, default, n == 1);
-                names.push((service, name));
-            }
-        }
-        let ports = choose_ports(&wants, set, folder)?;
+        let external = External::from_environment(environment);
+        let replicas = name_replicas(&options.replicas);
+        let requests = port_requests(&external, &replicas, options.free_ports);
+        let ports = choose_ports(&requests, environment, state_dir)?;
         let port = |name: &str| ports.get(name).copied();
-        let or_local = |given: Option<String>, scheme: &str, name: &str, rest: &str| {
-            given.unwrap_or_else(|| {
-                format!(
-                    "{scheme}://127.0.0.1:{}{rest}",
-                    port(name).unwrap_or_default()
-                )
-            })
-        };
         Ok(Plan {
-            replicas: names
+            nats_port: port("nats-server"),
+            nats_logins: nats_logins(&external, environment, secrets)?,
+            nats_url: external
+                .nats
+                .map_or_else(|| local("nats", port("nats-server"), ""), |nats| nats.url),
+            mongodb_port: port("mongod"),
+            mongodb_uri: external
+                .mongodb_uri
+                .unwrap_or_else(|| local("mongodb", port("mongod"), "/petbuddy?replicaSet=rs0")),
+            bot_port: port("bot"),
+            bot_url: external
+                .bot_url
+                .unwrap_or_else(|| local("http", port("bot"), "")),
+            replicas: replicas
                 .into_iter()
                 .filter_map(|(service, name)| {
+                    let port = port(&name)?;
                     Some(Replica {
-                        port: port(&name)?,
                         name,
                         service,
+                        port,
                     })
                 })
                 .collect(),
-            nats_port: port("nats-server"),
-            nats_logins: match (&nats_url, nats_login) {
-                (None, _) => own_logins(&secrets.nats),
-                (Some(_), Some(login)) => NATS_USERS
-                    .iter()
-                    .map(|user| (user.to_string(), login.clone()))
-                    .collect(),
-                (Some(_), None) => own_logins(&given_passwords(set)?),
-            },
-            nats_url: or_local(nats_url, "nats", "nats-server", ""),
-            mongodb_port: port("mongod"),
-            mongodb_uri: or_local(mongodb_uri, "mongodb", "mongod", "/petbuddy?replicaSet=rs0"),
-            bot_port: port("bot"),
-            bot_url: or_local(bot_url, "http", "bot", ""),
         })
     }
 
@@ -198,7 +147,7 @@ impl Plan {
         self.replicas
             .iter()
             .filter(|r| r.service == service)
-            .map(|r| format!("http://127.0.0.1:{}", r.port))
+            .map(|r| local("http", Some(r.port), ""))
             .collect()
     }
 
@@ -228,41 +177,141 @@ impl Plan {
     }
 }
 
-/// The ports of the last run stand in `ports.json`.
-fn choose_ports(
-    wants: &[Want],
-    set: impl Fn(&str) -> Option<String>,
-    folder: &Folder,
-) -> Result<BTreeMap<String, u16>, Failure> {
-    let file = folder.file("ports.json");
-    let mut remembered: BTreeMap<String, u16> = fs::read(&file)
-        .ok()
-        .and_then(|text| serde_json::from_slice(&text).ok())
-        .unwrap_or_default();
-    let chosen = ports::choose(wants, set, &remembered)?;
-    remembered.extend(chosen.clone());
-    let text = serde_json::to_string(&remembered).map_err(|e| Failure::Other(e.to_string()))?;
-    write_private(&file, &text).map_err(Failure::storage(&file))?;
-    Ok(chosen)
+/// The servers that the user's environment names. They are used instead of children.
+struct External {
+    nats: Option<ExternalNats>,
+    mongodb_uri: Option<String>,
+    bot_url: Option<String>,
 }
 
-/// Each user with its own password, as in nats/server/users.conf.
-pub fn own_logins(passwords: &BTreeMap<String, String>) -> BTreeMap<String, Login> {
-    passwords
-        .iter()
-        .map(|(user, password)| {
-            (
-                user.clone(),
-                Login {
-                    user: user.clone(),
-                    password: password.clone(),
-                },
-            )
-        })
+struct ExternalNats {
+    /// `NATS_URL` without its login.
+    url: String,
+    /// The login in `NATS_URL`.
+    login: Option<Login>,
+}
+
+impl External {
+    fn from_environment(environment: &BTreeMap<String, String>) -> External {
+        External {
+            nats: variable(environment, "NATS_URL").map(|urls| {
+                let (url, login) = split_logins(urls);
+                ExternalNats { url, login }
+            }),
+            mongodb_uri: variable(environment, "MONGODB_URI").map(str::to_owned),
+            bot_url: variable(environment, "META_BOT_BASE_URL").map(str::to_owned),
+        }
+    }
+}
+
+/// The value of a variable. An empty variable counts as unset.
+fn variable<'a>(environment: &'a BTreeMap<String, String>, name: &str) -> Option<&'a str> {
+    environment
+        .get(name)
+        .map(String::as_str)
+        .filter(|value| !value.is_empty())
+}
+
+/// An address on this machine.
+fn local(scheme: &str, port: Option<u16>, path: &str) -> String {
+    format!("{scheme}://127.0.0.1:{}{path}", port.unwrap_or_default())
+}
+
+/// Every replica with its name. The last option counts for a service that is named twice.
+fn name_replicas(options: &[Replicas]) -> Vec<(Service, String)> {
+    let count = |service: Service| {
+        options
+            .iter()
+            .rfind(|r| r.service == service)
+            .map_or(1, |r| r.count)
+    };
+    let name = |service: Service, n: u16| match n {
+        1 => service.name().to_owned(),
+        _ => format!("{}-{n}", service.name()),
+    };
+    Service::ALL
+        .into_iter()
+        .flat_map(|service| (1..=count(service)).map(move |n| (service, name(service, n))))
         .collect()
 }
 
-/// Addresses with commas, without logins; and the first login among them.
+/// The ports that the run needs. External servers need none, and only the first replica of a
+/// service has a usual port.
+fn port_requests(
+    external: &External,
+    replicas: &[(Service, String)],
+    free_ports: bool,
+) -> Vec<PortRequest> {
+    let usual = |variable, default| (!free_ports).then_some((variable, default));
+    let servers = [
+        ("nats-server", "NATS_PORT", 4222, external.nats.is_some()),
+        (
+            "mongod",
+            "MONGODB_PORT",
+            27017,
+            external.mongodb_uri.is_some(),
+        ),
+        (
+            "bot",
+            "BOT_PORT",
+            stub_bot::DEFAULT_PORT,
+            external.bot_url.is_some(),
+        ),
+    ];
+    let servers = servers
+        .into_iter()
+        .filter(|(_, _, _, is_external)| !is_external)
+        .map(|(name, variable, default, _)| PortRequest {
+            name: name.to_owned(),
+            fixed: usual(variable, default),
+        });
+    let replicas = replicas.iter().map(|(service, name)| {
+        let (variable, default) = service.port();
+        let is_first = name == service.name();
+        PortRequest {
+            name: name.clone(),
+            fixed: usual(variable, default).filter(|_| is_first),
+        }
+    });
+    servers.chain(replicas).collect()
+}
+
+/// Chooses the ports and remembers them in `ports.json` for the next run.
+fn choose_ports(
+    requests: &[PortRequest],
+    environment: &BTreeMap<String, String>,
+    state_dir: &StateDir,
+) -> Result<BTreeMap<String, u16>, Failure> {
+    let file = state_dir.file("ports.json");
+    let mut remembered: BTreeMap<String, u16> = private_file::read_json(&file).unwrap_or_default();
+    let given = |name: &str| variable(environment, name).map(str::to_owned);
+    let chosen = ports::choose(requests, given, &remembered)?;
+    remembered.extend(chosen.clone());
+    let text = serde_json::to_string(&remembered).map_err(|e| Failure::Other(e.to_string()))?;
+    private_file::replace(&file, &text).map_err(Failure::storage(&file))?;
+    Ok(chosen)
+}
+
+/// The NATS login of each user. A login in `NATS_URL` is used for all of them.
+fn nats_logins(
+    external: &External,
+    environment: &BTreeMap<String, String>,
+    secrets: &Secrets,
+) -> Result<BTreeMap<String, Login>, Failure> {
+    match &external.nats {
+        None => Ok(Login::by_user(&secrets.nats)),
+        Some(ExternalNats {
+            login: Some(login), ..
+        }) => Ok(NATS_USERS
+            .iter()
+            .map(|user| (user.to_string(), login.clone()))
+            .collect()),
+        Some(ExternalNats { login: None, .. }) => Ok(Login::by_user(&passwords_in(environment)?)),
+    }
+}
+
+/// Splits addresses with commas between them into the addresses without logins, and the first
+/// login.
 fn split_logins(urls: &str) -> (String, Option<Login>) {
     let mut first = None;
     let split = |url: &str| match url
@@ -280,32 +329,34 @@ fn split_logins(urls: &str) -> (String, Option<Login>) {
         }
         _ => url.trim().to_owned(),
     };
-    (
-        urls.split(',').map(split).collect::<Vec<_>>().join(","),
-        first,
-    )
+    let urls = urls.split(',').map(split).collect::<Vec<_>>().join(",");
+    (urls, first)
 }
 
-/// For a NATS that is not ours and whose URL has no login.
-fn given_passwords(
-    set: impl Fn(&str) -> Option<String>,
+/// Password by user, from `NATS_GATEWAY_PASSWORD` and the like.
+///
+/// # Errors
+/// A password is missing.
+fn passwords_in(
+    environment: &BTreeMap<String, String>,
 ) -> Result<BTreeMap<String, String>, Failure> {
-    let variable = |user: &str| format!("NATS_{}_PASSWORD", user.to_uppercase());
-    let missing: Vec<String> = NATS_USERS
-        .iter()
-        .map(|user| variable(user))
-        .filter(|name| set(name).is_none())
-        .collect();
+    let name = |user: &str| format!("NATS_{}_PASSWORD", user.to_uppercase());
+    let (mut passwords, mut missing) = (BTreeMap::new(), Vec::new());
+    for user in NATS_USERS {
+        match variable(environment, &name(user)) {
+            Some(password) => {
+                passwords.insert(user.to_owned(), password.to_owned());
+            }
+            None => missing.push(name(user)),
+        }
+    }
     if !missing.is_empty() {
         let missing = missing.join(", ");
         return Err(Failure::Settings(format!(
             "NATS_URL is set without user:password@, so the passwords of the NATS users are needed too; not set: {missing}"
         )));
     }
-    Ok(NATS_USERS
-        .iter()
-        .filter_map(|user| Some((user.to_string(), set(&variable(user))?)))
-        .collect())
+    Ok(passwords)
 }
 
 #[cfg(test)]
@@ -329,13 +380,13 @@ mod tests {
         replicas: &[&str],
         environment: &[(&str, &str)],
     ) -> Result<Plan, Failure> {
-        let folder = Folder::open(&scratch.0)?;
-        let (secrets, _) = Secrets::load(&folder.file("secrets.json"))?;
+        let state_dir = StateDir::open(&scratch.0)?;
+        let (secrets, _) = Secrets::load(&state_dir.file("secrets.json"))?;
         let environment = environment
             .iter()
             .map(|(n, v)| (n.to_string(), v.to_string()))
             .collect();
-        Plan::make(&options(replicas), &environment, &secrets, &folder)
+        Plan::make(&options(replicas), &environment, &secrets, &state_dir)
     }
 
     #[test]
@@ -362,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_environment_names_is_no_child() {
+    fn a_server_that_the_environment_names_is_no_child() {
         let scratch = Scratch::new("plan-external");
         let environment = [
             ("NATS_URL", "nats://me:secret@nats:4222"),
@@ -384,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn logins_are_taken_out_of_addresses() {
+    fn logins_are_split_from_addresses() {
         let login = |user: &str, password: &str| {
             Some(Login {
                 user: user.into(),

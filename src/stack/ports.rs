@@ -1,5 +1,6 @@
-//! Which part listens on which port: what the environment says, or free ones. Checked before
-//! anything is started, so that a taken port is one sentence and not a child that dies.
+//! Chooses the port of each child: the port that the environment sets, the usual one, or a free
+//! one. Ports are checked before anything is started. Otherwise a taken port would only show as a
+//! child that keeps ending. Starts nothing.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -8,36 +9,36 @@ use std::sync::{Mutex, PoisonError};
 
 use rand::RngExt;
 
-use crate::cli::exit_code::Failure;
+use crate::failure::Failure;
 
-/// Free ports are taken from here: below the range that systems use for outgoing connections (from
-/// 32768 on Linux), where one could take the port of a part that is just being restarted.
+/// The range of free ports. It lies below the range for outgoing connections (from 32768 on Linux).
+/// Otherwise an outgoing connection could take the port of a child that is being restarted.
 const FREE: std::ops::Range<u16> = 20_000..32_000;
-/// Random tries for one free port.
+/// Random ports that are tried for one child. After that no free port counts as found.
 const TRIES: usize = 500;
 
-/// A port that a part wants.
-pub struct Want {
-    /// Name of the part: `gateway`, `persister-2`.
+/// One child that needs a port.
+pub struct PortRequest {
+    /// Name of the child: `gateway`, `persister-2`.
     pub name: String,
-    /// The environment variable that sets it, and its default; `None` for a free one.
+    /// The environment variable that sets the port, and its default; `None` for a free port.
     pub fixed: Option<(&'static str, u16)>,
 }
 
-/// Chooses a port for each. `remembered` are those of the last run in this folder: free ports are
-/// the same again where possible, because a replica set knows its member by its port.
+/// Chooses a port for each request. `remembered` are the ports of the last run in this folder. Free
+/// ports stay the same where possible, because a replica set knows its member by the port.
 ///
 /// # Errors
-/// A variable that is no port, two parts on one port, or ports that are taken.
+/// A variable is no port, two children would share a port, or ports are taken.
 pub fn choose(
-    wants: &[Want],
+    requests: &[PortRequest],
     environment: impl Fn(&str) -> Option<String>,
     remembered: &BTreeMap<String, u16>,
 ) -> Result<BTreeMap<String, u16>, Failure> {
     let mut chosen: BTreeMap<String, u16> = BTreeMap::new();
     let mut taken = Vec::new();
-    for want in wants {
-        let Some((variable, default)) = want.fixed else {
+    for request in requests {
+        let Some((variable, default)) = request.fixed else {
             continue;
         };
         let port = match environment(variable) {
@@ -52,7 +53,7 @@ pub fn choose(
             },
         };
         if let Some((other, _)) = chosen.iter().find(|(_, p)| **p == port) {
-            let name = &want.name;
+            let name = &request.name;
             return Err(Failure::Settings(format!(
                 "{name} and {other} cannot both have port {port}: set {variable} to another one"
             )));
@@ -60,30 +61,30 @@ pub fn choose(
         if !is_free(port) {
             taken.push(format!(
                 "port {port}, which {} needs, is taken: end what listens there, or set {variable} to another port",
-                want.name
+                request.name
             ));
         }
-        chosen.insert(want.name.clone(), port);
+        chosen.insert(request.name.clone(), port);
     }
     if !taken.is_empty() {
         return Err(Failure::PortsTaken(taken));
     }
-    for want in wants.iter().filter(|w| w.fixed.is_none()) {
+    for request in requests.iter().filter(|w| w.fixed.is_none()) {
         let usable =
             |port: u16| !chosen.values().any(|p| *p == port) && claim(port) && is_free(port);
-        let again = remembered.get(&want.name).copied();
+        let again = remembered.get(&request.name).copied();
         let random = std::iter::repeat_with(|| rand::rng().random_range(FREE)).take(TRIES);
         let port = again.into_iter().chain(random).find(|port| usable(*port));
         let port = port.ok_or_else(|| {
-            Failure::PortsTaken(vec![format!("no free port was found for {}", want.name)])
+            Failure::PortsTaken(vec![format!("no free port was found for {}", request.name)])
         })?;
-        chosen.insert(want.name.clone(), port);
+        chosen.insert(request.name.clone(), port);
     }
     Ok(chosen)
 }
 
-/// Claims a free port until this process ends: between the choice and the part that listens there,
-/// another run that starts at the same time must not choose it too.
+/// Claims a free port until this process ends. Otherwise another run that starts at the same time
+/// could choose the same port before the child listens there.
 fn claim(port: u16) -> bool {
     static CLAIMS: Mutex<BTreeMap<u16, File>> = Mutex::new(BTreeMap::new());
     let mut claims = CLAIMS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -91,7 +92,7 @@ fn claim(port: u16) -> bool {
         return true;
     }
     let path = std::env::temp_dir().join(format!("petbuddy-port-{port}.lock"));
-    // Where it cannot be made, as in another user's folder, the port is only looked at.
+    // Without a lock file, as in another user's folder, only the port itself is checked.
     let Ok(file) = File::create(path) else {
         return true;
     };
@@ -104,7 +105,7 @@ fn claim(port: u16) -> bool {
     }
 }
 
-/// Whether one could listen there now.
+/// Whether the port can be listened on now.
 fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }
@@ -113,15 +114,15 @@ fn is_free(port: u16) -> bool {
 mod tests {
     use super::*;
 
-    fn fixed(name: &str, variable: &'static str, default: u16) -> Want {
-        Want {
+    fn fixed(name: &str, variable: &'static str, default: u16) -> PortRequest {
+        PortRequest {
             name: name.into(),
             fixed: Some((variable, default)),
         }
     }
 
     #[test]
-    fn a_taken_port_is_named_with_its_part_and_its_variable() {
+    fn a_taken_port_is_reported_with_its_child_and_its_variable() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let failure = choose(
@@ -139,9 +140,9 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_wins_and_nonsense_is_refused() {
+    fn a_port_in_the_environment_wins_and_must_be_valid() {
         let free = choose(
-            &[Want {
+            &[PortRequest {
                 name: "a".into(),
                 fixed: None,
             }],
@@ -177,18 +178,18 @@ mod tests {
     }
 
     #[test]
-    fn free_ports_differ_and_are_remembered() {
-        let wants: Vec<Want> = (0..20)
-            .map(|n| Want {
+    fn free_ports_are_distinct_and_stay_the_same() {
+        let requests: Vec<PortRequest> = (0..20)
+            .map(|n| PortRequest {
                 name: n.to_string(),
                 fixed: None,
             })
             .collect();
-        let first = choose(&wants, |_| None, &BTreeMap::new()).unwrap();
+        let first = choose(&requests, |_| None, &BTreeMap::new()).unwrap();
         let mut distinct: Vec<_> = first.values().collect();
         distinct.sort();
         distinct.dedup();
-        assert_eq!(distinct.len(), wants.len());
-        assert_eq!(choose(&wants, |_| None, &first).unwrap(), first);
+        assert_eq!(distinct.len(), requests.len());
+        assert_eq!(choose(&requests, |_| None, &first).unwrap(), first);
     }
 }

@@ -1,7 +1,6 @@
-//! Waiting until parts are up, bounded, with the reason at hand when they are not. Also `petbuddy
-//! health`, which asks once.
+//! Waits until a child or a service is up, for a bounded time, and remembers why it is not. Starts
+//! nothing.
 
-use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -10,64 +9,65 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use crate::cli::exit_code::Failure;
-use crate::stack::supervisor::Watch;
+use crate::failure::Failure;
+use crate::stack::supervisor::ChildStatus;
 
-/// A part is up within this, or the run fails. A large log or database is read at its start.
+/// How long a child may take to come up, after which the run fails. nats-server and mongod read a
+/// large log or database when they start.
 pub const LIMIT: Duration = Duration::from_secs(60);
-/// Pause between two looks.
-const LOOK: Duration = Duration::from_millis(100);
-/// One look.
-const LOOK_LIMIT: Duration = Duration::from_secs(3);
-/// A child that ended so often while it starts will not come up.
-const ENDS: u32 = 3;
-/// Characters of an answer that are shown.
+/// Pause between two probes.
+const PROBE_INTERVAL: Duration = Duration::from_millis(100);
+/// How long one probe may take. After that it counts as failed.
+const PROBE_LIMIT: Duration = Duration::from_secs(3);
+/// Ends of a child during its start after which the child counts as broken.
+const MAX_ENDS: u32 = 3;
+/// Characters of an answer that a failure quotes. The rest is cut off.
 const SHOWN_CHARACTERS: usize = 400;
 
-/// An HTTP client for services of this machine.
+/// Makes an HTTP client for services on this machine.
 ///
 /// # Errors
 /// The TLS library cannot be set up.
 pub fn client() -> Result<Client, Failure> {
-    // A second call finds it installed; that is fine.
+    // An error means that an earlier call has installed the provider.
     drop(rustls::crypto::ring::default_provider().install_default());
-    // A proxy of the user's is for the outside world.
+    // The user's proxy is meant for the outside world.
     Client::builder()
         .no_proxy()
-        .timeout(LOOK_LIMIT)
+        .timeout(PROBE_LIMIT)
         .build()
         .map_err(|e| Failure::Other(format!("no HTTP client: {e}")))
 }
 
-/// Looks again and again until `look` says yes.
+/// Repeats `probe` until it succeeds. `what` names the awaited part in failures.
 ///
 /// # Errors
-/// It does not within [`LIMIT`], or the child keeps ending.
+/// No probe succeeds within [`LIMIT`], or `child` keeps ending.
 pub async fn wait<F>(
     what: &str,
-    child: Option<&Watch>,
-    mut look: impl FnMut() -> F,
+    child: Option<&ChildStatus>,
+    mut probe: impl FnMut() -> F,
 ) -> Result<(), Failure>
 where
     F: Future<Output = Result<(), String>>,
 {
     let deadline = Instant::now() + LIMIT;
-    let mut tick = interval(LOOK);
+    let mut tick = interval(PROBE_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut reason = "it does not answer".to_owned();
     while Instant::now() < deadline {
         tick.tick().await;
-        match timeout(LOOK_LIMIT, look()).await {
+        match timeout(PROBE_LIMIT, probe()).await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(why)) => reason = why,
-            Err(_) => reason = format!("no answer within {LOOK_LIMIT:?}"),
+            Err(_) => reason = format!("no answer within {PROBE_LIMIT:?}"),
         }
         if let Some(child) = child
-            && child.ends.load(Ordering::Relaxed) >= ENDS
+            && child.ends.load(Ordering::Relaxed) >= MAX_ENDS
         {
             return Err(Failure::KeepsEnding {
                 what: what.to_owned(),
-                ends: ENDS,
+                ends: MAX_ENDS,
                 log: child.log.clone(),
                 words: child.last.text(),
             });
@@ -80,10 +80,10 @@ where
     })
 }
 
-/// Whether something listens there.
+/// Whether something listens on the port.
 ///
 /// # Errors
-/// What the system says.
+/// The reason why no connection is made.
 pub async fn listens(port: u16) -> Result<(), String> {
     TcpStream::connect(("127.0.0.1", port))
         .await
@@ -91,10 +91,10 @@ pub async fn listens(port: u16) -> Result<(), String> {
         .map_err(|e| format!("port {port}: {e}"))
 }
 
-/// Whether `<base>/ready` says 200.
+/// Whether `<base>/ready` answers 200.
 ///
 /// # Errors
-/// What it says instead: the checks that are not good.
+/// The checks that fail, or the answer itself.
 pub async fn answers_ready(client: &Client, base: &str) -> Result<(), String> {
     let response = client
         .get(format!("{base}/ready"))
@@ -106,7 +106,7 @@ pub async fn answers_ready(client: &Client, base: &str) -> Result<(), String> {
     }
     let (status, body) = (response.status(), response.text().await.unwrap_or_default());
     Err(match serde_json::from_str::<Value>(&body) {
-        Ok(report) => bad_checks(&report),
+        Ok(report) => failing_checks(&report),
         Err(_) => format!(
             "{status}: {}",
             body.chars().take(SHOWN_CHARACTERS).collect::<String>()
@@ -114,7 +114,7 @@ pub async fn answers_ready(client: &Client, base: &str) -> Result<(), String> {
     })
 }
 
-fn bad_checks(report: &Value) -> String {
+fn failing_checks(report: &Value) -> String {
     let checks = report["checks"]
         .as_object()
         .into_iter()
@@ -143,39 +143,23 @@ fn text(value: &Value) -> String {
     text.chars().take(SHOWN_CHARACTERS).collect()
 }
 
-/// `petbuddy health <url>`, for containers without curl: success if the URL answers 2xx.
-pub async fn health(url: &str) -> ExitCode {
-    let answer = match client() {
-        Ok(client) => client.get(url).send().await.map_err(|e| e.to_string()),
-        Err(e) => Err(e.to_string()),
-    };
-    match answer {
-        Ok(response) if response.status().is_success() => ExitCode::SUCCESS,
-        Ok(response) => {
-            eprintln!("{url} answers {}", response.status());
-            ExitCode::FAILURE
-        }
-        Err(e) => {
-            eprintln!("{url} does not answer: {e}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
 
     #[test]
-    fn the_reason_names_the_checks_that_are_not_good() {
+    fn the_reason_names_the_failing_checks() {
         let report = json!({"status": "degraded", "checks": {
             "nats": {"status": "ok", "detail": {}},
             "mongodb": {"status": "failing", "detail": "does not answer"},
         }});
-        assert_eq!(bad_checks(&report), "mongodb is failing (does not answer)");
         assert_eq!(
-            bad_checks(&json!({"status": "stopping"})),
+            failing_checks(&report),
+            "mongodb is failing (does not answer)"
+        );
+        assert_eq!(
+            failing_checks(&json!({"status": "stopping"})),
             r#"{"status":"stopping"}"#
         );
     }

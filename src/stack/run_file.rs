@@ -1,32 +1,33 @@
-//! What a run tells others: `run.json` (addresses, demo login, processes) for tests and scripts
-//! while everything is up, and `pids.json` from the first child on, by which a later run finds what
-//! a killed one left behind.
+//! What a run tells other programs: `run.json` (addresses, demo login, processes) for tests and
+//! scripts while everything is up, and `pids.json` from the first child on. From `pids.json` a
+//! later run learns which children a killed run has left behind. Starts and stops nothing.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
-use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
-use crate::stack::state_dir::{Folder, write_private};
+use crate::stack::private_file::{remove, replace};
+use crate::stack::state_dir::StateDir;
 
-/// `run.json`. There while the whole system is up, and only then; replaced whole at each restart of
-/// a part.
+/// The content of `run.json`. The file exists only while the whole system is up, and is replaced at
+/// each restart of a child.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
     /// Base URL of the first gateway.
     pub gateway: String,
     /// Base URL of the first realtime node.
     pub realtime: String,
-    /// NATS, without user and password.
+    /// URL of NATS, without user and password.
     pub nats: String,
-    /// MongoDB, with the database's name.
+    /// URL of MongoDB, with the database's name.
     pub mongodb: String,
-    /// Base URL of the bot: the stub, or what `META_BOT_BASE_URL` says.
+    /// Base URL of the bot: the stub, or the value of `META_BOT_BASE_URL`.
     pub bot: String,
-    /// The demo company's manager; `None` if there is no such login (an external database may have
-    /// another password).
+    /// The demo company's manager; `None` if there is no such login. An external database may have
+    /// another password.
     pub demo: Option<Demo>,
     /// Process ids by name: `petbuddy`, `nats-server`, `mongod`, `bot`, `gateway`, `persister-2`, …
     pub pids: BTreeMap<String, u32>,
@@ -34,17 +35,15 @@ pub struct Run {
     pub services: BTreeMap<String, Vec<String>>,
     /// The NATS user for people.
     pub operator: Login,
-    /// How often each part was started again. A part that never was is absent.
+    /// How often each child was restarted. A child that never was is absent.
     pub restarts: BTreeMap<String, u32>,
 }
 
-/// The demo login.
+/// The demo login, for `POST /api/v1/auth/login`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Demo {
-    /// For `POST /api/v1/auth/login`.
     pub email: String,
-    /// Likewise.
     pub password: String,
     /// The company of that manager.
     pub company_id: String,
@@ -59,8 +58,22 @@ pub struct Login {
     pub password: String,
 }
 
-/// Keeps both files in step with the run.
-pub struct Board {
+impl Login {
+    /// A login for each user, from a map of passwords by user.
+    pub fn by_user(passwords: &BTreeMap<String, String>) -> BTreeMap<String, Login> {
+        let login = |(user, password): (&String, &String)| {
+            let login = Login {
+                user: user.clone(),
+                password: password.clone(),
+            };
+            (user.clone(), login)
+        };
+        passwords.iter().map(login).collect()
+    }
+}
+
+/// Keeps `run.json` and `pids.json` in step with the run.
+pub struct RunFile {
     run_file: PathBuf,
     pids_file: PathBuf,
     state: Mutex<State>,
@@ -72,35 +85,35 @@ struct State {
     published: bool,
 }
 
-impl Board {
-    /// Begins with this process alone.
+impl RunFile {
+    /// Writes `pids.json` with this process alone.
     ///
     /// # Errors
     /// The folder cannot be written.
-    pub fn open(folder: &Folder) -> io::Result<Board> {
-        let board = Board {
-            run_file: folder.file("run.json"),
-            pids_file: folder.file("pids.json"),
+    pub fn open(state_dir: &StateDir) -> io::Result<RunFile> {
+        let file = RunFile {
+            run_file: state_dir.run_file(),
+            pids_file: state_dir.pids_file(),
             state: Mutex::default(),
         };
-        board.started("petbuddy", std::process::id())?;
-        Ok(board)
+        file.started("petbuddy", std::process::id())?;
+        Ok(file)
     }
 
-    /// Notes a child's new process.
+    /// Records a child's new process.
     ///
     /// # Errors
-    /// The folder cannot be written; the run can go on.
+    /// The folder cannot be written. The run can go on.
     pub fn started(&self, name: &str, pid: u32) -> io::Result<()> {
         self.change(|run| {
             run.pids.insert(name.to_owned(), pid);
         })
     }
 
-    /// Notes that a child is about to be started again.
+    /// Records that a child is about to be restarted.
     ///
     /// # Errors
-    /// See [`Board::started`].
+    /// See [`RunFile::started`].
     pub fn restarting(&self, name: &str) -> io::Result<()> {
         self.change(|run| {
             run.pids.remove(name);
@@ -108,16 +121,13 @@ impl Board {
         })
     }
 
-    /// Writes `run.json`: everything is up. Processes and restarts are those noted so far, whatever
-    /// `run` says.
+    /// Writes `run.json`: everything is up. The processes and restarts in `run` are ignored; the
+    /// recorded ones are written.
     ///
     /// # Errors
     /// The folder cannot be written.
     pub fn publish(&self, run: Run) -> io::Result<()> {
-        self.state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .published = true;
+        self.set_published(true);
         self.change(|old| {
             *old = Run {
                 pids: std::mem::take(&mut old.pids),
@@ -127,15 +137,12 @@ impl Board {
         })
     }
 
-    /// Removes `run.json`: things are about to stop.
+    /// Removes `run.json`: the system is about to stop.
     ///
     /// # Errors
     /// The folder cannot be written.
     pub fn withdraw(&self) -> io::Result<()> {
-        self.state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .published = false;
+        self.set_published(false);
         remove(&self.run_file)
     }
 
@@ -147,35 +154,21 @@ impl Board {
         remove(&self.pids_file)
     }
 
+    fn set_published(&self, published: bool) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.published = published;
+    }
+
     fn change(&self, change: impl FnOnce(&mut Run)) -> io::Result<()> {
-        // A poisoned lock still holds a whole state. Held over the writing, so that the newer state
-        // is the later file.
+        // A poisoned lock still guards a complete state. The lock is held while the files are
+        // written, so that the newer state is the later file.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut state.run);
-        write_private(&self.pids_file, &serde_json::to_string(&state.run.pids)?)?;
+        replace(&self.pids_file, &serde_json::to_string(&state.run.pids)?)?;
         if state.published {
-            write_private(&self.run_file, &serde_json::to_string_pretty(&state.run)?)?;
+            replace(&self.run_file, &serde_json::to_string_pretty(&state.run)?)?;
         }
         Ok(())
-    }
-}
-
-/// Process ids by name, from a `pids.json`; none if it is missing or unreadable.
-pub fn read_pids(pids_file: &Path) -> BTreeMap<String, u32> {
-    fs::read(pids_file)
-        .ok()
-        .and_then(|text| serde_json::from_slice(&text).ok())
-        .unwrap_or_default()
-}
-
-/// Removes a file that may not be there.
-///
-/// # Errors
-/// It is there and stays.
-pub fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
     }
 }
 
@@ -183,15 +176,16 @@ pub fn remove(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::stack::state_dir::tests::Scratch;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn run_json_appears_when_published_follows_restarts_and_goes() {
-        let scratch = Scratch::new("board");
-        let folder = Folder::open(&scratch.0).unwrap();
-        let board = Board::open(&folder).unwrap();
-        board.started("gateway", 7).unwrap();
-        let path = folder.file("run.json");
+    fn the_run_file_exists_while_published_and_follows_restarts() {
+        let scratch = Scratch::new("run-file");
+        let state_dir = StateDir::open(&scratch.0).unwrap();
+        let run_file = RunFile::open(&state_dir).unwrap();
+        run_file.started("gateway", 7).unwrap();
+        let path = state_dir.run_file();
         assert!(!path.exists());
         let demo = Demo {
             email: "a@b".into(),
@@ -203,9 +197,9 @@ mod tests {
             demo: Some(demo),
             ..Run::default()
         };
-        board.publish(run.clone()).unwrap();
-        board.restarting("gateway").unwrap();
-        board.started("gateway", 8).unwrap();
+        run_file.publish(run.clone()).unwrap();
+        run_file.restarting("gateway").unwrap();
+        run_file.started("gateway", 8).unwrap();
 
         let read: Run = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         let own = std::process::id();
@@ -224,10 +218,10 @@ mod tests {
             fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o600
         );
-        assert_eq!(read_pids(&folder.file("pids.json")), expected.pids);
+        assert_eq!(state_dir.recorded_pids(), expected.pids);
 
-        board.withdraw().unwrap();
-        board.close().unwrap();
-        assert!(!path.exists() && !folder.file("pids.json").exists());
+        run_file.withdraw().unwrap();
+        run_file.close().unwrap();
+        assert!(!path.exists() && !state_dir.pids_file().exists());
     }
 }

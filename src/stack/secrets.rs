@@ -1,6 +1,6 @@
-//! The secrets of a development run: made once, kept in `secrets.json` for its owner only. A secret
-//! that the environment sets is used instead and never stored. Production sets all of them and does
-//! not come here.
+//! The secrets of a development run, made once and kept in `secrets.json`, which only its owner may
+//! read. A secret that the environment sets is used instead and never stored. Production does not
+//! use this file: its services are given all secrets.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,16 +12,15 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::cli::exit_code::Failure;
-use crate::stack::state_dir::write_private;
+use crate::failure::Failure;
+use crate::stack::private_file;
 
-/// Random bytes in each.
+/// Random bytes in each secret.
 const SECRET_BYTES: usize = 32;
-
-/// Hexadecimal digits in a NATS password: 128 bits, and still short enough to be pasted.
+/// Hexadecimal digits in a NATS password: 128 bits, and short enough to be pasted.
 const NATS_PASSWORD_DIGITS: usize = 32;
 
-/// The NATS users, as in nats/server/users.conf.
+/// The NATS users of `nats/server/users.conf`.
 pub const NATS_USERS: [&str; 6] = [
     "gateway",
     "persister",
@@ -31,7 +30,7 @@ pub const NATS_USERS: [&str; 6] = [
     "operator",
 ];
 
-/// All of them. Not `Debug`: they are not to be printed by accident.
+/// All secrets. The type is not `Debug`, so that secrets are not printed by accident.
 #[derive(Serialize, Deserialize)]
 pub struct Secrets {
     /// `JWT_ACCESS_SECRET`
@@ -45,7 +44,7 @@ pub struct Secrets {
     pub encryption_keys: String,
     /// Password by NATS user, for a nats-server that is a child.
     pub nats: BTreeMap<String, String>,
-    /// Password of the demo manager.
+    /// Password of the demo company's manager.
     pub demo_password: String,
 }
 
@@ -56,7 +55,7 @@ impl Secrets {
             jwt_refresh: random_hex(),
             internal_api_key: random_hex(),
             encryption_keys: new_encryption_key(),
-            // The config of nats-server would read a leading digit as a number.
+            // The letters in front keep the config of nats-server from reading a number.
             nats: NATS_USERS
                 .iter()
                 .map(|user| {
@@ -70,10 +69,10 @@ impl Secrets {
         }
     }
 
-    /// Reads them, or makes them the first time; the flag says that they are new.
+    /// Reads the secrets, or makes them if there is no file. The flag says whether they are new.
     ///
     /// # Errors
-    /// The file cannot be read or written, or is not what this program wrote.
+    /// The file cannot be read or written, or was not written by this program.
     pub fn load(path: &Path) -> Result<(Secrets, bool), Failure> {
         match fs::read(path) {
             Ok(text) => match serde_json::from_slice::<Secrets>(&text) {
@@ -105,10 +104,10 @@ impl Secrets {
 
     fn write(&self, path: &Path) -> Result<(), Failure> {
         let text = serde_json::to_string_pretty(self).map_err(|e| Failure::Other(e.to_string()))?;
-        write_private(path, &text).map_err(Failure::storage(path))
+        private_file::replace(path, &text).map_err(Failure::storage(path))
     }
 
-    /// Takes those that the environment sets.
+    /// Replaces the secrets that the environment sets.
     pub fn or_environment(mut self, environment: impl Fn(&str) -> Option<String>) -> Secrets {
         for (name, secret) in [
             ("JWT_ACCESS_SECRET", &mut self.jwt_access),
@@ -141,7 +140,7 @@ fn random_hex() -> String {
     random_bytes().iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// One key, as `ENCRYPTION_KEYS` wants it.
+/// A new key in the form of `ENCRYPTION_KEYS`.
 fn new_encryption_key() -> String {
     format!("k1:{}", BASE64.encode(random_bytes()))
 }
@@ -153,7 +152,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn secrets_are_private_and_stay_the_same() {
+    fn secrets_are_private_and_the_same_in_the_next_run() {
         let scratch = Scratch::new("secrets");
         let path = scratch.0.join("secrets.json");
         let (first, new) = Secrets::load(&path).unwrap();
@@ -202,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_file_is_named_and_kept() {
+    fn a_damaged_file_is_reported_and_not_replaced() {
         let scratch = Scratch::new("damaged");
         let path = scratch.0.join("secrets.json");
         fs::write(&path, "{").unwrap();

@@ -1,5 +1,5 @@
-//! The five services as the runner sees them: names, ports, the environment that each may have. How
-//! they work is theirs.
+//! The five services as the runner sees them: names, ports, and the environment that each service
+//! is given. Does not know how a service works.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -7,23 +7,16 @@ use std::process::ExitCode;
 use crate::stack::run_file::Login;
 use crate::stack::secrets::Secrets;
 
-/// A service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Service {
-    /// The REST API.
     Gateway,
-    /// MongoDB's owner.
     Persister,
-    /// Calls the bot.
     Forwarder,
-    /// Runs the jobs.
     Scheduler,
-    /// Sockets.
     Realtime,
 }
 
 impl Service {
-    /// All of them.
     pub const ALL: [Service; 5] = [
         Service::Gateway,
         Service::Persister,
@@ -32,7 +25,7 @@ impl Service {
         Service::Realtime,
     ];
 
-    /// Its name: crate, NATS user, subcommand.
+    /// The name of the service's crate, NATS user and subcommand.
     pub fn name(self) -> &'static str {
         match self {
             Service::Gateway => "gateway",
@@ -43,7 +36,7 @@ impl Service {
         }
     }
 
-    /// The variable with its port, and the default.
+    /// The variable that sets the port, and the default.
     pub fn port(self) -> (&'static str, u16) {
         match self {
             Service::Gateway => ("PORT", 4000),
@@ -54,7 +47,7 @@ impl Service {
         }
     }
 
-    /// The service itself, in this process, until SIGTERM.
+    /// Runs the service in this process until SIGTERM.
     pub fn main(self) -> ExitCode {
         match self {
             Service::Gateway => gateway::main(),
@@ -65,7 +58,8 @@ impl Service {
         }
     }
 
-    /// Settings that the user may make for this service. A last `*` stands for any ending.
+    /// Variables of the user's environment that only this service is given. A `*` at the end stands
+    /// for any ending.
     fn passed(self) -> &'static [&'static str] {
         match self {
             Service::Gateway => &[
@@ -97,10 +91,10 @@ impl Service {
         }
     }
 
-    /// The whole environment of a replica: what every process needs, what the user set for this
-    /// service, and the secrets that it needs, no others.
-    pub fn environment(self, port: u16, setting: &Setting) -> BTreeMap<String, String> {
-        let mut environment = base(&setting.user);
+    /// The whole environment of a replica: the variables that every process needs, the settings
+    /// that the user made for this service, and the secrets of this service and of no other.
+    pub fn environment(self, port: u16, source: &EnvironmentSource) -> BTreeMap<String, String> {
+        let mut environment = base(&source.user);
         let passed = |name: &str| {
             EVERY_SERVICE
                 .iter()
@@ -108,7 +102,7 @@ impl Service {
                 .any(|pattern| matches(pattern, name))
         };
         environment.extend(
-            setting
+            source
                 .user
                 .iter()
                 .filter(|(name, _)| passed(name))
@@ -116,15 +110,15 @@ impl Service {
         );
         let mut set =
             |name: &str, value: &str| drop(environment.insert(name.to_owned(), value.to_owned()));
-        set("LOG_DIR", &setting.log_dir);
+        set("LOG_DIR", &source.log_dir);
         set("HOST", "127.0.0.1");
         set(self.port().0, &port.to_string());
-        set("NATS_URL", &setting.nats_url);
-        if let Some(login) = setting.nats_logins.get(self.name()) {
+        set("NATS_URL", &source.nats_url);
+        if let Some(login) = source.nats_logins.get(self.name()) {
             set("NATS_USER", &login.user);
             set("NATS_PASSWORD", &login.password);
         }
-        let secrets = setting.secrets;
+        let secrets = source.secrets;
         match self {
             Service::Gateway => {
                 set("JWT_ACCESS_SECRET", &secrets.jwt_access);
@@ -132,15 +126,15 @@ impl Service {
                 set("INTERNAL_SERVICE_API_KEY", &secrets.internal_api_key);
                 set("ENCRYPTION_KEYS", &secrets.encryption_keys);
             }
-            Service::Persister => set("MONGODB_URI", &setting.mongodb_uri),
+            Service::Persister => set("MONGODB_URI", &source.mongodb_uri),
             Service::Forwarder => {
                 set("ENCRYPTION_KEYS", &secrets.encryption_keys);
-                set("META_BOT_BASE_URL", &setting.bot_url);
+                set("META_BOT_BASE_URL", &source.bot_url);
                 set("INTERNAL_SERVICE_API_KEY", &secrets.internal_api_key);
             }
             Service::Scheduler => {
                 set("ENCRYPTION_KEYS", &secrets.encryption_keys);
-                set("META_BOT_BASE_URL", &setting.bot_url);
+                set("META_BOT_BASE_URL", &source.bot_url);
             }
             Service::Realtime => set("JWT_ACCESS_SECRET", &secrets.jwt_access),
         }
@@ -148,8 +142,8 @@ impl Service {
     }
 }
 
-/// What the environments of the services are made from.
-pub struct Setting<'a> {
+/// The values from which the environments of the services are made.
+pub struct EnvironmentSource<'a> {
     /// The user's own environment.
     pub user: BTreeMap<String, String>,
     /// `LOG_DIR`
@@ -162,11 +156,11 @@ pub struct Setting<'a> {
     pub mongodb_uri: String,
     /// `META_BOT_BASE_URL`
     pub bot_url: String,
-    /// The others.
     pub secrets: &'a Secrets,
 }
 
-/// What any process may need. The last is for `cargo llvm-cov`: where a child writes its coverage.
+/// Variables that any process may need. The last one tells a child of `cargo llvm-cov` where to
+/// write its coverage.
 const EVERY_PROCESS: [&str; 6] = [
     "PATH",
     "HOME",
@@ -175,10 +169,10 @@ const EVERY_PROCESS: [&str; 6] = [
     "RUST_BACKTRACE",
     "LLVM_PROFILE_FILE",
 ];
-/// Settings of all services.
+/// Settings that every service has.
 const EVERY_SERVICE: [&str; 3] = ["NODE_ENV", "LOG_LEVEL", "PETBUDDY_CONFIG"];
 
-/// The environment of a process that is no service.
+/// The environment of a child that is no service.
 pub fn base(user: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     user.iter()
         .filter(|(name, _)| EVERY_PROCESS.contains(&name.as_str()))
@@ -209,19 +203,19 @@ mod tests {
             ("AWS_SECRET", "a"),
             ("PERSISTER_PORT", "1"),
         ];
-        let setting = Setting {
+        let source = EnvironmentSource {
             user: user
                 .iter()
                 .map(|(n, v)| (n.to_string(), v.to_string()))
                 .collect(),
             log_dir: "logs".into(),
             nats_url: "nats://127.0.0.1:4222".into(),
-            nats_logins: crate::stack::plan::own_logins(&secrets.nats),
+            nats_logins: Login::by_user(&secrets.nats),
             mongodb_uri: "mongodb://127.0.0.1/petbuddy".into(),
             bot_url: "http://127.0.0.1:5001".into(),
             secrets: &secrets,
         };
-        let of = |service: Service| service.environment(7, &setting);
+        let of = |service: Service| service.environment(7, &source);
         let who_has = |name: &str| {
             Service::ALL
                 .into_iter()

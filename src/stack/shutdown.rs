@@ -1,4 +1,4 @@
-//! When a run shall end: Ctrl-C, SIGTERM, a closed terminal, or the end of standard input. It stops
+//! When a run shall end: Ctrl-C, SIGTERM, a closed terminal, or the end of standard input. Stops
 //! nothing itself.
 
 use std::io::{self, Read};
@@ -9,52 +9,56 @@ use tokio_util::sync::CancellationToken;
 
 use crate::stack::console::Console;
 
-/// What a run listens to.
+/// The two ways in which a run is asked to end.
 #[derive(Clone, Default)]
-pub struct Stop {
+pub struct Shutdown {
     /// Cancelled when everything shall stop in order.
-    pub gently: CancellationToken,
-    /// Cancelled when nothing shall be waited for any more.
-    pub at_once: CancellationToken,
+    pub graceful: CancellationToken,
+    /// Cancelled when the children shall be killed without further waiting.
+    pub immediate: CancellationToken,
 }
 
-/// Starts to listen. With `stdin`, its end is a stop too: a test holds the other end of the pipe,
-/// so that nothing survives it.
+/// Starts to listen for signals. With `stdin`, the end of standard input is a stop too. A test
+/// holds the other end of that pipe, so that no child survives the test.
 ///
 /// # Errors
 /// The system refuses signal handlers or a thread.
-pub fn listen(console: &Console, stdin: bool) -> io::Result<Stop> {
-    let stop = Stop::default();
+pub fn listen(console: &Console, stdin: bool) -> io::Result<Shutdown> {
+    let shutdown = Shutdown::default();
     let (mut interrupt, mut terminate, mut hangup) = (
         signal(SignalKind::interrupt())?,
         signal(SignalKind::terminate())?,
         signal(SignalKind::hangup())?,
     );
-    let (gently, at_once, console) = (stop.gently.clone(), stop.at_once.clone(), console.clone());
+    let Shutdown {
+        graceful,
+        immediate,
+    } = shutdown.clone();
+    let console = console.clone();
     tokio::spawn(async move {
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
             _ = hangup.recv() => {}
-            () = gently.cancelled() => {}
+            () = graceful.cancelled() => {}
         }
-        gently.cancel();
+        graceful.cancel();
         console.say(
             "Stopping: services first, then nats-server and mongod. Another Ctrl-C kills at once.",
         );
         interrupt.recv().await;
         console.say("Killing.");
-        at_once.cancel();
+        immediate.cancel();
     });
     if stdin {
-        let gently = stop.gently.clone();
-        // A thread that the process does not wait for: a read of standard input cannot be broken
-        // off.
+        let graceful = shutdown.graceful.clone();
+        // The process does not wait for this thread, because a read of standard input cannot be
+        // interrupted.
         thread::Builder::new().name("stdin".into()).spawn(move || {
             let (mut input, mut buffer) = (io::stdin(), [0_u8; 256]);
             while input.read(&mut buffer).is_ok_and(|n| n > 0) {}
-            gently.cancel();
+            graceful.cancel();
         })?;
     }
-    Ok(stop)
+    Ok(shutdown)
 }

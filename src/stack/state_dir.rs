@@ -1,35 +1,30 @@
-//! The folder that holds all state of a run (`.petbuddy`): its lock, its paths, and private files
-//! that are replaced whole. What the files mean is known elsewhere.
+//! The folder that holds all state of a run (`.petbuddy`): its lock and its paths. Does not know
+//! what the files mean.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::cli::exit_code::Failure;
-use crate::stack::run_file;
+use crate::failure::Failure;
+use crate::stack::private_file;
 
-/// A folder that this run holds alone, until it is dropped or the process ends in whatever way.
-pub struct Folder {
+/// A folder that this run holds alone, until the value is dropped or the process ends in any way.
+pub struct StateDir {
     path: PathBuf,
     _lock: File,
 }
 
-impl Folder {
-    /// Makes the folder and takes its lock.
+impl StateDir {
+    /// Creates the folder and takes its lock.
     ///
     /// # Errors
-    /// Another run holds it, or it cannot be written.
-    pub fn open(path: &Path) -> Result<Folder, Failure> {
-        let storage = || Failure::storage(path);
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(storage())?;
-        // Absolute, because it stands in the arguments of the children, by which a later run knows
-        // them.
-        let path = path.canonicalize().map_err(storage())?;
+    /// Another run holds the lock, or the folder cannot be written.
+    pub fn open(path: &Path) -> Result<StateDir, Failure> {
+        create(path)?;
+        // The path is absolute because it stands in the arguments of the children. A later run
+        // recognises the children by it.
+        let path = path.canonicalize().map_err(Failure::storage(path))?;
         let lock_path = path.join("lock");
         let lock = OpenOptions::new()
             .create(true)
@@ -38,13 +33,16 @@ impl Folder {
             .mode(0o600)
             .open(&lock_path)
             .map_err(Failure::storage(&lock_path))?;
-        match lock.try_lock() {
+        let locked = lock.try_lock();
+        let state_dir = StateDir { path, _lock: lock };
+        match locked {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let pid = run_file::read_pids(&path.join("pids.json"))
-                    .get("petbuddy")
-                    .copied();
-                return Err(Failure::AlreadyRunning { folder: path, pid });
+                let pid = state_dir.recorded_pids().get("petbuddy").copied();
+                return Err(Failure::AlreadyRunning {
+                    folder: state_dir.path,
+                    pid,
+                });
             }
             Err(TryLockError::Error(error)) => {
                 return Err(Failure::Storage {
@@ -53,18 +51,13 @@ impl Folder {
                 });
             }
         }
-        let folder = Folder { path, _lock: lock };
-        // Of an earlier run that was killed: what it says is true no more.
-        let run_file = folder.file("run.json");
-        run_file::remove(&run_file).map_err(Failure::storage(&run_file))?;
-        for made in [folder.logs(), folder.nats(), folder.mongodb()] {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&made)
-                .map_err(Failure::storage(&made))?;
+        // A run file can be there only if an earlier run was killed. Its content is outdated.
+        let run_file = state_dir.run_file();
+        private_file::remove(&run_file).map_err(Failure::storage(&run_file))?;
+        for folder in [state_dir.logs(), state_dir.nats(), state_dir.mongodb()] {
+            create(&folder)?;
         }
-        Ok(folder)
+        Ok(state_dir)
     }
 
     /// The folder itself, absolute.
@@ -72,7 +65,7 @@ impl Folder {
         &self.path
     }
 
-    /// What the parts print, and the services' logs.
+    /// The output of the children, and the logs of the services.
     pub fn logs(&self) -> PathBuf {
         self.path.join("logs")
     }
@@ -87,39 +80,42 @@ impl Folder {
         self.path.join("mongodb")
     }
 
-    /// A file in it.
+    /// Addresses, processes and the demo login, while everything is up.
+    pub fn run_file(&self) -> PathBuf {
+        self.file("run.json")
+    }
+
+    /// Process ids by name, from the start of the first child on.
+    pub fn pids_file(&self) -> PathBuf {
+        self.file("pids.json")
+    }
+
+    /// The content of [`StateDir::pids_file`]; empty if the file is missing or unreadable.
+    pub fn recorded_pids(&self) -> BTreeMap<String, u32> {
+        private_file::read_json(&self.pids_file()).unwrap_or_default()
+    }
+
+    /// The path of a file in the folder.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 }
 
-/// Replaces a file whole, readable by its owner only: a reader sees the old text or the new, never
-/// a part.
-///
-/// # Errors
-/// What the system says.
-pub fn write_private(path: &Path, text: &str) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    // A leftover of a run that was killed here could have another mode.
-    match fs::remove_file(&temporary) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&temporary)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)
+/// Creates a folder that only its owner may enter, unless the folder exists.
+fn create(folder: &Path) -> Result<(), Failure> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(Failure::storage(folder))
 }
 
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use std::fs;
 
-    /// A folder of a test's own, gone with it.
+    /// A temporary folder of one test, removed when the value is dropped.
     pub struct Scratch(pub PathBuf);
 
     impl Scratch {
@@ -138,20 +134,20 @@ pub mod tests {
     }
 
     #[test]
-    fn a_second_run_in_the_same_folder_is_told_so() {
+    fn a_second_run_in_the_same_folder_is_refused() {
         let scratch = Scratch::new("lock");
-        let first = Folder::open(&scratch.0.join("state")).unwrap();
-        let second = Folder::open(&scratch.0.join("state")).err().unwrap();
+        let first = StateDir::open(&scratch.0.join("state")).unwrap();
+        let second = StateDir::open(&scratch.0.join("state")).err().unwrap();
         assert!(matches!(second, Failure::AlreadyRunning { .. }), "{second}");
         drop(first);
-        Folder::open(&scratch.0.join("state")).unwrap();
+        StateDir::open(&scratch.0.join("state")).unwrap();
     }
 
     #[test]
-    fn a_folder_that_cannot_be_made_is_a_storage_failure() {
+    fn a_folder_that_cannot_be_created_is_a_storage_failure() {
         let scratch = Scratch::new("file");
         fs::write(scratch.0.join("file"), "").unwrap();
-        let failure = Folder::open(&scratch.0.join("file/state")).err().unwrap();
+        let failure = StateDir::open(&scratch.0.join("file/state")).err().unwrap();
         assert!(matches!(failure, Failure::Storage { .. }), "{failure}");
     }
 }

@@ -1,14 +1,14 @@
-//! A stand-in for the Meta bot: accepts what the forwarder sends, remembers it for tests and
-//! newcomers, and fails on demand. It sends nothing to Facebook and checks no key.
+//! A stand-in for the Meta bot: accepts the requests of the forwarder, remembers them for tests and
+//! newcomers, and fails on demand. Sends nothing to Facebook and checks no key.
 //!
-//! `POST /chat/manual-facebook`, `POST /chat/manual-instagram`, `GET /health`; and to control it,
-//! on the same port: `GET /stub/deliveries?after=N&limit=M`, `GET /stub/stats`, `POST /stub/mode`,
+//! The bot's routes are `POST /chat/manual-facebook`, `POST /chat/manual-instagram` and
+//! `GET /health`. Tests control the stub on the same port by
+//! `GET /stub/deliveries?after=N&limit=M`, `GET /stub/stats`, `POST /stub/mode` and
 //! `POST /stub/reset`.
 
 use std::collections::{HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Write};
-use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -25,85 +25,86 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::exit_code::Failure;
-
-/// `BOT_PORT` if it is not set.
+/// The default of `BOT_PORT`.
 pub const DEFAULT_PORT: u16 = 5001;
-/// Requests remembered; the oldest go first.
+/// Requests that are remembered. Beyond that the oldest ones are forgotten.
 const KEPT_REQUESTS: usize = 100_000;
-/// Bytes of their bodies; likewise.
+/// Bytes of the remembered bodies. Beyond that the oldest requests are forgotten.
 const KEPT_BYTES: usize = 256 * 1024 * 1024;
-/// Largest body that is taken.
+/// Bytes of a request body. A larger body is refused.
 const BODY_BYTES: usize = 1024 * 1024;
-/// Idempotency keys that are told apart; beyond it `unique` is too low, and `unique_exact` says so.
+/// Idempotency keys that are remembered. Beyond that `unique` is too low, and `unique_exact` is
+/// false.
 const KEPT_KEYS: usize = 1_000_000;
-/// Requests in one answer of `/stub/deliveries`, unless asked for otherwise.
+/// Requests in one answer of `/stub/deliveries` without `limit`.
 const PAGE: usize = 10_000;
-/// A request that is left hanging is let go after this; also the longest delay.
+/// How long a request hangs before it is answered nevertheless; also the longest delay that a mode
+/// may have.
 const HANG: Duration = Duration::from_secs(120);
-/// Longer than the forwarder waits, unless it is set otherwise.
+/// The delay of a late answer without `late_ms`. It is longer than the forwarder waits.
 const LATE: Duration = Duration::from_secs(12);
-/// Open requests at the end of the process have so long.
+/// How long open requests may take when the process ends. After that they are cut off.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
 
 /// A request as it was received.
 #[derive(Clone, Debug, Serialize)]
 pub struct Received {
-    /// Counts from 1 in the order of arrival.
+    /// The number of the request in the order of arrival, from 1.
     pub n: u64,
-    /// Arrival, Unix milliseconds.
+    /// When the request arrived, in Unix milliseconds.
     pub at: u64,
     /// `facebook` or `instagram`, from the path.
     pub platform: &'static str,
-    /// Header `Idempotency-Key`.
+    /// The header `Idempotency-Key`.
     pub idempotency_key: Option<String>,
     /// Whether there was a header `x-api-key`.
     pub api_key: bool,
-    /// What it was answered, or will be after the delay; `None` if it was left hanging. 200 means
-    /// delivered.
+    /// The status of the answer, which is sent after the delay; `None` if the request hangs. 200
+    /// means delivered.
     pub status: Option<u16>,
-    /// The body, as it came.
+    /// The body as it was received.
     pub body: Box<RawValue>,
 }
 
-/// How requests are answered. Everything is optional; what is absent is as in a healthy bot.
+/// How requests are answered. Each field is optional; without any field the bot is healthy.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Mode {
-    /// Status of failing requests, 300 to 599; 500 if there is only a ratio.
+    /// The status of failing requests, 300 to 599; 500 if only `fail_ratio` is given.
     pub status: Option<u16>,
-    /// Share of requests that fail, 0 to 1; 1 if there is only a status.
+    /// The share of requests that fail, 0 to 1; 1 if only `status` is given.
     pub fail_ratio: Option<f64>,
     /// Milliseconds before each answer.
     pub delay_ms: u64,
-    /// Share of requests that are never answered, 0 to 1.
+    /// The share of requests that hang, 0 to 1.
     pub hang_ratio: f64,
-    /// Header `Retry-After` of failures, seconds.
+    /// The header `Retry-After` of failures, in seconds.
     pub retry_after: Option<u64>,
-    /// Share of requests that are taken but answered only after `late_ms`, when the forwarder has
-    /// given up; 0 to 1.
+    /// The share of requests that are delivered but answered only after `late_ms`, when the
+    /// forwarder has given up; 0 to 1.
     pub late_ratio: f64,
-    /// Milliseconds; 12,000 if absent.
+    /// The delay of a late answer in milliseconds, 12,000 by default.
     pub late_ms: Option<u64>,
     /// The Graph API's error code in the body of failures.
     pub graph_code: Option<i64>,
-    /// Only requests whose company, customer or access token is among these; all if it is empty.
+    /// The mode only applies to requests whose company, customer or access token is in this list.
+    /// An empty list means all requests.
     pub only: Vec<String>,
-    /// Status of `GET /health`; 200 if it is absent.
+    /// The status of `GET /health`, 200 by default.
     pub health_status: Option<u16>,
 }
 
 /// The answer to one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Fate {
-    /// `None` hangs.
+struct Reply {
+    /// `None` if the request hangs.
     status: Option<StatusCode>,
     delay: Duration,
 }
 
 impl Mode {
-    /// Whether a request with this body is meant.
-    fn concerns(&self, body: &str) -> bool {
+    /// Whether the mode applies to a request with this body.
+    fn applies_to(&self, body: &str) -> bool {
         let body: Value = if self.only.is_empty() {
             Value::Null
         } else {
@@ -140,17 +141,17 @@ impl Mode {
         Ok(())
     }
 
-    /// The answer to one request. `hang`, `late` and `fail` are random, from 0 to 1.
-    fn fate(&self, [hang, late, fail]: [f64; 3]) -> Fate {
+    /// Chooses the answer to one request. `hang`, `late` and `fail` are random, from 0 to 1.
+    fn reply(&self, [hang, late, fail]: [f64; 3]) -> Reply {
         if hang < self.hang_ratio {
-            return Fate {
+            return Reply {
                 status: None,
                 delay: HANG,
             };
         }
         let delay = Duration::from_millis(self.delay_ms);
         if late < self.late_ratio {
-            return Fate {
+            return Reply {
                 status: Some(StatusCode::OK),
                 delay: self.late_ms.map_or(LATE, Duration::from_millis),
             };
@@ -162,7 +163,7 @@ impl Mode {
             .status
             .and_then(|s| StatusCode::from_u16(s).ok())
             .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Fate {
+        Reply {
             status: Some(if fail < ratio { status } else { StatusCode::OK }),
             delay,
         }
@@ -178,7 +179,7 @@ struct Memory {
     delivered: u64,
     failed: u64,
     hung: u64,
-    /// Hashes of the idempotency keys of what was delivered.
+    /// Hashes of the idempotency keys of delivered requests.
     keys: HashSet<u64>,
     keys_full: bool,
 }
@@ -211,7 +212,7 @@ impl Memory {
     }
 }
 
-/// The bot's state; clones are the same bot.
+/// A handle to the stub. Clones share its state.
 #[derive(Clone, Default)]
 pub struct StubBot {
     memory: Arc<Mutex<Memory>>,
@@ -219,8 +220,7 @@ pub struct StubBot {
 }
 
 impl StubBot {
-    /// Its routes.
-    pub fn router(&self) -> Router {
+    fn router(&self) -> Router {
         Router::new()
             .route("/chat/{channel}", post(receive))
             .route("/health", get(health))
@@ -233,7 +233,7 @@ impl StubBot {
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut Memory) -> T) -> T {
-        // A poisoned lock still holds whole entries.
+        // A poisoned lock still guards complete entries.
         f(&mut self.memory.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -262,13 +262,13 @@ async fn receive(
     let Ok(body) = serde_json::from_slice::<Box<RawValue>>(&body) else {
         return refuse(StatusCode::BAD_REQUEST, "the body is not JSON");
     };
-    let (n, mode, key, Fate { status, delay }) = bot.with(|memory| {
-        let mode = if memory.mode.concerns(body.get()) {
+    let (n, mode, key, Reply { status, delay }) = bot.with(|memory| {
+        let mode = if memory.mode.applies_to(body.get()) {
             memory.mode.clone()
         } else {
             Mode::default()
         };
-        let fate = mode.fate(rand::random());
+        let reply = mode.reply(rand::random());
         let key = headers
             .get("idempotency-key")
             .and_then(|key| key.to_str().ok())
@@ -282,16 +282,16 @@ async fn receive(
             platform,
             idempotency_key: key.clone(),
             api_key: headers.contains_key("x-api-key"),
-            status: fate.status.map(|s| s.as_u16()),
+            status: reply.status.map(|s| s.as_u16()),
             body,
         };
         let n = request.n;
         memory.keep(request);
-        (n, mode, key, fate)
+        (n, mode, key, reply)
     });
     let id = key.unwrap_or_else(|| n.to_string());
     let word = status.map_or_else(|| "hanging".to_owned(), |s| s.as_u16().to_string());
-    // Nobody may be reading; that must not fail the answer.
+    // A closed standard output must not fail the request.
     drop(writeln!(io::stdout(), "#{n} {platform} {id} -> {word}"));
     if !delay.is_zero() {
         bot.stop
@@ -299,7 +299,7 @@ async fn receive(
             .await;
     }
     match status {
-        // The same message has the same id, however often it comes: as with Meta's own idempotency.
+        // A repeated message has the same id, as with Meta's own idempotency.
         Some(StatusCode::OK) => {
             Json(json!({"success": true, "message_id": format!("stub.{id}")})).into_response()
         }
@@ -335,7 +335,7 @@ struct After {
     limit: Option<usize>,
 }
 
-/// What was received after number `after`, oldest first.
+/// The requests with a number above `after`, the oldest first.
 async fn deliveries(
     State(bot): State<StubBot>,
     Query(After { after, limit }): Query<After>,
@@ -379,35 +379,17 @@ async fn set_mode(State(bot): State<StubBot>, Json(mode): Json<Mode>) -> Respons
     }
 }
 
-/// Forgets everything, and is healthy again.
+/// Forgets all requests and makes the bot healthy again.
 async fn reset(State(bot): State<StubBot>) -> StatusCode {
     bot.with(|memory| *memory = Memory::default());
     StatusCode::NO_CONTENT
 }
 
-/// `petbuddy stub-bot`: serves on `BOT_PORT` of the loopback address until SIGTERM or Ctrl-C.
-pub async fn main() -> ExitCode {
-    let text = std::env::var("BOT_PORT").unwrap_or_default();
-    let port = if text.is_empty() {
-        Ok(DEFAULT_PORT)
-    } else {
-        text.parse()
-    };
-    let Ok(port) = port else {
-        let failure = Failure::Settings(format!("BOT_PORT must be a port, not `{text}`"));
-        eprintln!("{failure}");
-        return failure.code();
-    };
-    match serve(port).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("the stub bot cannot serve on port {port}: {e}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-async fn serve(port: u16) -> io::Result<()> {
+/// Serves on a port of the loopback address until SIGTERM or Ctrl-C.
+///
+/// # Errors
+/// The port cannot be used, or the system refuses signal handlers.
+pub async fn serve(port: u16) -> io::Result<()> {
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
     let (mut interrupt, mut terminate) = (
         signal(SignalKind::interrupt())?,
@@ -425,7 +407,7 @@ async fn serve(port: u16) -> io::Result<()> {
         _ = terminate.recv() => {}
     }
     stop.cancel();
-    // Connections that stay open are not worth waiting for.
+    // Idle connections of clients may stay open, so the wait is bounded.
     tokio::time::timeout(STOP_LIMIT, serve)
         .await
         .unwrap_or(Ok(()))
@@ -453,40 +435,42 @@ mod tests {
     }
 
     #[test]
-    fn what_a_mode_leaves_out_is_as_in_a_healthy_bot() {
-        let fate = |text: &str, hang, fail| {
+    fn a_field_that_a_mode_leaves_out_is_as_in_a_healthy_bot() {
+        let status = |text: &str, hang, fail| {
             mode(text)
-                .fate([hang, 0.5, fail])
+                .reply([hang, 0.5, fail])
                 .status
                 .map(|s| s.as_u16())
         };
-        assert_eq!(fate("{}", 0.0, 0.0), Some(200));
-        assert_eq!(fate(r#"{"status":429}"#, 0.0, 0.99), Some(429));
-        assert_eq!(fate(r#"{"fail_ratio":0.3}"#, 0.0, 0.29), Some(500));
-        assert_eq!(fate(r#"{"fail_ratio":0.3}"#, 0.0, 0.3), Some(200));
-        assert_eq!(fate(r#"{"hang_ratio":0.5,"status":500}"#, 0.4, 0.0), None);
+        assert_eq!(status("{}", 0.0, 0.0), Some(200));
+        assert_eq!(status(r#"{"status":429}"#, 0.0, 0.99), Some(429));
+        assert_eq!(status(r#"{"fail_ratio":0.3}"#, 0.0, 0.29), Some(500));
+        assert_eq!(status(r#"{"fail_ratio":0.3}"#, 0.0, 0.3), Some(200));
+        assert_eq!(status(r#"{"hang_ratio":0.5,"status":500}"#, 0.4, 0.0), None);
         assert_eq!(
-            fate(r#"{"hang_ratio":0.5,"status":500}"#, 0.5, 0.0),
+            status(r#"{"hang_ratio":0.5,"status":500}"#, 0.5, 0.0),
             Some(500)
         );
         assert_eq!(
-            fate(r#"{"late_ratio":0.6,"status":500}"#, 0.0, 0.0),
+            status(r#"{"late_ratio":0.6,"status":500}"#, 0.0, 0.0),
             Some(200)
         );
     }
 
     #[test]
-    fn a_mode_may_concern_some_only() {
+    fn a_mode_can_apply_to_some_requests_only() {
         let some = mode(r#"{"status":500,"only":["a","t"]}"#);
         assert!(
-            some.concerns(r#"{"company_id":"a"}"#)
-                && some.concerns(r#"{"company_id":"b","access_token":"t"}"#)
+            some.applies_to(r#"{"company_id":"a"}"#)
+                && some.applies_to(r#"{"company_id":"b","access_token":"t"}"#)
         );
-        assert!(!some.concerns(r#"{"company_id":"b","content":"a"}"#) && mode("{}").concerns("{}"));
+        assert!(
+            !some.applies_to(r#"{"company_id":"b","content":"a"}"#) && mode("{}").applies_to("{}")
+        );
     }
 
     #[test]
-    fn a_mode_that_cannot_be_is_refused() {
+    fn an_invalid_mode_is_refused() {
         for text in [
             r#"{"fail_ratio":1.5}"#,
             r#"{"hang_ratio":-1}"#,
@@ -507,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn it_remembers_a_bounded_number_and_counts_all() {
+    fn the_stub_remembers_a_bounded_number_of_requests_and_counts_all() {
         let mut memory = Memory::default();
         for n in 1..=KEPT_REQUESTS as u64 + 5 {
             memory.keep(request(n, "same", Some(200)));

@@ -1,6 +1,6 @@
-//! Keeps child processes alive: starts them in process groups of their own (so that the terminal's
-//! Ctrl-C reaches only us), starts one that ended again after a growing pause, and stops them in
-//! order. What the children are is known elsewhere.
+//! Keeps child processes alive: starts each child, restarts an ended child after a growing pause,
+//! and stops all children in order. Each child has a process group of its own. Otherwise Ctrl-C in
+//! the terminal would reach the children before the runner. Does not know what the children are.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -16,57 +16,51 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::stack::child_output::{LastLines, Lines, Output};
+use crate::stack::child_output::{ChildOutput, LastLines, LineFilter};
 use crate::stack::console::Console;
-use crate::stack::run_file::Board;
+use crate::stack::run_file::RunFile;
 
-/// Pause before a child that ended is started again; it doubles up to [`LONGEST_PAUSE`].
+/// Pause before an ended child is restarted. The pause doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// See [`FIRST_PAUSE`].
+/// Longest pause before an ended child is restarted.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// A child that ran for so long was healthy: the pause begins anew.
+/// A child that ran for this long counts as healthy. Its next pause is [`FIRST_PAUSE`] again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
-/// From SIGTERM to SIGKILL. The services promise to be done within 30 s.
+/// From SIGTERM to SIGKILL. The services promise to stop within 30 s.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
-/// In which order children are stopped: the later started first.
+/// The order in which children are stopped: the tier that started last is stopped first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tier {
     /// nats-server and mongod.
-    Part,
-    /// The stub bot.
+    Server,
     Bot,
     /// The five services.
     Service,
 }
 
-/// A child to keep alive.
-pub struct Spec {
+/// How to start one child.
+pub struct ChildSpec {
     /// `persister-2`
     pub name: String,
-    /// Its place in the order of stopping.
     pub tier: Tier,
-    /// What is run.
     pub program: PathBuf,
-    /// With which arguments.
     pub arguments: Vec<OsString>,
-    /// Its whole environment.
+    /// The whole environment: the child inherits nothing from the runner.
     pub environment: BTreeMap<String, String>,
-    /// What the console shows of it.
-    pub lines: Lines,
+    pub shown: LineFilter,
 }
 
-/// What is known of a child.
-pub struct Watch {
-    /// How often it has ended by itself.
+/// What the start of the system learns about a running child.
+pub struct ChildStatus {
+    /// How often the child has ended by itself.
     pub ends: Arc<AtomicU32>,
-    /// Its last lines.
     pub last: LastLines,
-    /// The file with all of them.
+    /// The log file with all lines of the child.
     pub log: PathBuf,
 }
 
-struct Kept {
+struct RunningChild {
     tier: Tier,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -74,83 +68,86 @@ struct Kept {
 
 /// All children of this run.
 pub struct Supervisor {
-    board: Arc<Board>,
+    run_file: Arc<RunFile>,
     console: Console,
     logs: PathBuf,
     verbose: bool,
     kill: CancellationToken,
-    kept: Vec<Kept>,
+    children: Vec<RunningChild>,
 }
 
 impl Supervisor {
-    /// No children yet. Their output goes into `logs`; cancelling `kill` ends the patience of
-    /// [`Supervisor::stop`].
+    /// A supervisor without children. The output of children goes to files in `logs`. Cancelling
+    /// `kill` makes [`Supervisor::stop`] kill the children without further waiting.
     pub fn new(
-        board: Arc<Board>,
+        run_file: Arc<RunFile>,
         console: Console,
         logs: PathBuf,
         verbose: bool,
         kill: CancellationToken,
     ) -> Supervisor {
         Supervisor {
-            board,
+            run_file,
             console,
             logs,
             verbose,
             kill,
-            kept: Vec::new(),
+            children: Vec::new(),
         }
     }
 
-    /// Whether there is something to stop.
     pub fn has_children(&self) -> bool {
-        !self.kept.is_empty()
+        !self.children.is_empty()
     }
 
-    /// Starts a child and keeps it alive until [`Supervisor::stop`].
-    pub fn start(&mut self, spec: Spec) -> Watch {
+    /// Starts a child and restarts it whenever it ends, until [`Supervisor::stop`].
+    pub fn start(&mut self, spec: ChildSpec) -> ChildStatus {
         let log = self.logs.join(format!("{}.out", spec.name));
-        let lines = if self.verbose { Lines::All } else { spec.lines };
-        let watch = Watch {
+        let shown = if self.verbose {
+            LineFilter::All
+        } else {
+            spec.shown
+        };
+        let status = ChildStatus {
             ends: Arc::default(),
             last: LastLines::default(),
             log: log.clone(),
         };
-        let output = Output {
+        let output = ChildOutput {
             name: spec.name.clone(),
             file: log,
-            lines,
+            shown,
             console: self.console.clone(),
-            last: watch.last.clone(),
+            last: status.last.clone(),
         };
         let (tier, stop) = (spec.tier, CancellationToken::new());
         let keeper = Keeper {
             spec,
             output,
-            board: self.board.clone(),
+            run_file: self.run_file.clone(),
             console: self.console.clone(),
-            ends: watch.ends.clone(),
+            ends: status.ends.clone(),
             stop: stop.clone(),
             kill: self.kill.clone(),
         };
-        self.kept.push(Kept {
+        self.children.push(RunningChild {
             tier,
             stop,
             task: tokio::spawn(keeper.run()),
         });
-        watch
+        status
     }
 
-    /// Stops all children, tier by tier, each within [`STOP_LIMIT`].
+    /// Stops all children, one tier after the other, each within [`STOP_LIMIT`].
     pub async fn stop(&mut self) {
-        for tier in [Tier::Service, Tier::Bot, Tier::Part] {
-            let (now, later) = std::mem::take(&mut self.kept)
+        for tier in [Tier::Service, Tier::Bot, Tier::Server] {
+            let (now, later) = std::mem::take(&mut self.children)
                 .into_iter()
                 .partition::<Vec<_>, _>(|k| k.tier == tier);
-            self.kept = later;
-            now.iter().for_each(|kept| kept.stop.cancel());
-            for kept in now {
-                if let Err(e) = kept.task.await {
+            self.children = later;
+            now.iter().for_each(|child| child.stop.cancel());
+            for child in now {
+                if let Err(e) = child.task.await {
                     self.console.say(format!("keeping a child failed: {e}"));
                 }
             }
@@ -158,11 +155,11 @@ impl Supervisor {
     }
 }
 
-/// One child, over all its processes.
+/// The task that keeps one child alive across its restarts.
 struct Keeper {
-    spec: Spec,
-    output: Output,
-    board: Arc<Board>,
+    spec: ChildSpec,
+    output: ChildOutput,
+    run_file: Arc<RunFile>,
     console: Console,
     ends: Arc<AtomicU32>,
     stop: CancellationToken,
@@ -199,7 +196,7 @@ impl Keeper {
                 return;
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
-            self.note(self.board.restarting(name));
+            self.record(self.run_file.restarting(name));
         }
     }
 
@@ -217,7 +214,7 @@ impl Keeper {
             .spawn()?;
         self.output.copy(reader)?;
         if let Some(pid) = child.id() {
-            self.note(self.board.started(&self.spec.name, pid));
+            self.record(self.run_file.started(&self.spec.name, pid));
         }
         Ok(child)
     }
@@ -225,7 +222,7 @@ impl Keeper {
     async fn end(&self, mut child: Child) {
         let name = &self.spec.name;
         if let Some(pid) = child.id() {
-            // It may have ended just now; waiting tells.
+            // An error means that the child has just ended. The wait below sees that.
             drop(signal(pid, Signal::TERM));
         }
         tokio::select! {
@@ -239,7 +236,7 @@ impl Keeper {
         }
     }
 
-    fn note(&self, written: io::Result<()>) {
+    fn record(&self, written: io::Result<()>) {
         if let Err(e) = written {
             self.console
                 .say(format!("run.json and pids.json cannot be written: {e}"));
@@ -263,29 +260,29 @@ pub fn signal(pid: u32, signal: Signal) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::stack::ready;
-    use crate::stack::state_dir::Folder;
+    use crate::stack::state_dir::StateDir;
     use crate::stack::state_dir::tests::Scratch;
 
     #[tokio::test]
-    async fn a_child_that_ends_is_started_again_and_its_last_words_are_kept() {
+    async fn a_child_that_ends_is_restarted_and_its_last_lines_are_kept() {
         let scratch = Scratch::new("supervisor");
-        let folder = Folder::open(&scratch.0).unwrap();
-        let board = Arc::new(Board::open(&folder).unwrap());
+        let state_dir = StateDir::open(&scratch.0).unwrap();
+        let run_file = Arc::new(RunFile::open(&state_dir).unwrap());
         let console = Console::open().unwrap();
         let mut supervisor = Supervisor::new(
-            board,
+            run_file,
             console,
-            folder.logs(),
+            state_dir.logs(),
             false,
             CancellationToken::new(),
         );
-        let child = |name: &str, script: &str| Spec {
+        let child = |name: &str, script: &str| ChildSpec {
             name: name.into(),
             tier: Tier::Service,
             program: "/bin/sh".into(),
             arguments: vec!["-c".into(), script.into()],
             environment: BTreeMap::from([("WORDS".into(), "out of order".into())]),
-            lines: Lines::NatsProblems,
+            shown: LineFilter::NatsProblems,
         };
         let stays = supervisor.start(child("stays", "exec tail -f /dev/null"));
         let ends = supervisor.start(child("ends", "echo [INF] $WORDS; exit 3"));

@@ -1,73 +1,66 @@
-//! `petbuddy up`: the whole system on this machine, for newcomers and for the tests alike. It says
-//! in which order things start and stop; each step is a module of its own. No service runs in this
-//! process.
+//! The whole system on this machine, for newcomers and for the tests alike: the order in which its
+//! parts start and stop. Each step is a module of its own. No service runs in this process.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::sync::Arc;
 
 use runtime::service::settings::{NatsSettings, Settings};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::exit_code::Failure;
-use crate::cli::setup;
+use crate::failure::Failure;
 use crate::stack::binaries::{MONGOD, NATS_SERVER, provide};
-use crate::stack::child_output::Lines;
+use crate::stack::child_output::LineFilter;
 use crate::stack::console::Console;
 use crate::stack::plan::{Options, Plan};
-use crate::stack::run_file::Board;
+use crate::stack::run_file::{Demo, RunFile};
 use crate::stack::secrets::Secrets;
-use crate::stack::services::{self, Service, Setting};
-use crate::stack::state_dir::{Folder, write_private};
-use crate::stack::supervisor::{Spec, Supervisor, Tier, Watch};
-use crate::stack::{banner, demo, orphans, ready, shutdown};
+use crate::stack::services::{self, EnvironmentSource, Service};
+use crate::stack::shutdown::{self, Shutdown};
+use crate::stack::state_dir::StateDir;
 
-/// The configuration of nats-server, as it is deployed.
+use crate::stack::supervisor::{ChildSpec, ChildStatus, Supervisor, Tier};
+use crate::stack::{banner, demo, orphans, private_file, ready, setup};
+
+/// The configuration of nats-server, the same as in a deployment.
 const NATS_CONFIG: [(&str, &str); 2] = [
     ("single.conf", include_str!("../../nats/server/single.conf")),
     ("users.conf", include_str!("../../nats/server/users.conf")),
 ];
-/// Memory for MongoDB's cache, GB: a laptop does other things too.
+/// Memory for MongoDB's cache in GB. Without a limit mongod takes half of the machine's memory.
 const MONGODB_CACHE_GB: &str = "1";
-/// Disk for MongoDB's replication log, MB. Nobody replicates here.
+/// Disk for MongoDB's replication log in MB: the least that mongod accepts, as nothing replicates.
 const MONGODB_OPLOG_MB: &str = "990";
 
-/// The whole subcommand.
-pub async fn main(options: Options) -> ExitCode {
-    match run(options).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("{failure}");
-            failure.code()
-        }
-    }
-}
-
-async fn run(options: Options) -> Result<(), Failure> {
-    let folder = Folder::open(&options.dir)?;
+/// Starts the system, keeps it running until it is asked to stop, and stops it.
+///
+/// # Errors
+/// Something could not be started or stopped. Everything that was started is stopped then too.
+pub async fn run(options: Options) -> Result<(), Failure> {
+    let state_dir = StateDir::open(&options.dir)?;
     let console =
         Console::open().map_err(|e| Failure::Other(format!("no thread for the console: {e}")))?;
-    let stop = shutdown::listen(&console, options.until_stdin_closes)
+    let shutdown = shutdown::listen(&console, options.until_stdin_closes)
         .map_err(|e| Failure::Other(format!("signals: {e}")))?;
-    let result = hold(&options, &folder, &console, &stop).await;
+    let result = keep_running(&options, &state_dir, &console, &shutdown).await;
     console.flush();
     result
 }
 
-/// Starts everything, holds it until the stop, and stops everything, also after a failure.
-async fn hold(
+/// Starts everything, waits until the run is asked to end, and stops everything. A failed start
+/// stops everything too.
+async fn keep_running(
     options: &Options,
-    folder: &Folder,
+    state_dir: &StateDir,
     console: &Console,
-    stop: &shutdown::Stop,
+    shutdown: &Shutdown,
 ) -> Result<(), Failure> {
-    orphans::end(folder, console).await?;
+    orphans::end(state_dir, console).await?;
     let environment: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    let secrets_file = folder.file("secrets.json");
+    let secrets_file = state_dir.file("secrets.json");
     let (secrets, new) = Secrets::load(&secrets_file)?;
     if new {
         console.say(format!(
@@ -81,49 +74,55 @@ async fn hold(
             .filter(|value| !value.is_empty())
             .cloned()
     });
-    let plan = Plan::make(options, &environment, &secrets, folder)?;
-    let board = Arc::new(Board::open(folder).map_err(Failure::storage(folder.path()))?);
+    let plan = Plan::make(options, &environment, &secrets, state_dir)?;
+    let run_file = Arc::new(RunFile::open(state_dir).map_err(Failure::storage(state_dir.path()))?);
     let program = std::env::current_exe()
         .map_err(|e| Failure::Other(format!("this program cannot find itself: {e}")))?;
     let mut start = Start {
-        folder,
+        state_dir,
         console,
         plan: &plan,
         secrets: &secrets,
         environment,
         program,
         supervisor: Supervisor::new(
-            board.clone(),
+            run_file.clone(),
             console.clone(),
-            folder.logs(),
+            state_dir.logs(),
             options.verbose,
-            stop.at_once.clone(),
+            shutdown.immediate.clone(),
         ),
     };
-    let result = until(&stop.gently, async {
+    let result = until(&shutdown.graceful, async {
         let mut run = plan.describe();
         run.demo = start.everything().await?;
-        board
+        run_file
             .publish(run.clone())
-            .map_err(Failure::storage(folder.path()))?;
-        console.say(banner::page(&run, folder.path(), plan.bot_port.is_some()));
-        stop.gently.cancelled().await;
+            .map_err(Failure::storage(state_dir.path()))?;
+        console.say(banner::text(
+            &run,
+            state_dir.path(),
+            plan.bot_port.is_some(),
+        ));
+        shutdown.graceful.cancelled().await;
         Ok(())
     })
     .await;
     if result.is_err() && start.supervisor.has_children() {
         console.say("That did not work. Stopping what was started.");
     }
-    drop(board.withdraw());
+    drop(run_file.withdraw());
     start.supervisor.stop().await;
-    board.close().map_err(Failure::storage(folder.path()))?;
+    run_file
+        .close()
+        .map_err(Failure::storage(state_dir.path()))?;
     if result.is_ok() {
         console.say("Stopped.");
     }
     result
 }
 
-/// The work, broken off by the stop, which is no failure.
+/// Runs `work` until it ends or `stop` is cancelled. Being stopped is no failure.
 async fn until(
     stop: &CancellationToken,
     work: impl Future<Output = Result<(), Failure>>,
@@ -131,9 +130,9 @@ async fn until(
     stop.run_until_cancelled(work).await.unwrap_or(Ok(()))
 }
 
-/// What the steps of the start have in common.
+/// The values that the steps of the start share.
 struct Start<'a> {
-    folder: &'a Folder,
+    state_dir: &'a StateDir,
     console: &'a Console,
     plan: &'a Plan,
     secrets: &'a Secrets,
@@ -143,10 +142,10 @@ struct Start<'a> {
 }
 
 impl Start<'_> {
-    async fn everything(&mut self) -> Result<Option<crate::stack::run_file::Demo>, Failure> {
+    async fn everything(&mut self) -> Result<Option<Demo>, Failure> {
         let client = ready::client()?;
-        let logs = self.folder.logs();
-        // One after the other: two progress bars at once cannot be read.
+        let logs = self.state_dir.logs();
+        // One download after the other, because two progress bars at once cannot be read.
         let nats_server = match self.plan.nats_port {
             Some(port) => Some((port, provide(&NATS_SERVER, &logs, self.console).await?)),
             None => None,
@@ -168,13 +167,13 @@ impl Start<'_> {
         )?;
         self.console.say("Starting the services.");
         if let Some(port) = self.plan.bot_port {
-            let watch = self.stub_bot(port);
-            ready::wait("the stub bot", Some(&watch), || ready::listens(port)).await?;
+            let status = self.stub_bot(port);
+            ready::wait("the stub bot", Some(&status), || ready::listens(port)).await?;
         }
-        let watches = self.services();
-        for (replica, watch) in self.plan.replicas.iter().zip(&watches) {
+        let statuses = self.services();
+        for (replica, status) in self.plan.replicas.iter().zip(&statuses) {
             let base = format!("http://127.0.0.1:{}", replica.port);
-            ready::wait(&replica.name, Some(watch), || {
+            ready::wait(&replica.name, Some(status), || {
                 ready::answers_ready(&client, &base)
             })
             .await?;
@@ -194,15 +193,15 @@ impl Start<'_> {
         }
     }
 
-    fn nats_server(&mut self, port: u16, program: PathBuf) -> Result<Watch, Failure> {
-        let home = self.folder.nats();
+    fn nats_server(&mut self, port: u16, program: PathBuf) -> Result<ChildStatus, Failure> {
+        let home = self.state_dir.nats();
         for (name, text) in NATS_CONFIG {
             let path = home.join(name);
-            write_private(&path, text).map_err(Failure::storage(&path))?;
+            private_file::replace(&path, text).map_err(Failure::storage(&path))?;
         }
         let mut environment = services::base(&self.environment);
         environment.insert("NATS_PORT".into(), port.to_string());
-        // Quoted: the config would take a path with spaces or signs apart.
+        // The quotes keep the config from splitting a path with spaces or signs.
         environment.insert(
             "NATS_STORE_DIR".into(),
             format!("\"{}\"", text(&home.join("data"))),
@@ -213,20 +212,20 @@ impl Start<'_> {
                 password.clone(),
             );
         }
-        Ok(self.supervisor.start(Spec {
+        Ok(self.supervisor.start(ChildSpec {
             name: NATS_SERVER.name.into(),
-            tier: Tier::Part,
+            tier: Tier::Server,
             program,
             arguments: vec!["-c".into(), home.join("single.conf").into()],
             environment,
-            lines: Lines::NatsProblems,
+            shown: LineFilter::NatsProblems,
         }))
     }
 
-    fn mongod(&mut self, port: u16, program: PathBuf) -> Watch {
+    fn mongod(&mut self, port: u16, program: PathBuf) -> ChildStatus {
         let arguments: [OsString; 13] = [
             "--dbpath".into(),
-            self.folder.mongodb().into(),
+            self.state_dir.mongodb().into(),
             "--port".into(),
             port.to_string().into(),
             "--bind_ip".into(),
@@ -237,48 +236,52 @@ impl Start<'_> {
             MONGODB_CACHE_GB.into(),
             "--oplogSize".into(),
             MONGODB_OPLOG_MB.into(),
-            // Its path would be too long in a deep folder, and nobody uses it.
+            // The path of a socket file would be too long in a deep folder, and nobody uses it.
             "--nounixsocket".into(),
         ];
-        self.supervisor.start(Spec {
+        self.supervisor.start(ChildSpec {
             name: MONGOD.name.into(),
-            tier: Tier::Part,
+            tier: Tier::Server,
             program,
             arguments: arguments.into(),
             environment: services::base(&self.environment),
-            lines: Lines::MongodErrors,
+            shown: LineFilter::MongodErrors,
         })
     }
 
-    /// A child that is this program, with a subcommand. It names the folder, by which a later run
-    /// knows it.
-    fn own(
+    /// Starts this program as a child, with a subcommand. The arguments name the state folder, by
+    /// which a later run recognises the child.
+    fn own_child(
         &mut self,
         name: &str,
         tier: Tier,
         subcommand: &str,
         environment: BTreeMap<String, String>,
-    ) -> Watch {
-        self.supervisor.start(Spec {
+    ) -> ChildStatus {
+        self.supervisor.start(ChildSpec {
             name: name.to_owned(),
             tier,
             program: self.program.clone(),
-            arguments: vec![subcommand.into(), "--of".into(), self.folder.path().into()],
+            arguments: vec![
+                subcommand.into(),
+                "--of".into(),
+                self.state_dir.path().into(),
+            ],
             environment,
-            lines: Lines::ServiceProblems,
+            shown: LineFilter::ServiceProblems,
         })
     }
 
-    fn stub_bot(&mut self, port: u16) -> Watch {
+    fn stub_bot(&mut self, port: u16) -> ChildStatus {
         let mut environment = services::base(&self.environment);
         environment.insert("BOT_PORT".into(), port.to_string());
-        self.own("bot", Tier::Bot, "stub-bot", environment)
+        self.own_child("bot", Tier::Bot, "stub-bot", environment)
     }
 
-    fn services(&mut self) -> Vec<Watch> {
-        let setting = Setting {
+    fn services(&mut self) -> Vec<ChildStatus> {
+        let source = EnvironmentSource {
             user: self.environment.clone(),
-            log_dir: text(&self.folder.logs()),
+            log_dir: text(&self.state_dir.logs()),
             nats_url: self.plan.nats_url.clone(),
             nats_logins: self.plan.nats_logins.clone(),
             mongodb_uri: self.plan.mongodb_uri.clone(),
@@ -289,19 +292,19 @@ impl Start<'_> {
         plan.replicas
             .iter()
             .map(|r| {
-                self.own(
+                self.own_child(
                     &r.name,
                     Tier::Service,
                     r.service.name(),
-                    r.service.environment(r.port, &setting),
+                    r.service.environment(r.port, &source),
                 )
             })
             .collect()
     }
 
-    async fn prepare_nats(&self, child: Option<&(u16, Watch)>) -> Result<(), Failure> {
-        if let Some((port, watch)) = child {
-            ready::wait("nats-server", Some(watch), || ready::listens(*port)).await?;
+    async fn prepare_nats(&self, child: Option<&(u16, ChildStatus)>) -> Result<(), Failure> {
+        if let Some((port, status)) = child {
+            ready::wait("nats-server", Some(status), || ready::listens(*port)).await?;
         }
         let mut settings = Settings::load();
         let sizes = setup::sizes(&mut settings);
@@ -322,11 +325,11 @@ impl Start<'_> {
     }
 }
 
-async fn prepare_mongod(child: Option<&(u16, Watch)>) -> Result<(), Failure> {
-    let Some((port, watch)) = child else {
+async fn prepare_mongod(child: Option<&(u16, ChildStatus)>) -> Result<(), Failure> {
+    let Some((port, status)) = child else {
         return Ok(());
     };
-    ready::wait("mongod", Some(watch), || ready::listens(*port)).await?;
+    ready::wait("mongod", Some(status), || ready::listens(*port)).await?;
     let host = format!("127.0.0.1:{port}");
     persister::initiate_replica_set(&host)
         .await

@@ -1,4 +1,4 @@
-//! Versions as programs print them.
+//! Finds the version number in the text that a program prints for `--version`. Runs no program.
 
 use std::fmt;
 
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_found_in_what_programs_print() {
+    fn a_version_is_found_in_the_output_of_a_program() {
         for (text, expected) in [
             ("nats-server: v2.15.1", Some(Version(2, 15, 1))),
             ("nats-server: v2.16.0-RC.2", Some(Version(2, 16, 0))),

@@ -1,6 +1,6 @@
 //! `petbuddy audit`: compares the log, MongoDB and the deliveries of a live system, and names every
-//! message that is in one and not in the other. It reads page by page and changes nothing. What
-//! counts as a difference stands in `judge`.
+//! message that is in one of them and missing in another. Reads page by page and changes nothing.
+//! `judge` decides what counts as a difference.
 
 mod judge;
 mod pages;
@@ -17,12 +17,13 @@ use tokio::time::{Instant, interval};
 
 use judge::Report;
 
-/// The server must be there within this.
+/// How long the audit waits for a connection to NATS. After that it fails.
 const CONNECT: Duration = Duration::from_secs(10);
-/// Pause between looks whether it is.
+/// Pause between two looks whether there is a connection.
 const PAUSE: Duration = Duration::from_millis(50);
-/// What scripts go by.
+/// Exit code of an audit that found differences.
 const DIFFERENCES: u8 = 1;
+/// Exit code of an audit that did not run to its end.
 const COULD_NOT_RUN: u8 = 2;
 
 /// Below the options in `petbuddy audit --help`.
@@ -30,11 +31,11 @@ pub const HELP: &str = "\
 Exit codes:
   0  log, database and deliveries agree
   1  they do not: every difference is named
-  2  it could not run to its end; the sentence says why
-It looks at what the log has and the database had taken in when it began. NATS_URL, NATS_USER (operator) and NATS_PASSWORD say
-where; `cargo run` prints them.";
+  2  the audit could not run to its end; the sentence says why
+It compares the messages that the persister had processed when the audit began. The NATS server is named by NATS_URL,
+NATS_USER (operator) and NATS_PASSWORD; `cargo run` prints them.";
 
-/// What to compare.
+/// Options of `petbuddy audit`.
 #[derive(Args)]
 pub struct Options {
     /// One company only

@@ -139,14 +139,14 @@ impl<'a> Pages<'a> {
     }
 
     async fn ask<Q: Query>(&self, question: &Q) -> Result<Q::Answer, String> {
-        with_retries(
-            async || match ask(self.connection, question, TraceContext::generate()).await {
+        with_retries(async || {
+            match ask(self.connection, question, TraceContext::generate()).await {
                 Err(QueryError::Bad(why)) => {
                     Err(format!("the persister is of another version: {why}"))
                 }
                 answer => answer.map_err(|e| e.to_string()),
-            },
-        )
+            }
+        })
         .await
     }
 }

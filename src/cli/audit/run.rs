@@ -1,6 +1,6 @@
-//! One audit: the log against the view, the view against the log, and what is not delivered against
-//! `OUTBOUND` and `DEAD`. It keeps a page of each in memory, and what is open: at most [`MAX_OPEN`]
-//! before it is settled.
+//! Runs one audit: compares the log with the view, the view with the log, and the undelivered
+//! messages with `OUTBOUND` and `DEAD`. Keeps a page of each in memory, and at most [`MAX_OPEN`]
+//! open messages before they are resolved.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -11,25 +11,28 @@ use contract::{header, inventory, subject};
 use runtime::net::connection::Connection;
 
 use super::judge::{
-    Difference, Entry, Fate, Finding, Report, compare, extra, fate, message_id, ranges,
+    BotDelivery, Difference, Entry, Finding, Report, bot_delivery, compare, extra, message_id,
+    ranges,
 };
 use super::pages::{Pages, entry};
 
-/// Messages that may be open at a time, some 100 bytes each.
+/// Open messages that are kept, some 100 bytes each. Beyond that they are resolved first.
 const MAX_OPEN: usize = 200_000;
-/// Differences that are named; with more the audit ends: the two are of different systems.
+/// Differences that are reported. With more the audit fails, because log and database must belong
+/// to different systems.
 const MAX_DIFFERENCES: usize = 1_000_000;
-/// Log sequences that are read in one go to prove a page of the view.
+/// Sequences of the log that are read with one request.
 const LONGEST_RANGE: u64 = 1_000;
-/// How often a message that is on its way is looked for again, because the system is live …
+/// How often an unexplained message is looked for. In a live system a message may be between two
+/// places, so it counts as a difference only after the last round.
 const ROUNDS: usize = 8;
-/// … and after which pause.
+/// Pause between two rounds.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Compares everything, or one company's.
+/// Compares all messages, or the messages of one company.
 ///
 /// # Errors
-/// Something does not answer for 30 s, or there are more than a million differences.
+/// A part does not answer for 30 s, or there are more than [`MAX_DIFFERENCES`].
 pub async fn audit(connection: &Connection, company: Option<Id>) -> Result<Report, String> {
     let pages = Pages::new(connection);
     let extent = pages.extent().await?;
@@ -81,9 +84,9 @@ struct Audit<'a> {
     filters: Filters,
     company: Option<Id>,
     report: Report,
-    /// Not in the view, by sequence.
+    /// Messages that are not in the view, by sequence.
     absent: BTreeMap<u64, Entry>,
-    /// For the bot and not delivered when it was looked at.
+    /// Messages for the bot that were not delivered at the last look.
     undelivered: HashMap<Id, (Entry, Option<DeliveryState>)>,
 }
 
@@ -115,30 +118,30 @@ impl Audit<'_> {
                     .filter_map(|open| Some((open.0.id?, open))),
             );
             if self.absent.len() + self.undelivered.len() > MAX_OPEN {
-                self.settle().await?;
+                self.resolve_open().await?;
             }
         }
-        self.settle().await
+        self.resolve_open().await
     }
 
-    /// Finds out about everything that is open.
-    async fn settle(&mut self) -> Result<(), String> {
-        self.settle_absent().await?;
+    /// Explains every open message, or reports it as a difference.
+    async fn resolve_open(&mut self) -> Result<(), String> {
+        self.resolve_absent().await?;
         for round in 1..=ROUNDS {
-            let amiss = self.settle_undelivered().await?;
-            if amiss.is_empty() || round == ROUNDS {
+            let unexplained = self.resolve_undelivered().await?;
+            if unexplained.is_empty() || round == ROUNDS {
                 self.undelivered.clear();
-                return amiss
+                return unexplained
                     .into_iter()
-                    .try_for_each(|finding| self.found(finding));
+                    .try_for_each(|finding| self.report_difference(finding));
             }
             tokio::time::sleep(PAUSE).await;
         }
         Ok(())
     }
 
-    /// What the persister has refused is a dead letter.
-    async fn settle_absent(&mut self) -> Result<(), String> {
+    /// Explains absent messages by dead letters: the persister has refused those messages.
+    async fn resolve_absent(&mut self) -> Result<(), String> {
         let mut next = 1;
         while !self.absent.is_empty() {
             let page = self
@@ -147,11 +150,11 @@ impl Audit<'_> {
                 .await?;
             let Some(last) = page.last() else { break };
             next = last.seq + 1;
-            for letter in &page {
-                let seq = letter
+            for dead_letter in &page {
+                let seq = dead_letter
                     .header(header::DEAD_STREAM_SEQ)
                     .and_then(|seq| seq.parse().ok());
-                if letter.header(header::DEAD_STREAM) == Some(inventory::EVENTS)
+                if dead_letter.header(header::DEAD_STREAM) == Some(inventory::EVENTS)
                     && seq.is_some_and(|seq| self.absent.remove(&seq).is_some())
                 {
                     self.report.refused += 1;
@@ -165,7 +168,7 @@ impl Audit<'_> {
             ..
         } in std::mem::take(&mut self.absent).into_values()
         {
-            self.found(Finding {
+            self.report_difference(Finding {
                 difference: Difference::Missing,
                 seq,
                 id,
@@ -176,13 +179,14 @@ impl Audit<'_> {
         Ok(())
     }
 
-    /// Looks once at what is not delivered; returns what seems amiss. First at what awaits
-    /// delivery, then at the view: what left the one in between is told by the other.
-    async fn settle_undelivered(&mut self) -> Result<Vec<Finding>, String> {
+    /// Looks once at the undelivered messages, and returns the unexplained ones. `OUTBOUND` is read
+    /// before the view. Because a message is reported as delivered when it leaves `OUTBOUND`, a
+    /// message that leaves between the two reads is found in the view.
+    async fn resolve_undelivered(&mut self) -> Result<Vec<Finding>, String> {
         if self.undelivered.is_empty() {
             return Ok(Vec::new());
         }
-        let awaiting = self
+        let waiting = self
             .among_undelivered(inventory::OUTBOUND, &self.filters.outbound)
             .await?;
         let dead = self
@@ -197,17 +201,17 @@ impl Audit<'_> {
                 }
             }
         }
-        let mut amiss = Vec::new();
+        let mut unexplained = Vec::new();
         self.undelivered.retain(|id, (entry, state)| {
-            let settled = match fate(*state, awaiting.contains(id), dead.contains(id)) {
-                Fate::Delivered => &mut self.report.delivered,
-                Fate::Waiting => &mut self.report.waiting,
-                Fate::Failed => &mut self.report.failed,
-                Fate::Amiss(difference) => {
+            let count = match bot_delivery(*state, waiting.contains(id), dead.contains(id)) {
+                BotDelivery::Delivered => &mut self.report.delivered,
+                BotDelivery::Waiting => &mut self.report.waiting,
+                BotDelivery::Failed => &mut self.report.failed,
+                BotDelivery::Unexplained(difference) => {
                     let Entry {
                         seq, company_id, ..
                     } = *entry;
-                    amiss.push(Finding {
+                    unexplained.push(Finding {
                         difference,
                         seq,
                         id: Some(*id),
@@ -217,13 +221,13 @@ impl Audit<'_> {
                     return true;
                 }
             };
-            *settled += 1;
+            *count += 1;
             false
         });
-        Ok(amiss)
+        Ok(unexplained)
     }
 
-    /// Which of the undelivered messages a stream has.
+    /// The undelivered messages that a stream contains.
     async fn among_undelivered(&self, stream: &str, filter: &str) -> Result<HashSet<Id>, String> {
         let (mut found, mut next) = (HashSet::new(), 1);
         loop {
@@ -261,7 +265,7 @@ impl Audit<'_> {
                 break;
             }
         }
-        // The log may have dropped its oldest meanwhile.
+        // The log may have dropped its oldest messages meanwhile.
         let first = if suspects.is_empty() {
             0
         } else {
@@ -270,10 +274,10 @@ impl Audit<'_> {
         suspects
             .into_iter()
             .filter(|finding| finding.seq >= first)
-            .try_for_each(|finding| self.found(finding))
+            .try_for_each(|finding| self.report_difference(finding))
     }
 
-    fn found(&mut self, finding: Finding) -> Result<(), String> {
+    fn report_difference(&mut self, finding: Finding) -> Result<(), String> {
         self.report.differences.push(finding);
         if self.report.differences.len() > MAX_DIFFERENCES {
             Err(too_many())

@@ -267,7 +267,7 @@ fn binaries(dockerfile: &str) -> Check<Vec<&str>> {
 }
 
 #[test]
-fn the_file_keeps_the_compose_schema() -> Check {
+fn the_compose_file_matches_the_compose_schema() -> Check {
     let schema = jsonschema::validator_for(&serde_json::from_str(&read(
         "tests/fixtures/compose-spec.json",
     )?)?)?;
@@ -354,13 +354,13 @@ fn variables_and_env_example_agree() -> Check {
 }
 
 #[test]
-fn each_service_is_given_exactly_the_settings_that_its_code_reads() -> Check {
+fn each_service_gets_exactly_the_settings_that_its_code_reads() -> Check {
     const COMMON: &str = "nats/src/runtime/settings.rs";
     let compose = compose()?;
     let sources = SERVICES.map(|expected| (expected.name, format!("{}/src", expected.name)));
     for (name, source) in sources
         .into_iter()
-        .chain([("setup", "src/setup.rs".to_owned())])
+        .chain([("setup", "src/stack/setup.rs".to_owned())])
     {
         let given: BTreeSet<String> = environment(&compose["services"][name])
             .map(|(key, _)| key.to_owned())
@@ -375,7 +375,7 @@ fn each_service_is_given_exactly_the_settings_that_its_code_reads() -> Check {
 }
 
 #[test]
-fn the_balancer_holds_every_socket_of_the_realtime_nodes_and_stops_in_time() -> Check {
+fn the_balancer_has_room_for_every_socket_and_stops_within_its_grace_period() -> Check {
     let (compose, balancer, example) = (
         compose()?,
         read("deploy/haproxy.cfg")?,
@@ -472,7 +472,7 @@ fn new_env(test: &str, openssl: Option<&str>) -> Check<(PathBuf, Option<i32>, St
 }
 
 #[test]
-fn new_env_makes_every_secret_of_ours() -> Check {
+fn new_env_generates_every_secret() -> Check {
     let (folder, code, said) = new_env("good", Some("openssl"))?;
     let made = fs::read_to_string(folder.join(".env"));
     let again = Command::new("/bin/sh")
@@ -689,7 +689,7 @@ fn ports_health_checks_and_the_balancer_agree() -> Check {
 }
 
 #[test]
-fn each_container_has_its_own_secrets_only_and_none_stands_in_the_file() -> Check {
+fn each_container_gets_only_its_own_secrets_and_the_file_contains_none() -> Check {
     let compose = compose()?;
     for (name, service) in services(&compose) {
         for (key, value) in
@@ -762,7 +762,7 @@ fn each_container_has_its_own_secrets_only_and_none_stands_in_the_file() -> Chec
 }
 
 #[test]
-fn replicas_health_and_the_order_of_start_are_as_designed() -> Check {
+fn replicas_health_checks_and_start_order_are_as_documented() -> Check {
     let compose = compose()?;
     for (name, service) in services(&compose) {
         assert_eq!(
@@ -850,7 +850,7 @@ fn replicas_health_and_the_order_of_start_are_as_designed() -> Check {
 }
 
 #[test]
-fn configs_and_scripts_get_the_variables_that_they_read() -> Check {
+fn configs_and_scripts_get_every_variable_that_they_read() -> Check {
     let compose = compose()?;
     let mut conf = String::new();
     for path in ["nats/server/cluster.conf", "nats/server/users.conf"] {

@@ -1,12 +1,13 @@
-//! What is a difference, and how it is told. Pure: no server, no database.
+//! Decides what counts as a difference, and prints the report. Asks no server and no database.
 //!
-//! - `missing`: the log has a `message.created` that the database had taken in, the database has no
-//!   such message, and no dead letter of the persister says why.
-//! - `extra`: the database has a message that the log does not have where the message says; what
-//!   the log keeps no more is left out.
-//! - `lost`: a message for the bot is neither delivered nor failed, and does not await delivery in
-//!   `OUTBOUND` either.
-//! - `no_dead_letter`: a message for the bot is failed, and there is no dead letter of it.
+//! - `missing`: the log has a `message.created` that the persister has processed, but the database
+//!   has no such message, and there is no dead letter of the persister about it.
+//! - `extra`: the database has a message, but the log has no such message at the message's
+//!   sequence.
+//!   A message that is too old for the log does not count.
+//! - `lost`: a message for the bot is neither delivered nor failed, and does not wait in
+//!   `OUTBOUND`.
+//! - `no_dead_letter`: a message for the bot has failed, and there is no dead letter about it.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -14,35 +15,34 @@ use std::fmt;
 use contract::Id;
 use contract::domain::DeliveryState;
 use contract::query::AuditLine;
-use contract::subject::{EventSubject, Facets};
+use contract::subject::EventSubject;
 use serde::{Deserialize, Serialize};
 
 /// A `message.created` of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Its sequence.
     pub seq: u64,
-    /// The message; `None` if that cannot be read.
+    /// The message; `None` if the payload cannot be read.
     pub id: Option<Id>,
-    /// The tenant; `None` if the subject is none of ours.
+    /// `None` if the subject cannot be read.
     pub company_id: Option<Id>,
-    /// Whether the bot is to have it.
+    /// Whether the message is to be delivered to the bot.
     pub forwardable: bool,
 }
 
-/// The part of an envelope that names the message.
+/// The part of an envelope that has the message's id.
 #[derive(Deserialize)]
 struct Payload {
-    data: Named,
+    data: Data,
 }
 
 #[derive(Deserialize)]
-struct Named {
+struct Data {
     #[serde(rename = "_id")]
     id: Id,
 }
 
-/// The message of a `message.created`, wherever it is stored.
+/// The message's id in the payload of a `message.created`, from any stream.
 pub fn message_id(payload: &[u8]) -> Option<Id> {
     serde_json::from_slice::<Payload>(payload)
         .ok()
@@ -50,23 +50,12 @@ pub fn message_id(payload: &[u8]) -> Option<Id> {
 }
 
 impl Entry {
-    /// Of a stored message.
+    /// Reads a stored message.
     pub fn of(seq: u64, subject: &str, payload: &[u8]) -> Entry {
         let (company_id, forwardable) = match subject.parse() {
             Ok(EventSubject::MessageCreated {
-                company,
-                facets:
-                    Facets {
-                        platform,
-                        direction,
-                        role,
-                    },
-                ..
-            }) => {
-                let is_operators = direction == contract::domain::Direction::Outbound
-                    && role == contract::domain::Role::Operator;
-                (Some(company), is_operators && platform.is_forwardable())
-            }
+                company, facets, ..
+            }) => (Some(company), facets.is_forwardable()),
             _ => (None, false),
         };
         Entry {
@@ -78,64 +67,55 @@ impl Entry {
     }
 }
 
-/// What differs.
+/// The kinds of difference, see the module's documentation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Difference {
-    /// In the log only.
     Missing,
-    /// In the database only.
     Extra,
-    /// Nobody will deliver it.
     Lost,
-    /// Given up, and nothing is left to replay.
     NoDeadLetter,
 }
 
-/// One difference.
+/// One difference between log, database and deliveries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What differs.
     pub difference: Difference,
-    /// Where the log has the message, or, of an extra one, where the database says that it does.
+    /// The message's sequence in the log. The sequence of an `extra` message is from the database.
     pub seq: u64,
-    /// The message.
     pub id: Option<Id>,
-    /// Its tenant.
     pub company_id: Option<Id>,
-    /// How far its delivery has come, as the database says.
+    /// The state of the delivery in the database.
     pub state: Option<DeliveryState>,
 }
 
-/// What was compared, and what differs.
+/// The result of an audit.
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
-    /// The log was looked at from this sequence …
+    /// The first sequence of the log that was compared.
     pub from_seq: u64,
-    /// … to this one, up to which the database had taken everything in.
+    /// The last sequence that was compared. The persister had processed everything up to it.
     pub to_seq: u64,
-    /// Messages of the log.
+    /// Messages in the log.
     pub in_log: u64,
-    /// Messages of the database, deleted ones included.
+    /// Messages in the database, including deleted ones.
     pub in_database: u64,
-    /// Of those, deleted.
+    /// Deleted messages in the database.
     pub deleted: u64,
-    /// Of those, too old for the log.
+    /// Messages in the database that are older than the log.
     pub older_than_log: u64,
-    /// Messages of the log that the persister has refused; each is a dead letter.
+    /// Messages in the log that the persister has refused. Each one is a dead letter.
     pub refused: u64,
-    /// Messages for the bot that are delivered.
+    /// Messages for the bot that were delivered.
     pub delivered: u64,
-    /// Messages for the bot that await delivery.
+    /// Messages for the bot that wait for their delivery.
     pub waiting: u64,
-    /// Messages for the bot that were given up; each is a dead letter.
+    /// Messages for the bot that were given up. Each one is a dead letter.
     pub failed: u64,
-    /// Every difference.
     pub differences: Vec<Finding>,
 }
 
 impl Report {
-    /// Whether nothing differs.
     pub fn is_clean(&self) -> bool {
         self.differences.is_empty()
     }
@@ -200,16 +180,16 @@ impl fmt::Display for Report {
     }
 }
 
-/// What a page of the log leaves open.
+/// Messages of the log that the database alone does not explain.
 #[derive(Default)]
 pub struct Open {
-    /// Not in the database: unless a dead letter says why.
+    /// Messages that are not in the database. A dead letter of the persister may say why.
     pub absent: Vec<Entry>,
-    /// For the bot and not delivered.
+    /// Messages for the bot that are not delivered, with the state of their delivery.
     pub undelivered: Vec<(Entry, Option<DeliveryState>)>,
 }
 
-/// Compares a page of the log with what the database has of its messages.
+/// Compares a page of the log with the messages of that page in the database.
 pub fn compare(entries: &[Entry], lines: &[AuditLine], report: &mut Report) -> Open {
     let lines: HashMap<Id, &AuditLine> = lines.iter().map(|line| (line.id, line)).collect();
     let mut open = Open::default();
@@ -217,7 +197,7 @@ pub fn compare(entries: &[Entry], lines: &[AuditLine], report: &mut Report) -> O
         report.in_log += 1;
         match entry.id.and_then(|id| lines.get(&id)) {
             None => open.absent.push(*entry),
-            // The same message, published once more: the first one counts.
+            // The message was published twice. Only the first copy counts.
             Some(line) if line.seq != entry.seq => {}
             Some(line) if entry.forwardable => match line.state {
                 Some(DeliveryState::Delivered) => report.delivered += 1,
@@ -229,8 +209,8 @@ pub fn compare(entries: &[Entry], lines: &[AuditLine], report: &mut Report) -> O
     open
 }
 
-/// Documents that the log does not have where they say. `entries` are all that the log has at those
-/// sequences.
+/// Finds messages of the database that the log does not have. `entries` are all messages that the
+/// log has at the sequences of `lines`.
 pub fn extra<'a>(
     lines: &'a [AuditLine],
     entries: &[Entry],
@@ -251,36 +231,36 @@ pub fn extra<'a>(
         })
 }
 
-/// How a message for the bot stands.
+/// The state of a message for the bot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// The bot has it.
+pub enum BotDelivery {
     Delivered,
-    /// It will be delivered.
+    /// The message waits for its delivery.
     Waiting,
-    /// Given up, and kept.
+    /// The message was given up and is a dead letter.
     Failed,
-    /// This.
-    Amiss(Difference),
+    /// The message counts as a difference, unless it is on its way.
+    Unexplained(Difference),
 }
 
-/// Judges a message by the state that the database has of it, whether it awaits delivery, and
-/// whether there is a dead letter.
-pub fn fate(state: Option<DeliveryState>, awaits: bool, is_dead: bool) -> Fate {
+/// Judges a message by the state of its delivery in the database, whether the message waits in
+/// `OUTBOUND`, and whether there is a dead letter about it.
+pub fn bot_delivery(state: Option<DeliveryState>, is_waiting: bool, is_dead: bool) -> BotDelivery {
     match state {
-        Some(DeliveryState::Delivered) => Fate::Delivered,
-        _ if awaits => Fate::Waiting,
-        Some(DeliveryState::Failed) if is_dead => Fate::Failed,
-        Some(DeliveryState::Failed) => Fate::Amiss(Difference::NoDeadLetter),
-        _ => Fate::Amiss(Difference::Lost),
+        Some(DeliveryState::Delivered) => BotDelivery::Delivered,
+        _ if is_waiting => BotDelivery::Waiting,
+        Some(DeliveryState::Failed) if is_dead => BotDelivery::Failed,
+        Some(DeliveryState::Failed) => BotDelivery::Unexplained(Difference::NoDeadLetter),
+        _ => BotDelivery::Unexplained(Difference::Lost),
     }
 }
 
-/// Sequences that lie no further apart are read in one go.
+/// Distance between two sequences that still belong to one range. Because the sequences between
+/// them are read too, a larger distance begins a new range.
 const GAP: u64 = 16;
 
-/// Groups ascending sequences into ranges of at most `longest`, so that each can be read with one
-/// question.
+/// Groups ascending sequences into ranges of at most `longest` sequences, so that each range can be
+/// read with one request.
 pub fn ranges(seqs: &[u64], longest: u64) -> Vec<(u64, u64)> {
     let mut ranges: Vec<(u64, u64)> = Vec::new();
     for seq in seqs {

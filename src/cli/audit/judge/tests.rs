@@ -1,5 +1,3 @@
-//! Every difference is found, and nothing else.
-
 use proptest::prelude::*;
 
 use super::*;
@@ -30,7 +28,7 @@ fn line(seq: u64, state: Option<DeliveryState>) -> AuditLine {
 }
 
 #[test]
-fn subjects_and_payloads_of_the_log_are_understood() {
+fn an_entry_is_read_from_subject_and_payload() {
     let file = format!(
         "{}/nats/golden/message.created.v1.json",
         env!("CARGO_MANIFEST_DIR")
@@ -59,36 +57,51 @@ fn subjects_and_payloads_of_the_log_are_understood() {
 }
 
 #[test]
-fn every_case_of_a_delivery() {
+fn a_delivery_is_judged_by_its_state_queue_and_dead_letter() {
     use DeliveryState::*;
-    for (state, awaits, is_dead, fate_is) in [
-        (Some(Delivered), false, false, Fate::Delivered),
-        (Some(Delivered), true, true, Fate::Delivered),
-        (Some(Queued), true, false, Fate::Waiting),
-        (Some(Held), true, false, Fate::Waiting),
-        // A dead letter that was replayed.
-        (Some(Failed), true, true, Fate::Waiting),
-        (Some(Failed), false, true, Fate::Failed),
+    for (state, is_waiting, is_dead, expected) in [
+        (Some(Delivered), false, false, BotDelivery::Delivered),
+        (Some(Delivered), true, true, BotDelivery::Delivered),
+        (Some(Queued), true, false, BotDelivery::Waiting),
+        (Some(Held), true, false, BotDelivery::Waiting),
+        // The message was given up, and its dead letter was replayed.
+        (Some(Failed), true, true, BotDelivery::Waiting),
+        (Some(Failed), false, true, BotDelivery::Failed),
         (
             Some(Failed),
             false,
             false,
-            Fate::Amiss(Difference::NoDeadLetter),
+            BotDelivery::Unexplained(Difference::NoDeadLetter),
         ),
-        (Some(Sending), false, false, Fate::Amiss(Difference::Lost)),
-        (Some(Retrying), false, true, Fate::Amiss(Difference::Lost)),
-        (None, false, false, Fate::Amiss(Difference::Lost)),
+        (
+            Some(Sending),
+            false,
+            false,
+            BotDelivery::Unexplained(Difference::Lost),
+        ),
+        (
+            Some(Retrying),
+            false,
+            true,
+            BotDelivery::Unexplained(Difference::Lost),
+        ),
+        (
+            None,
+            false,
+            false,
+            BotDelivery::Unexplained(Difference::Lost),
+        ),
     ] {
         assert_eq!(
-            fate(state, awaits, is_dead),
-            fate_is,
-            "{state:?} {awaits} {is_dead}"
+            bot_delivery(state, is_waiting, is_dead),
+            expected,
+            "{state:?} {is_waiting} {is_dead}"
         );
     }
 }
 
 #[test]
-fn a_message_that_was_published_twice_counts_as_it_was_first() {
+fn of_a_message_that_was_published_twice_the_first_copy_counts() {
     let again = Entry { seq: 9, ..entry(3) };
     let mut report = Report::default();
     let open = compare(
@@ -102,7 +115,7 @@ fn a_message_that_was_published_twice_counts_as_it_was_first() {
 
 proptest! {
     #[test]
-    fn what_is_on_one_side_only_is_found(log in prop::collection::btree_set(1u64..80, 0..40), database in prop::collection::btree_set(1u64..80, 0..40)) {
+    fn messages_in_only_one_of_log_and_database_are_found(log in prop::collection::btree_set(1u64..80, 0..40), database in prop::collection::btree_set(1u64..80, 0..40)) {
         let entries: Vec<Entry> = log.iter().map(|seq| entry(*seq)).collect();
         let lines: Vec<AuditLine> = database.iter().map(|seq| line(*seq, seq.is_multiple_of(3).then_some(DeliveryState::Queued))).collect();
         let open = compare(&entries, &lines, &mut Report::default());
@@ -114,7 +127,7 @@ proptest! {
     }
 
     #[test]
-    fn ranges_hold_every_sequence_once_and_are_short(seqs in prop::collection::btree_set(1u64..5_000, 0..200), longest in 1u64..1_000) {
+    fn ranges_are_short_and_contain_every_sequence_once(seqs in prop::collection::btree_set(1u64..5_000, 0..200), longest in 1u64..1_000) {
         let seqs: Vec<u64> = seqs.into_iter().collect();
         let ranges = ranges(&seqs, longest);
         for seq in &seqs {
