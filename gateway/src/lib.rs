@@ -9,7 +9,6 @@ mod log;
 mod middleware;
 mod openapi;
 mod routes;
-mod schema;
 mod server;
 
 use std::net::SocketAddr;
@@ -31,7 +30,7 @@ use auth::{Authenticator, Cookies, Lockout, LoginService, Passwords, Sessions, S
 use dedup::Dedup;
 use log::Log;
 use middleware::{Protection, RateLimiters, RateLimits, TrustedProxies};
-use routes::{DeadLetterAccess, DeliveryWaits};
+use routes::{App, DeadLetterAccess, DeliveryWaits};
 
 /// Settings of the gateway.
 pub struct Config {
@@ -195,8 +194,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
         config.access_ttl,
         &config.internal_key,
     );
-    let secure = config.common.environment != Environment::Development;
-    let logins = Arc::new(LoginService {
+    let logins = LoginService {
         authenticator: authenticator.clone(),
         signed_tokens: SignedTokens::new(&config.refresh_secret),
         passwords: Passwords::new(config.bcrypt_rounds)
@@ -204,44 +202,39 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
         sessions: Sessions::new(service.connection.clone(), config.refresh_ttl),
         lockout: Lockout::new(service.connection.clone()),
         cookies: config.refresh_cookie.then_some(Cookies {
-            secure,
+            secure: config.common.environment != Environment::Development,
             ttl: config.refresh_ttl,
         }),
         refresh_ttl: config.refresh_ttl,
         frontend_url: config.frontend_url,
-    });
-    let waits = Arc::new(DeliveryWaits::new(
-        service.connection.clone(),
-        a_quarter,
-        service.stop.clone(),
-    ));
-    let letters = Arc::new(DeadLetterAccess::new(service.connection.clone()));
-    let app = routes::App {
+    };
+    let delivery_waits =
+        DeliveryWaits::new(service.connection.clone(), a_quarter, service.stop.clone());
+    let app = App {
         log,
         authenticator,
-        logins,
+        logins: Arc::new(logins),
         keyring: config.keyring,
-        waits,
-        letters,
+        delivery_waits: Arc::new(delivery_waits),
+        dead_letters: Arc::new(DeadLetterAccess::new(service.connection.clone())),
     };
     let limiters = RateLimiters::new(&config.rate_limits);
     let evict = limiters.clone().evict_idle(service.stop.clone());
     service.spawn("rate limits", evict);
-    let (origins, trusted) = (config.origins, config.trusted_proxies);
     let protection = Protection {
-        origins,
-        trusted: trusted.clone(),
+        origins: config.origins,
+        trusted: config.trusted_proxies.clone(),
         max_in_flight: config.max_in_flight,
     };
     let (api, document) = routes::router(app, limiters);
-    let document = openapi::complete(&document).map_err(|e| ServiceError::Start(e.to_string()))?;
+    let document = openapi::complete(document).map_err(|e| ServiceError::Start(e.to_string()))?;
     let api = protection.around(api.merge(openapi::routes(document)));
     let production = config.common.environment == Environment::Production;
     let router = middleware::with_security_headers(api, service.ops_routes(), production);
     let limits = server::Limits {
         max_connections: config.max_connections,
         max_per_address: config.max_connections_per_address,
-        trusted,
+        trusted: config.trusted_proxies,
     };
     server::serve(
         &mut service,

@@ -22,22 +22,24 @@ use serde_json::json;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
+use crate::api::response::Raw;
 use crate::auth::Caller;
 
-/// Batches of events that are published at a time: they leave room in the publisher's queue for
-/// single ones.
+/// Batches of events that are published at a time. Further batches wait, because the publisher's
+/// queue must keep room for single events.
 const MAX_BATCHES: usize = 4;
-/// How long a batch waits for its turn.
+/// How long a batch waits for its turn. Beyond it the batch is refused.
 const BATCH_WAIT: Duration = Duration::from_secs(2);
-/// An event that is not found is looked for so often: a replica that answers may be a little
+/// How often an event is read that is not found, because the replica that answers may be a little
 /// behind.
-const LOOKS: u32 = 5;
-/// Pause between the looks.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// The log must answer a look at it within this, or the gateway is not ready.
-const LOOK: Duration = Duration::from_secs(1);
+const READS: u32 = 5;
+/// The pause between two reads.
+const READ_PAUSE: Duration = Duration::from_millis(50);
+/// The time within which the log must answer, and the time between two probes. Beyond it the gateway
+/// is not ready.
+const PROBE: Duration = Duration::from_secs(1);
 
-/// What the handlers use of NATS. Cloning is cheap; it is cloned for each request.
+/// What the handlers use of NATS. It is cloned for each request, which is cheap.
 #[derive(Clone)]
 pub struct Log(Arc<Parts>);
 
@@ -48,16 +50,18 @@ struct Parts {
     batches: Semaphore,
 }
 
-/// A command and what the persister said of it, if it did in time.
-pub struct Settled {
-    /// Where the log has it.
+/// A command that the log has.
+pub struct CommandReceipt {
+    /// Where the log has the event.
     pub seq: u64,
-    /// `None`: it is durable, and will be applied.
+    /// What the persister has made of the event. `None` if it was not applied in time; it will be,
+    /// because the log has it.
     pub outcome: Option<Outcome>,
 }
 
 impl Log {
-    /// Over this connection, with so many questions to the persister open at a time.
+    /// At most `max_questions` questions to the persister are open at a time. Further ones are
+    /// refused.
     pub fn new(connection: Connection, publisher: Publisher, max_questions: usize) -> Log {
         let (questions, batches) = (Semaphore::new(max_questions), Semaphore::new(MAX_BATCHES));
         Log(Arc::new(Parts {
@@ -73,14 +77,14 @@ impl Log {
         Envelope::new(now, caller.actor(), company_id, event)
     }
 
-    /// Stores an event. The receipt says if it was stored before under the same id.
+    /// Stores an event. The receipt says if an event was stored before under the same message id.
     pub async fn publish(&self, event: Outgoing) -> Result<Receipt, PublishError> {
         self.0.publisher.publish(event).await
     }
 
-    /// Stores events together. The results stand in the order of the events.
+    /// Stores events together. The results are in the order of the events.
     pub async fn publish_all(&self, events: Vec<Outgoing>) -> Vec<Result<Receipt, PublishError>> {
-        let Ok(Ok(_turn)) = timeout(BATCH_WAIT, self.0.batches.acquire()).await else {
+        let Ok(Ok(_permit)) = timeout(BATCH_WAIT, self.0.batches.acquire()).await else {
             return events
                 .iter()
                 .map(|_| Err(PublishError::Overloaded))
@@ -98,13 +102,13 @@ impl Log {
         .await
     }
 
-    /// Stores an event and waits, bounded, until it is applied.
+    /// Stores an event and waits, within a limit, until it is applied.
     pub async fn command(
         &self,
         envelope: &Envelope,
         msg_id: String,
         trace: TraceContext,
-    ) -> Result<(Settled, Receipt), PublishError> {
+    ) -> Result<(CommandReceipt, Receipt), PublishError> {
         let inbox = Inbox::open(&self.0.connection)
             .await
             .map_err(PublishError::Unavailable)?;
@@ -113,17 +117,17 @@ impl Log {
             .headers
             .insert(header::OUTCOME_INBOX, inbox.subject.as_str());
         let mut receipt = self.0.publisher.publish(event).await?;
-        // A duplicate may be our own event: an acknowledgement was lost, and the repetition found
-        // it.
+        // A duplicate may be this very event: an acknowledgement was lost, and the repetition found
+        // the event.
         receipt.duplicate = receipt.duplicate && self.stored(receipt.seq).await?.id != envelope.id;
-        // Another's was answered to the one who sent it.
+        // The outcome of another event was told to its own sender.
         let outcome = if receipt.duplicate {
             None
         } else {
             inbox.wait().await
         };
         Ok((
-            Settled {
+            CommandReceipt {
                 seq: receipt.seq,
                 outcome,
             },
@@ -131,8 +135,10 @@ impl Log {
         ))
     }
 
-    /// The event stored at a sequence: the first one, of a duplicate. Refused where the log keeps
-    /// it no longer.
+    /// The event at a sequence.
+    ///
+    /// # Errors
+    /// [`PublishError::Refused`] if the log does not keep the event any more.
     pub async fn stored(&self, seq: u64) -> Result<Envelope, PublishError> {
         let unavailable = |e: &dyn std::fmt::Display| PublishError::Unavailable(e.to_string());
         let stream = self
@@ -142,14 +148,14 @@ impl Log {
             .get_stream_no_info(inventory::EVENTS)
             .await
             .map_err(|e| unavailable(&e))?;
-        for look in 1..=LOOKS {
+        for read in 1..=READS {
             match stream.direct_get(seq).await {
                 Ok(message) => {
                     return Envelope::from_json(&message.payload)
                         .map_err(|e| PublishError::Refused(e.to_string()));
                 }
                 Err(e) if e.kind() != DirectGetErrorKind::NotFound => return Err(unavailable(&e)),
-                Err(_) if look < LOOKS => tokio::time::sleep(LOOK_AGAIN).await,
+                Err(_) if read < READS => tokio::time::sleep(READ_PAUSE).await,
                 Err(_) => {}
             }
         }
@@ -164,18 +170,19 @@ impl Log {
         question: &Q,
         trace: TraceContext,
     ) -> Result<Q::Answer, QueryError> {
-        let _slot = self.question()?;
+        let _permit = self.question()?;
         query::ask(&self.0.connection, question, trace).await
     }
 
-    /// Asks the persister for JSON that is passed on as it is.
+    /// Asks the persister for an answer that is passed on to the client as it is.
     pub async fn ask_raw<Q: Query>(
         &self,
         question: &Q,
         trace: TraceContext,
-    ) -> Result<bytes::Bytes, QueryError> {
-        let _slot = self.question()?;
-        query::ask_raw(&self.0.connection, question, trace).await
+    ) -> Result<Raw<Q::Answer>, QueryError> {
+        let _permit = self.question()?;
+        let json = query::ask_raw(&self.0.connection, question, trace).await?;
+        Ok(Raw::new(json))
     }
 
     fn question(&self) -> Result<SemaphorePermit<'_>, QueryError> {
@@ -188,15 +195,15 @@ impl Log {
 
 /// Confirms the check `log` every second while JetStream answers in time.
 pub async fn watch(connection: Connection, health: Health, stop: CancellationToken) {
-    let mut tick = tokio::time::interval(LOOK);
+    let mut tick = tokio::time::interval(PROBE);
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        match timeout(LOOK, connection.jetstream.get_stream(inventory::EVENTS)).await {
+        match timeout(PROBE, connection.jetstream.get_stream(inventory::EVENTS)).await {
             Ok(Ok(stream)) => {
                 let info = stream.cached_info();
                 health.good("log", json!({"messages": info.state.messages, "bytes": info.state.bytes, "max_bytes": info.config.max_bytes}));
             }
             Ok(Err(e)) => health.bad("log", json!(e.to_string())),
-            Err(_) => health.bad("log", json!(format!("no answer within {LOOK:?}"))),
+            Err(_) => health.bad("log", json!(format!("no answer within {PROBE:?}"))),
         }
     }
 }

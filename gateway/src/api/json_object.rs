@@ -1,7 +1,7 @@
-//! Request bodies: JSON read within bounds that are checked while it is read, so that no body can
-//! cost more than its size suggests. A name that an object gives twice is refused, because two
-//! readers may disagree about which one counts. What a field means is not known here; names such as
-//! `$gt` are names like others, and no query is ever made of them.
+//! Parses a request body that is one JSON object. Bounds are checked while the body is parsed, so that
+//! no body costs more memory than its size suggests. A name that an object gives twice is refused,
+//! because two readers may disagree about which value counts. Does not know what a field means: names
+//! such as `$gt` are names like others.
 
 use std::cell::Cell;
 use std::fmt;
@@ -9,15 +9,16 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-/// Objects and lists inside each other, the body itself counted.
-pub const DEPTH: usize = 32;
-/// Elements of one list, and names of one object.
-pub const ENTRIES: usize = 1_000;
-/// Values of all kinds in one body. The largest batch of messages has about half as many.
-pub const VALUES: usize = 100_000;
+/// Levels of objects and lists inside each other, the body itself counted. A deeper body is refused.
+const DEPTH: usize = 32;
+/// Elements of one list, and names of one object. A body with more is refused.
+const ENTRIES: usize = 1_000;
+/// Values of all kinds in one body. The largest batch of messages has about half as many. A body with
+/// more is refused.
+const VALUES: usize = 100_000;
 
-/// Reads a body that is one object. The error is for the client.
-pub fn parse_object(body: &[u8]) -> Result<Map<String, Value>, String> {
+/// Parses a body that is one object. The error is a text for the client.
+pub fn parse(body: &[u8]) -> Result<Map<String, Value>, String> {
     let mut reader = serde_json::Deserializer::from_slice(body);
     let left = Cell::new(VALUES);
     let value = Bounded {
@@ -33,7 +34,7 @@ pub fn parse_object(body: &[u8]) -> Result<Map<String, Value>, String> {
     }
 }
 
-/// Reads one value with what is left of the bounds.
+/// Parses one value within what is left of the bounds.
 #[derive(Clone, Copy)]
 struct Bounded<'a> {
     levels: usize,
@@ -141,25 +142,25 @@ mod tests {
     use super::*;
 
     fn refusal(body: impl AsRef<[u8]>) -> String {
-        parse_object(body.as_ref()).unwrap_err()
+        parse(body.as_ref()).unwrap_err()
     }
 
     #[test]
-    fn what_is_within_the_bounds_is_read_as_it_stands() {
+    fn a_body_within_the_bounds_is_parsed_as_it_stands() {
         let body =
             r#"{"a":[1,-2,3.5,true,null,"é\u0000"],"$gt":{"b":{}},"big":18446744073709551615}"#;
         assert_eq!(
-            Value::Object(parse_object(body.as_bytes()).unwrap()),
+            Value::Object(parse(body.as_bytes()).unwrap()),
             serde_json::from_str::<Value>(body).unwrap()
         );
         let deepest = format!("{}1{}", r#"{"a":"#.repeat(DEPTH), "}".repeat(DEPTH));
-        assert!(parse_object(deepest.as_bytes()).is_ok());
+        assert!(parse(deepest.as_bytes()).is_ok());
         let longest = format!(r#"{{"a":[{}1]}}"#, "1,".repeat(ENTRIES - 1));
-        assert!(parse_object(longest.as_bytes()).is_ok());
+        assert!(parse(longest.as_bytes()).is_ok());
     }
 
     #[test]
-    fn each_bound_is_named() {
+    fn the_error_names_the_bound_that_is_exceeded() {
         for open in [r#"{"a":"#, "["] {
             let deep = format!(r#"{{"a":{}"#, open.repeat(DEPTH));
             assert!(refusal(deep).contains("deeper than 32 levels"));
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_object_of_json_is_refused() {
+    fn a_body_that_is_not_one_json_object_is_refused() {
         assert!(refusal(r#"{"a":1,"a":1}"#).contains("twice"));
         assert!(refusal(r#"{"a":1,"\u0061":2}"#).contains("twice"));
         for body in [
@@ -206,11 +207,37 @@ mod tests {
         }
     }
 
+    fn json() -> impl Strategy<Value = Value> {
+        let scalar = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            ".{0,12}".prop_map(Value::from),
+        ];
+        scalar.prop_recursive(6, 64, 8, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..8).prop_map(Value::from),
+                proptest::collection::btree_map(".{0,8}", inner, 0..8)
+                    .prop_map(|object| Value::Object(object.into_iter().collect())),
+            ]
+        })
+    }
+
     proptest! {
         #[test]
-        fn no_bytes_are_too_much_for_it(body in proptest::collection::vec(any::<u8>(), 0..256), text in r#"[\[\]{}":,0-9a$\\u]{0,256}"#) {
-            let _ = parse_object(&body);
-            let _ = parse_object(text.as_bytes());
+        fn any_bytes_are_parsed_or_refused_without_a_panic(
+            body in proptest::collection::vec(any::<u8>(), 0..256),
+            text in r#"[\[\]{}":,0-9a$\\u]{0,256}"#,
+        ) {
+            let _ = parse(&body);
+            let _ = parse(text.as_bytes());
+        }
+
+        #[test]
+        fn an_object_within_the_bounds_is_parsed_to_itself(value in json()) {
+            let body = Value::Object([("a".to_owned(), value)].into_iter().collect());
+            let parsed = parse(body.to_string().as_bytes()).map(Value::Object);
+            prop_assert_eq!(parsed, Ok(body));
         }
     }
 }

@@ -1,35 +1,97 @@
 //! Pages of lists: reading which one is wanted, and saying so in the answer.
 
-use axum::http::StatusCode;
-use axum::response::Response;
-use contract::query::{DEFAULT_PAGE, MAX_PAGE, Page};
+use contract::query::{Cursor, DEFAULT_PAGE, MAX_PAGE, Page};
 
-use super::field_reader::Fields;
-use super::response::raw_json;
+use super::declare::query;
+use super::field::{NonEmpty, Number};
 
-/// Furthest that `skip` reaches; a cursor goes further.
+/// The largest `skip`. A cursor reaches further.
 const MAX_SKIP: u64 = 100_000;
 
-/// `limit`, and `cursor` or, without one, `skip`.
-pub fn page(f: &mut Fields<'_>) -> Page {
-    let limit = f.number("limit", u64::from(DEFAULT_PAGE), 1..=u64::from(MAX_PAGE)) as u32;
-    let skip = f.number("skip", 0, 0..=MAX_SKIP);
-    let after = f.non_empty("cursor", str::parse);
-    // The cursor is the exacter one.
+/// `limit` of a page.
+pub type Limit = Number<1, { MAX_PAGE as u64 }, { DEFAULT_PAGE as u64 }>;
+/// `skip` of a page.
+pub type Skip = Number<0, MAX_SKIP, 0>;
+/// `cursor` of a page.
+pub type After = NonEmpty<Cursor>;
+
+query! {
+    /// Which part of a list.
+    pub struct PageQuery {
+        /// Entries in the answer.
+        limit: Limit,
+        /// Entries to pass over; not looked at beside a `cursor`.
+        skip: Skip,
+        /// `next_cursor` of the page before; empty for the first page.
+        cursor: After,
+    }
+}
+
+impl From<PageQuery> for Page {
+    fn from(query: PageQuery) -> Page {
+        page(query.limit, query.skip, query.cursor)
+    }
+}
+
+/// The page that a request wants. Because a cursor is the more exact one, `skip` does not count
+/// beside it.
+pub fn page(limit: u64, skip: u64, after: Option<Cursor>) -> Page {
     Page {
-        limit,
+        limit: limit as u32,
         skip: if after.is_some() { 0 } else { skip },
         after,
     }
 }
 
-/// The persister's answer, and the page that was asked for, in one object.
-pub fn with_page(answer: &[u8], Page { limit, skip, .. }: Page) -> Response {
-    let inner = answer.strip_suffix(b"}").unwrap_or(answer);
-    raw_json(
-        StatusCode::OK,
-        "",
-        inner,
-        &format!(r#","limit":{limit},"skip":{skip}}}"#),
-    )
+/// Declares the answer with a page of the persister's: its fields, and those of the page that was
+/// asked for.
+macro_rules! page_answer {
+    (
+        $(#[doc = $doc:literal])*
+        $vis:vis struct $name:ident: $of:ty
+    ) => {
+        $(#[doc = $doc])*
+        $vis struct $name {
+            pub answer: $crate::api::response::Raw<$of>,
+            pub page: contract::query::Page,
+        }
+
+        impl axum::response::IntoResponse for $name {
+            fn into_response(self) -> axum::response::Response {
+                let contract::query::Page { limit, skip, .. } = self.page;
+                let answer = self.answer.json();
+                $crate::api::response::joined(&[
+                    answer.strip_suffix(b"}").unwrap_or(answer),
+                    format!(r#","limit":{limit},"skip":{skip}}}"#).as_bytes(),
+                ])
+            }
+        }
+
+        impl utoipa::PartialSchema for $name {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+                use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder};
+                let asked = ObjectBuilder::new()
+                    .property("limit", u32::schema())
+                    .required("limit")
+                    .property("skip", u32::schema())
+                    .required("skip");
+                AllOfBuilder::new()
+                    .item($crate::api::schema::reference::<$of>())
+                    .item(asked)
+                    .description(Some($crate::api::declare::unwrapped(&[$($doc),*])))
+                    .into()
+            }
+        }
+
+        impl utoipa::ToSchema for $name {
+            fn name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn schemas(into: &mut $crate::api::schema::Components) {
+                $crate::api::schema::component::<$of>(into);
+            }
+        }
+    };
 }
+pub(crate) use page_answer;

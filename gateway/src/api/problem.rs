@@ -1,10 +1,11 @@
-//! Errors as clients see them: RFC 9457 problem documents. The one place where a domain error
-//! becomes an HTTP status; no internal text passes it.
+//! Errors as clients see them: RFC 9457 problem documents. Here, and nowhere else, a domain error
+//! becomes an HTTP status. Passes no internal text on to a client.
 
 use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use contract::Id;
 use contract::dead_letter::State;
 use contract::query::DedupKey;
 use runtime::dead_letters::DeadLetterError;
@@ -12,8 +13,10 @@ use runtime::kv::bucket::BucketError;
 use runtime::log::publisher::PublishError;
 use runtime::rpc::query::QueryError;
 use serde::Serialize;
-use serde_json::Value;
 use tracing::{error, warn};
+use utoipa::ToSchema;
+
+use super::field_error::{FieldError, FieldErrorKind};
 
 /// Of every problem document.
 pub const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
@@ -23,15 +26,6 @@ const RETRY_AFTER_SECONDS: u64 = 1;
 tokio::task_local! {
     /// The id of the request that this task answers: a problem names it, wherever it comes up.
     pub static REQUEST_ID: String;
-}
-
-/// What is wrong with one field.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct FieldError {
-    /// A path such as `attachments[1].url`.
-    pub field: String,
-    /// What it must be.
-    pub message: String,
 }
 
 /// Why a request fails.
@@ -77,7 +71,7 @@ pub enum Problem {
         /// Which key.
         key: &'static str,
         /// Who holds it.
-        holder: Option<contract::Id>,
+        holder: Option<Id>,
     },
     /// What stands there does not allow it.
     Conflict(&'static str),
@@ -96,28 +90,58 @@ pub enum Problem {
     Internal,
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
+/// Why a request failed (RFC 9457).
+#[derive(Serialize, ToSchema)]
+pub struct ProblemDetails {
+    /// Always `about:blank`: the code says more.
     r#type: &'static str,
+    /// In short.
     title: &'static str,
+    /// The HTTP status.
     status: u16,
-    detail: &'a str,
+    /// What to do about it.
+    detail: String,
+    /// For programs; does not change.
+    #[schema(example = "VALIDATION_ERROR")]
     code: &'static str,
-    /// What the old backend's clients show.
-    message: &'a str,
-    errors: &'a [FieldError],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    existing_id: Option<contract::Id>,
+    /// The same as `detail`, by the name that the old backend's clients read.
+    message: String,
+    /// The fields that are wrong.
+    errors: Vec<FieldProblem>,
+    /// To quote when asking for help; stands in the logs.
+    #[schema(required = false, value_type = String)]
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<String>,
+    /// With `DUPLICATE_KEY`: what holds the key.
+    #[schema(required = false, value_type = Id)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    existing_id: Option<Id>,
+}
+
+/// What is wrong with one field.
+#[derive(Serialize, ToSchema)]
+pub struct FieldProblem {
+    /// A path such as `attachments[1].url`.
+    field: String,
+    /// What it must be.
+    message: String,
+}
+
+impl From<&FieldError> for FieldProblem {
+    fn from(error: &FieldError) -> FieldProblem {
+        FieldProblem {
+            field: error.field.clone(),
+            message: error.kind.to_string(),
+        }
+    }
 }
 
 impl Problem {
-    /// One field that is wrong.
-    pub fn field(field: impl Into<String>, message: impl Into<String>) -> Problem {
+    /// One field is wrong.
+    pub fn field(field: impl Into<String>, kind: impl Into<FieldErrorKind>) -> Problem {
         Problem::Validation(vec![FieldError {
             field: field.into(),
-            message: message.into(),
+            kind: kind.into(),
         }])
     }
 
@@ -145,40 +169,36 @@ impl Problem {
         }
     }
 
-    /// The document, and its status.
-    pub fn document(&self) -> (StatusCode, Value) {
+    /// The document, with the HTTP status that it has too.
+    pub fn document(&self) -> (StatusCode, ProblemDetails) {
         let (status, title, code, detail) = self.parts();
-        let errors: &[FieldError] = if let Problem::Validation(errors) = self {
-            errors
-        } else {
-            &[]
+        let errors = match self {
+            Problem::Validation(errors) => errors.iter().map(FieldProblem::from).collect(),
+            _ => Vec::new(),
         };
-        let existing_id = if let Problem::Duplicate { holder, .. } = self {
-            *holder
-        } else {
-            None
+        let existing_id = match self {
+            Problem::Duplicate { holder, .. } => *holder,
+            _ => None,
         };
-        let request_id = REQUEST_ID.try_with(Clone::clone).ok();
-        let (r#type, status_code) = ("about:blank", status.as_u16());
-        let body = Body {
-            r#type,
+        let document = ProblemDetails {
+            r#type: "about:blank",
             title,
-            status: status_code,
-            detail: &detail,
+            status: status.as_u16(),
+            message: detail.clone(),
+            detail,
             code,
-            message: &detail,
             errors,
+            request_id: REQUEST_ID.try_with(Clone::clone).ok(),
             existing_id,
-            request_id,
         };
-        (status, serde_json::to_value(body).unwrap_or_default())
+        (status, document)
     }
 
     fn parts(&self) -> (StatusCode, &'static str, &'static str, String) {
         use StatusCode as S;
         match self {
             Problem::Validation(errors) => {
-                let first = errors.first().map(|e| format!("{} {}", e.field, e.message)).unwrap_or_default();
+                let first = errors.first().map(|e| format!("{} {}", e.field, e.kind)).unwrap_or_default();
                 (S::BAD_REQUEST, "Validation failed", "VALIDATION_ERROR", first)
             }
             Problem::BadId(name) => (S::BAD_REQUEST, "Bad id", "CAST_ERROR", format!("{name} must be 24 hex digits")),

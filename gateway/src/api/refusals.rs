@@ -1,167 +1,134 @@
-//! What a request can end with other than with what it asked for.
+//! The OpenAPI document's answers to a request that is not answered with what it asked for. Each type
+//! is a set of answers that several operations share. Decides nothing: when a request is refused is up
+//! to the handlers and the middleware.
 
-#![expect(dead_code, reason = "they describe, nobody makes them")]
+use std::collections::BTreeMap;
 
-use contract::Id;
+use serde::Serialize;
+use utoipa::openapi::{ContentBuilder, RefOr, Response, ResponseBuilder};
 use utoipa::{IntoResponses, ToSchema};
 
-/// What is wrong with one field.
-#[derive(ToSchema)]
-pub struct FieldProblem {
-    /// A path such as `attachments[1].url`.
-    field: String,
-    /// What it must be.
-    message: String,
+use super::problem::ProblemDetails;
+use super::schema::reference;
+
+type Answers = BTreeMap<String, RefOr<Response>>;
+
+/// Declares sets of answers, each a problem document with its status.
+macro_rules! refusals {
+    ($($(#[doc = $doc:literal])* $name:ident { $($status:literal: $text:expr,)+ })+) => {$(
+        $(#[doc = $doc])*
+        pub enum $name {}
+
+        impl IntoResponses for $name {
+            fn responses() -> Answers {
+                [$(problem($status, $text)),+].into()
+            }
+        }
+    )+};
 }
 
-/// Why a request failed (RFC 9457).
-#[derive(ToSchema)]
-pub struct ProblemDetails {
-    /// Always `about:blank`: the code says more.
-    r#type: String,
-    /// In short.
-    title: String,
-    /// The HTTP status.
-    status: u16,
-    /// What to do about it.
-    detail: String,
-    /// For programs; does not change.
-    #[schema(example = "VALIDATION_ERROR")]
-    code: String,
-    /// The same as `detail`, by the name that the old backend's clients read.
-    message: String,
-    /// The fields that are wrong.
-    errors: Vec<FieldProblem>,
-    /// To quote when asking for help; stands in the logs.
-    #[schema(required = false)]
-    request_id: String,
-    /// With `DUPLICATE_KEY`: what holds the key.
-    #[schema(required = false)]
-    existing_id: Id,
+fn problem(status: u16, text: &str) -> (String, RefOr<Response>) {
+    let document = ContentBuilder::new().schema(Some(reference::<ProblemDetails>()));
+    let answer = ResponseBuilder::new()
+        .description(text)
+        .content("application/problem+json", document.build());
+    (status.to_string(), answer.build().into())
 }
 
-/// What any request can meet.
-#[derive(IntoResponses)]
-pub enum Refused {
-    /// Fields are missing or wrong, an id is not 24 hex digits, or the body is not JSON.
-    #[response(status = 400, content_type = "application/problem+json")]
-    Bad(ProblemDetails),
-    /// The request did not arrive in time.
-    #[response(status = 408, content_type = "application/problem+json")]
-    Slow(ProblemDetails),
-    /// More than 10 MB; under `/auth` 16 KiB; about contacts, integrations, targets and dead
-    /// letters 128 KiB.
-    #[response(status = 413, content_type = "application/problem+json")]
-    TooLarge(ProblemDetails),
-    /// Path and query string are longer than 4 KiB.
-    #[response(status = 414, content_type = "application/problem+json")]
-    UriTooLong(ProblemDetails),
-    /// More requests than the limit; `Retry-After` says when there is room.
-    #[response(status = 429, content_type = "application/problem+json")]
-    TooMany(ProblemDetails),
-    /// The log, the database or this gateway is overloaded or away; `Retry-After` says when to try
-    /// again.
-    #[response(status = 503, content_type = "application/problem+json")]
-    Unavailable(ProblemDetails),
-}
+refusals! {
+    /// What any request can meet.
+    Refused {
+        400: "Fields are missing or wrong, an id is not 24 hex digits, or the body is not JSON.",
+        408: "The request did not arrive in time.",
+        413: "More than 10 MB; under `/auth` 16 KiB; about contacts, integrations, targets and dead \
+              letters 128 KiB.",
+        414: "Path and query string are longer than 4 KiB.",
+        429: "More requests than the limit; `Retry-After` says when there is room.",
+        503: "The log, the database or this gateway is overloaded or away; `Retry-After` says when \
+              to try again.",
+    }
 
-/// What any request with a caller can meet.
-#[derive(IntoResponses)]
-pub enum Denied {
-    /// No token or key, or not a good one.
-    #[response(status = 401, content_type = "application/problem+json")]
-    Unknown(ProblemDetails),
-    /// The caller may not, or `company_id` is another company.
-    #[response(status = 403, content_type = "application/problem+json")]
-    Forbidden(ProblemDetails),
-}
+    /// What a request can meet that needs a caller.
+    Denied {
+        401: "No token or key, or not a good one.",
+        403: "The caller may not, or `company_id` is another company.",
+    }
 
-/// What any request with a body can meet.
-#[derive(IntoResponses)]
-pub enum BadBody {
-    /// The body is not `application/json`.
-    #[response(status = 415, content_type = "application/problem+json")]
-    MediaType(ProblemDetails),
-}
+    /// What a request with a body can meet.
+    BadBody {
+        415: "The body is not `application/json`.",
+    }
 
-/// What a request for one thing can meet.
-#[derive(IntoResponses)]
-pub enum Missing {
-    /// It does not exist, or is another company's.
-    #[response(status = 404, content_type = "application/problem+json")]
-    NotFound(ProblemDetails),
-}
+    /// What a request about one thing can meet.
+    Missing {
+        404: "It does not exist, or is another company's.",
+    }
 
-/// What a create can meet.
-#[derive(IntoResponses)]
-pub enum Taken {
-    /// `DUPLICATE_KEY`: the email or `external_message_id` is taken.
-    #[response(status = 409, content_type = "application/problem+json")]
-    Duplicate(ProblemDetails),
-}
+    /// What a create can meet.
+    Taken {
+        409: "`DUPLICATE_KEY`: the email or `external_message_id` is taken.",
+    }
 
-/// What an edit of a message can meet.
-#[derive(IntoResponses)]
-pub enum Emptied {
-    /// `CONFLICT`: neither content nor attachments would be left.
-    #[response(status = 409, content_type = "application/problem+json")]
-    Conflict(ProblemDetails),
-}
+    /// What an edit of a message can meet.
+    Emptied {
+        409: "`CONFLICT`: neither content nor attachments would be left.",
+    }
 
-/// What a create with a key can meet.
-#[derive(IntoResponses)]
-pub enum Reused {
-    /// `IDEMPOTENCY_KEY_REUSED`: the key came with another body before.
-    #[response(status = 422, content_type = "application/problem+json")]
-    Key(ProblemDetails),
-}
+    /// What a create with an `Idempotency-Key` can meet.
+    Reused {
+        422: "`IDEMPOTENCY_KEY_REUSED`: the key came with another body before.",
+    }
 
-/// What a login can meet.
-#[derive(IntoResponses)]
-pub enum BadLogin {
-    /// Email or password is wrong, or the refresh token is not good.
-    #[response(status = 401, content_type = "application/problem+json")]
-    Wrong(ProblemDetails),
-}
+    /// What a login can meet.
+    BadLogin {
+        401: "Email or password is wrong, or the refresh token is not good.",
+    }
 
-/// What one who is not known can meet.
-#[derive(IntoResponses)]
-pub enum Forbidden {
-    /// The invitation is not good, or is for another email; in cookie mode, the CSRF token is
-    /// missing.
-    #[response(status = 403, content_type = "application/problem+json")]
-    Denied(ProblemDetails),
-}
+    /// What a registration or a refresh can meet.
+    Forbidden {
+        403: "The invitation is not good, or is for another email; in cookie mode, the CSRF token \
+              is missing.",
+    }
 
-/// What repeated failures lead to.
-#[derive(IntoResponses)]
-pub enum Locked {
-    /// `ACCOUNT_LOCKED`: too many failures; `Retry-After` says how long.
-    #[response(status = 423, content_type = "application/problem+json")]
-    Out(ProblemDetails),
-}
+    /// What repeated failures of a login lead to.
+    Locked {
+        423: "`ACCOUNT_LOCKED`: too many failures; `Retry-After` says how long.",
+    }
 
-/// What a dead letter can meet of which something has become.
-#[derive(IntoResponses)]
-pub enum Settled {
-    /// `CONFLICT`: it was discarded and is to be replayed, or the other way round; or no stream
-    /// takes its message.
-    #[response(status = 409, content_type = "application/problem+json")]
-    Conflict(ProblemDetails),
-}
-
-/// What a change can end with.
-#[derive(IntoResponses)]
-pub enum Later {
-    /// It is in the log and will be applied; it was not within the time that a request waits.
-    #[response(status = 202)]
-    Accepted(Accepted),
+    /// What a dead letter can meet that is no longer open.
+    Resolved {
+        409: "`CONFLICT`: it was discarded and is to be replayed, or the other way round; or no \
+              stream takes its message.",
+    }
 }
 
 /// A change that is durable and not applied yet.
-#[derive(ToSchema)]
+#[derive(Serialize, ToSchema)]
 pub struct Accepted {
-    message: String,
+    message: &'static str,
     /// Where the log has it.
     seq: u64,
+}
+
+impl Accepted {
+    /// `seq`: where the log has the change.
+    pub fn new(seq: u64) -> Accepted {
+        Accepted {
+            message: "Accepted; it will be applied",
+            seq,
+        }
+    }
+}
+
+impl IntoResponses for Accepted {
+    fn responses() -> Answers {
+        let body = ContentBuilder::new().schema(Some(reference::<Accepted>()));
+        let answer = ResponseBuilder::new()
+            .description(
+                "It is in the log and will be applied; it was not within the time that a request \
+                 waits.",
+            )
+            .content("application/json", body.build());
+        [("202".to_owned(), answer.build().into())].into()
+    }
 }

@@ -13,7 +13,7 @@ pub use authenticator::{Authenticator, identify};
 pub use caller::Caller;
 pub use cookies::{Cookies, refresh_token};
 pub use lockout::Lockout;
-pub use login_service::LoginService;
+pub use login_service::{Login, LoginResponse, LoginService, PublicUser};
 pub use passwords::{PASSWORD_BYTES, Passwords};
 pub use sessions::{Open, Sessions};
 pub use signed_tokens::{INVITATION_TTL, Invitation, Refresh, SignedTokens};

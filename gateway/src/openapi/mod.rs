@@ -1,28 +1,32 @@
-//! The OpenAPI document: what the handlers say of themselves, with what no single one of them
-//! knows; and the pages that show it. The bodies are in `schema`.
+//! The OpenAPI document: what the handlers declare, with what no single one of them knows, and the
+//! pages that show it. Which bodies and parameters there are is declared where they are read.
 
 use axum::Router;
 use axum::http::{HeaderValue, header};
 use axum::middleware::map_response;
 use axum::response::Response;
 use axum::routing::get;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
+use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme,
 };
 use utoipa::openapi::tag::TagBuilder;
-use utoipa::openapi::{ComponentsBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder};
-
+use utoipa::openapi::{
+    ComponentsBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, RefOr, Schema,
+};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use crate::schema::{Accepted, FieldProblem, ProblemDetails};
+use crate::api::problem::{FieldProblem, ProblemDetails};
+use crate::api::refusals::Accepted;
 
-/// Where the document is.
+/// The path of the document.
 const DOCUMENT: &str = "/openapi.json";
-/// The page's own scripts and styles come from this gateway, so that it works without the internet.
+/// The policy of the page that shows the document. Its scripts and styles come from this gateway, so
+/// that it works without the internet.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'";
 
-/// What stands around the handlers' parts.
+/// The parts of the document that belong to no handler.
 pub fn base() -> OpenApi {
     let bearer = Http::builder()
         .scheme(HttpAuthScheme::Bearer)
@@ -33,7 +37,7 @@ pub fn base() -> OpenApi {
         "x-api-key",
         "Of an internal service, which names the `company_id` itself.",
     ));
-    // Answers that several handlers share are not collected from them.
+    // Schemas of answers that are declared in `IntoResponses` are not collected from handlers.
     let components = ComponentsBuilder::new()
         .schema_from::<Accepted>()
         .schema_from::<FieldProblem>()
@@ -82,95 +86,77 @@ pub fn base() -> OpenApi {
         .build()
 }
 
-/// The whole document, of the handlers' parts. What the derived schemas cannot say is said here, in
-/// JSON.
+/// Completes the document that the handlers have declared.
 ///
 /// # Errors
-/// None but a bug of ours: the document serialises.
-pub fn complete(document: &OpenApi) -> Result<Value, serde_json::Error> {
-    let mut document = serde_json::to_value(document)?;
-    let schemas = &mut document["components"]["schemas"];
-    for (name, alternatives) in one_of_these() {
-        let schema = schemas[name].take();
-        schemas[name] = json!({"allOf": [schema, {"anyOf": alternatives}]});
-    }
-    // What fits one of these may fit another too: the fields that are there decide.
-    for name in ["CreateOrList", "Forwarding"] {
-        let either = schemas[name]["oneOf"].take();
-        schemas[name] = json!({"anyOf": either});
-    }
-    schemas["ListBody"]["not"] =
-        json!({"anyOf": required(&["role", "direction", "content", "attachments"])});
-    // Names without NUL, at any depth: the database cannot have it in one.
-    let names = json!({"pattern": "^[^\\u0000]*$"});
-    let any = json!({"$ref": "#/components/schemas/AnyValue"});
-    schemas["AnyValue"] = json!({"anyOf": [
-        {"type": ["string", "number", "boolean", "null"]},
-        {"type": "array", "items": any},
-        {"type": "object", "propertyNames": names, "additionalProperties": any},
-    ]});
-    schemas["NewProfile"]["propertyNames"] = names;
-    schemas["NewProfile"]["additionalProperties"] = any;
-    let operations = document["paths"]
-        .as_object_mut()
-        .into_iter()
-        .flat_map(Map::values_mut)
-        .filter_map(Value::as_object_mut);
-    for operation in operations.flat_map(Map::values_mut) {
-        // The names of functions are not the contract's.
-        operation
-            .as_object_mut()
-            .and_then(|o| o.remove("operationId"));
-        // A body that may be absent is not null when it is there.
-        let body = operation.pointer_mut("/requestBody/content/application~1json/schema");
-        if let Some(body) = body.filter(|schema| schema["oneOf"][1]["type"] == "null") {
-            *body = body["oneOf"][0].take();
+/// None in practice: the document serialises.
+pub fn complete(mut document: OpenApi) -> Result<Value, serde_json::Error> {
+    for operation in document.paths.paths.values_mut().flat_map(operations) {
+        // The names of functions are no part of the contract.
+        operation.operation_id = None;
+        if let Some(RefOr::T(body)) = &mut operation.request_body {
+            for content in body.content.values_mut() {
+                if let RefOr::T(content) = content {
+                    not_null(&mut content.schema);
+                }
+            }
         }
     }
+    let mut document = serde_json::to_value(document)?;
+    unwrap_lines(&mut document);
     Ok(document)
 }
 
-/// Bodies that need one of some fields, and what that one must be where being there is not enough.
-fn one_of_these() -> [(&'static str, Value); 4] {
-    let one =
-        |field: &str, schema: Value| json!({"required": [field], "properties": {field: schema}});
-    let (text, list) = (json!({"type": "string"}), json!({"type": "array"}));
-    let contact = [
-        "fullName",
-        "email",
-        "phone",
-        "socialNetworkName",
-        "contactStatus",
-        "leadStage",
-        "botSuspended",
-        "botSuspendUntil",
-        "profile",
-    ];
-    [
-        (
-            "NewMessage",
-            json!([
-                one("content", json!({"type": "string", "pattern": "[!-~]"})),
-                one("attachments", json!({"type": "array", "minItems": 1}))
-            ]),
-        ),
-        (
-            "MessageEdit",
-            json!([one("content", text.clone()), one("attachments", list)]),
-        ),
-        (
-            "RegistrationBody",
-            json!([one("company_name", text.clone()), one("invitation", text)]),
-        ),
-        ("ContactEdit", required(&contact)),
-    ]
+fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    let PathItem {
+        get,
+        put,
+        post,
+        delete,
+        patch,
+        ..
+    } = item;
+    [get, put, post, delete, patch].into_iter().flatten()
 }
 
-/// A schema for each field, which wants just that.
-fn required(fields: &[&str]) -> Value {
-    fields
+/// A body that may be absent is not null when it is there.
+fn not_null(schema: &mut Option<RefOr<Schema>>) {
+    if let Some(RefOr::T(Schema::OneOf(either))) = schema {
+        let body = either
+            .items
+            .iter()
+            .find(|item| matches!(item, RefOr::Ref(_)));
+        *schema = body.cloned();
+    }
+}
+
+/// Undoes the line breaks of the source in the descriptions that are doc comments. Paragraphs and
+/// lists stay.
+fn unwrap_lines(value: &mut Value) {
+    match value {
+        Value::Array(list) => list.iter_mut().for_each(unwrap_lines),
+        Value::Object(object) => {
+            for (name, value) in object.iter_mut() {
+                match value {
+                    Value::String(text) if name == "description" => *text = unwrapped(text),
+                    value => unwrap_lines(value),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn unwrapped(text: &str) -> String {
+    let lines: Vec<&str> = text.split('\n').collect();
+    let breaks = lines.windows(2).map(|pair| {
+        let is_wrapped = !pair[0].is_empty() && !pair[1].is_empty() && !pair[1].starts_with("* ");
+        if is_wrapped { " " } else { "\n" }
+    });
+    let mut breaks = breaks.chain([""]);
+    lines
         .iter()
-        .map(|field| json!({"required": [field]}))
+        .flat_map(|line| [*line, breaks.next().unwrap_or_default()])
         .collect()
 }
 

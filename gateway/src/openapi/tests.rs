@@ -1,5 +1,5 @@
-//! The document changes only on purpose: it stands in `openapi.json`, which `UPDATE_GOLDEN=1 cargo
-//! test -p gateway` writes anew.
+//! The document changes only on purpose: `openapi.json` has a copy, which `UPDATE_GOLDEN=1 cargo test
+//! -p gateway` writes anew.
 
 use std::time::Duration;
 
@@ -11,27 +11,50 @@ use crate::auth::Authenticator;
 use crate::middleware::{RateLimiters, RateLimits};
 
 fn document() -> Value {
-    let tokens = Authenticator::new(
+    let authenticator = Authenticator::new(
         &"s".repeat(32).into(),
         Duration::from_secs(900),
         &"k".repeat(32).into(),
     );
     let limiters = RateLimiters::new(&RateLimits::read(&mut Settings::of([])));
-    complete(&crate::routes::routes(&tokens, limiters).into_openapi()).unwrap()
+    complete(crate::routes::routes(&authenticator, limiters).into_openapi()).unwrap()
 }
 
 #[test]
-fn it_is_as_its_golden_file_says() {
+fn the_document_is_as_its_golden_file_says() {
     let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi.json");
     let now = document();
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&file, serde_json::to_string_pretty(&now).unwrap() + "\n").unwrap();
     }
     let golden: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
-    assert_eq!(
-        now, golden,
-        "if that is on purpose, run with UPDATE_GOLDEN=1"
-    );
+    if let Some(place) = first_difference(&now, &golden) {
+        panic!("it differs at {place}; if that is on purpose, run with UPDATE_GOLDEN=1");
+    }
+}
+
+/// The JSON pointer of the first difference, with both values.
+fn first_difference(now: &Value, golden: &Value) -> Option<String> {
+    match (now, golden) {
+        (Value::Object(now), Value::Object(golden)) => {
+            let names: std::collections::BTreeSet<&String> =
+                now.keys().chain(golden.keys()).collect();
+            names.into_iter().find_map(|name| {
+                let of = |object: &serde_json::Map<String, Value>| {
+                    object.get(name).cloned().unwrap_or_default()
+                };
+                first_difference(&of(now), &of(golden)).map(|rest| format!("/{name}{rest}"))
+            })
+        }
+        (Value::Array(now), Value::Array(golden)) if now.len() == golden.len() => {
+            let pairs = now.iter().zip(golden).enumerate();
+            let mut differences = pairs.filter_map(|(i, (now, golden))| {
+                first_difference(now, golden).map(|rest| format!("/{i}{rest}"))
+            });
+            differences.next()
+        }
+        (now, golden) => (now != golden).then(|| format!(": {now}, not {golden}")),
+    }
 }
 
 #[test]
@@ -75,4 +98,19 @@ fn has_example(schemas: &Value, name: &str) -> bool {
         || schemas[name]["anyOf"]
             .as_array()
             .is_some_and(|any| any.iter().any(|s| s.to_string().contains("$ref")))
+}
+
+#[test]
+fn line_breaks_of_the_source_are_undone_and_paragraphs_and_lists_stay() {
+    for (text, unwrapped_text) in [
+        ("one", "one"),
+        ("one\ntwo\nthree", "one two three"),
+        ("one\n\ntwo\nthree", "one\n\ntwo three"),
+        (
+            "these:\n\n* one\n* two\nthree\n",
+            "these:\n\n* one\n* two three\n",
+        ),
+    ] {
+        assert_eq!(unwrapped(text), unwrapped_text);
+    }
 }

@@ -6,32 +6,29 @@ use axum::response::Response;
 use contract::event::Event;
 use contract::trace::TraceContext;
 use contract::{Id, Timestamp};
-use serde_json::json;
 
 use crate::api::problem::Problem;
+use crate::api::refusals::Accepted;
 use crate::api::response::json;
 use crate::auth::Caller;
-use crate::log::{Log, Settled};
+use crate::log::{CommandReceipt, Log};
 
-/// Stores an event of this moment and waits, bounded, until it is applied.
+/// Stores an event of this moment and waits, within a limit, until the event is applied.
 pub async fn command(
     log: &Log,
     caller: &Caller,
     company_id: Id,
     event: Event,
     trace: TraceContext,
-) -> Result<Settled, Problem> {
+) -> Result<CommandReceipt, Problem> {
     let envelope = Log::envelope(caller, company_id, event, Timestamp::now());
     let msg_id = envelope.id.to_string();
     Ok(log.command(&envelope, msg_id, trace).await?.0)
 }
 
-/// 202: durable, and not applied yet. `location` is where to look.
-pub fn accepted(settled: &Settled, location: &str) -> Response {
-    let mut response = json(
-        StatusCode::ACCEPTED,
-        json!({"message": "Accepted; it will be applied", "seq": settled.seq}),
-    );
+/// 202: the change is durable and will be applied. `location` is where the client finds it then.
+pub fn accepted(command: &CommandReceipt, location: &str) -> Response {
+    let mut response = json(StatusCode::ACCEPTED, Accepted::new(command.seq));
     if let Ok(location) = HeaderValue::from_str(location) {
         response.headers_mut().insert(header::LOCATION, location);
     }

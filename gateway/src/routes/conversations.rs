@@ -1,20 +1,45 @@
-//! A company's conversations, latest first, with what is unread: `GET /conversations`, and `POST
-//! /messages/instagram` as the old backend had it.
+//! A company's conversations, latest first, with what is unread: `GET /conversations`, and
+//! `POST /messages/instagram` as the Express backend had it. Messages themselves are in `messages`.
 
-use axum::response::Response;
 use contract::Id;
 use contract::domain::Platform;
-use contract::query::ListConversations;
-use serde_json::{Map, Value};
+use contract::query::{ConversationPage, ListConversations, Page};
 
-use crate::api::extract::{Call, JsonObject};
-use crate::api::field_reader::{Fields, QueryFields, platform_name};
-use crate::api::page::{page, with_page};
+use super::queries::{OfCompany, OnPlatform};
+use crate::api::declare::{body, query};
+use crate::api::extract::{Call, JsonBody, QueryString};
+use crate::api::field::FlattenQuery;
+use crate::api::page::{After, Limit, PageQuery, Skip, page, page_answer};
 use crate::api::problem::Problem;
-use crate::schema::{
-    After, BadBody, ConversationList, ConversationsBody, Denied, OfCompany, OnPlatform, PageOf,
-    Refused,
-};
+use crate::api::refusals::{BadBody, Denied, Refused};
+
+query! {
+    /// Which conversations to list.
+    pub struct ListQuery {
+        on: FlattenQuery<OnPlatform>,
+        page: FlattenQuery<PageQuery>,
+        of: FlattenQuery<OfCompany>,
+    }
+}
+
+body! {
+    /// Which conversations to list; the old backend's way, the same as `GET /conversations`.
+    pub struct ConversationsBody {
+        company_id: Option<Id>,
+        /// `instagram` where it is not given.
+        platform: Option<Platform>,
+        limit: Limit,
+        skip: Skip,
+        /// `next_cursor` of the page before; empty for the first page.
+        cursor: After,
+    }
+    example { "limit": 20, "skip": 0 }
+}
+
+page_answer! {
+    /// A page of conversations.
+    pub struct ConversationList: ConversationPage
+}
 
 /// `GET /conversations`: of every platform, unless one is named.
 #[utoipa::path(
@@ -22,11 +47,12 @@ use crate::schema::{
     path = "/",
     tag = "conversations",
     summary = "List conversations, latest first",
-    params(OnPlatform, PageOf, After, OfCompany),
+    params(ListQuery),
     responses((status = 200, body = ConversationList), Refused, Denied),
 )]
-pub async fn list(call: Call, QueryFields(query): QueryFields) -> Result<Response, Problem> {
-    answer(call, &query, None).await
+pub async fn list(call: Call, query: QueryString<ListQuery>) -> Result<ConversationList, Problem> {
+    let ListQuery { on, page, of } = query.read()?;
+    answer(call, of.company_id, on.platform, page.into()).await
 }
 
 /// `POST /messages/instagram`: of Instagram, unless another platform is named.
@@ -39,25 +65,27 @@ pub async fn list(call: Call, QueryFields(query): QueryFields) -> Result<Respons
     request_body = ConversationsBody,
     responses((status = 200, body = ConversationList), Refused, Denied, BadBody),
 )]
-pub async fn instagram(call: Call, JsonObject(body): JsonObject) -> Result<Response, Problem> {
-    answer(call, &body, Some(Platform::Instagram)).await
+pub async fn instagram(
+    call: Call,
+    body: JsonBody<ConversationsBody>,
+) -> Result<ConversationList, Problem> {
+    let body = body.read()?;
+    let platform = body.platform.unwrap_or(Platform::Instagram);
+    let page = page(body.limit, body.skip, body.cursor);
+    answer(call, body.company_id, Some(platform), page).await
 }
 
 async fn answer(
     Call { log, caller, trace }: Call,
-    given: &Map<String, Value>,
-    default: Option<Platform>,
-) -> Result<Response, Problem> {
-    let mut f = Fields::of(given);
-    let company = f.optional("company_id", str::parse::<Id>);
-    let platform = f.optional("platform", platform_name).or(default);
-    let page = page(&mut f);
-    f.finish()?;
+    company: Option<Id>,
+    platform: Option<Platform>,
+    page: Page,
+) -> Result<ConversationList, Problem> {
     let question = ListConversations {
         company_id: caller.company(company)?,
         platform,
         page,
     };
     let answer = log.ask_raw(&question, trace).await?;
-    Ok(with_page(&answer, page))
+    Ok(ConversationList { answer, page })
 }

@@ -1,27 +1,27 @@
-//! The routes, a file for each subject.
+//! The routes: which handler answers which path, and the layers that depend on the caller. Handlers
+//! are in a module for each subject.
 
 mod auth;
 mod command;
 mod contacts;
 mod conversations;
 mod dead_letters;
-mod google;
 mod integrations;
 mod messages;
+mod queries;
 mod sla;
 mod state;
-
-pub use dead_letters::access::DeadLetterAccess;
-pub use messages::delivery_wait::DeliveryWaits;
-pub use state::App;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
-use utoipa::OpenApi as _;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
+
+pub use dead_letters::access::DeadLetterAccess;
+pub use messages::delivery_wait::DeliveryWaits;
+pub use state::App;
 
 use crate::auth::{Authenticator, identify};
 use crate::middleware::{
@@ -29,44 +29,45 @@ use crate::middleware::{
 };
 use crate::openapi;
 
-/// Largest body of a request without a token.
+/// The largest body of a request under `/auth`. A larger one is refused with 413.
 const AUTH_BODY_BYTES: usize = 16 * 1024;
-/// Largest body about a contact, an integration or targets: a profile of 16 KiB, a token of 4 KiB,
-/// and some thousand characters.
+/// The largest body about a contact, an integration, targets or dead letters: a profile of 16 KiB, a
+/// token of 4 KiB, and some thousand characters. A larger one is refused with 413.
 const DIRECTORY_BODY_BYTES: usize = 128 * 1024;
 
-/// All of them, and what they say of themselves.
+/// All routes, and the part of the OpenAPI document that they declare.
 pub fn router(app: App, limiters: RateLimiters) -> (Router, OpenApi) {
     routes(&app.authenticator, limiters)
         .with_state(app)
         .split_for_parts()
 }
 
-/// All of them, under `/api/v1`, with the layers that depend on who calls.
-pub fn routes(tokens: &Authenticator, limiters: RateLimiters) -> OpenApiRouter<App> {
+/// All routes, under `/api/v1`, with the layers that depend on the caller.
+pub fn routes(authenticator: &Authenticator, limiters: RateLimiters) -> OpenApiRouter<App> {
     let messages = OpenApiRouter::new()
         .routes(routes!(
-            messages::create::create_or_list,
-            messages::list,
-            messages::update,
-            messages::delete
+            messages::compat::create_or_list,
+            messages::list::list,
+            messages::edit::update,
+            messages::edit::delete
         ))
-        .routes(routes!(messages::get))
-        .routes(routes!(messages::delivery))
-        .routes(routes!(messages::mark_read))
+        .routes(routes!(messages::show::get))
+        .routes(routes!(messages::show::delivery))
+        .routes(routes!(messages::edit::mark_read))
         .routes(routes!(messages::batch::create))
         .routes(routes!(conversations::instagram))
-        // Behind the limit: a stranger, whose body is not read, keeps no room.
+        // Inside the rate limit, because a request that is refused there must take no permit: its
+        // body is not read.
         .layer(from_fn_with_state(large_body_permits(), limit_large_bodies))
         .layer(from_fn_with_state(limiters.clone(), by_caller));
-    // The twin of `POST /messages/instagram` counts like it.
+    // Counts like `POST /messages/instagram`, which asks for the same.
     let conversations = OpenApiRouter::new()
         .routes(routes!(conversations::list))
         .layer(from_fn_with_state(limiters.clone(), by_caller));
     let contacts = OpenApiRouter::new()
         .routes(routes!(contacts::create, contacts::list))
         .routes(routes!(contacts::get, contacts::update));
-    let integrations = OpenApiRouter::with_openapi(google::Google::openapi())
+    let integrations = OpenApiRouter::with_openapi(integrations::google())
         .routes(routes!(integrations::list))
         .routes(routes!(
             integrations::put,
@@ -87,19 +88,17 @@ pub fn routes(tokens: &Authenticator, limiters: RateLimiters) -> OpenApiRouter<A
             .layer(DefaultBodyLimit::max(DIRECTORY_BODY_BYTES))
             .layer(from_fn_with_state(limiters.clone(), by_caller))
     };
-    let (contacts, integrations) = (directory(contacts), directory(integrations));
-    let (sla, dead_letters) = (directory(sla), directory(dead_letters));
-    // Nobody has been asked who they are here; and whoever has used up their requests can log out
-    // still.
+    // Counted by address: before a login nobody is known, and a user whose requests are used up can
+    // still log out.
     let open = OpenApiRouter::new()
-        .routes(routes!(auth::register))
-        .routes(routes!(auth::login))
+        .routes(routes!(auth::register::register))
+        .routes(routes!(auth::login::login))
         .routes(routes!(auth::sessions::refresh))
         .routes(routes!(auth::sessions::logout))
         .layer(from_fn_with_state(limiters.clone(), by_address));
     let known = OpenApiRouter::new()
-        .routes(routes!(auth::invite))
-        .routes(routes!(auth::me))
+        .routes(routes!(auth::staff::invite))
+        .routes(routes!(auth::staff::me))
         .layer(from_fn_with_state(limiters.clone(), by_caller));
     let auth = open
         .merge(known)
@@ -107,11 +106,11 @@ pub fn routes(tokens: &Authenticator, limiters: RateLimiters) -> OpenApiRouter<A
     let api = OpenApiRouter::new()
         .nest("/messages", messages)
         .nest("/conversations", conversations)
-        .nest("/contacts", contacts)
-        .nest("/integrations", integrations)
-        .nest("/sla", sla)
-        .nest("/dead-letters", dead_letters)
+        .nest("/contacts", directory(contacts))
+        .nest("/integrations", directory(integrations))
+        .nest("/sla", directory(sla))
+        .nest("/dead-letters", directory(dead_letters))
         .nest("/auth", auth)
-        .layer(from_fn_with_state(tokens.clone(), identify));
+        .layer(from_fn_with_state(authenticator.clone(), identify));
     OpenApiRouter::with_openapi(openapi::base()).nest("/api/v1", api)
 }

@@ -1,27 +1,90 @@
-//! `/sla`: how the company keeps its promises, and what it promises. For managers.
+//! `/sla`: how well a company keeps its promises to customers, and what it promises. For managers.
+//! Computes nothing: the report is the persister's.
+
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum::response::Response;
 use contract::Timestamp;
-use contract::domain::SlaTargets;
+use contract::domain::{Platform, SlaTargets};
 use contract::event::{CompanyUpdated, Event};
 use contract::query::{GetCompany, MAX_REPORT_DAYS, ReportSla, SlaReport};
 use serde::Serialize;
-use serde_json::{Map, Value};
-use std::time::Duration;
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::command::{accepted, command};
-use crate::api::extract::{Call, JsonObject};
-use crate::api::field_reader::{Fields, QueryFields, platform_name};
+use crate::api::declare::query;
+use crate::api::extract::{Call, JsonBody, QueryString};
+use crate::api::field::{Body, NonEmpty, whole_number};
+use crate::api::field_error::FieldErrorKind;
+use crate::api::field_reader::FieldReader;
 use crate::api::problem::Problem;
-use crate::api::response::{json, raw_json};
-use crate::schema::{BadBody, Denied, InRange, Later, Missing, OnPlatform, Refused};
+use crate::api::refusals::{Accepted, BadBody, Denied, Missing, Refused};
+use crate::api::response::{Raw, json};
 
-/// What a report without a range is about: the time until now.
+/// The range of a report whose request names none: the time until now.
 const DEFAULT_RANGE: Duration = Duration::from_secs(86_400);
-/// Longest range.
+/// The longest range of a report. A longer one is refused.
 const LONGEST_RANGE: Duration = Duration::from_secs(MAX_REPORT_DAYS * 86_400);
+
+query! {
+    /// What a report is about. Of `from` and `to` one can be left out, or both.
+    pub struct ReportQuery {
+        /// Upper and lower case are the same.
+        platform: NonEmpty<Platform>,
+        /// Its first moment; else a day before `to`.
+        from: Option<Timestamp>,
+        /// The first moment after it; else a day after `from`, or now. At most 31 days after `from`.
+        to: Option<Timestamp>,
+    }
+    check |reader| {
+        if let (Some(Some(from)), Some(Some(to))) = (from, to) {
+            if to < from {
+                reader.wrong("to", "must not be before from");
+            } else if to.since(from) > LONGEST_RANGE {
+                let rule = format!("must be at most {MAX_REPORT_DAYS} days before to");
+                reader.wrong("from", rule);
+            }
+        }
+    }
+}
+
+impl ReportQuery {
+    /// The range: the last day, or the day after `from` or before `to`.
+    fn range(&self, now: Timestamp) -> (Timestamp, Timestamp) {
+        let to = self.to.unwrap_or_else(|| match self.from {
+            Some(from) => from.plus(DEFAULT_RANGE).min(now.max(from)),
+            None => now,
+        });
+        let day = DEFAULT_RANGE.as_millis() as i64;
+        let from = self.from;
+        (
+            from.unwrap_or(Timestamp::from_millis(to.millis() - day)),
+            to,
+        )
+    }
+}
+
+/// The targets are the contract's, and so is their schema.
+impl Body for SlaTargets {
+    fn read(reader: &mut FieldReader<'_>) -> Option<SlaTargets> {
+        let delivery_seconds = seconds(reader, "delivery_seconds");
+        let first_response_seconds = seconds(reader, "first_response_seconds");
+        Some(SlaTargets {
+            delivery_seconds: delivery_seconds?,
+            first_response_seconds: first_response_seconds?,
+        })
+    }
+}
+
+fn seconds(reader: &mut FieldReader<'_>, name: &str) -> Option<u32> {
+    let read = match reader.value(name) {
+        None | Some(Value::Null) => Err(FieldErrorKind::Missing),
+        Some(value) => whole_number(value, 1, SlaTargets::LONGEST_SECONDS.into()),
+    };
+    reader.checked(name, read).map(|seconds| seconds as u32)
+}
 
 /// What a company promises.
 #[derive(Serialize, ToSchema)]
@@ -48,29 +111,23 @@ struct Saved {
     description = "For managers. Over what was accepted in a range of at most 31 days: how long it took to be found by reads and to be \
         taken by the bot, what was delivered within the target, how soon operators answered; and what awaits delivery now. Deleted \
         messages count.",
-    params(OnPlatform, InRange),
+    params(ReportQuery),
     responses((status = 200, body = SlaReport), Refused, Denied),
 )]
 pub async fn report(
     Call { log, caller, trace }: Call,
-    QueryFields(query): QueryFields,
-) -> Result<Response, Problem> {
+    query: QueryString<ReportQuery>,
+) -> Result<Raw<SlaReport>, Problem> {
     let company_id = caller.manager()?;
-    let (from, to, mut f) = range(&query, Timestamp::now());
-    let platform = f.non_empty("platform", platform_name);
-    f.finish()?;
-    let report = log
-        .ask_raw(
-            &ReportSla {
-                company_id,
-                platform,
-                from,
-                to,
-            },
-            trace,
-        )
-        .await?;
-    Ok(raw_json(StatusCode::OK, "", &report, ""))
+    let query = query.read()?;
+    let (from, to) = query.range(Timestamp::now());
+    let question = ReportSla {
+        company_id,
+        platform: query.platform,
+        from,
+        to,
+    };
+    Ok(log.ask_raw(&question, trace).await?)
 }
 
 /// `GET /sla/targets`
@@ -88,15 +145,11 @@ pub async fn targets(Call { log, caller, trace }: Call) -> Result<Response, Prob
         .ask(&GetCompany { company_id }, trace)
         .await
         .map_err(Problem::missing("company"))?;
-    Ok(json(
-        StatusCode::OK,
-        Shown {
-            targets: company.sla,
-        },
-    ))
+    let targets = company.sla;
+    Ok(json(StatusCode::OK, Shown { targets }))
 }
 
-/// `PUT /sla/targets`: they hold for what is accepted from now on.
+/// `PUT /sla/targets`: the targets hold for what is accepted from now on.
 #[utoipa::path(
     put,
     path = "/targets",
@@ -104,124 +157,77 @@ pub async fn targets(Call { log, caller, trace }: Call) -> Result<Response, Prob
     summary = "Promise something else",
     description = "For managers. The targets hold for what is accepted from now on.",
     request_body = SlaTargets,
-    responses((status = 200, body = Saved), Refused, Denied, BadBody, Later),
+    responses((status = 200, body = Saved), Refused, Denied, BadBody, Accepted),
 )]
 pub async fn set_targets(
     Call { log, caller, trace }: Call,
-    JsonObject(body): JsonObject,
+    body: JsonBody<SlaTargets>,
 ) -> Result<Response, Problem> {
     let company_id = caller.manager()?;
-    let targets = read_targets(&body)?;
+    let targets = body.read()?;
     let event = Event::CompanyUpdated(CompanyUpdated { sla: Some(targets) });
-    let settled = command(&log, &caller, company_id, event, trace).await?;
-    match settled.outcome {
-        None => Ok(accepted(&settled, "/api/v1/sla/targets")),
-        Some(_) => Ok(json(
-            StatusCode::OK,
-            Saved {
-                message: "Targets saved successfully",
-                targets,
-                seq: settled.seq,
-            },
-        )),
+    let done = command(&log, &caller, company_id, event, trace).await?;
+    if done.outcome.is_none() {
+        return Ok(accepted(&done, "/api/v1/sla/targets"));
     }
-}
-
-fn read_targets(body: &Map<String, Value>) -> Result<SlaTargets, Problem> {
-    let mut f = Fields::of(body);
-    let mut seconds = |field: &str| {
-        if !f.has(field) {
-            f.wrong(field, "is required");
-        }
-        f.number(field, 0, 1..=SlaTargets::LONGEST_SECONDS.into()) as u32
+    let saved = Saved {
+        message: "Targets saved successfully",
+        targets,
+        seq: done.seq,
     };
-    let targets = SlaTargets {
-        delivery_seconds: seconds("delivery_seconds"),
-        first_response_seconds: seconds("first_response_seconds"),
-    };
-    f.finish().map(|()| targets)
-}
-
-/// The range of a query string: the last day, or the day after `from` or before `to`. What is wrong
-/// is noted.
-fn range(query: &Map<String, Value>, now: Timestamp) -> (Timestamp, Timestamp, Fields<'_>) {
-    let mut f = Fields::of(query);
-    let from = f.optional("from", str::parse::<Timestamp>);
-    let to = f.optional("to", str::parse::<Timestamp>);
-    let day = DEFAULT_RANGE.as_millis() as i64;
-    let to =
-        to.unwrap_or_else(|| from.map_or(now, |from| from.plus(DEFAULT_RANGE).min(now.max(from))));
-    let from = from.unwrap_or_else(|| Timestamp::from_millis(to.millis() - day));
-    if to < from {
-        f.wrong("to", "must not be before from");
-    } else if to.since(from) > LONGEST_RANGE {
-        f.wrong(
-            "from",
-            format!("must be at most {MAX_REPORT_DAYS} days before to"),
-        );
-    }
-    (from, to, f)
+    Ok(json(StatusCode::OK, saved))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::field::Query;
     use serde_json::json;
 
-    fn object(value: Value) -> Map<String, Value> {
-        value.as_object().unwrap().clone()
+    fn range(query: &Value, now: Timestamp) -> Result<(String, String), Problem> {
+        let mut reader = FieldReader::new(query.as_object().unwrap());
+        let query = ReportQuery::read(&mut reader);
+        let (from, to) = reader.finish(query)?.range(now);
+        Ok((from.to_string(), to.to_string()))
     }
 
     #[test]
-    fn a_range_is_the_last_day_unless_it_says_otherwise() {
+    fn a_report_is_about_the_last_day_unless_its_request_names_a_range() {
         let now: Timestamp = "2026-11-22T12:00:00Z".parse().unwrap();
-        let of = |query: Value| {
-            let query = object(query);
-            let (from, to, f) = range(&query, now);
-            f.finish().map(|()| (from.to_string(), to.to_string()))
-        };
-        let day = |from: &str, to: &str| {
-            Ok((
-                format!("2026-11-{from}:00:00.000Z"),
-                format!("2026-11-{to}:00:00.000Z"),
-            ))
-        };
-        assert_eq!(of(json!({})), day("21T12", "22T12"));
-        assert_eq!(
-            of(json!({"from": "2026-11-22T03:00:00Z"})),
-            day("22T03", "22T12")
-        );
-        assert_eq!(
-            of(json!({"from": "2026-11-12T03:00:00Z"})),
-            day("12T03", "13T03")
-        );
-        assert_eq!(
-            of(json!({"to": "2026-11-12T03:00:00Z"})),
-            day("11T03", "12T03")
-        );
+        for (query, from, to) in [
+            (json!({}), "21T12", "22T12"),
+            (json!({"from": "2026-11-22T03:00:00Z"}), "22T03", "22T12"),
+            (json!({"from": "2026-11-12T03:00:00Z"}), "12T03", "13T03"),
+            (json!({"to": "2026-11-12T03:00:00Z"}), "11T03", "12T03"),
+        ] {
+            let time = |hour: &str| format!("2026-11-{hour}:00:00.000Z");
+            assert_eq!(range(&query, now), Ok((time(from), time(to))), "{query}");
+        }
+    }
+
+    #[test]
+    fn a_range_that_is_reversed_too_long_or_no_time_is_refused() {
         for bad in [
             json!({"from": "2026-11-22T03:00:00Z", "to": "2026-11-22T02:00:00Z"}),
             json!({"from": "2026-09-01T00:00:00Z", "to": "2026-11-01T00:00:00Z"}),
             json!({"to": "now"}),
             json!({"from": ""}),
         ] {
-            assert!(
-                matches!(of(bad.clone()), Err(Problem::Validation(_))),
-                "{bad}"
-            );
+            let read = range(&bad, Timestamp::now());
+            assert!(matches!(read, Err(Problem::Validation(_))), "{bad}");
         }
     }
 
     #[test]
-    fn targets_are_seconds_of_a_day() {
-        let of = |body: Value| read_targets(&object(body));
-        let good = of(json!({"delivery_seconds": 1, "first_response_seconds": 86_400}));
+    fn targets_are_whole_seconds_of_at_most_a_day() {
+        let of = |body: Value| SlaTargets::from_object(body.as_object().unwrap());
+        let good = SlaTargets {
+            delivery_seconds: 1,
+            first_response_seconds: 86_400,
+        };
         assert_eq!(
-            good,
-            Ok(SlaTargets {
-                delivery_seconds: 1,
-                first_response_seconds: 86_400
-            })
+            of(json!({"delivery_seconds": 1, "first_response_seconds": 86_400})),
+            Ok(good)
         );
         for bad in [
             json!({}),

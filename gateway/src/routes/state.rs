@@ -1,4 +1,4 @@
-//! The state that the routes share.
+//! The state that the routes share. Each handler takes its part only.
 
 use std::sync::Arc;
 
@@ -10,22 +10,18 @@ use super::messages::delivery_wait::DeliveryWaits;
 use crate::auth::{Authenticator, LoginService};
 use crate::log::Log;
 
-/// What the routes need; each handler takes only its part. It is cloned for each request and layer,
-/// so every part is cheap to clone.
+/// What the routes need. Because it is cloned for each request and layer, every part is cheap to
+/// clone.
 #[derive(Clone)]
 pub struct App {
     /// Events and queries.
     pub log: Log,
-    /// What a caller shows.
     pub authenticator: Authenticator,
-    /// What `/auth` needs to let somebody in.
     pub logins: Arc<LoginService>,
     /// Seals the platforms' access tokens.
     pub keyring: Keyring,
-    /// DeliveryWaits for deliveries.
-    pub waits: Arc<DeliveryWaits>,
-    /// What could not be processed.
-    pub letters: Arc<DeadLetterAccess>,
+    pub delivery_waits: Arc<DeliveryWaits>,
+    pub dead_letters: Arc<DeadLetterAccess>,
 }
 
 macro_rules! part {
@@ -41,5 +37,5 @@ part!(Log, log);
 part!(Authenticator, authenticator);
 part!(Arc<LoginService>, logins);
 part!(Keyring, keyring);
-part!(Arc<DeliveryWaits>, waits);
-part!(Arc<DeadLetterAccess>, letters);
+part!(Arc<DeliveryWaits>, delivery_waits);
+part!(Arc<DeadLetterAccess>, dead_letters);

@@ -1,27 +1,23 @@
-//! `/auth/refresh` and `/auth/logout`: how a login goes on, and how it ends. How it begins is in
-//! `auth`.
+//! `/auth/refresh` and `/auth/logout`: how a login goes on, and how it ends. How a login begins is in
+//! `login` and `register`.
+
+use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use contract::Timestamp;
-use contract::domain::InvalidText;
 use contract::query::GetUser;
 use runtime::rpc::query::QueryError;
-use serde_json::{Map, Value, json};
-use std::sync::Arc;
 
-use super::public;
-use crate::api::extract::{MaybeJson, Trace};
-use crate::api::field_reader::Fields;
+use super::fields::{LogoutBody, RefreshBody};
+use crate::api::extract::{MaybeJsonBody, Trace};
 use crate::api::problem::Problem;
-use crate::auth::{Caller, LoginService, Open, Refresh, refresh_token};
+use crate::api::refusals::{BadBody, BadLogin, Denied, Forbidden, Refused};
+use crate::auth::{Caller, Login, LoginResponse, LoginService, Open, Refresh, refresh_token};
 use crate::log::Log;
-use crate::schema::{
-    BadBody, BadLogin, Denied, Forbidden, LoggedIn, LogoutBody, RefreshBody, Refused,
-};
 
-/// `POST /auth/refresh`: the next access token, and the next refresh token, in place of this one.
+/// `POST /auth/refresh`: the next access token, and the next refresh token in place of this one.
 #[utoipa::path(
     post,
     path = "/refresh",
@@ -29,7 +25,7 @@ use crate::schema::{
     summary = "Go on with a login",
     description = "The refresh token is good once; the answer has the next one. One that comes a second time ends the session.",
     request_body = RefreshBody,
-    responses((status = 200, body = LoggedIn), Refused, BadBody, BadLogin, Forbidden),
+    responses((status = 200, body = LoginResponse), Refused, BadBody, BadLogin, Forbidden),
     security(()),
 )]
 pub async fn refresh(
@@ -37,13 +33,11 @@ pub async fn refresh(
     State(logins): State<Arc<LoginService>>,
     Trace(trace): Trace,
     headers: HeaderMap,
-    MaybeJson(body): MaybeJson,
+    MaybeJsonBody(body): MaybeJsonBody<RefreshBody>,
 ) -> Result<Response, Problem> {
-    let token = given(&logins, &headers, &body)?;
-    let token = match (token, &logins.cookies) {
-        (Some(token), _) => token,
-        (None, Some(_)) => return Err(Problem::InvalidToken),
-        (None, None) => return Err(Problem::field("refreshToken", "is required")),
+    let token = match logins.cookies {
+        Some(_) => refresh_token(&headers)?.ok_or(Problem::InvalidToken)?,
+        None => body.read()?.refresh_token,
     };
     let Refresh {
         user_id,
@@ -51,42 +45,34 @@ pub async fn refresh(
         sid,
         jti,
     } = logins.signed_tokens.verify(&token)?;
-    // Asked first: where the database is away, the token stays good.
-    let user = log
-        .ask(
-            &GetUser {
-                company_id,
-                id: user_id,
-            },
-            trace,
-        )
-        .await
-        .map_err(|e| match e {
-            QueryError::NotFound => Problem::InvalidToken,
-            other => other.into(),
-        })?;
+    let question = GetUser {
+        company_id,
+        id: user_id,
+    };
+    // The user is asked for before the token is used. Otherwise the token would be used up while the
+    // database is away.
+    let user = log.ask(&question, trace).await.map_err(|e| match e {
+        QueryError::NotFound => Problem::InvalidToken,
+        other => other.into(),
+    })?;
     let now = Timestamp::now();
-    let open = logins
-        .sessions
-        .rotate(
-            user_id,
-            Open {
-                session: sid,
-                token: jti,
-            },
-            now,
-        )
-        .await?;
-    let body = Map::from_iter([
-        ("message".to_owned(), json!("Refreshed")),
-        ("user".to_owned(), public(&user)),
-    ]);
-    logins.answer(StatusCode::OK, body, &user, open, now)
+    let open = Open {
+        session: sid,
+        token: jti,
+    };
+    let login = Login {
+        status: StatusCode::OK,
+        message: "Refreshed",
+        open: logins.sessions.rotate(user_id, open, now).await?,
+        user,
+        company: None,
+    };
+    logins.answer(login, now)
 }
 
 /// `POST /auth/logout`: ends the session of the access token, and that of the refresh token, if one
-/// comes with it; beside a good refresh token the access token may have expired. 204 also if they
-/// have ended already. The access token itself is good until it expires.
+/// comes with it. Beside a good refresh token the access token may have expired. Sessions that have
+/// ended already are no error.
 #[utoipa::path(
     post,
     path = "/logout",
@@ -100,7 +86,7 @@ pub async fn logout(
     State(logins): State<Arc<LoginService>>,
     caller: Result<Caller, Problem>,
     headers: HeaderMap,
-    MaybeJson(body): MaybeJson,
+    MaybeJsonBody(body): MaybeJsonBody<LogoutBody>,
 ) -> Result<Response, Problem> {
     let access = match caller {
         Ok(Caller::Staff { user, session, .. }) => Some((user, session)),
@@ -108,11 +94,14 @@ pub async fn logout(
         Err(Problem::TokenExpired) => None,
         Err(problem) => return Err(problem),
     };
-    let refresh = match given(&logins, &headers, &body)?
-        .map(|token| logins.signed_tokens.verify::<Refresh>(&token))
-    {
+    let token = match logins.cookies {
+        Some(_) => refresh_token(&headers)?,
+        None => body.read()?.refresh_token,
+    };
+    let refresh = token.map(|token| logins.signed_tokens.verify::<Refresh>(&token));
+    let refresh = match refresh {
         Some(Ok(refresh)) => Some((refresh.user_id, refresh.sid)),
-        // Its session has expired with it.
+        // The session of an expired refresh token has expired with it.
         Some(Err(Problem::TokenExpired)) | None => None,
         Some(Err(problem)) => return Err(problem),
     };
@@ -122,12 +111,12 @@ pub async fn logout(
     if refresh.is_some_and(|(of, _)| of != user) {
         return Err(Problem::Forbidden("the refresh token is somebody else's"));
     }
-    let session = access.and_then(|(_, session)| session);
-    for session in session.into_iter().chain(
-        refresh
-            .map(|(_, sid)| sid)
-            .filter(|sid| Some(*sid) != session),
-    ) {
+    let of_access = access.and_then(|(_, session)| session);
+    let of_refresh = refresh.map(|(_, sid)| sid);
+    for session in of_access
+        .into_iter()
+        .chain(of_refresh.filter(|sid| Some(*sid) != of_access))
+    {
         logins.sessions.end(user, session).await?;
     }
     let mut response = StatusCode::NO_CONTENT.into_response();
@@ -135,19 +124,4 @@ pub async fn logout(
         cookies.clear(response.headers_mut());
     }
     Ok(response)
-}
-
-/// The refresh token, from where this gateway has it come.
-fn given(
-    logins: &LoginService,
-    headers: &HeaderMap,
-    body: &Map<String, Value>,
-) -> Result<Option<String>, Problem> {
-    if logins.cookies.is_some() {
-        return refresh_token(headers);
-    }
-    let mut f = Fields::of(body);
-    let token = f.optional("refreshToken", |t| Ok::<_, InvalidText>(t.to_owned()));
-    f.finish()?;
-    Ok(token)
 }

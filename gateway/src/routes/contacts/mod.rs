@@ -1,37 +1,119 @@
-//! `/contacts`: enter one, look at one, look through them, edit one.
+//! `/contacts`: enter a contact, look at one, list them, edit one. Stores nothing itself: a change
+//! becomes an event, and a read becomes a query to the persister.
 
 mod fields;
 
-use axum::extract::Path;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use contract::domain::{Contact, ContactPatch};
+use contract::domain::{Contact, ContactPatch, ShortText};
 use contract::event::{ContactUpdated, Event};
 use contract::outcome::Outcome;
-use contract::query::{GetContact, ListContacts};
+use contract::query::{ContactPage, GetContact, ListContacts};
 use contract::trace::TraceContext;
 use contract::{Id, Timestamp};
 use runtime::log::publisher::Outgoing;
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::openapi::path::{Parameter, ParameterIn};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{IntoParams, ToSchema};
 
-use crate::api::extract::{Call, JsonObject, company_in};
-use crate::api::field_reader::{Fields, QueryFields, path_id};
-use crate::api::page::{page, with_page};
+use self::fields::ContactFields;
+use super::command::{accepted, command};
+use super::queries::OfCompany;
+use crate::api::declare::{body, path_parameter, query};
+use crate::api::extract::{Call, InPath, JsonBody, QueryString};
+use crate::api::field::{Flatten, FlattenQuery, MaybeEmpty, NonEmpty, NotNull, Scalar};
+use crate::api::field_error::FieldErrorKind;
+use crate::api::idempotency_key::{self, idempotency, idempotency_key, say_replayed};
+use crate::api::page::{PageQuery, page_answer};
 use crate::api::problem::Problem;
-use crate::api::response::{json, raw_json};
+use crate::api::refusals::{Accepted, BadBody, Denied, Missing, Refused, Reused};
+use crate::api::response::{holder, json};
+use crate::api::schema::{having, text, with_any_of};
 use crate::log::Log;
-use crate::routes::command::{accepted, command};
-use crate::routes::messages::store::{idempotency, request_key, say_replayed};
-use crate::schema::{
-    After, BadBody, ContactEdit, ContactList, Denied, Later, Missing, NewContact, OfCompany,
-    OneContact, PageOf, Refused, Reused,
-};
 
-/// Longest search, in characters.
+/// The most characters of a search. A longer one is refused.
 const SEARCH_CHARS: usize = 100;
-/// What PATCH refuses by name. `company_id` says whose contact it is.
+/// The fields that PATCH refuses by name. `company_id` is not among them, because it says whose
+/// contact is meant.
 const IMMUTABLE: &[&str] = &["_id", "id", "created_at", "updated_at"];
+
+body! {
+    /// A contact to enter.
+    pub struct NewContact {
+        company_id: Option<Id>,
+        full_name as "fullName": ShortText,
+        fields: Flatten<ContactFields>,
+    }
+    example {
+        "fullName": "Ada Brown",
+        "phone": "+49 170 1234567",
+        "social": {"facebookId": "1784"},
+    }
+}
+
+body! {
+    /// An edit of a contact: what is not given stays, null removes.
+    pub struct ContactEdit {
+        company_id: Option<Id>,
+        full_name as "fullName": NotNull<ShortText>,
+        fields: Flatten<ContactFields>,
+    }
+    example {
+        "leadStage": "won",
+        "botSuspended": true,
+        "botSuspendUntil": "2026-11-23T08:00:00Z",
+    }
+    check |reader| { reader.refuse(IMMUTABLE) }
+    schema |schema| with_any_of(schema, [
+        having("fullName"),
+        having("email"),
+        having("phone"),
+        having("socialNetworkName"),
+        having("contactStatus"),
+        having("leadStage"),
+        having("botSuspended"),
+        having("botSuspendUntil"),
+        having("profile"),
+    ])
+}
+
+query! {
+    /// Which contacts to list.
+    pub struct ListQuery {
+        /// Each word must begin a word of names, email, phone or ids on the networks.
+        search: NonEmpty<Search>,
+        page: FlattenQuery<PageQuery>,
+        of: FlattenQuery<OfCompany>,
+    }
+}
+
+path_parameter! {
+    /// The contact.
+    pub struct ContactInPath { id: Id }
+}
+
+/// What to search for, of at most [`SEARCH_CHARS`].
+pub struct Search(String);
+
+impl Scalar for Search {
+    fn from_text(text: &str) -> Result<Search, FieldErrorKind> {
+        match text.chars().count() {
+            0..=SEARCH_CHARS => Ok(Search(text.to_owned())),
+            has => Err(format!("must have at most {SEARCH_CHARS} characters, has {has}").into()),
+        }
+    }
+
+    fn schema() -> RefOr<Schema> {
+        text().max_length(Some(SEARCH_CHARS)).into()
+    }
+}
+
+impl MaybeEmpty for Search {
+    fn schema_or_empty() -> RefOr<Schema> {
+        Search::schema()
+    }
+}
 
 /// A contact as it now is.
 #[derive(Serialize, ToSchema)]
@@ -42,6 +124,27 @@ struct Entered {
     seq: u64,
 }
 
+holder! {
+    /// One contact.
+    pub struct OneContact { "contact": Contact }
+}
+
+page_answer! {
+    /// A page of contacts.
+    pub struct ContactList: ContactPage
+}
+
+/// The headers of a create.
+pub enum CreateHeaders {}
+
+impl IntoParams for CreateHeaders {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        vec![idempotency_key::parameter(
+            "For two minutes the same key with the same body gives the same answer.",
+        )]
+    }
+}
+
 /// `POST /contacts`
 #[utoipa::path(
     post,
@@ -49,57 +152,46 @@ struct Entered {
     tag = "contacts",
     summary = "Enter a contact",
     request_body = NewContact,
-    params(("Idempotency-Key" = Option<String>, Header, description = "For two minutes the same key with the same body gives the same answer.", min_length = 1, max_length = 255, pattern = "^[!-~]+$")),
+    params(CreateHeaders),
     responses((status = 201, body = Entered), Refused, Denied, BadBody, Reused),
 )]
 pub async fn create(
     Call { log, caller, trace }: Call,
     headers: HeaderMap,
-    JsonObject(body): JsonObject,
+    body: JsonBody<NewContact>,
 ) -> Result<Response, Problem> {
     let now = Timestamp::now();
-    let mut f = Fields::of(&body);
-    let company = f.optional("company_id", str::parse::<Id>);
-    if !f.has("fullName") {
-        f.wrong("fullName", "is required");
-    }
-    let fields = fields::read(&mut f);
-    f.finish()?;
-    let contact = fields::contact(fields, caller.company(company)?, now)?;
-    let (id, company) = (contact.id, contact.company_id);
-    let request = request_key(&headers)?
-        .map(|key| idempotency(&caller, key, &body))
-        .transpose()?;
-    // A contact has no unique key in the view, so a repetition is known for as long as the log
+    let new = body.read()?;
+    let company = caller.company(new.company_id)?;
+    let contact = new.fields.contact(new.full_name, company, now);
+    let key = idempotency_key(&headers)?;
+    let request = key.map(|key| idempotency(&caller, key, body.object()));
+    // Because a contact has no unique key in the view, a repetition is known for as long as the log
     // knows its id.
     let msg_id = request.as_ref().map_or_else(
-        || id.to_string(),
+        || contact.id.to_string(),
         |request| format!("contact:{company}:{}", request.key),
     );
-    let mut envelope = Log::envelope(
-        &caller,
-        company,
-        Event::ContactCreated(Box::new(contact)),
-        now,
-    );
+    let event = Event::ContactCreated(Box::new(contact));
+    let mut envelope = Log::envelope(&caller, company, event, now);
     envelope.idempotency = request;
-    let receipt = log
-        .publish(Outgoing::event(&envelope, msg_id, trace)?)
-        .await?;
-    let first = if receipt.duplicate {
-        Some(log.stored(receipt.seq).await?)
-    } else {
-        None
+    let event = Outgoing::event(&envelope, msg_id, trace)?;
+    let receipt = log.publish(event).await?;
+    let first = match receipt.duplicate {
+        true => Some(log.stored(receipt.seq).await?),
+        false => None,
     };
-    // Our own event: an answer of the log was lost on the way, and the repetition found it.
+    // The first event can be this very one: an answer of the log was lost on the way, and the
+    // repetition found the event.
     let first = first.filter(|first| first.id != envelope.id);
+    let replayed = first.is_some();
+    let request = &envelope.idempotency;
     if first
         .as_ref()
-        .is_some_and(|first| first.idempotency != envelope.idempotency)
+        .is_some_and(|first| first.idempotency != *request)
     {
         return Err(Problem::KeyReused);
     }
-    let replayed = first.is_some();
     let Event::ContactCreated(contact) = first.unwrap_or(envelope).event else {
         return Err(Problem::Internal);
     };
@@ -121,25 +213,22 @@ pub async fn create(
     path = "/",
     tag = "contacts",
     summary = "List contacts, newest first",
-    params(("search" = Option<String>, Query, max_length = 100, description = "Each word must begin a word of names, email, phone or ids on the networks."), PageOf, After, OfCompany),
+    params(ListQuery),
     responses((status = 200, body = ContactList), Refused, Denied),
 )]
 pub async fn list(
     Call { log, caller, trace }: Call,
-    QueryFields(query): QueryFields,
-) -> Result<Response, Problem> {
-    let mut f = Fields::of(&query);
-    let company = f.optional("company_id", str::parse::<Id>);
-    let search = f.non_empty("search", search_text);
-    let page = page(&mut f);
-    f.finish()?;
+    query: QueryString<ListQuery>,
+) -> Result<ContactList, Problem> {
+    let ListQuery { search, page, of } = query.read()?;
+    let page = page.into();
     let question = ListContacts {
-        company_id: caller.company(company)?,
-        search,
+        company_id: caller.company(of.company_id)?,
+        search: search.map(|Search(text)| text),
         page,
     };
     let answer = log.ask_raw(&question, trace).await?;
-    Ok(with_page(&answer, page))
+    Ok(ContactList { answer, page })
 }
 
 /// `GET /contacts/{id}`
@@ -148,26 +237,23 @@ pub async fn list(
     path = "/{id}",
     tag = "contacts",
     summary = "Look at a contact",
-    params(("id" = Id, Path, description = "The contact."), OfCompany),
+    params(ContactInPath, OfCompany),
     responses((status = 200, body = OneContact), Refused, Denied, Missing),
 )]
 pub async fn get(
     Call { log, caller, trace }: Call,
-    Path(id): Path<String>,
-    QueryFields(query): QueryFields,
-) -> Result<Response, Problem> {
+    id: InPath<ContactInPath>,
+    query: QueryString<OfCompany>,
+) -> Result<OneContact, Problem> {
     let question = GetContact {
-        company_id: company_in(&query, &caller)?,
-        id: path_id(&id)?,
+        company_id: caller.company(query.read()?.company_id)?,
+        id: id.read()?,
     };
-    let answer = log
-        .ask_raw(&question, trace)
-        .await
-        .map_err(Problem::missing("contact"))?;
-    Ok(raw_json(StatusCode::OK, r#"{"contact":"#, &answer, "}"))
+    let contact = log.ask_raw(&question, trace).await;
+    contact.map(OneContact).map_err(Problem::missing("contact"))
 }
 
-/// `PATCH /contacts/{id}`: what is absent stays, null removes.
+/// `PATCH /contacts/{id}`
 #[utoipa::path(
     patch,
     path = "/{id}",
@@ -175,24 +261,18 @@ pub async fn get(
     summary = "Edit a contact",
     description = "What is not given stays, null removes.",
     request_body = ContactEdit,
-    params(("id" = Id, Path, description = "The contact.")),
-    responses((status = 200, body = Entered), Refused, Denied, BadBody, Later, Missing),
+    params(ContactInPath),
+    responses((status = 200, body = Entered), Refused, Denied, BadBody, Accepted, Missing),
 )]
 pub async fn update(
     Call { log, caller, trace }: Call,
-    Path(id): Path<String>,
-    JsonObject(body): JsonObject,
+    id: InPath<ContactInPath>,
+    body: JsonBody<ContactEdit>,
 ) -> Result<Response, Problem> {
-    let id = path_id(&id)?;
-    let mut f = Fields::of(&body);
-    let company = f.optional("company_id", str::parse::<Id>);
-    f.refuse(IMMUTABLE);
-    if f.is_null("fullName") {
-        f.wrong("fullName", "cannot be removed");
-    }
-    let patch = fields::read(&mut f);
-    f.finish()?;
-    let company_id = caller.company(company)?;
+    let id = id.read()?;
+    let edit = body.read()?;
+    let company_id = caller.company(edit.company_id)?;
+    let patch = edit.fields.patch(edit.full_name);
     if patch == ContactPatch::default() {
         return Err(Problem::field(
             "fullName",
@@ -205,20 +285,17 @@ pub async fn update(
         contact_id: id,
         patch,
     }));
-    let settled = command(&log, &caller, company_id, event, trace).await?;
-    match settled.outcome {
-        None => Ok(accepted(&settled, &format!("/api/v1/contacts/{id}"))),
+    let done = command(&log, &caller, company_id, event, trace).await?;
+    match done.outcome {
+        None => Ok(accepted(&done, &format!("/api/v1/contacts/{id}"))),
         Some(Outcome::NotFound) => Err(Problem::NotFound("contact")),
         Some(_) => {
-            let contact = find(&log, company_id, id, trace).await?;
-            Ok(json(
-                StatusCode::OK,
-                Entered {
-                    message: "Contact updated successfully",
-                    contact,
-                    seq: settled.seq,
-                },
-            ))
+            let updated = Entered {
+                message: "Contact updated successfully",
+                contact: find(&log, company_id, id, trace).await?,
+                seq: done.seq,
+            };
+            Ok(json(StatusCode::OK, updated))
         }
     }
 }
@@ -229,11 +306,46 @@ async fn find(log: &Log, company_id: Id, id: Id, trace: TraceContext) -> Result<
         .map_err(Problem::missing("contact"))
 }
 
-fn search_text(text: &str) -> Result<String, String> {
-    match text.chars().count() {
-        0..=SEARCH_CHARS => Ok(text.to_owned()),
-        has => Err(format!(
-            "must have at most {SEARCH_CHARS} characters, has {has}"
-        )),
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::api::field::Body;
+
+    fn wrong_fields<T: Body>(body: Value) -> Vec<String> {
+        match T::from_object(body.as_object().unwrap()) {
+            Err(Problem::Validation(errors)) => errors.into_iter().map(|e| e.field).collect(),
+            Err(other) => panic!("{other:?}"),
+            Ok(_) => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_new_contact_needs_a_name() {
+        assert_eq!(
+            wrong_fields::<NewContact>(json!({"fullName": "Ada"})),
+            [""; 0]
+        );
+        for bad in [
+            json!({"email": "a@b.c"}),
+            json!({"fullName": null}),
+            json!({"fullName": " "}),
+        ] {
+            assert_eq!(
+                wrong_fields::<NewContact>(bad.clone()),
+                ["fullName"],
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_edit_keeps_a_name_and_refuses_what_cannot_be_changed() {
+        assert_eq!(wrong_fields::<ContactEdit>(json!({})), [""; 0]);
+        assert_eq!(
+            wrong_fields::<ContactEdit>(json!({"fullName": null, "_id": 1, "created_at": null})),
+            ["fullName", "_id", "created_at"]
+        );
     }
 }

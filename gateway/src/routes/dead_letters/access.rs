@@ -1,4 +1,4 @@
-//! The dead letters as the handlers use them: few requests at a time, for each letter that is
+//! The handlers' access to the dead letters: few requests at a time, because each dead letter that is
 //! looked at comes with its payload, up to 512 KiB.
 
 use contract::Timestamp;
@@ -8,30 +8,32 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::api::problem::Problem;
 
-/// Requests about dead letters that a gateway works on; beyond it 503.
+/// Requests about dead letters that one gateway works on at a time. Further ones get 503.
 const MAX_AT_A_TIME: usize = 8;
 
-/// The letters, and the turns of those who ask for them.
+/// The dead letters, and the permits of the requests about them.
 pub struct DeadLetterAccess {
-    letters: DeadLetters,
-    turns: Semaphore,
+    dead_letters: DeadLetters,
+    permits: Semaphore,
 }
 
 impl DeadLetterAccess {
-    /// Over this connection.
     pub fn new(connection: Connection) -> DeadLetterAccess {
         DeadLetterAccess {
-            letters: DeadLetters::new(connection, Timestamp::now),
-            turns: Semaphore::new(MAX_AT_A_TIME),
+            dead_letters: DeadLetters::new(connection, Timestamp::now),
+            permits: Semaphore::new(MAX_AT_A_TIME),
         }
     }
 
-    /// The letters, for as long as the turn is kept.
+    /// The dead letters, for as long as the permit is kept.
     ///
     /// # Errors
-    /// [`Problem::Overloaded`]
-    pub fn turn(&self) -> Result<(&DeadLetters, SemaphorePermit<'_>), Problem> {
-        let turn = self.turns.try_acquire().map_err(|_| Problem::Overloaded)?;
-        Ok((&self.letters, turn))
+    /// [`Problem::Overloaded`] if no permit is free.
+    pub fn acquire(&self) -> Result<(&DeadLetters, SemaphorePermit<'_>), Problem> {
+        let permit = self
+            .permits
+            .try_acquire()
+            .map_err(|_| Problem::Overloaded)?;
+        Ok((&self.dead_letters, permit))
     }
 }

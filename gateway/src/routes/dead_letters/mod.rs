@@ -1,38 +1,28 @@
-//! `/dead-letters`: what could not be processed, for the managers of the company that it belongs
-//! to. What is done with a letter is done by `runtime::dead_letters`, as the operator's
-//! command line does it too.
+//! `/dead-letters`: what could not be processed, for the managers of the company concerned. Decides
+//! nothing about a dead letter: `runtime::dead_letters` does, as for the operator's command line.
 
 pub mod access;
+mod fields;
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use contract::Id;
-use contract::domain::ShortText;
-use runtime::dead_letters::{
-    DeadLetter, DeadLetterDetail, Filter, MAX_DEAD_LETTERS, MAX_REPLAYS, Mode, Replayed, Scope,
-};
+use runtime::dead_letters::{DeadLetter, DeadLetterDetail, Mode, Replayed, Scope};
 use serde::Serialize;
-use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use self::access::DeadLetterAccess;
-use crate::api::extract::{JsonObject, MaybeJson, company_in};
-use crate::api::field_reader::{Fields, QueryFields};
+use self::fields::{
+    DiscardBody, DryRun, DryRunBody, ListQuery, ReplayBody, Sequence, SequenceInPath,
+};
+use super::queries::OfCompany;
+use crate::api::extract::{InPath, JsonBody, MaybeJsonBody, QueryString};
 use crate::api::problem::Problem;
+use crate::api::refusals::{BadBody, Denied, Missing, Refused, Resolved};
 use crate::api::response::json;
 use crate::auth::Caller;
-use crate::schema::{
-    BadBody, Denied, DiscardBody, DryRun, DryRunBody, Missing, OfCompany, OfLetters, Refused,
-    ReplayBody, Settled,
-};
-
-/// Entries of a page, unless the request says.
-const DEFAULT_LETTERS: u64 = 50;
-/// Largest sequence: larger whole numbers are not exact in every JSON reader.
-const MAX_SEQ: u64 = 9_007_199_254_740_991;
 
 /// A page.
 #[derive(Serialize, ToSchema)]
@@ -78,30 +68,28 @@ struct ManyDone {
     tag = "dead letters",
     summary = "List the dead letters, oldest first",
     description = "For managers. A request looks at a bounded number of letters: go on while there is a `next_cursor`.",
-    params(OfLetters, OfCompany),
+    params(ListQuery),
     responses((status = 200, body = Listed), Refused, Denied),
 )]
 pub async fn list(
-    State(letters): State<Arc<DeadLetterAccess>>,
+    State(access): State<Arc<DeadLetterAccess>>,
     caller: Caller,
-    QueryFields(query): QueryFields,
+    query: QueryString<ListQuery>,
 ) -> Result<Response, Problem> {
     caller.manager()?;
-    let mut f = Fields::of(&query);
-    let mut filter = filter(&mut f);
-    filter.state = f.optional("state", str::parse).unwrap_or_default();
-    let limit = f.number("limit", DEFAULT_LETTERS, 1..=MAX_DEAD_LETTERS as u64) as usize;
-    let (scope, cursor) = scope_and_cursor(f, &caller)?;
-    let (letters, _turn) = letters.turn()?;
-    let page = letters.list(scope, &filter, cursor, limit).await?;
-    Ok(json(
-        StatusCode::OK,
-        Listed {
-            dead_letters: page.dead_letters,
-            limit,
-            next_cursor: page.next_cursor,
-        },
-    ))
+    let query = query.read()?;
+    let scope = Scope::Company(caller.company(query.of.company_id)?);
+    let limit = query.limit as usize;
+    let (dead_letters, _permit) = access.acquire()?;
+    let page = dead_letters
+        .list(scope, &query.filter(), query.cursor, limit)
+        .await?;
+    let listed = Listed {
+        dead_letters: page.dead_letters,
+        limit,
+        next_cursor: page.next_cursor,
+    };
+    Ok(json(StatusCode::OK, listed))
 }
 
 /// `GET /dead-letters/{seq}`: with headers and payload.
@@ -111,66 +99,57 @@ pub async fn list(
     tag = "dead letters",
     summary = "Look at a dead letter, whole",
     description = "For managers. The payload of what concerns users and integrations is left out.",
-    params(("seq" = u64, Path, minimum = 1, maximum = 9_007_199_254_740_991_u64, description = "Its sequence."), OfCompany),
+    params(SequenceInPath, OfCompany),
     responses((status = 200, body = One), Refused, Denied, Missing),
 )]
 pub async fn show(
-    State(letters): State<Arc<DeadLetterAccess>>,
+    State(access): State<Arc<DeadLetterAccess>>,
     caller: Caller,
-    Path(seq): Path<String>,
-    QueryFields(query): QueryFields,
+    seq: InPath<SequenceInPath>,
+    query: QueryString<OfCompany>,
 ) -> Result<Response, Problem> {
     caller.manager()?;
-    let scope = Scope::Company(company_in(&query, &caller)?);
-    let seq = sequence(&seq)?;
-    let (letters, _turn) = letters.turn()?;
-    Ok(json(
-        StatusCode::OK,
-        One {
-            dead_letter: letters.show(scope, seq).await?,
-        },
-    ))
+    let scope = Scope::Company(caller.company(query.read()?.company_id)?);
+    let Sequence(seq) = seq.read()?;
+    let (dead_letters, _permit) = access.acquire()?;
+    let dead_letter = dead_letters.show(scope, seq).await?;
+    Ok(json(StatusCode::OK, One { dead_letter }))
 }
 
-/// `POST /dead-letters/{seq}/replay`: once, however often it is asked.
+/// `POST /dead-letters/{seq}/replay`: once, however often it is asked for.
 #[utoipa::path(
     post,
     path = "/{seq}/replay",
     tag = "dead letters",
     summary = "Replay a dead letter",
     description = "For managers. It is replayed once, however often this is asked; if it fails again it is a new dead letter, whose `replay_of` is this one.",
-    params(("seq" = u64, Path, minimum = 1, maximum = 9_007_199_254_740_991_u64, description = "Its sequence."), DryRun),
+    params(SequenceInPath, DryRun),
     request_body = Option<DryRunBody>,
-    responses((status = 200, body = Done), Refused, Denied, BadBody, Missing, Settled),
+    responses((status = 200, body = Done), Refused, Denied, BadBody, Missing, Resolved),
 )]
 pub async fn replay(
-    State(letters): State<Arc<DeadLetterAccess>>,
+    State(access): State<Arc<DeadLetterAccess>>,
     caller: Caller,
-    Path(seq): Path<String>,
-    QueryFields(query): QueryFields,
-    MaybeJson(body): MaybeJson,
+    seq: InPath<SequenceInPath>,
+    query: QueryString<DryRun>,
+    MaybeJsonBody(body): MaybeJsonBody<DryRunBody>,
 ) -> Result<Response, Problem> {
     let scope = Scope::Company(caller.manager()?);
-    let seq = sequence(&seq)?;
-    let dry_run = dry_run(&query, &body)?;
-    let (letters, _turn) = letters.turn()?;
-    let (message, dead_letter) = match dry_run {
-        true => (
-            "This dead letter can be replayed",
-            letters.try_replay(scope, seq).await?,
-        ),
-        false => (
-            "Dead letter replayed",
-            letters.replay(scope, seq, &name(&caller)).await?,
-        ),
-    };
-    Ok(json(
-        StatusCode::OK,
-        Done {
-            message,
-            dead_letter,
+    let Sequence(seq) = seq.read()?;
+    let (in_query, in_body) = (query.read()?.dry_run, body.read()?.dry_run);
+    let is_dry_run = in_query || in_body.unwrap_or(false);
+    let (dead_letters, _permit) = access.acquire()?;
+    let done = match is_dry_run {
+        true => Done {
+            message: "This dead letter can be replayed",
+            dead_letter: dead_letters.try_replay(scope, seq).await?,
         },
-    ))
+        false => Done {
+            message: "Dead letter replayed",
+            dead_letter: dead_letters.replay(scope, seq, &name(&caller)).await?,
+        },
+    };
+    Ok(json(StatusCode::OK, done))
 }
 
 /// `POST /dead-letters/replay`: many, in the order of the log.
@@ -185,42 +164,39 @@ pub async fn replay(
     responses((status = 200, body = ManyDone), Refused, Denied, BadBody),
 )]
 pub async fn replay_many(
-    State(letters): State<Arc<DeadLetterAccess>>,
+    State(access): State<Arc<DeadLetterAccess>>,
     caller: Caller,
-    QueryFields(query): QueryFields,
-    JsonObject(body): JsonObject,
+    query: QueryString<DryRun>,
+    body: JsonBody<ReplayBody>,
 ) -> Result<Response, Problem> {
     caller.manager()?;
-    let dry_run = dry_run(&query, &body)?;
-    let mut f = Fields::of(&body);
-    let filter = filter(&mut f);
-    let limit = f.number("limit", MAX_REPLAYS as u64, 1..=MAX_REPLAYS as u64) as usize;
-    let (scope, cursor) = scope_and_cursor(f, &caller)?;
-    let (letters, _turn) = letters.turn()?;
+    let in_query = query.read()?.dry_run;
+    let body = body.read()?;
+    // Because a replay cannot be taken back, a dry run counts in either place.
+    let dry_run = in_query || body.dry_run.unwrap_or(false);
+    let scope = Scope::Company(caller.company(body.company_id)?);
     let mode = match dry_run {
         true => Mode::DryRun,
         false => Mode::Replay { by: name(&caller) },
     };
-    let replayed = letters
-        .replay_many(scope, &filter, cursor, limit, &mode)
+    let limit = body.limit as usize;
+    let (dead_letters, _permit) = access.acquire()?;
+    let replayed = dead_letters
+        .replay_many(scope, &body.filter(), body.cursor, limit, &mode)
         .await?;
-    let message = if dry_run {
-        "These dead letters would be replayed"
-    } else {
-        "Dead letters replayed"
-    };
-    Ok(json(
-        StatusCode::OK,
-        ManyDone {
-            message,
-            dry_run,
-            count: replayed.sequences.len(),
-            replayed,
+    let done = ManyDone {
+        message: match dry_run {
+            true => "These dead letters would be replayed",
+            false => "Dead letters replayed",
         },
-    ))
+        dry_run,
+        count: replayed.sequences.len(),
+        replayed,
+    };
+    Ok(json(StatusCode::OK, done))
 }
 
-/// `POST /dead-letters/{seq}/discard`: it is not to be replayed.
+/// `POST /dead-letters/{seq}/discard`: the dead letter is not to be replayed.
 #[utoipa::path(
     post,
     path = "/{seq}/discard",
@@ -228,101 +204,34 @@ pub async fn replay_many(
     summary = "Discard a dead letter",
     description = "For managers. It stays readable, and cannot be replayed any more. Asked again, the first reason stays.",
     request_body = DiscardBody,
-    params(("seq" = u64, Path, minimum = 1, maximum = 9_007_199_254_740_991_u64, description = "Its sequence.")),
-    responses((status = 200, body = Done), Refused, Denied, BadBody, Missing, Settled),
+    params(SequenceInPath),
+    responses((status = 200, body = Done), Refused, Denied, BadBody, Missing, Resolved),
 )]
 pub async fn discard(
-    State(letters): State<Arc<DeadLetterAccess>>,
+    State(access): State<Arc<DeadLetterAccess>>,
     caller: Caller,
-    Path(seq): Path<String>,
-    JsonObject(body): JsonObject,
+    seq: InPath<SequenceInPath>,
+    body: JsonBody<DiscardBody>,
 ) -> Result<Response, Problem> {
     caller.manager()?;
-    let seq = sequence(&seq)?;
-    let mut f = Fields::of(&body);
-    let named = f.optional("company_id", str::parse::<Id>);
-    let reason = f.required("reason", ShortText::new);
-    f.finish()?;
-    let scope = Scope::Company(caller.company(named)?);
-    let reason = reason.ok_or(Problem::Internal)?; // finish() has refused its absence
-    let (letters, _turn) = letters.turn()?;
-    let dead_letter = letters
+    let Sequence(seq) = seq.read()?;
+    let DiscardBody { company_id, reason } = body.read()?;
+    let scope = Scope::Company(caller.company(company_id)?);
+    let (dead_letters, _permit) = access.acquire()?;
+    let dead_letter = dead_letters
         .discard(scope, seq, &name(&caller), reason.as_str())
         .await?;
-    Ok(json(
-        StatusCode::OK,
-        Done {
-            message: "Dead letter discarded",
-            dead_letter,
-        },
-    ))
+    let done = Done {
+        message: "Dead letter discarded",
+        dead_letter,
+    };
+    Ok(json(StatusCode::OK, done))
 }
 
-/// Whether only to say what would be done: heeded in the query string and in the body, for what is
-/// replayed cannot be taken back.
-fn dry_run(query: &Map<String, Value>, body: &Map<String, Value>) -> Result<bool, Problem> {
-    let (mut q, mut b) = (Fields::of(query), Fields::of(body));
-    let (in_query, in_body) = (q.optional("dry_run", str::parse::<bool>), b.flag("dry_run"));
-    q.finish()?;
-    b.finish()?;
-    Ok(in_query.unwrap_or(false) || in_body.unwrap_or(false))
-}
-
-/// What both a list and a replay of many can be told, the state aside.
-fn filter(f: &mut Fields<'_>) -> Filter {
-    Filter {
-        reason: f.optional("reason", str::parse),
-        service: f.optional("service", str::parse),
-        contact: f.optional("contact_id", str::parse),
-        from: f.optional("from", str::parse),
-        to: f.optional("to", str::parse),
-        ..Filter::default()
-    }
-}
-
-fn scope_and_cursor(mut f: Fields<'_>, caller: &Caller) -> Result<(Scope, u64), Problem> {
-    let cursor = f.number("cursor", 0, 0..=MAX_SEQ);
-    let named = f.optional("company_id", str::parse::<Id>);
-    f.finish()?;
-    Ok((Scope::Company(caller.company(named)?), cursor))
-}
-
-/// A sequence in a path.
-fn sequence(text: &str) -> Result<u64, Problem> {
-    let path: Map<String, Value> = [("seq".to_owned(), text.into())].into_iter().collect();
-    let mut f = Fields::of(&path);
-    let seq = f.number("seq", 0, 1..=MAX_SEQ);
-    f.finish().map(|()| seq)
-}
-
-/// For the record.
+/// The name of a caller in the record of a dead letter.
 fn name(caller: &Caller) -> String {
     match caller {
         Caller::Staff { user, .. } => format!("user:{user}"),
         Caller::Service => "service".into(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_sequence_is_a_whole_number() {
-        assert_eq!(sequence("7"), Ok(7));
-        for bad in [
-            "",
-            "0",
-            "-1",
-            "1.5",
-            "x",
-            "9007199254740992",
-            "18446744073709551616",
-        ] {
-            assert!(
-                matches!(sequence(bad), Err(Problem::Validation(_))),
-                "{bad}"
-            );
-        }
     }
 }

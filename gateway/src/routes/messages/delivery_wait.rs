@@ -1,6 +1,6 @@
-//! Waiting until the bot has taken a message, or will not: what `Prefer: wait` asks for. It follows
-//! the live steps of the conversation; where it may have missed one it asks the persister. It
-//! delivers nothing.
+//! Waits until the bot has taken a message, or will not: what `Prefer: wait` asks for. A wait follows
+//! the live delivery steps of the conversation. Where it may have missed one it asks the persister.
+//! Delivers nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,12 +21,13 @@ use tracing::warn;
 
 use crate::log::Log;
 
-/// Requests that wait at a time; the next ones are answered at once.
+/// Requests that wait at a time. Further ones are answered at once.
 const MAX_WAITS: usize = 256;
-/// Subscribing may take so long, and so may a look at the message by query.
+/// The time that subscribing may take, and that a query for the message may take. Beyond it the wait
+/// goes on without.
 const STEP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// SignedTokens waits.
+/// Grants waits, within a limit.
 pub struct DeliveryWaits {
     connection: Connection,
     slots: Arc<Semaphore>,
@@ -34,7 +35,8 @@ pub struct DeliveryWaits {
 }
 
 impl DeliveryWaits {
-    /// At most [`MAX_WAITS`] at a time and no more than `max`. They end with `stop`.
+    /// Grants at most `max` waits at a time, and no more than [`MAX_WAITS`]. All waits end with
+    /// `stop`.
     pub fn new(connection: Connection, max: usize, stop: CancellationToken) -> DeliveryWaits {
         DeliveryWaits {
             connection,
@@ -43,9 +45,9 @@ impl DeliveryWaits {
         }
     }
 
-    /// Begins to listen to a conversation; to be done before the message is published. `None` where
-    /// it cannot be had.
-    pub async fn open(&self, company: Id, contact: Id) -> Option<Wait> {
+    /// Begins to listen to a conversation. Call it before the message is published. Otherwise the
+    /// first steps may be missed. `None` if no wait is free or the subscription fails.
+    pub async fn open(&self, company: Id, contact: Id) -> Option<DeliveryWait> {
         let Ok(slot) = self.slots.clone().try_acquire_owned() else {
             counter!("delivery_waits_refused_total").increment(1);
             return None;
@@ -58,7 +60,7 @@ impl DeliveryWaits {
         )
         .await;
         match subscribed {
-            Ok(Ok(steps)) => Some(Wait {
+            Ok(Ok(steps)) => Some(DeliveryWait {
                 steps,
                 stop: self.stop.clone(),
                 _slot: slot,
@@ -73,16 +75,16 @@ impl DeliveryWaits {
 }
 
 /// One request's wait.
-pub struct Wait {
+pub struct DeliveryWait {
     steps: async_nats::Subscriber,
     stop: CancellationToken,
     _slot: OwnedSemaphorePermit,
 }
 
-impl Wait {
-    /// Where the message's delivery stands once it is settled, or `within` is over. `is_old`: it
-    /// was stored before this wait began, so what it is may have happened already.
-    pub async fn settled(
+impl DeliveryWait {
+    /// The delivery of the message once it has an outcome, or as it is after `within`. `is_old`: the
+    /// message was stored before this wait began, so its steps may have happened already.
+    pub async fn outcome(
         mut self,
         log: &Log,
         message: &Message,
@@ -91,18 +93,18 @@ impl Wait {
         trace: TraceContext,
     ) -> Delivery {
         let mut last = Delivery::queued();
-        if is_old && let Some(found) = look(log, message, trace).await {
+        if is_old && let Some(found) = ask(log, message, trace).await {
             last = found;
         }
-        if is_settled(&last) {
+        if has_outcome(&last) {
             return last;
         }
         let stop = self.stop.clone();
         let _ = stop
             .run_until_cancelled(timeout(within, self.follow(message.id, &mut last)))
             .await;
-        if !is_settled(&last)
-            && let Some(found) = look(log, message, trace).await.filter(is_settled)
+        if !has_outcome(&last)
+            && let Some(found) = ask(log, message, trace).await.filter(has_outcome)
         {
             // A step was missed: the connection was lost on the way.
             last = found;
@@ -110,7 +112,7 @@ impl Wait {
         last
     }
 
-    /// Keeps the last step, up to one that settles the message.
+    /// Follows the steps of the message up to its outcome. The last step is kept in `last`.
     async fn follow(&mut self, message: Id, last: &mut Delivery) {
         while let Some(step) = self.steps.next().await {
             if let Ok(Envelope {
@@ -120,7 +122,7 @@ impl Wait {
                 && step.message_id == message
             {
                 *last = step.delivery;
-                if is_settled(last) {
+                if has_outcome(last) {
                     return;
                 }
             }
@@ -128,15 +130,15 @@ impl Wait {
     }
 }
 
-/// Nothing more happens by itself.
-fn is_settled(delivery: &Delivery) -> bool {
+/// Whether no step follows by itself.
+fn has_outcome(delivery: &Delivery) -> bool {
     matches!(
         delivery.state,
         DeliveryState::Delivered | DeliveryState::Failed | DeliveryState::Held
     )
 }
 
-async fn look(log: &Log, message: &Message, trace: TraceContext) -> Option<Delivery> {
+async fn ask(log: &Log, message: &Message, trace: TraceContext) -> Option<Delivery> {
     let question = GetMessage {
         company_id: message.company_id,
         id: message.id,

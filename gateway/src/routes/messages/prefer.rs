@@ -1,23 +1,44 @@
-//! The request header `Prefer` (RFC 7240), of which `wait` is known. What is unknown or wrong is
-//! ignored, as the RFC says.
+//! The request header `Prefer` (RFC 7240), of which the preference `wait` is known. Unknown and wrong
+//! preferences are ignored, as the RFC says. Waits for nothing.
 
 use std::time::Duration;
 
 use axum::http::HeaderMap;
+use utoipa::openapi::Required;
+use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
 
-/// Shortest and longest wait that is granted; a wish beyond is taken for the nearest.
+/// The name of the header.
+const NAME: &str = "Prefer";
+/// The shortest and the longest wait that is granted, in seconds. A wish beyond is taken for the
+/// nearer one.
 const WAIT_SECONDS: (u64, u64) = (1, 30);
 
-/// How long the client would wait for the work to be done, where it says so.
+/// The header in the OpenAPI document.
+pub fn parameter() -> Parameter {
+    let kind = SchemaType::from_iter([Type::String, Type::Null]);
+    ParameterBuilder::new()
+        .name(NAME)
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some(format!(
+            "`wait=N`: answer once the bot has taken the message, or after N seconds, at most {}.",
+            WAIT_SECONDS.1
+        )))
+        .schema(Some(ObjectBuilder::new().schema_type(kind)))
+        .build()
+}
+
+/// How long the client would wait for the delivery, where it says so.
 pub fn wait(headers: &HeaderMap) -> Option<Duration> {
     let fields = headers
-        .get_all("prefer")
+        .get_all(NAME)
         .iter()
         .filter_map(|value| value.to_str().ok());
     let mut preferences = fields
         .flat_map(|field| outside_quotes(field, ','))
         .filter_map(preference);
-    // Of several of one name the first counts, even if it is wrong.
+    // Of several preferences of one name the first counts, even if it is wrong.
     let (_, seconds) = preferences.find(|(name, _)| name.eq_ignore_ascii_case("wait"))?;
     let is_number = !seconds.is_empty() && seconds.bytes().all(|c| c.is_ascii_digit());
     let seconds = is_number.then(|| seconds.parse().unwrap_or(u64::MAX))?;
@@ -37,8 +58,8 @@ fn preference(text: &str) -> Option<(&str, &str)> {
     Some((name.trim(), quoted.unwrap_or(value)))
 }
 
-/// Splits where a separator stands outside `"…"`, in which a backslash takes the next character's
-/// meaning.
+/// Splits a text at each separator outside `"…"`. Inside, a backslash takes the meaning of the next
+/// character.
 fn outside_quotes(text: &str, separator: char) -> impl Iterator<Item = &str> {
     let (mut quoted, mut escaped) = (false, false);
     text.split(move |c| {
@@ -51,18 +72,20 @@ fn outside_quotes(text: &str, separator: char) -> impl Iterator<Item = &str> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn seconds(values: &[&str]) -> Option<u64> {
         let mut headers = HeaderMap::new();
         for value in values {
-            headers.append("prefer", value.parse().unwrap());
+            headers.append(NAME, value.parse().unwrap());
         }
         wait(&headers).map(|d| d.as_secs())
     }
 
     #[test]
-    fn wait_is_found_among_others_and_kept_within_its_bounds() {
+    fn wait_is_found_among_other_preferences_and_kept_within_its_bounds() {
         for (values, expected) in [
             (&["wait=10"][..], 10),
             (&["respond-async, Wait = \"5\"; x=1"], 5),
@@ -78,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_ignored() {
+    fn a_wrong_wait_is_ignored() {
         for values in [
             &[][..],
             &[""],
@@ -92,6 +115,27 @@ mod tests {
             &["x=\"wait=3"],
         ] {
             assert_eq!(seconds(values), None, "{values:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_header_gives_a_wait_within_the_bounds_or_none(
+            value in r#"[ -~]{0,64}"#,
+            more in r#"[wait=0-9;,"\\ ]{0,64}"#,
+        ) {
+            if let Some(seconds) = seconds(&[&value, &more]) {
+                prop_assert!((WAIT_SECONDS.0..=WAIT_SECONDS.1).contains(&seconds));
+            }
+        }
+
+        #[test]
+        fn a_wait_is_found_behind_any_other_preference(
+            other in r#"[a-v]{1,8}(="[ a-z,;=]{0,16}")?"#,
+            wait in 1_u64..=30,
+        ) {
+            let header = format!("{other}, wait={wait}");
+            prop_assert_eq!(seconds(&[&header]), Some(wait));
         }
     }
 }
