@@ -148,7 +148,7 @@ pub fn claims(token: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_so_signed_is_good_and_any_other_is_not() {
+async fn only_correctly_signed_access_tokens_are_accepted() {
     let system = two_gateways().await;
     let (email, registered) = register(system).await;
     let user = &registered["user"];
@@ -255,7 +255,7 @@ async fn a_token_so_signed_is_good_and_any_other_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_kind_of_token_passes_for_another() {
+async fn no_kind_of_token_is_accepted_as_another_kind() {
     let system = two_gateways().await;
     let (_, registered) = register(system).await;
     let (access, refresh_token) = (
@@ -336,7 +336,7 @@ async fn no_kind_of_token_passes_for_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refresh_token_is_good_once_and_its_second_use_ends_the_session() {
+async fn a_refresh_token_works_once_and_its_reuse_ends_the_session() {
     let system = two_gateways().await;
     let (email, first) = register(system).await;
     assert_eq!(first["refreshExpiresIn"], 7 * 86_400);
@@ -411,7 +411,7 @@ async fn a_refresh_token_is_good_once_and_its_second_use_ends_the_session() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_many_uses_at_once_one_wins_and_the_session_ends() {
+async fn of_many_concurrent_refreshes_one_succeeds_and_the_session_ends() {
     let system = two_gateways().await;
     let (_, registered) = register(system).await;
     let uses = (0..10).map(|gateway| refresh(system, gateway, &registered["refreshToken"]));
@@ -440,7 +440,7 @@ async fn of_many_uses_at_once_one_wins_and_the_session_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn logout_ends_the_session_everywhere_and_may_be_repeated() {
+async fn logout_ends_the_session_on_every_gateway_and_may_be_repeated() {
     let system = two_gateways().await;
     let (email, session) = register(system).await;
     let (_, other) = login(system, 0, &email, PASSWORD).await;
@@ -510,7 +510,7 @@ async fn logout_ends_the_session_everywhere_and_may_be_repeated() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_has_so_many_sessions_and_one_more_ends_the_one_that_was_quiet_longest() {
+async fn a_login_beyond_the_session_limit_ends_the_least_recently_used_session() {
     /// As the gateway has it.
     const MAX_SESSIONS: usize = 16;
     let system = two_gateways().await;
@@ -551,7 +551,7 @@ fn cookies(answer: &Response) -> BTreeMap<String, (String, String)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_cookie_mode_no_script_sees_the_refresh_token_and_no_other_site_uses_it() {
+async fn in_cookie_mode_scripts_cannot_read_the_refresh_token_and_other_sites_cannot_use_it() {
     let environment = [
         ("REFRESH_TOKEN_COOKIE", "true"),
         ("REFRESH_TOKEN_TTL", "1h"),
@@ -654,7 +654,7 @@ async fn in_cookie_mode_no_script_sees_the_refresh_token_and_no_other_site_uses_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn entries_expire_by_themselves() {
+async fn session_entries_expire_by_themselves() {
     let environment = [("ACCESS_TOKEN_TTL", "1s"), ("REFRESH_TOKEN_TTL", "2s")];
     let system = System::start_with(crate::support::Folder::new(), &[], &environment).await;
     let (_, registered) = register(&system).await;

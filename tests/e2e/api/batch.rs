@@ -35,7 +35,7 @@ fn sequences(body: &Value) -> Vec<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_message_has_its_own_result() {
+async fn each_message_of_a_batch_has_its_own_result() {
     let system = System::shared().await;
     let (staff, other) = (system.new_company().await, system.new_company().await);
     let contact = staff.new_contact().await;
@@ -108,7 +108,7 @@ async fn each_message_has_its_own_result() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn messages_of_a_conversation_are_in_the_log_in_the_order_of_the_list() {
+async fn a_batch_is_stored_in_the_order_of_its_list() {
     let system = System::shared().await;
     let staff = system.new_company().await;
     let (contact, other) = (staff.new_contact().await, staff.new_contact().await);
@@ -183,7 +183,7 @@ async fn messages_of_a_conversation_are_in_the_log_in_the_order_of_the_list() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_is_sent_again_under_its_key_stores_nothing_twice() {
+async fn a_repeated_batch_stores_no_message_twice() {
     let system = System::shared().await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;

@@ -23,7 +23,7 @@ async fn names(staff: &Staff<'_>, query: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn contacts_are_found_by_the_beginnings_of_words_and_page_by_cursor() {
+async fn contacts_are_found_by_word_prefixes_and_paged_by_cursor() {
     let system = System::shared().await;
     let (staff, other) = (system.new_company().await, system.new_company().await);
     enter(
@@ -99,7 +99,7 @@ async fn contacts_are_found_by_the_beginnings_of_words_and_page_by_cursor() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repeated_key_enters_a_contact_once() {
+async fn a_repeated_idempotency_key_creates_one_contact() {
     let system = System::shared().await;
     let (staff, other) = (system.new_company().await, system.new_company().await);
     let key = [("Idempotency-Key", "entered-1")];
@@ -144,7 +144,7 @@ async fn a_repeated_key_enters_a_contact_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_edit_changes_what_it_names_and_null_removes() {
+async fn a_contact_edit_changes_the_given_fields_and_null_removes_them() {
     let system = System::shared().await;
     let (staff, other) = (system.new_company().await, system.new_company().await);
     let social = json!({"facebookId": "1", "instagramId": "2"});

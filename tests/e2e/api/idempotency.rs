@@ -216,7 +216,7 @@ async fn forget_message_ids(system: &System, staff: &Staff<'_>, contact: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repetition_of_what_the_log_no_longer_keeps_is_a_conflict() {
+async fn repeating_a_message_that_the_log_no_longer_has_is_a_conflict() {
     let system = System::start(&[]).await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;

@@ -9,7 +9,7 @@ use runtime::service::settings::Settings;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
-use crate::support::everything::{everything, log_lines};
+use crate::support::stored_text::{all_stored_text, log_lines};
 use crate::support::{Folder, SOON, System, eventually};
 
 const TOKEN: &str = "EAAB-nobody-may-read-this-0123456789";
@@ -28,7 +28,7 @@ fn access_token(system: &System, company: &str, role: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_manager_connects_and_disconnects_platforms_and_no_answer_holds_a_token() {
+async fn managers_connect_and_disconnect_platforms_and_no_answer_contains_a_token() {
     let system = System::shared().await;
     let (staff, other) = (
         system.new_unconnected_company().await,
@@ -221,7 +221,7 @@ async fn a_manager_connects_and_disconnects_platforms_and_no_answer_holds_a_toke
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_in_the_clear_neither_in_the_log_nor_in_the_database_nor_in_log_lines() {
+async fn platform_tokens_are_never_stored_or_logged_in_the_clear() {
     let system = System::start_with(
         Folder::new(),
         &[],
@@ -285,7 +285,7 @@ async fn a_token_is_in_the_clear_neither_in_the_log_nor_in_the_database_nor_in_l
             .then_some(())
     })
     .await;
-    let everything = everything(&system).await;
+    let everything = all_stored_text(&system).await;
     assert!(
         everything
             .iter()

@@ -11,7 +11,7 @@ use super::auth::{
 use crate::support::Staff;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_invitation_is_good_for_one_email_once_and_only_managers_write_them() {
+async fn an_invitation_works_once_for_one_email_and_only_managers_create_them() {
     let system = two_gateways().await;
     let (_, manager) = register(system).await;
     let email = fresh_email();
@@ -126,7 +126,7 @@ async fn an_invitation_is_good_for_one_email_once_and_only_managers_write_them()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_many_who_accept_an_invitation_at_once_one_joins() {
+async fn of_many_concurrent_acceptances_of_an_invitation_one_succeeds() {
     let system = two_gateways().await;
     let (_, manager) = register(system).await;
     let email = fresh_email();

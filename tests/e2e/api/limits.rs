@@ -152,7 +152,7 @@ async fn every_answer_has_security_headers_and_errors_name_the_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_listed_page_may_call_and_another_may_not() {
+async fn cors_admits_listed_origins_only() {
     let at = At::address([127, 0, 1, 2]).await;
     let preflight = |origin: &'static str| {
         let request = at
@@ -198,7 +198,7 @@ async fn a_listed_page_may_call_and_another_may_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_user_has_an_allowance_and_the_services_have_theirs() {
+async fn users_and_internal_services_have_separate_rate_limits() {
     let at = At::address([127, 0, 1, 3]).await;
     let list = |body: Value| {
         at.ask(Method::POST, "/api/v1/messages/instagram")
@@ -275,7 +275,7 @@ async fn each_user_has_an_allowance_and_the_services_have_theirs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_token_the_address_counts_and_only_a_trusted_proxy_may_name_another() {
+async fn requests_without_a_token_are_limited_by_address_which_only_trusted_proxies_may_set() {
     let (stranger, proxy) = (At::address([127, 0, 1, 4]).await, At::address(PROXY).await);
     let from = |at: &At, client: &str| {
         at.ask(Method::GET, "/api/v1/messages")
@@ -317,7 +317,7 @@ async fn without_a_token_the_address_counts_and_only_a_trusted_proxy_may_name_an
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn guessing_passwords_is_limited_by_address() {
+async fn password_guesses_are_limited_by_address() {
     let (guesser, other) = (
         At::address([127, 0, 1, 5]).await,
         At::address([127, 0, 1, 6]).await,
@@ -369,7 +369,7 @@ async fn until_closed(connection: &mut TcpStream) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_sends_slowly_is_cut_off() {
+async fn slow_senders_are_disconnected() {
     let address = [127, 0, 1, 8];
     let (mut silent, mut head, mut body) = (
         connect(address).await,
@@ -397,7 +397,7 @@ async fn whoever_sends_slowly_is_cut_off() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_has_so_many_connections_and_others_live() {
+async fn connections_are_limited_per_address() {
     const HEALTH: &[u8] = b"GET /health HTTP/1.1\r\nHost: gateway\r\n\r\n";
     let address = [127, 0, 1, 10];
     let served = async |connection: &mut TcpStream| {

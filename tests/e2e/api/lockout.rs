@@ -71,7 +71,7 @@ async fn five_failures_lock_an_email_on_every_gateway_whether_it_has_a_user_or_n
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_email_that_is_too_long_in_lower_case_is_a_wrong_field() {
+async fn an_email_that_lower_casing_makes_too_long_is_refused() {
     let system = two_gateways().await;
     let (status, answer) = login(system, 0, &format!("{}@a.b", "İ".repeat(150)), PASSWORD).await;
     assert_eq!(
@@ -82,7 +82,7 @@ async fn an_email_that_is_too_long_in_lower_case_is_a_wrong_field() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_right_password_forgets_the_failures() {
+async fn a_successful_login_resets_the_failure_count() {
     let system = two_gateways().await;
     let (email, _) = register(system).await;
     for round in 0..3 {
@@ -99,7 +99,7 @@ async fn a_right_password_forgets_the_failures() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_record_of_logins_nobody_is_let_in_unchecked() {
+async fn logins_are_refused_while_the_lockout_record_is_unavailable() {
     let system = System::start(&[]).await;
     let (email, registered) = register(&system).await;
     let jetstream = system.operator().await;
@@ -123,7 +123,7 @@ async fn without_the_record_of_logins_nobody_is_let_in_unchecked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_the_view_is_behind_nobody_is_told_that_the_password_is_wrong() {
+async fn a_login_while_the_view_is_behind_is_not_reported_as_a_wrong_password() {
     let system = System::start(&[]).await;
     let jetstream = system.operator().await;
     let pause = async |request: Value| {
@@ -157,7 +157,7 @@ async fn while_the_view_is_behind_nobody_is_told_that_the_password_is_wrong() {
 /// A report, not a test: what the clock tells of who has an account. Medians, in one run, taken in
 /// turns.
 #[tokio::test(flavor = "multi_thread")]
-async fn report_the_time_of_an_unknown_user_and_of_a_wrong_password() {
+async fn report_login_times_of_unknown_users_and_wrong_passwords() {
     const ROUNDS: usize = 8;
     let system = two_gateways().await;
     let (email, _) = register(system).await;

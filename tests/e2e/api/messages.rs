@@ -5,7 +5,7 @@ use futures_util::{StreamExt, stream};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::support::{SOON, Staff, System, eventually, id_of, page_alone};
+use crate::support::{SOON, Staff, System, eventually, id_of, without_as_of_seq};
 
 /// Requests of the read-your-writes test under way at once.
 const READERS: usize = 8;
@@ -20,7 +20,7 @@ fn contents(page: &Value) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_messages_are_each_found_at_once_on_another_gateway() {
+async fn messages_are_readable_on_another_gateway_right_after_creation() {
     let system = System::shared().await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
@@ -86,7 +86,7 @@ async fn pages(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pages_by_cursor_are_stable_while_messages_arrive() {
+async fn cursor_pages_are_stable_while_messages_arrive() {
     let system = System::shared().await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
@@ -140,7 +140,7 @@ async fn pages_by_cursor_are_stable_while_messages_arrive() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn conversations_are_of_one_platform_or_of_all_and_page_by_cursor() {
+async fn conversations_are_filtered_by_platform_and_paged_by_cursor() {
     let system = System::shared().await;
     let staff = system.new_company().await;
     let mut contacts = Vec::new();
@@ -175,8 +175,8 @@ async fn conversations_are_of_one_platform_or_of_all_and_page_by_cursor() {
         (StatusCode::OK, 4)
     );
     assert_eq!(
-        page_alone(posted.clone()),
-        page_alone(staff.get("/conversations?platform=instagram").await.1)
+        without_as_of_seq(posted.clone()),
+        without_as_of_seq(staff.get("/conversations?platform=instagram").await.1)
     );
     assert_eq!(
         (
@@ -218,7 +218,7 @@ async fn conversations_are_of_one_platform_or_of_all_and_page_by_cursor() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn delivery_tells_every_attempt() {
+async fn the_delivery_endpoint_lists_every_attempt() {
     let system = System::shared().await;
     let (staff, other) = (system.new_company().await, system.new_company().await);
     let contact = staff.new_contact().await;
@@ -267,7 +267,7 @@ async fn delivery_tells_every_attempt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn edits_and_deletes_take_either_name_of_the_id_and_a_deleted_message_vanishes() {
+async fn edits_and_deletes_accept_both_id_names_and_deleted_messages_disappear() {
     let system = System::shared().await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
@@ -353,7 +353,7 @@ async fn edits_and_deletes_take_either_name_of_the_id_and_a_deleted_message_vani
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_conversation_that_nobody_has_is_not_found() {
+async fn an_unknown_conversation_is_not_found() {
     let system = System::shared().await;
     let staff = system.new_company().await;
     let (known, unknown) = (staff.new_contact().await, "b".repeat(24));
@@ -415,7 +415,7 @@ async fn a_conversation_that_nobody_has_is_not_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_internal_service_names_the_company() {
+async fn internal_services_must_name_the_company() {
     let system = System::shared().await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
@@ -449,7 +449,7 @@ async fn an_internal_service_names_the_company() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_page_of_the_document_needs_nothing_from_elsewhere() {
+async fn the_documentation_page_loads_nothing_from_other_hosts() {
     let system = System::shared().await;
     let get = async |path: &str| {
         let answer = system

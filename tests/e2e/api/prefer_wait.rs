@@ -22,7 +22,7 @@ async fn post(staff: &Staff<'_>, contact: &str, text: &str, headers: &[(&str, &s
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_answer_tells_what_became_of_the_message() {
+async fn prefer_wait_answers_with_the_outcome_of_the_delivery() {
     let system = System::start_with(Folder::new(), &[], &[("MAX_IN_FLIGHT", MAX_IN_FLIGHT)]).await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
@@ -158,7 +158,7 @@ async fn the_answer_tells_what_became_of_the_message() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wait_outlives_the_connection_to_nats_and_ends_with_its_gateway() {
+async fn a_delivery_wait_survives_a_nats_reconnect_and_ends_when_its_gateway_stops() {
     let system = System::start(&[]).await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;

@@ -61,7 +61,7 @@ async fn profiled(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reads_cost_what_their_page_costs() {
+async fn reads_use_indexes_and_cost_no_more_than_their_page() {
     let system = System::start(&[]).await;
     let staff = system.new_company().await;
     let mut contacts = Vec::new();

@@ -9,8 +9,8 @@ use mongodb::bson::{RawDocumentBuf, doc, oid::ObjectId};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::support::dead_letters::{letters, open_letters};
-use crate::support::openapi::{OpenApi, Request, Things, verdicts};
+use crate::support::dead_letters::{list_dead_letters, open_dead_letters};
+use crate::support::openapi::{OpenApi, Request, RequestValues, verdicts};
 use crate::support::{Answer, SOON, Staff, System, documents, eventually, id_of};
 
 /// What a manager may ask with the ids of others, because it is about nobody else, and its status.
@@ -74,7 +74,7 @@ const COLLECTIONS: usize = 7;
 /// A company that has something of everything, each text of it found nowhere else.
 struct Victim<'a> {
     staff: Staff<'a>,
-    things: Things,
+    values: RequestValues,
     /// Ids, texts, names and tokens.
     secrets: Vec<String>,
 }
@@ -159,7 +159,9 @@ impl<'a> Victim<'a> {
             .unwrap()
             .await
             .unwrap();
-        let dead_letter = open_letters(&staff, 1).await[0]["seq"].as_u64().unwrap();
+        let dead_letter = open_dead_letters(&staff, 1).await[0]["seq"]
+            .as_u64()
+            .unwrap();
 
         let mut secrets = vec![
             dead,
@@ -181,7 +183,7 @@ impl<'a> Victim<'a> {
                 )
             });
         }
-        let things = Things {
+        let values = RequestValues {
             company: staff.company.clone(),
             contact: contact_id,
             message: id_of(&told.body).to_owned(),
@@ -194,7 +196,7 @@ impl<'a> Victim<'a> {
         };
         Victim {
             staff,
-            things,
+            values,
             secrets,
         }
     }
@@ -203,7 +205,7 @@ impl<'a> Victim<'a> {
     async fn settled(&self) -> Kept {
         eventually("the delivery is in the database", SOON, || async {
             let database = self.staff.system.database().await;
-            let id: ObjectId = self.things.message.parse().unwrap();
+            let id: ObjectId = self.values.message.parse().unwrap();
             let delivered = documents(
                 &database,
                 "messages",
@@ -364,7 +366,7 @@ async fn no_operation_reaches_another_company() {
     };
 
     let naming: Vec<Request> = api
-        .requests(&victim.things, true)
+        .requests(&victim.values, true)
         .into_iter()
         .filter(|request| request.names_company)
         .collect();
@@ -384,7 +386,7 @@ async fn no_operation_reaches_another_company() {
     // attacker's own from then on.
     let is_open = |request: &Request| OPEN.iter().find(|(name, _)| *name == request.name);
     let (open, closed): (Vec<Request>, Vec<Request>) = api
-        .requests(&victim.things, false)
+        .requests(&victim.values, false)
         .into_iter()
         .partition(|request| is_open(request).is_some());
     for request in closed {
@@ -428,7 +430,7 @@ async fn no_operation_reaches_another_company() {
     );
     victim.is_as_it_was(&before).await;
     assert_eq!(
-        letters(&victim.staff, "").await.len(),
+        list_dead_letters(&victim.staff, "").await.len(),
         1,
         "nothing has become of its dead letter"
     );
@@ -441,7 +443,7 @@ async fn no_operation_reaches_another_company() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_is_served_without_a_good_token_and_a_service_must_name_the_company() {
+async fn every_operation_requires_credentials_and_services_must_name_the_company() {
     let system = System::shared().await;
     let api = OpenApi::of(system).await;
     let victim = Victim::new(system, "unnamed").await;
@@ -455,7 +457,7 @@ async fn nobody_is_served_without_a_good_token_and_a_service_must_name_the_compa
     let service_key = system.secret("internal_api_key");
 
     let (for_all, asking): (Vec<Request>, Vec<Request>) = api
-        .requests(&victim.things, false)
+        .requests(&victim.values, false)
         .into_iter()
         .partition(|request| !request.asks_who);
     assert_eq!(
@@ -467,7 +469,7 @@ async fn nobody_is_served_without_a_good_token_and_a_service_must_name_the_compa
     );
     for request in asking
         .iter()
-        .chain(&api.requests(&victim.things, true))
+        .chain(&api.requests(&victim.values, true))
         .filter(|request| request.asks_who)
     {
         for (credentials, code) in [

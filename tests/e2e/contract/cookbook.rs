@@ -9,7 +9,9 @@ use reqwest::Method;
 use serde_json::json;
 use tokio::process::Command;
 
-use crate::support::dead_letters::{letters, outbound, replay, sent, seqs, taken};
+use crate::support::dead_letters::{
+    keys_delivered, list_dead_letters, outbound, replay, send_operator_message, seqs,
+};
 use crate::support::delivery::delivery;
 use crate::support::{SOON, System, eventually};
 
@@ -45,7 +47,7 @@ fn lines() -> Vec<Line> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_line_of_the_cookbook_works() {
+async fn every_command_of_the_cookbook_works() {
     if Command::new("nats")
         .arg("--version")
         .stdout(Stdio::null())
@@ -78,7 +80,7 @@ async fn every_line_of_the_cookbook_works() {
     // Two dead letters: an answer that the bot has refused, which the cookbook replays, and what is
     // no event.
     system.bot_mode(json!({"status": 400})).await;
-    let refused = sent(&staff, &contact, "refused, then replayed").await;
+    let refused = send_operator_message(&staff, &contact, "refused, then replayed").await;
     let dead = async |count: u64| {
         eventually("dead letters to look at", SOON, || async {
             let mut dead = jetstream.get_stream("DEAD").await.ok()?;
@@ -104,7 +106,7 @@ async fn every_line_of_the_cookbook_works() {
             .0
             .is_success()
     );
-    let newer = sent(&staff, &contact, "newer").await;
+    let newer = send_operator_message(&staff, &contact, "newer").await;
     delivery(&staff, &newer, "held").await;
 
     let lines = lines();
@@ -168,7 +170,7 @@ async fn every_line_of_the_cookbook_works() {
         delivery(&staff, id, "delivered").await;
     }
     assert_eq!(
-        taken(&system, &contact).await,
+        keys_delivered(&system, &contact).await,
         [refused, newer],
         "the replayed one before what is newer"
     );
@@ -177,17 +179,17 @@ async fn every_line_of_the_cookbook_works() {
     let replayed = replay(&staff, &json!({"seq": 1})).await;
     assert_eq!(replayed["fate"]["by"], "operator");
     assert_eq!(outbound(&system).await, (published, 0));
-    let discarded = letters(&staff, "state=discarded").await;
+    let discarded = list_dead_letters(&staff, "state=discarded").await;
     assert_eq!(
         (seqs(&discarded), &discarded[0]["fate"]["reason"]),
         (vec![2], &json!("no event"))
     );
-    assert!(letters(&staff, "").await.is_empty());
-    system.nothing_is_amiss();
+    assert!(list_dead_letters(&staff, "").await.is_empty());
+    system.assert_audit_clean();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_tour_of_the_readme_works_as_printed() {
+async fn the_tour_of_the_readme_works() {
     let system = System::shared().await;
     let readme =
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();

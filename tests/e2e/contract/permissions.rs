@@ -98,7 +98,7 @@ const EVERYBODYS_TABOO: [&str; 3] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_gateway_publishes_changes_and_asks_and_reads_no_stream() {
+async fn the_gateway_may_publish_events_and_query_but_read_no_stream() {
     let system = System::shared().await;
     let publish = [
         "message.delivery.a.b",
@@ -140,7 +140,7 @@ async fn the_gateway_publishes_changes_and_asks_and_reads_no_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_persister_reads_the_log_and_answers_and_changes_nothing() {
+async fn the_persister_may_read_the_log_and_answer_queries_but_publish_no_event() {
     let system = System::shared().await;
     let publish = [
         "message.created.a.b.web.inbound.user",
@@ -158,7 +158,7 @@ async fn the_persister_reads_the_log_and_answers_and_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_forwarder_takes_outbound_messages_and_reports_on_them() {
+async fn the_forwarder_may_consume_outbound_and_report_deliveries() {
     let system = System::shared().await;
     let publish = [
         "message.created.a.b.web.inbound.user",
@@ -176,7 +176,7 @@ async fn the_forwarder_takes_outbound_messages_and_reports_on_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_scheduler_keeps_schedules_and_sees_no_messages() {
+async fn the_scheduler_may_publish_schedules_but_read_no_messages() {
     let system = System::shared().await;
     let publish = [
         "message.created.a.b.web.inbound.user",
@@ -203,7 +203,7 @@ async fn the_scheduler_keeps_schedules_and_sees_no_messages() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_realtime_node_listens_and_marks_read() {
+async fn realtime_may_subscribe_to_live_events_and_publish_reads() {
     let system = System::shared().await;
     let publish = [
         "message.created.a.b.web.inbound.user",
@@ -224,7 +224,7 @@ async fn a_realtime_node_listens_and_marks_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_gets_in_without_a_password() {
+async fn nats_refuses_connections_without_a_password() {
     let system = System::shared().await;
     for options in [
         ConnectOptions::new(),

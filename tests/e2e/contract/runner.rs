@@ -12,7 +12,7 @@ fn alive(pid: u64) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_stops_everything_and_keeps_what_was_stored_also_over_a_kill_9() {
+async fn the_runner_stops_all_processes_and_keeps_data_over_stops_and_kill_9() {
     let system = System::start(&[]).await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
@@ -71,7 +71,7 @@ async fn it_stops_everything_and_keeps_what_was_stored_also_over_a_kill_9() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_taken_port_is_a_plain_sentence_and_an_exit_code() {
+async fn a_taken_port_gives_a_clear_error_and_exit_code() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let folder = crate::support::Folder::new();

@@ -68,7 +68,7 @@ fn no_service_depends_on_another_and_only_the_persister_on_mongodb() {
 }
 
 #[test]
-fn the_contract_is_plain_data_without_its_runtime() {
+fn the_contract_depends_on_no_async_runtime() {
     let output = Command::new(env!("CARGO"))
         .args([
             "tree",

@@ -5,12 +5,12 @@ use std::process::Output;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::support::dead_letters::{only_letter, sent, taken};
+use crate::support::dead_letters::{keys_delivered, only_dead_letter, send_operator_message};
 use crate::support::delivery::delivery;
 use crate::support::{Folder, SOON, System, eventually, petbuddy};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_command_line_lists_shows_replays_and_discards() {
+async fn the_command_line_lists_shows_replays_and_discards_dead_letters() {
     let system = System::start(&[]).await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
@@ -45,10 +45,10 @@ async fn the_command_line_lists_shows_replays_and_discards() {
     );
 
     system.bot_mode(json!({"status": 400})).await;
-    let id = sent(&staff, &contact, "from the command line").await;
+    let id = send_operator_message(&staff, &contact, "from the command line").await;
     delivery(&staff, &id, "failed").await;
-    let letter = only_letter(&staff, "refused").await;
-    let seq = letter["seq"].to_string();
+    let dead_letter = only_dead_letter(&staff, "refused").await;
+    let seq = dead_letter["seq"].to_string();
     let listed = json_of(&[
         "list",
         "--reason",
@@ -60,7 +60,7 @@ async fn the_command_line_lists_shows_replays_and_discards() {
         "--contact",
         &contact,
     ]);
-    assert_eq!(listed["dead_letters"], json!([letter]));
+    assert_eq!(listed["dead_letters"], json!([dead_letter]));
     for nothing in [
         ["--reason", "expired"],
         ["--service", "persister"],
@@ -114,14 +114,14 @@ async fn the_command_line_lists_shows_replays_and_discards() {
     }
     delivery(&staff, &id, "delivered").await;
     eventually("once", SOON, || async {
-        (taken(&system, &contact).await.len() == 1).then_some(())
+        (keys_delivered(&system, &contact).await.len() == 1).then_some(())
     })
     .await;
 
     // One more, to be discarded.
     system.bot_mode(json!({"status": 400})).await;
-    sent(&staff, &contact, "never mind").await;
-    let other = only_letter(&staff, "refused").await["seq"].to_string();
+    send_operator_message(&staff, &contact, "never mind").await;
+    let other = only_dead_letter(&staff, "refused").await["seq"].to_string();
     let discarded = json_of(&["discard", &other, "--reason", "never mind"]);
     assert_eq!(
         (&discarded["state"], &discarded["fate"]["reason"]),
@@ -192,11 +192,11 @@ async fn the_command_line_lists_shows_replays_and_discards() {
     );
 }
 
-/// Larger than what `OUTBOUND` takes, and not than a letter may be.
+/// Larger than what `OUTBOUND` takes, and not than a dead letter may be.
 const TOO_LARGE: usize = 550 * 1024;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_letter_that_no_stream_takes_delays_no_other_and_can_be_discarded() {
+async fn a_dead_letter_too_large_to_replay_delays_no_other_and_can_be_discarded() {
     let system = System::start(&[]).await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
@@ -217,13 +217,13 @@ async fn a_letter_that_no_stream_takes_delays_no_other_and_can_be_discarded() {
             .unwrap();
     }
     system.bot_mode(json!({"status": 400})).await;
-    let id = sent(&staff, &contact, "behind them").await;
+    let id = send_operator_message(&staff, &contact, "behind them").await;
     delivery(&staff, &id, "failed").await;
     system.bot_mode(json!({})).await;
 
     let run = |args: &[&str]| {
         let output = system
-            .operators(&[&["dead-letters"], args].concat())
+            .petbuddy_as_operator(&[&["dead-letters"], args].concat())
             .output()
             .unwrap();
         (
@@ -275,13 +275,13 @@ async fn a_letter_that_no_stream_takes_delays_no_other_and_can_be_discarded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_of_all_that_cannot_go_on_says_what_it_has_done_and_the_next_one_does_the_rest() {
+async fn an_interrupted_replay_of_all_reports_its_progress_and_the_next_one_finishes() {
     let system = System::start(&[]).await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
     system.bot_mode(json!({"status": 400})).await;
     for text in ["first", "second"] {
-        let id = sent(&staff, &contact, text).await;
+        let id = send_operator_message(&staff, &contact, text).await;
         delivery(&staff, &id, "failed").await;
     }
     // What is replayed stays where it is, and there is no room for a second one.
@@ -301,7 +301,7 @@ async fn a_replay_of_all_that_cannot_go_on_says_what_it_has_done_and_the_next_on
     jetstream.update_stream(&outbound).await.unwrap();
     let replay = || {
         system
-            .operators(&["dead-letters", "replay", "--all"])
+            .petbuddy_as_operator(&["dead-letters", "replay", "--all"])
             .output()
             .unwrap()
     };

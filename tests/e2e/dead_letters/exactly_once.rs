@@ -1,4 +1,4 @@
-//! A letter is replayed once: however often it is asked, by whom, and wherever the one who began
+//! A dead letter is replayed once: however often it is asked, by whom, and wherever the one who began
 //! has died.
 
 use std::time::Duration;
@@ -9,7 +9,8 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::support::dead_letters::{
-    letters, only_letter, open_letters, outbound, replay, sent, seqs, taken,
+    keys_delivered, list_dead_letters, only_dead_letter, open_dead_letters, outbound, replay,
+    send_operator_message, seqs,
 };
 use crate::support::delivery::{calls, delivery};
 use crate::support::{Answer, SOON, Staff, System, eventually};
@@ -17,33 +18,33 @@ use crate::support::{Answer, SOON, Staff, System, eventually};
 /// Longer ago than the server remembers a `Nats-Msg-Id`.
 const LONG_AGO: Duration = Duration::from_secs(600);
 
-/// A message that the bot refuses, as it does all from here on: its contact, its id and its letter.
+/// A message that the bot refuses, as it does all from here on: its contact, its id and its dead letter.
 async fn refused(staff: &Staff<'_>) -> (String, String, Value) {
     let contact = staff.new_contact().await;
     staff.system.bot_mode(json!({"status": 400})).await;
-    let id = sent(staff, &contact, "no").await;
-    let letter = only_letter(staff, "refused").await;
+    let id = send_operator_message(staff, &contact, "no").await;
+    let dead_letter = only_dead_letter(staff, "refused").await;
     delivery(staff, &id, "failed").await;
-    (contact, id, letter)
+    (contact, id, dead_letter)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fifty_replays_at_once_over_two_gateways_and_the_command_line_are_one_delivery() {
+async fn fifty_concurrent_replays_by_rest_and_command_line_deliver_once() {
     const BY_REST: usize = 40;
     const BY_OPERATOR: usize = 10;
     let system = System::start(&["--replicas", "gateway=2,forwarder=2"]).await;
     let staff = system.new_company().await;
-    let (_, id, letter) = refused(&staff).await;
+    let (_, id, dead_letter) = refused(&staff).await;
     system.bot_mode(json!({})).await;
     let (before, _) = outbound(&system).await;
 
     let (path, seq) = (
-        format!("/dead-letters/{}/replay", letter["seq"]),
-        letter["seq"].to_string(),
+        format!("/dead-letters/{}/replay", dead_letter["seq"]),
+        dead_letter["seq"].to_string(),
     );
     let by_rest = futures_util::future::join_all((0..BY_REST).map(|n| ask(&staff, n % 2, &path)));
     let by_operator = futures_util::future::join_all((0..BY_OPERATOR).map(|_| {
-        let mut command = tokio::process::Command::from(system.operators(&[
+        let mut command = tokio::process::Command::from(system.petbuddy_as_operator(&[
             "dead-letters",
             "replay",
             &seq,
@@ -89,7 +90,7 @@ async fn fifty_replays_at_once_over_two_gateways_and_the_command_line_are_one_de
         .map(|call| call["status"].clone())
         .collect();
     assert_eq!(statuses, [400, 200], "refused, and then delivered once");
-    system.nothing_is_amiss();
+    system.assert_audit_clean();
 }
 
 /// Asks one gateway, again while it has too much to do.
@@ -106,8 +107,7 @@ async fn ask(staff: &Staff<'_>, gateway: usize, path: &str) -> Answer {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dry_run_changes_nothing_a_second_failure_points_to_the_first_and_what_is_discarded_stays_so()
- {
+async fn dry_runs_change_nothing_second_failures_name_the_first_and_discards_are_final() {
     let system = System::start(&[]).await;
     let staff = system.new_company().await;
     let (contact, id, first) = refused(&staff).await;
@@ -163,22 +163,25 @@ async fn a_dry_run_changes_nothing_a_second_failure_points_to_the_first_and_what
         assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
     }
     let dry = system
-        .operators(&["dead-letters", "replay", "--all", "--dry-run"])
+        .petbuddy_as_operator(&["dead-letters", "replay", "--all", "--dry-run"])
         .output()
         .unwrap();
     assert_eq!(
         String::from_utf8(dry.stdout).unwrap(),
         format!("1 dead letters would be replayed: {}\n", first["seq"])
     );
-    assert_eq!(letters(&staff, "").await, std::slice::from_ref(&first));
+    assert_eq!(
+        list_dead_letters(&staff, "").await,
+        std::slice::from_ref(&first)
+    );
     assert_eq!(
         (outbound(&system).await, calls(&system, &id).await.len()),
         before
     );
 
     replay(&staff, &first).await;
-    let second = eventually("another letter", SOON, || async {
-        let open = letters(&staff, "").await;
+    let second = eventually("another dead letter", SOON, || async {
+        let open = list_dead_letters(&staff, "").await;
         (open.len() == 1 && open[0]["replay_of"] == first["seq"]).then(|| open[0].clone())
     })
     .await;
@@ -188,9 +191,12 @@ async fn a_dry_run_changes_nothing_a_second_failure_points_to_the_first_and_what
     );
     assert!(first["event_seq"].is_u64());
 
-    let post = async |letter: &Value, what: &str, body: Value| {
+    let post = async |dead_letter: &Value, what: &str, body: Value| {
         staff
-            .post(&format!("/dead-letters/{}/{what}", letter["seq"]), body)
+            .post(
+                &format!("/dead-letters/{}/{what}", dead_letter["seq"]),
+                body,
+            )
             .await
     };
     let (status, refused) = post(&second, "discard", json!({})).await;
@@ -209,11 +215,11 @@ async fn a_dry_run_changes_nothing_a_second_failure_points_to_the_first_and_what
         assert!(fate["by"].as_str().unwrap().starts_with("user:"), "{fate}");
     }
     system.bot_mode(json!({})).await;
-    for (letter, what, body) in [
+    for (dead_letter, what, body) in [
         (&second, "replay", json!({})),
         (&first, "discard", json!({"reason": "too late"})),
     ] {
-        let (status, answer) = post(letter, what, body).await;
+        let (status, answer) = post(dead_letter, what, body).await;
         assert_eq!(
             (status, &answer["code"]),
             (StatusCode::CONFLICT, &json!("CONFLICT")),
@@ -232,24 +238,24 @@ async fn a_dry_run_changes_nothing_a_second_failure_points_to_the_first_and_what
         ("discarded", vec![&second]),
         ("all", vec![&first, &second]),
     ] {
-        let found = seqs(&letters(&staff, &format!("state={state}")).await);
+        let found = seqs(&list_dead_letters(&staff, &format!("state={state}")).await);
         assert_eq!(
             found,
             of.iter()
-                .map(|letter| letter["seq"].as_u64().unwrap())
+                .map(|dead_letter| dead_letter["seq"].as_u64().unwrap())
                 .collect::<Vec<_>>(),
             "{state}"
         );
     }
-    assert!(taken(&system, &contact).await.is_empty());
-    // Given up for good is no loss: the letter says so.
-    assert_eq!(system.nothing_is_amiss()["failed"], 1);
+    assert!(keys_delivered(&system, &contact).await.is_empty());
+    // Given up for good is no loss: the dead letter says so.
+    assert_eq!(system.assert_audit_clean()["failed"], 1);
 }
 
 /// What somebody who dies in the middle of a replay leaves behind.
 struct Abandoned<'a> {
     system: &'a System,
-    letter: &'a Value,
+    dead_letter: &'a Value,
 }
 
 impl Abandoned<'_> {
@@ -264,7 +270,7 @@ impl Abandoned<'_> {
             .unwrap();
         let fate = json!({"state": "replaying", "by": "operator", "at": at.to_string()});
         fates
-            .create(self.letter["seq"].to_string(), fate.to_string().into())
+            .create(self.dead_letter["seq"].to_string(), fate.to_string().into())
             .await
             .unwrap();
     }
@@ -276,14 +282,14 @@ impl Abandoned<'_> {
             .get_stream("DEAD")
             .await
             .unwrap()
-            .direct_get(self.letter["seq"].as_u64().unwrap())
+            .direct_get(self.dead_letter["seq"].as_u64().unwrap())
             .await
             .unwrap();
         let mut headers = HeaderMap::new();
         let place = stored.headers.get("Event-Seq").unwrap().as_str().to_owned();
         let (seq, id) = (
-            self.letter["seq"].to_string(),
-            format!("replay-{}", self.letter["seq"]),
+            self.dead_letter["seq"].to_string(),
+            format!("replay-{}", self.dead_letter["seq"]),
         );
         for (name, value) in [
             ("Replay-Of", seq),
@@ -292,7 +298,7 @@ impl Abandoned<'_> {
         ] {
             headers.insert(name, value);
         }
-        let subject = self.letter["subject"].as_str().unwrap().to_owned();
+        let subject = self.dead_letter["subject"].as_str().unwrap().to_owned();
         jetstream
             .publish_with_headers(subject, headers, stored.payload)
             .await
@@ -304,7 +310,7 @@ impl Abandoned<'_> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_that_somebody_left_unfinished_is_completed_once() {
+async fn an_unfinished_replay_is_completed_once() {
     let system = System::start(&[]).await;
     let staff = system.new_company().await;
     let long_ago =
@@ -322,24 +328,24 @@ async fn a_replay_that_somebody_left_unfinished_is_completed_once() {
     .enumerate()
     {
         let contact = staff.new_contact().await;
-        let id = sent(&staff, &contact, text).await;
-        let letter = open_letters(&staff, n + 1).await.pop().unwrap();
+        let id = send_operator_message(&staff, &contact, text).await;
+        let dead_letter = open_dead_letters(&staff, n + 1).await.pop().unwrap();
         delivery(&staff, &id, "failed").await;
-        cases.push((contact, id, letter));
+        cases.push((contact, id, dead_letter));
     }
     let left = |n: usize| Abandoned {
         system: &system,
-        letter: &cases[n].2,
+        dead_letter: &cases[n].2,
     };
 
     // It fails again before anybody looks.
     let again_to = left(3).publish().await;
     left(3).begin(long_ago()).await;
-    let again = eventually("another letter", SOON, || async {
-        letters(&staff, "")
+    let again = eventually("another dead letter", SOON, || async {
+        list_dead_letters(&staff, "")
             .await
             .into_iter()
-            .find(|letter| letter["replay_of"] == cases[3].2["seq"])
+            .find(|dead_letter| dead_letter["replay_of"] == cases[3].2["seq"])
     })
     .await;
     assert_eq!(
@@ -394,7 +400,7 @@ async fn a_replay_that_somebody_left_unfinished_is_completed_once() {
     for n in [0, 1, 2, 4] {
         delivery(&staff, &cases[n].1, "delivered").await;
         assert_eq!(
-            taken(&system, &cases[n].0).await,
+            keys_delivered(&system, &cases[n].0).await,
             [cases[n].1.clone()],
             "once: {n}"
         );
@@ -404,21 +410,20 @@ async fn a_replay_that_somebody_left_unfinished_is_completed_once() {
         waits_at,
         "nothing was published beside"
     );
-    assert_eq!(seqs(&letters(&staff, "").await), seqs(&[again]));
-    assert!(taken(&system, &cases[3].0).await.is_empty());
-    system.nothing_is_amiss();
+    assert_eq!(seqs(&list_dead_letters(&staff, "").await), seqs(&[again]));
+    assert!(keys_delivered(&system, &cases[3].0).await.is_empty());
+    system.assert_audit_clean();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_asked_again_after_the_server_has_forgotten_its_message_id_is_still_one_delivery()
-{
+async fn a_repeated_replay_delivers_once_even_after_the_duplicate_window() {
     let system = System::start(&[]).await;
     let staff = system.new_company().await;
-    let (contact, id, letter) = refused(&staff).await;
+    let (contact, id, dead_letter) = refused(&staff).await;
     system.bot_mode(json!({})).await;
     let left = Abandoned {
         system: &system,
-        letter: &letter,
+        dead_letter: &dead_letter,
     };
     left.begin(Timestamp::now()).await;
     let to = left.publish().await;
@@ -432,10 +437,10 @@ async fn a_replay_asked_again_after_the_server_has_forgotten_its_message_id_is_s
     system.kill_and_await_restart("nats-server").await;
     system.await_ready().await;
     assert_eq!(
-        replay(&staff, &letter).await["fate"]["replayed_to"]["seq"],
+        replay(&staff, &dead_letter).await["fate"]["replayed_to"]["seq"],
         to
     );
     assert_eq!(outbound(&system).await, (to, 0));
-    assert_eq!(taken(&system, &contact).await, [id]);
-    system.nothing_is_amiss();
+    assert_eq!(keys_delivered(&system, &contact).await, [id]);
+    system.assert_audit_clean();
 }

@@ -5,7 +5,8 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::support::dead_letters::{
-    letters, only_letter, open_letters, outbound, replay, sent, taken,
+    keys_delivered, list_dead_letters, only_dead_letter, open_dead_letters, outbound, replay,
+    send_operator_message,
 };
 use crate::support::delivery::delivery;
 use crate::support::{Folder, SOON, System, documents, eventually};
@@ -23,7 +24,7 @@ fn operators_message(company: &str, contact: &str, id: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_reason_is_named_and_what_is_mended_is_delivered_by_a_replay() {
+async fn each_reason_is_named_and_a_replay_after_the_fix_delivers() {
     let environment = [
         ("FORWARDER_DEADLINE", "4s"),
         ("FORWARDER_MAX_RETRY_PAUSE", "1s"),
@@ -50,25 +51,25 @@ async fn each_reason_is_named_and_what_is_mended_is_delivered_by_a_replay() {
         (503, "expired", json!({"status": 409})),
     ] {
         system.bot_mode(json!({"status": ill})).await;
-        let id = sent(&staff, &contact, reason).await;
+        let id = send_operator_message(&staff, &contact, reason).await;
         delivery(&staff, &id, "failed").await;
-        let letter = only_letter(&staff, reason).await;
+        let dead_letter = only_dead_letter(&staff, reason).await;
         assert_eq!(
-            (&letter["message_id"], &letter["contact_id"]),
+            (&dead_letter["message_id"], &dead_letter["contact_id"]),
             (&json!(id), &json!(contact)),
-            "{letter}"
+            "{dead_letter}"
         );
         system.bot_mode(mended).await;
-        replay(&staff, &letter).await;
+        replay(&staff, &dead_letter).await;
         delivery(&staff, &id, "delivered").await;
     }
     system.bot_mode(json!({})).await;
 
     // A contact that is not there: it is entered.
     let missing = ObjectId::new().to_hex();
-    let id = sent(&staff, &missing, "who?").await;
+    let id = send_operator_message(&staff, &missing, "who?").await;
     delivery(&staff, &id, "failed").await;
-    let letter = only_letter(&staff, "missing_data").await;
+    let dead_letter = only_dead_letter(&staff, "missing_data").await;
     let late = json!({"_id": missing, "company_id": staff.company, "fullName": "Late Comer", "created_at": "2026-11-23T00:00:00.000Z"});
     store(
         format!("contact.created.{}.{missing}", staff.company),
@@ -84,12 +85,12 @@ async fn each_reason_is_named_and_what_is_mended_is_delivered_by_a_replay() {
             .then_some(())
     })
     .await;
-    replay(&staff, &letter).await;
+    replay(&staff, &dead_letter).await;
     delivery(&staff, &id, "delivered").await;
 
-    // A platform that nobody carries: as long as that is so, a replay makes another letter, which
+    // A platform that nobody carries: as long as that is so, a replay makes another dead letter, which
     // points to the first.
-    let id = sent(&staff, &contact, "to be sent astray").await;
+    let id = send_operator_message(&staff, &contact, "to be sent astray").await;
     delivery(&staff, &id, "delivered").await;
     let astray = ObjectId::new().to_hex();
     let payload = operators_message(&staff.company, &contact, &astray);
@@ -98,14 +99,14 @@ async fn each_reason_is_named_and_what_is_mended_is_delivered_by_a_replay() {
         &payload,
     )
     .await;
-    let first = only_letter(&staff, "unknown_platform").await;
+    let first = only_dead_letter(&staff, "unknown_platform").await;
     replay(&staff, &first).await;
-    let second = eventually("another letter", SOON, || async {
-        let open = letters(&staff, "").await;
+    let second = eventually("another dead letter", SOON, || async {
+        let open = list_dead_letters(&staff, "").await;
         (open.len() == 1 && open[0]["replay_of"] == first["seq"]).then(|| open[0].clone())
     })
     .await;
-    // Whoever sent it astray sends it where it belongs, and nobody needs the letter any more.
+    // Whoever sent it astray sends it where it belongs, and nobody needs the dead letter any more.
     let place = outbound_subject(&system, &staff.company, &contact).await;
     let body = json!({"reason": "was for facebook, and is sent there"});
     let (status, answer) = staff
@@ -114,27 +115,27 @@ async fn each_reason_is_named_and_what_is_mended_is_delivered_by_a_replay() {
     assert_eq!(status, StatusCode::OK, "{answer}");
     store(place, &payload).await;
     eventually("it is delivered", SOON, || async {
-        taken(&system, &contact)
+        keys_delivered(&system, &contact)
             .await
             .contains(&astray)
             .then_some(())
     })
     .await;
-    assert!(letters(&staff, "").await.is_empty());
-    system.nothing_is_amiss();
+    assert!(list_dead_letters(&staff, "").await.is_empty());
+    system.assert_audit_clean();
 }
 
 /// Where this conversation's messages to Facebook await delivery.
 async fn outbound_subject(system: &System, company: &str, contact: &str) -> String {
     // A dead letter of the forwarder has it.
     let dead = system.operator().await.get_stream("DEAD").await.unwrap();
-    let letter = dead
+    let dead_letter = dead
         .direct_get_first_for_subject(format!(
             "dead.forwarder.outbound.*.{company}.{contact}.facebook"
         ))
         .await
         .unwrap();
-    letter
+    dead_letter
         .subject
         .strip_prefix("dead.forwarder.")
         .unwrap()
@@ -142,7 +143,7 @@ async fn outbound_subject(system: &System, company: &str, contact: &str) -> Stri
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_persister_gave_up_is_stored_by_a_replay_and_not_delivered_again() {
+async fn replaying_a_persister_dead_letter_stores_the_message_without_delivering_it_again() {
     let system = System::start(&["--replicas", "persister=2"]).await;
     let staff = system.new_company().await;
     let (contact, id) = (staff.new_contact().await, ObjectId::new());
@@ -167,26 +168,30 @@ async fn what_the_persister_gave_up_is_stored_by_a_replay_and_not_delivered_agai
         .unwrap()
         .await
         .unwrap();
-    let letter = only_letter(&staff, "duplicate_key").await;
+    let dead_letter = only_dead_letter(&staff, "duplicate_key").await;
     assert_eq!(
-        (&letter["service"], &letter["subject"], &letter["stream"]),
+        (
+            &dead_letter["service"],
+            &dead_letter["subject"],
+            &dead_letter["stream"]
+        ),
         (&json!("persister"), &json!(subject), &json!("EVENTS"))
     );
-    assert_eq!(letter["event_seq"], letter["stream_seq"]);
+    assert_eq!(dead_letter["event_seq"], dead_letter["stream_seq"]);
     eventually("the bot has it all the same", SOON, || async {
-        (taken(&system, &contact).await.len() == 1).then_some(())
+        (keys_delivered(&system, &contact).await.len() == 1).then_some(())
     })
     .await;
-    assert_eq!(system.nothing_is_amiss()["refused"], 1);
+    assert_eq!(system.assert_audit_clean()["refused"], 1);
 
-    // As long as the cause is there, it is another letter, of the same place.
-    replay(&staff, &letter).await;
-    let again = eventually("another letter", SOON, || async {
-        let open = letters(&staff, "").await;
-        (open.len() == 1 && open[0]["replay_of"] == letter["seq"]).then(|| open[0].clone())
+    // As long as the cause is there, it is another dead letter, of the same place.
+    replay(&staff, &dead_letter).await;
+    let again = eventually("another dead letter", SOON, || async {
+        let open = list_dead_letters(&staff, "").await;
+        (open.len() == 1 && open[0]["replay_of"] == dead_letter["seq"]).then(|| open[0].clone())
     })
     .await;
-    assert_eq!(again["event_seq"], letter["event_seq"]);
+    assert_eq!(again["event_seq"], dead_letter["event_seq"]);
     messages.delete_one(doc! {"_id": foreign}).await.unwrap();
     replay(&staff, &again).await;
     let delivery = delivery(&staff, &id.to_hex(), "delivered").await;
@@ -195,13 +200,13 @@ async fn what_the_persister_gave_up_is_stored_by_a_replay_and_not_delivered_agai
         (outbound(&system).await.1 == 0).then_some(())
     })
     .await;
-    assert_eq!(taken(&system, &contact).await, [id.to_hex()]);
-    assert!(letters(&staff, "").await.is_empty());
-    system.nothing_is_amiss();
+    assert_eq!(keys_delivered(&system, &contact).await, [id.to_hex()]);
+    assert!(list_dead_letters(&staff, "").await.is_empty());
+    system.assert_audit_clean();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replayed_edit_undoes_no_newer_one() {
+async fn a_replayed_edit_does_not_undo_a_newer_edit() {
     let system = System::start(&[]).await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
@@ -238,17 +243,18 @@ async fn a_replayed_edit_undoes_no_newer_one() {
     for id in [&overtaken, &alone] {
         edit(id, "refused").await;
     }
-    let refused = open_letters(&staff, 2).await;
+    let refused = open_dead_letters(&staff, 2).await;
     assert!(
         refused
             .iter()
-            .all(|letter| letter["reason"] == "failed" && letter["service"] == "persister"),
+            .all(|dead_letter| dead_letter["reason"] == "failed"
+                && dead_letter["service"] == "persister"),
         "{refused:?}"
     );
     rule(doc! {}).await;
     edit(&overtaken, "newest").await;
-    for letter in &refused {
-        replay(&staff, letter).await;
+    for dead_letter in &refused {
+        replay(&staff, dead_letter).await;
     }
     eventually("the edit that was refused is there", SOON, || async {
         (content(&alone).await == "refused").then_some(())
@@ -261,5 +267,5 @@ async fn a_replayed_edit_undoes_no_newer_one() {
         (status, content(&overtaken).await.as_str()),
         (StatusCode::OK, "newest")
     );
-    assert!(letters(&staff, "").await.is_empty());
+    assert!(list_dead_letters(&staff, "").await.is_empty());
 }

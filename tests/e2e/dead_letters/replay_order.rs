@@ -4,27 +4,30 @@
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::support::dead_letters::{letters, open_letters, outbound, replay, sent, seqs, taken};
+use crate::support::dead_letters::{
+    keys_delivered, list_dead_letters, open_dead_letters, outbound, replay, send_operator_message,
+    seqs,
+};
 use crate::support::delivery::delivery;
 use crate::support::{SOON, System, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replayed_messages_go_before_newer_ones_that_wait_in_the_order_they_were_written() {
+async fn replayed_messages_are_delivered_in_order_before_newer_ones() {
     let system = System::start(&["--replicas", "forwarder=2"]).await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
     system.bot_mode(json!({"status": 400})).await;
     let mut written = Vec::new();
     for text in ["one", "two", "three"] {
-        let id = sent(&staff, &contact, text).await;
+        let id = send_operator_message(&staff, &contact, text).await;
         delivery(&staff, &id, "failed").await;
         written.push(id);
     }
-    let dead = open_letters(&staff, 3).await;
-    // The oldest message fails again, so its letter is the newest.
+    let dead = open_dead_letters(&staff, 3).await;
+    // The oldest message fails again, so its dead letter is the newest.
     replay(&staff, &dead[0]).await;
-    let open = eventually("its new letter", SOON, || async {
-        let open = letters(&staff, "").await;
+    let open = eventually("its new dead letter", SOON, || async {
+        let open = list_dead_letters(&staff, "").await;
         (open.len() == 3 && open[2]["replay_of"] == dead[0]["seq"]).then_some(open)
     })
     .await;
@@ -36,7 +39,7 @@ async fn replayed_messages_go_before_newer_ones_that_wait_in_the_order_they_were
         .await;
     assert!(status.is_success());
     for text in ["four", "five"] {
-        written.push(sent(&staff, &contact, text).await);
+        written.push(send_operator_message(&staff, &contact, text).await);
     }
     delivery(&staff, &written[3], "held").await;
     let (status, answer) = staff
@@ -59,21 +62,21 @@ async fn replayed_messages_go_before_newer_ones_that_wait_in_the_order_they_were
         .await;
     assert!(status.is_success());
     eventually("all five are delivered", SOON, || async {
-        (taken(&system, &contact).await.len() == 5).then_some(())
+        (keys_delivered(&system, &contact).await.len() == 5).then_some(())
     })
     .await;
-    assert_eq!(taken(&system, &contact).await, written);
-    system.nothing_is_amiss();
+    assert_eq!(keys_delivered(&system, &contact).await, written);
+    system.assert_audit_clean();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_filter_a_time_range_and_a_page_say_which() {
+async fn lists_and_replays_select_by_filter_time_range_and_page() {
     let system = System::start(&[]).await;
     let staff = system.new_company().await;
     let contacts = [staff.new_contact().await, staff.new_contact().await];
     system.bot_mode(json!({"status": 400})).await;
     for n in 0..4 {
-        let id = sent(&staff, &contacts[n % 2], "no").await;
+        let id = send_operator_message(&staff, &contacts[n % 2], "no").await;
         delivery(&staff, &id, "failed").await;
     }
     let jetstream = system.operator().await;
@@ -84,7 +87,7 @@ async fn a_filter_a_time_range_and_a_page_say_which() {
         .unwrap()
         .await
         .unwrap();
-    let all = open_letters(&staff, 5).await;
+    let all = open_dead_letters(&staff, 5).await;
     let of = |which: &[usize]| seqs(&which.iter().map(|n| all[*n].clone()).collect::<Vec<_>>());
     let at = |n: usize| all[n]["stored_at"].as_str().unwrap();
     for (query, which) in [
@@ -103,7 +106,11 @@ async fn a_filter_a_time_range_and_a_page_say_which() {
         ),
         (format!("cursor={}", all[1]["seq"]), &[2, 3, 4]),
     ] {
-        assert_eq!(seqs(&letters(&staff, &query).await), of(which), "{query}");
+        assert_eq!(
+            seqs(&list_dead_letters(&staff, &query).await),
+            of(which),
+            "{query}"
+        );
     }
     for bad in [
         "reason=wrong",
@@ -159,19 +166,19 @@ async fn a_filter_a_time_range_and_a_page_say_which() {
         &staff.company,
         "--json",
     ];
-    let output = system.operators(&args).output().unwrap();
+    let output = system.petbuddy_as_operator(&args).output().unwrap();
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(
         (&answer["sequences"], &answer["more"]),
         (&json!(of(&[0, 3])), &json!(false)),
         "{answer}"
     );
-    assert_eq!(seqs(&letters(&staff, "").await), of(&[4]));
+    assert_eq!(seqs(&list_dead_letters(&staff, "").await), of(&[4]));
     for contact in &contacts {
         eventually("both are delivered", SOON, || async {
-            (taken(&system, contact).await.len() == 2).then_some(())
+            (keys_delivered(&system, contact).await.len() == 2).then_some(())
         })
         .await;
     }
-    system.nothing_is_amiss();
+    system.assert_audit_clean();
 }

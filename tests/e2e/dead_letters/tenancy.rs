@@ -1,9 +1,9 @@
-//! Whose letters somebody sees, what of them, and what they may have replayed.
+//! Whose dead letters somebody sees, what of them, and what they may have replayed.
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::support::dead_letters::{letters, open_letters, seqs};
+use crate::support::dead_letters::{list_dead_letters, open_dead_letters, seqs};
 use crate::support::{SOON, Staff, System, eventually};
 
 /// What no manager may see.
@@ -28,7 +28,7 @@ async fn receptionist(staff: &Staff<'_>) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn managers_see_their_companys_letters_without_secrets_and_nobody_elses() {
+async fn managers_see_only_their_companys_dead_letters_and_no_secrets() {
     let system = System::start(&["--replicas", "gateway=2"]).await;
     let (staff, other) = (system.new_company().await, system.new_company().await);
     let (contact, user) = (staff.new_contact().await, "d".repeat(24));
@@ -59,17 +59,17 @@ async fn managers_see_their_companys_letters_without_secrets_and_nobody_elses() 
             .await
             .unwrap();
     }
-    let open = open_letters(&staff, subjects.len()).await;
-    let letter = |n: usize| {
+    let open = open_dead_letters(&staff, subjects.len()).await;
+    let dead_letter = |n: usize| {
         open.iter()
-            .find(|letter| letter["subject"] == subjects[n].0)
+            .find(|dead_letter| dead_letter["subject"] == subjects[n].0)
             .unwrap()
     };
-    let (own_words, secret, step) = (letter(0), letter(1), letter(2));
+    let (own_words, secret, step) = (dead_letter(0), dead_letter(1), dead_letter(2));
 
-    let show = async |letter: &Value| {
+    let show = async |dead_letter: &Value| {
         staff
-            .get(&format!("/dead-letters/{}", letter["seq"]))
+            .get(&format!("/dead-letters/{}", dead_letter["seq"]))
             .await
             .1["dead_letter"]
             .clone()
@@ -97,7 +97,7 @@ async fn managers_see_their_companys_letters_without_secrets_and_nobody_elses() 
     );
     assert!(!json!(open).to_string().contains(HASH));
     let all = system
-        .operators(&["dead-letters", "show", &secret["seq"].to_string()])
+        .petbuddy_as_operator(&["dead-letters", "show", &secret["seq"].to_string()])
         .output()
         .unwrap();
     assert!(
@@ -108,7 +108,7 @@ async fn managers_see_their_companys_letters_without_secrets_and_nobody_elses() 
     // Another company's manager, a receptionist, and a service.
     let reception = receptionist(&staff).await;
     let key = system.secret("internal_api_key");
-    assert!(letters(&other, "state=all").await.is_empty());
+    assert!(list_dead_letters(&other, "state=all").await.is_empty());
     let (_, answer) = other.post("/dead-letters/replay", json!({})).await;
     assert_eq!(
         (&answer["count"], &answer["skipped"]),
@@ -159,7 +159,7 @@ async fn managers_see_their_companys_letters_without_secrets_and_nobody_elses() 
         );
     }
     assert_eq!(
-        open_letters(&staff, subjects.len()).await,
+        open_dead_letters(&staff, subjects.len()).await,
         open,
         "nothing has become of them"
     );
@@ -188,7 +188,7 @@ async fn managers_see_their_companys_letters_without_secrets_and_nobody_elses() 
         &staff.company,
         "--json",
     ];
-    let output = system.operators(&args).output().unwrap();
+    let output = system.petbuddy_as_operator(&args).output().unwrap();
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(
         (output.status.code(), &answer["count"], &answer["skipped"]),
@@ -196,9 +196,12 @@ async fn managers_see_their_companys_letters_without_secrets_and_nobody_elses() 
         "{answer}"
     );
     let again = eventually("all have failed again", SOON, || async {
-        let again = letters(&staff, "").await;
-        (again.len() == 3 && again.iter().all(|letter| letter["replay_of"].is_u64()))
-            .then_some(again)
+        let again = list_dead_letters(&staff, "").await;
+        (again.len() == 3
+            && again
+                .iter()
+                .all(|dead_letter| dead_letter["replay_of"].is_u64()))
+        .then_some(again)
     })
     .await;
     assert!(seqs(&again).iter().all(|seq| !seqs(&open).contains(seq)));

@@ -6,7 +6,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::support::ws_client::event;
-use crate::support::{SOON, System, documents, eventually, page_alone};
+use crate::support::{SOON, System, documents, eventually, without_as_of_seq};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_reaches_log_database_bot_and_sockets() {
@@ -92,7 +92,7 @@ async fn a_message_reaches_log_database_bot_and_sockets() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_is_found_right_after_it_was_accepted_and_lists_with_its_total() {
+async fn an_accepted_message_is_readable_at_once_and_listed_with_the_total() {
     let system = System::shared().await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
@@ -140,13 +140,13 @@ async fn a_message_is_found_right_after_it_was_accepted_and_lists_with_its_total
         )
         .await;
     assert_eq!(
-        (status, page_alone(posted)),
-        (StatusCode::OK, page_alone(page))
+        (status, without_as_of_seq(posted)),
+        (StatusCode::OK, without_as_of_seq(page))
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn conversations_show_the_newest_message_and_what_is_unread() {
+async fn conversations_show_the_newest_message_and_the_unread_count() {
     let system = System::shared().await;
     let staff = system.new_company().await;
     let (quiet, busy) = (staff.new_contact().await, staff.new_contact().await);
@@ -199,7 +199,7 @@ async fn conversations_show_the_newest_message_and_what_is_unread() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_edit_is_answered_once_it_is_applied_and_refuses_what_cannot_change() {
+async fn an_edit_is_answered_after_it_is_applied_and_immutable_fields_are_refused() {
     let system = System::shared().await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
@@ -257,7 +257,7 @@ async fn an_edit_is_answered_once_it_is_applied_and_refuses_what_cannot_change()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repeated_external_id_is_a_conflict_and_a_repeated_key_the_same_answer() {
+async fn a_repeated_external_id_conflicts_and_a_repeated_key_gives_the_same_answer() {
     let system = System::shared().await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
@@ -313,7 +313,7 @@ async fn a_repeated_external_id_is_a_conflict_and_a_repeated_key_the_same_answer
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_service_tells_its_health_its_metrics_and_registers_at_nats() {
+async fn every_service_serves_health_and_metrics_and_registers_with_nats() {
     let system = System::shared().await;
     for name in ["gateway", "persister", "forwarder", "scheduler", "realtime"] {
         for url in system.services(name) {
@@ -381,7 +381,7 @@ async fn every_service_tells_its_health_its_metrics_and_registers_at_nats() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn log_lines_are_json_with_service_and_trace_and_hold_no_body_and_no_token() {
+async fn log_lines_are_json_with_service_and_trace_without_bodies_or_tokens() {
     const WORDS: &str = "nobody-logs-these-words";
     let system = System::start_with(
         crate::support::Folder::new(),

@@ -119,7 +119,7 @@ async fn partitions(system: &System) -> Vec<BTreeSet<u64>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn five_thousand_messages_in_order_through_a_bot_that_fails_and_forwarders_that_die() {
+async fn five_thousand_messages_stay_in_order_over_bot_failures_and_forwarder_kills() {
     const CONVERSATIONS: usize = 200;
     const EACH: usize = 25;
     const KILLS: usize = 8;
@@ -183,11 +183,11 @@ async fn five_thousand_messages_in_order_through_a_bot_that_fails_and_forwarders
         .unwrap();
     let waiting: Vec<_> = lanes.keys().await.unwrap().collect().await;
     assert!(waiting.is_empty(), "no entry is left behind: {waiting:?}");
-    system.nothing_is_amiss();
+    system.assert_audit_clean();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn partitions_are_shared_out_and_move_within_seconds() {
+async fn partitions_are_shared_evenly_and_move_within_seconds() {
     let system = System::start(&["--replicas", "forwarder=3"]).await;
     let shared_out = async |members: usize| {
         let all = partitions(&system).await;
@@ -238,7 +238,7 @@ async fn partitions_are_shared_out_and_move_within_seconds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bot_that_is_down_for_a_minute_slows_no_request_and_is_hardly_called() {
+async fn a_bot_outage_of_a_minute_slows_no_request_and_causes_few_calls() {
     const DOWN: Duration = Duration::from_secs(60);
     /// In one forwarder: calls under way when the breaker opens, and the trials of a minute.
     const CALLS: u64 = 64 + 10;
@@ -283,7 +283,7 @@ async fn a_bot_that_is_down_for_a_minute_slows_no_request_and_is_hardly_called()
             .then_some(())
     })
     .await;
-    system.nothing_is_amiss();
+    system.assert_audit_clean();
 }
 
 /// The breakers' states as the bucket `bot-health` has them.
@@ -310,7 +310,7 @@ async fn breakers(system: &System) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn blocked_conversations_with_ten_thousand_messages_delay_no_other() {
+async fn blocked_conversations_with_ten_thousand_messages_delay_no_others() {
     const CONVERSATIONS: usize = 10;
     const EACH: usize = 1_000;
     const BATCH: usize = 500;
@@ -377,7 +377,7 @@ async fn blocked_conversations_with_ten_thousand_messages_delay_no_other() {
             .collect();
         assert_eq!(contents, in_order);
     }
-    system.nothing_is_amiss();
+    system.assert_audit_clean();
 }
 
 /// Milliseconds from accepted to delivered, of these messages.
@@ -408,7 +408,7 @@ async fn median_delivery(system: &System, posted: &BTreeMap<String, Vec<String>>
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_token_holds_the_company_until_it_is_replaced() {
+async fn a_refused_token_holds_the_companys_messages_until_it_is_replaced() {
     let system = System::start(&["--replicas", "forwarder=2"]).await;
     let (staff, other, unconnected) = (
         system.new_company().await,
@@ -486,11 +486,11 @@ async fn a_refused_token_holds_the_company_until_it_is_replaced() {
         assert_eq!(received.get(contact), Some(ids));
     }
     assert_eq!(dead_letters(&system).await, 0);
-    system.nothing_is_amiss();
+    system.assert_audit_clean();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_owner_that_leaves_frees_the_partition_and_one_that_has_lost_it_leaves_it_alone() {
+async fn a_departing_owner_frees_its_partition_and_a_former_owner_does_not_unpin_it() {
     const GROUP: &str = "members";
     let system = System::start(&[]).await;
     let log = system.operator().await;

@@ -7,7 +7,7 @@ use crate::support::delivery::{calls, delivery};
 use crate::support::{AFTER_FAULT, SOON, System, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failing_bot_is_called_again_and_a_refusal_becomes_a_dead_letter() {
+async fn a_failing_bot_is_retried_and_a_refusal_becomes_a_dead_letter() {
     let system = System::start(&[]).await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
@@ -31,31 +31,31 @@ async fn a_failing_bot_is_called_again_and_a_refusal_becomes_a_dead_letter() {
     delivery(&staff, &id, "failed").await;
     assert_eq!(calls(&system, &id).await.len(), 1, "a refusal is final");
     let dead = system.operator().await.get_stream("DEAD").await.unwrap();
-    let letter = eventually("a dead letter", SOON, || async {
+    let dead_letter = eventually("a dead letter", SOON, || async {
         dead.direct_get(1).await.ok()
     })
     .await;
     assert!(
-        letter.subject.starts_with("dead.forwarder.outbound."),
+        dead_letter.subject.starts_with("dead.forwarder.outbound."),
         "{}",
-        letter.subject
+        dead_letter.subject
     );
     assert_eq!(
-        letter.headers.get("Dead-Reason").unwrap().as_str(),
+        dead_letter.headers.get("Dead-Reason").unwrap().as_str(),
         "refused"
     );
-    let payload: Value = serde_json::from_slice(&letter.payload).unwrap();
+    let payload: Value = serde_json::from_slice(&dead_letter.payload).unwrap();
     assert_eq!(payload["data"]["_id"], id.as_str());
 
     // Others are not held up by it.
     system.bot_mode(json!({})).await;
     let id = operator_message("fine").await;
     delivery(&staff, &id, "delivered").await;
-    assert_eq!(system.nothing_is_amiss()["failed"], 1);
+    assert_eq!(system.assert_audit_clean()["failed"], 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_result_that_the_log_refuses_is_kept_until_it_takes_it_and_the_bot_is_not_called_again() {
+async fn a_delivery_step_that_the_log_refuses_is_retried_without_calling_the_bot_again() {
     let system = System::start(&[]).await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
@@ -84,16 +84,16 @@ async fn a_result_that_the_log_refuses_is_kept_until_it_takes_it_and_the_bot_is_
         jetstream.update_stream(&full).await.unwrap();
         delivery(&staff, &id, state).await;
         assert_eq!(calls(&system, &id).await.len(), 1, "{state}");
-        let letters = jetstream
+        let dead_letters = jetstream
             .get_stream("DEAD")
             .await
             .unwrap()
             .cached_info()
             .state
             .messages;
-        assert_eq!(letters, 1, "{n}: the refused one's");
+        assert_eq!(dead_letters, 1, "{n}: the refused one's");
     }
-    system.nothing_is_amiss();
+    system.assert_audit_clean();
 }
 
 /// How often the forwarder could not go on with a message, and looked at it again.

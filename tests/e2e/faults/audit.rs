@@ -23,7 +23,7 @@ fn named(report: &Value) -> Vec<(String, String)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_busy_system_is_clean_and_what_was_tampered_with_is_named() {
+async fn the_audit_passes_on_a_busy_system_and_names_every_tampered_message() {
     let system = System::start(&["--replicas", "persister=2,forwarder=2"]).await;
     let (staff, other) = (system.new_company().await, system.new_company().await);
     let contacts = [
@@ -38,7 +38,7 @@ async fn a_busy_system_is_clean_and_what_was_tampered_with_is_named() {
     );
     for _ in 0..3 {
         load.more(300).await;
-        let report = system.nothing_is_amiss();
+        let report = system.assert_audit_clean();
         assert!(
             report["in_log"].as_u64().unwrap() > 0 && report["delivered"].as_u64().unwrap() > 0,
             "{report}"
@@ -58,7 +58,7 @@ async fn a_busy_system_is_clean_and_what_was_tampered_with_is_named() {
         .then_some(())
     })
     .await;
-    let report = system.nothing_is_amiss();
+    let report = system.assert_audit_clean();
     assert_eq!(
         (
             &report["in_log"],
@@ -131,7 +131,7 @@ async fn a_busy_system_is_clean_and_what_was_tampered_with_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_nobody_will_deliver_is_lost_and_what_waits_or_is_a_dead_letter_is_not() {
+async fn the_audit_reports_undeliverable_messages_as_lost_but_not_waiting_or_dead_ones() {
     let system = System::start(&[]).await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
@@ -155,7 +155,7 @@ async fn what_nobody_will_deliver_is_lost_and_what_waits_or_is_a_dead_letter_is_
     state(&held, "held").await;
     let behind = sent("behind it").await;
     let report = eventually("all that is settled is well", AFTER_FAULT, || async {
-        let report = system.nothing_is_amiss();
+        let report = system.assert_audit_clean();
         (report["in_log"] == 3).then_some(report)
     })
     .await;

@@ -363,7 +363,7 @@ const COLLECTIONS: [&str; 7] = [
 ];
 
 /// What a reader of the database sees of a company: the documents of each of [`COLLECTIONS`].
-async fn seen(view: &View, company: Id) -> [Vec<Document>; COLLECTIONS.len()] {
+async fn visible_documents(view: &View, company: Id) -> [Vec<Document>; COLLECTIONS.len()] {
     let company = ObjectId::from_bytes(company.bytes());
     let filter = doc! {"$or": [{"company_id": company}, {"_id": company}]};
     let mut all = [const { Vec::new() }; COLLECTIONS.len()];
@@ -451,7 +451,10 @@ fn any_order_twice_and_two_persisters_at_once_give_the_same_documents() {
                 }
             };
             tokio::join!(persister(mine), persister(theirs));
-            prop_assert_eq!(seen(&two, company).await, seen(&one, company).await);
+            prop_assert_eq!(
+                visible_documents(&two, company).await,
+                visible_documents(&one, company).await
+            );
             Ok(())
         })
     });
@@ -463,7 +466,7 @@ fn any_order_twice_and_two_persisters_at_once_give_the_same_documents() {
 /// The window between an upsert that finds nothing and its insert is small; thousands of messages
 /// meet it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_step_that_races_the_insert_of_its_message_is_not_lost() {
+async fn a_delivery_step_that_races_the_insert_of_its_message_is_not_lost() {
     const ROUNDS: usize = 12;
     const MESSAGES: usize = 400;
     let system = System::shared().await;
@@ -524,7 +527,7 @@ async fn a_step_that_races_the_insert_of_its_message_is_not_lost() {
         let (inserted, stepped) = tokio::join!(one.apply(&created, 0), two.apply(&steps, 0));
         inserted.unwrap();
         stepped.unwrap();
-        let [messages, conversations, ..] = seen(&one, company).await;
+        let [messages, conversations, ..] = visible_documents(&one, company).await;
         assert_eq!(messages.len(), MESSAGES);
         let kept = |m: &&Document| match round % 2 {
             0 => {
@@ -553,7 +556,7 @@ async fn a_step_that_races_the_insert_of_its_message_is_not_lost() {
 /// An id is only the caller's word. What another company says of it is rejected, and holds up
 /// nothing else of its batch.
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_companies_that_speak_of_the_same_ids_in_one_batch_the_other_is_rejected() {
+async fn events_that_use_another_companys_ids_are_rejected() {
     let system = System::shared().await;
     let uri = system.url("mongodb").replace("/petbuddy", "/two_companies");
     let view = View::open(&uri.into()).await.unwrap();
@@ -651,7 +654,7 @@ async fn of_two_companies_that_speak_of_the_same_ids_in_one_batch_the_other_is_r
             "{verdicts:?}"
         );
     }
-    let [messages, _, contacts, ..] = seen(&view, own).await;
+    let [messages, _, contacts, ..] = visible_documents(&view, own).await;
     assert_eq!((messages.len(), contacts.len()), (1, 1));
     assert_eq!(
         (
@@ -675,6 +678,6 @@ async fn of_two_companies_that_speak_of_the_same_ids_in_one_batch_the_other_is_r
             .unwrap(),
         "queued"
     );
-    let [messages, conversations, contacts, ..] = seen(&view, other).await;
+    let [messages, conversations, contacts, ..] = visible_documents(&view, other).await;
     assert!(messages.is_empty() && conversations.is_empty() && contacts.is_empty());
 }

@@ -85,7 +85,7 @@ async fn nothing_is_missing(system: &System, company: &str, accepted: &[(String,
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kill_9_of_any_process_loses_nothing_that_was_answered_201() {
+async fn kill_9_of_any_process_loses_no_accepted_message() {
     let system = System::start(&[]).await;
     let staff = system.new_company().await;
     let contacts = [
@@ -106,11 +106,11 @@ async fn kill_9_of_any_process_loses_nothing_that_was_answered_201() {
     }
     let accepted = load.end().await;
     nothing_is_missing(&system, &staff.company, &accepted).await;
-    system.nothing_is_amiss();
+    system.assert_audit_clean();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn mongodb_away_for_20_s_fails_no_create() {
+async fn a_mongodb_outage_of_20_s_fails_no_create() {
     const AWAY: Duration = Duration::from_secs(20);
     let system = System::start(&[]).await;
     let staff = system.new_company().await;
@@ -131,11 +131,11 @@ async fn mongodb_away_for_20_s_fails_no_create() {
     );
     let accepted = load.end().await;
     nothing_is_missing(&system, &staff.company, &accepted).await;
-    system.nothing_is_amiss();
+    system.assert_audit_clean();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sigterm_settles_or_gives_back_at_once() {
+async fn sigterm_settles_or_returns_messages_at_once() {
     // Far below the consumer's ack wait of 30 s, after which it would come again in any case.
     const AT_ONCE: Duration = Duration::from_secs(15);
     // Below the 30 s that a stop may take: nobody waits for the bound.
@@ -183,7 +183,7 @@ async fn sigterm_settles_or_gives_back_at_once() {
     })
     .await;
     nothing_is_missing(&system, &staff.company, &accepted).await;
-    system.nothing_is_amiss();
+    system.assert_audit_clean();
     // Given back once, not again and again to the one who gives it back.
     let tossed = documents(
         &system.database().await,
@@ -199,7 +199,7 @@ async fn sigterm_settles_or_gives_back_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_hangs_is_said_within_2_s_and_readiness_falls() {
+async fn a_hanging_log_is_reported_within_2_s_and_fails_readiness() {
     const AT_A_TIME: usize = 4;
     let system = System::start_with(
         Folder::new(),
@@ -258,5 +258,5 @@ async fn a_log_that_hangs_is_said_within_2_s_and_readiness_falls() {
     system.await_ready().await;
     let (status, answer) = staff.post("/messages", body).await;
     assert_eq!(status, StatusCode::CREATED, "{answer}");
-    system.nothing_is_amiss();
+    system.assert_audit_clean();
 }

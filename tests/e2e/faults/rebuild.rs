@@ -30,7 +30,7 @@ async fn content(database: &mongodb::Database) -> Vec<(String, Vec<Document>)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dropped_database_comes_back_from_the_log() {
+async fn a_dropped_database_is_rebuilt_from_the_log() {
     let system = System::start(&["--replicas", "persister=2"]).await;
     let staff = system.new_company().await;
     staff
@@ -116,7 +116,7 @@ async fn a_dropped_database_comes_back_from_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_consumer_is_made_anew_and_nothing_is_missed_or_doubled() {
+async fn a_deleted_consumer_is_recreated_without_missing_or_repeating_events() {
     let system = System::start(&[]).await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
@@ -136,7 +136,7 @@ async fn a_deleted_consumer_is_made_anew_and_nothing_is_missed_or_doubled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn setup_is_idempotent_widens_and_only_reports_what_could_lose_something() {
+async fn setup_is_idempotent_and_only_reports_changes_that_could_lose_data() {
     use async_nats::jetstream::stream::Config;
     use std::time::Duration;
     let system = System::start(&[]).await;

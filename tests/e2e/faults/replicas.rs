@@ -81,7 +81,7 @@ async fn two_schedulers_run_each_tick_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_socket_gets_each_message_once_and_in_order_on_any_of_three_nodes() {
+async fn sockets_on_three_nodes_get_each_message_once_and_in_order() {
     const MESSAGES: usize = 60;
     let system = System::shared().await;
     let (staff, stranger) = (system.new_company().await, system.new_company().await);
@@ -140,7 +140,7 @@ async fn each_socket_gets_each_message_once_and_in_order_on_any_of_three_nodes()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_socket_needs_a_good_token() {
+async fn a_socket_requires_a_valid_token() {
     let system = System::shared().await;
     for query in ["", "?token=", "?token=a.b.c"] {
         let answer = system

@@ -49,11 +49,11 @@ async fn malformed_and_unknown_events_become_dead_letters_and_consumption_goes_o
         })
         .await
         .unwrap();
-    let mut letters = consumer.messages().await.unwrap();
+    let mut dead_letters = consumer.messages().await.unwrap();
     let two = async {
         [
-            letters.next().await.unwrap().unwrap(),
-            letters.next().await.unwrap().unwrap(),
+            dead_letters.next().await.unwrap().unwrap(),
+            dead_letters.next().await.unwrap().unwrap(),
         ]
     };
     let found = tokio::time::timeout(SOON, two)
@@ -61,12 +61,12 @@ async fn malformed_and_unknown_events_become_dead_letters_and_consumption_goes_o
         .expect("two dead letters");
     for (seq, payload, reason) in bad {
         // Two persisters: whichever was first.
-        let letter = found
+        let dead_letter = found
             .iter()
             .find(|l| l.payload == payload.as_bytes())
             .unwrap_or_else(|| panic!("no dead letter of {payload}"));
         let header = |name: &str| {
-            letter
+            dead_letter
                 .headers
                 .as_ref()
                 .unwrap()
@@ -92,7 +92,7 @@ async fn malformed_and_unknown_events_become_dead_letters_and_consumption_goes_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_mongodb_will_never_take_dies_alone() {
+async fn an_event_that_mongodb_refuses_becomes_a_dead_letter_without_affecting_others() {
     let system = System::shared().await;
     let staff = system.new_company().await;
     let nul = json!({"fullName": "x", "profile": {"deep": [{"a\u{0}b": 1}]}});
@@ -121,20 +121,20 @@ async fn an_event_that_mongodb_will_never_take_dies_alone() {
     let (status, _) = staff.get_message(&created.id).await;
     assert_eq!(status, StatusCode::OK);
     let dead = jetstream.get_stream("DEAD").await.unwrap();
-    let letter = eventually("a dead letter", SOON, || async {
+    let dead_letter = eventually("a dead letter", SOON, || async {
         dead.direct_get_last_for_subject(format!("dead.persister.{subject}"))
             .await
             .ok()
     })
     .await;
     assert_eq!(
-        letter.headers.get("Dead-Reason").unwrap().as_str(),
+        dead_letter.headers.get("Dead-Reason").unwrap().as_str(),
         "failed"
     );
 }
 
 #[test]
-fn wrong_settings_stop_a_service_at_start_with_all_problems_listed() {
+fn invalid_settings_stop_a_service_at_start_and_are_all_listed() {
     for service in ["gateway", "persister", "forwarder", "scheduler", "realtime"] {
         let output = crate::support::petbuddy()
             .arg(service)
@@ -222,7 +222,7 @@ async fn a_malformed_frame_gets_an_error_and_a_flood_of_them_closes_that_socket_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_largest_message_that_is_allowed_fits_into_the_log() {
+async fn the_largest_allowed_message_fits_into_the_log() {
     let system = System::shared().await;
     let staff = system.new_company().await;
     let (long, wide) = ("😀".repeat(1_000), "😀".repeat(2_000));

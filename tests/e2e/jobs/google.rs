@@ -14,9 +14,9 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 use super::oauth::{self, OAuth};
-use super::tokens::{events, expires_at, seen, settled};
+use super::tokens::{all_work_settled, expires_at, get_integration, integration_events};
 use super::{counts, good_run_since};
-use crate::support::everything::everything;
+use crate::support::stored_text::all_stored_text;
 use crate::support::{AFTER_FAULT, Folder, SOON, Staff, System, eventually};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -40,7 +40,7 @@ async fn connect(staff: &Staff<'_>, refresh_token: &str, access: Option<Duration
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn googles_tokens_are_renewed_once_and_what_is_refused_is_told_to_staff_once() {
+async fn google_tokens_are_renewed_once_and_refusals_reported_to_staff_once() {
     let oauth = OAuth::listen().await;
     let address = oauth.url();
     let environment = [
@@ -72,7 +72,7 @@ async fn googles_tokens_are_renewed_once_and_what_is_refused_is_told_to_staff_on
     // Renewed: staff see the new time, and everything else stays.
     for staff in [&new, &due, &busy, &turn] {
         let shown = eventually("the token is renewed", AFTER_FAULT, || async {
-            let shown = seen(staff, "google").await;
+            let shown = get_integration(staff, "google").await;
             (expires_at(&shown)? > Timestamp::now().plus(50 * MINUTE)).then_some(shown)
         })
         .await;
@@ -83,7 +83,8 @@ async fn googles_tokens_are_renewed_once_and_what_is_refused_is_told_to_staff_on
         );
     }
     let shown = eventually("staff see that it is refused", AFTER_FAULT, || async {
-        Some(seen(&dead, "google").await).filter(|shown| !shown["refresh_error"].is_null())
+        Some(get_integration(&dead, "google").await)
+            .filter(|shown| !shown["refresh_error"].is_null())
     })
     .await;
     assert_eq!(
@@ -95,7 +96,7 @@ async fn googles_tokens_are_renewed_once_and_what_is_refused_is_told_to_staff_on
         good_run_since(&log, "google-token-refresh", Timestamp::now()).await;
     }
     eventually("nothing is in work", AFTER_FAULT, || {
-        settled(&log, "scheduler-work")
+        all_work_settled(&log, "scheduler-work")
     })
     .await;
     let calls = |token: &str| oauth.calls(token);
@@ -125,12 +126,12 @@ async fn googles_tokens_are_renewed_once_and_what_is_refused_is_told_to_staff_on
         )]
         .into()
     );
-    let letter = format!(
+    let dead_letter = format!(
         "dead.scheduler.jobs.work.google-token-refresh.{}.google",
         dead.company
     );
     eventually("operators have it as a dead letter", SOON, || async {
-        (counts(&log, "DEAD", "dead.scheduler.>").await == [(letter.clone(), 1)].into())
+        (counts(&log, "DEAD", "dead.scheduler.>").await == [(dead_letter.clone(), 1)].into())
             .then_some(())
     })
     .await;
@@ -148,7 +149,7 @@ async fn googles_tokens_are_renewed_once_and_what_is_refused_is_told_to_staff_on
         (&busy, 2, "ya29.busy-1", "1//busy-1"),
         (&turn, 3, "ya29.turn-1", "1//turn-1"),
     ] {
-        let mut stored = events(
+        let mut stored = integration_events(
             &log,
             &format!("integration.updated.{}.google", staff.company),
         )
@@ -173,7 +174,7 @@ async fn googles_tokens_are_renewed_once_and_what_is_refused_is_told_to_staff_on
             [access, refresh]
         );
     }
-    let everything = everything(&system).await;
+    let everything = all_stored_text(&system).await;
     assert!(
         everything
             .iter()
@@ -199,7 +200,7 @@ async fn googles_tokens_are_renewed_once_and_what_is_refused_is_told_to_staff_on
     // Connected again: it is well.
     connect(&dead, "1//good-again", None).await;
     eventually("it is well again", AFTER_FAULT, || async {
-        let shown = seen(&dead, "google").await;
+        let shown = get_integration(&dead, "google").await;
         (shown["refresh_error"].is_null() && expires_at(&shown).is_some()).then_some(())
     })
     .await;

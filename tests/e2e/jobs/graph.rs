@@ -20,7 +20,7 @@ pub const APP_ID: &str = "4711";
 pub const APP_SECRET: &str = "app-secret-that-nobody-logs";
 
 #[derive(Default)]
-struct Seen {
+struct Recorded {
     /// Tokens as they were shown, in that order.
     calls: Vec<String>,
     held: usize,
@@ -30,7 +30,7 @@ struct Seen {
 #[derive(Clone)]
 pub struct Graph {
     address: SocketAddr,
-    seen: Arc<Mutex<Seen>>,
+    recorded: Arc<Mutex<Recorded>>,
     /// Slow ones wait while it is 0, all while it is 1, none at 2.
     open: Arc<watch::Sender<u8>>,
 }
@@ -40,7 +40,7 @@ impl Graph {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let graph = Graph {
             address: listener.local_addr().unwrap(),
-            seen: Arc::default(),
+            recorded: Arc::default(),
             open: Arc::new(watch::Sender::new(0)),
         };
         let router = Router::new()
@@ -56,18 +56,18 @@ impl Graph {
 
     /// How often a token was shown.
     pub fn calls(&self, token: &str) -> usize {
-        self.seen
+        self.recorded
             .lock()
             .unwrap()
             .calls
             .iter()
-            .filter(|seen| *seen == token)
+            .filter(|recorded| *recorded == token)
             .count()
     }
 
     /// The tokens that were shown last.
     pub fn last_calls(&self, count: usize) -> Vec<String> {
-        self.seen
+        self.recorded
             .lock()
             .unwrap()
             .calls
@@ -81,7 +81,7 @@ impl Graph {
     /// How often each generation of a chain was shown.
     pub fn generations(&self, chain: usize) -> BTreeMap<usize, usize> {
         let mut generations = BTreeMap::new();
-        for token in &self.seen.lock().unwrap().calls {
+        for token in &self.recorded.lock().unwrap().calls {
             if let Some((of, generation)) = chained(token).filter(|(of, _)| *of == chain) {
                 assert_eq!(of, chain);
                 *generations.entry(generation).or_default() += 1;
@@ -102,12 +102,12 @@ impl Graph {
 
     /// Requests that wait for it.
     pub fn held(&self) -> usize {
-        self.seen.lock().unwrap().held
+        self.recorded.lock().unwrap().held
     }
 
     /// What chains give from now on lasts.
     pub fn end_chains(&self) {
-        self.seen.lock().unwrap().chains_end = true;
+        self.recorded.lock().unwrap().chains_end = true;
     }
 }
 
@@ -117,7 +117,7 @@ fn chained(token: &str) -> Option<(usize, usize)> {
 }
 
 /// Counts a request that waits, also if whoever asked is killed.
-struct Held(Arc<Mutex<Seen>>);
+struct Held(Arc<Mutex<Recorded>>);
 
 impl Drop for Held {
     fn drop(&mut self) {
@@ -145,10 +145,10 @@ async fn exchange(
     }
     let token = given("fb_exchange_token").to_owned();
     let held = {
-        let mut seen = graph.seen.lock().unwrap();
-        seen.calls.push(token.clone());
-        seen.held += 1;
-        Held(graph.seen.clone())
+        let mut recorded = graph.recorded.lock().unwrap();
+        recorded.calls.push(token.clone());
+        recorded.held += 1;
+        Held(graph.recorded.clone())
     };
     let least = if token.starts_with("slow") { 2 } else { 0 };
     let _ = graph
@@ -162,7 +162,7 @@ async fn exchange(
         Json(json!({"access_token": token, "token_type": "bearer", "expires_in": lives}))
     };
     if let Some((chain, generation)) = chained(&token) {
-        let lives = if graph.seen.lock().unwrap().chains_end {
+        let lives = if graph.recorded.lock().unwrap().chains_end {
             60 * 86_400
         } else {
             3_600

@@ -100,7 +100,7 @@ fn jobs(system: &System) -> (Option<i32>, BTreeMap<String, Value>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_bot_speaks_again_when_its_time_has_come_and_not_before() {
+async fn a_suspended_bot_resumes_at_its_time_and_not_before() {
     let environment = [("BOT_RESUME_INTERVAL", "1s")];
     let system = System::start_with(
         Folder::new(),
@@ -233,7 +233,7 @@ async fn the_bot_speaks_again_when_its_time_has_come_and_not_before() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_bot_is_probed_dead_letters_are_counted_and_petbuddy_jobs_shows_it() {
+async fn the_probe_and_the_dead_letter_digest_run_and_petbuddy_jobs_reports_them() {
     let environment = [
         ("BOT_PROBE_INTERVAL", "1s"),
         ("DEAD_LETTER_DIGEST_INTERVAL", "1s"),

@@ -97,7 +97,7 @@ impl Past<'_> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_report_is_exact() {
+async fn an_sla_report_is_exact() {
     const DELIVERED: u64 = 100;
     let system = System::shared().await;
     let staff = system.new_company().await;
@@ -268,7 +268,7 @@ async fn a_report_is_exact() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waits_is_the_backlog_and_what_was_persisted_is_measured() {
+async fn an_sla_report_counts_the_backlog_and_measures_persistence() {
     let system = System::shared().await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
@@ -318,7 +318,7 @@ async fn what_waits_is_the_backlog_and_what_was_persisted_is_measured() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_report_of_more_than_it_can_look_at_says_where_it_begins() {
+async fn a_truncated_sla_report_says_where_it_begins() {
     const MESSAGES: i64 = 50_010;
     const DELIVERED_AFTER_MS: i64 = 250;
     let system = System::shared().await;
@@ -369,7 +369,7 @@ async fn a_report_of_more_than_it_can_look_at_says_where_it_begins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn targets_are_the_companys_own_and_a_managers() {
+async fn sla_targets_belong_to_a_company_and_only_managers_set_them() {
     let system = System::shared().await;
     let (staff, other) = (system.new_company().await, system.new_company().await);
     let default = json!({"delivery_seconds": 60, "first_response_seconds": 900});
@@ -443,7 +443,7 @@ async fn swept_past(log: &async_nats::jetstream::Context, moment: Timestamp) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_breach_is_told_once_whoever_sweeps_however_often() {
+async fn a_breach_is_reported_once_over_concurrent_and_repeated_sweeps() {
     let args = ["--replicas", "scheduler=2,persister=2"];
     let system = System::start_with(Folder::new(), &args, &[("SLA_SWEEP_INTERVAL", "1s")]).await;
     let (staff, patient) = (system.new_company().await, system.new_company().await);

@@ -44,7 +44,7 @@ async fn connect(staff: &Staff<'_>, platform: &str, token: &str, expires_in: Dur
 }
 
 /// A company's integration, as its staff see it.
-pub async fn seen(staff: &Staff<'_>, platform: &str) -> Value {
+pub async fn get_integration(staff: &Staff<'_>, platform: &str) -> Value {
     let (status, answer) = staff.get("/integrations").await;
     assert_eq!(status, StatusCode::OK, "{answer}");
     answer["integrations"]
@@ -62,7 +62,7 @@ pub fn expires_at(integration: &Value) -> Option<Timestamp> {
 }
 
 /// The events about a company's integration, in their order.
-pub async fn events(log: &jetstream::Context, subject: &str) -> Vec<Envelope> {
+pub async fn integration_events(log: &jetstream::Context, subject: &str) -> Vec<Envelope> {
     let stream = log.get_stream("EVENTS").await.unwrap();
     let mut found = Vec::new();
     let mut from = 1;
@@ -80,7 +80,7 @@ pub async fn events(log: &jetstream::Context, subject: &str) -> Vec<Envelope> {
 }
 
 /// Whether schedulers have nothing in hand and nothing before them, of ticks or of work.
-pub async fn settled(log: &jetstream::Context, consumer: &str) -> Option<()> {
+pub async fn all_work_settled(log: &jetstream::Context, consumer: &str) -> Option<()> {
     let consumer: jetstream::consumer::PullConsumer =
         log.get_consumer_from_stream(consumer, "JOBS").await.ok()?;
     let info = consumer.cached_info();
@@ -106,7 +106,7 @@ async fn token_in_use(staff: &Staff<'_>) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_due_token_is_exchanged_once_and_what_cannot_be_renewed_is_told_to_staff_once() {
+async fn due_tokens_are_exchanged_once_and_failures_reported_to_staff_once() {
     let graph = Graph::listen().await;
     let system = start(
         &graph,
@@ -145,7 +145,7 @@ async fn each_due_token_is_exchanged_once_and_what_cannot_be_renewed_is_told_to_
             &format!("the token of {platform} is renewed"),
             AFTER_FAULT,
             || async {
-                let shown = seen(&due, platform).await;
+                let shown = get_integration(&due, platform).await;
                 (expires_at(&shown)? > Timestamp::now().plus(50 * DAY)).then_some(shown)
             },
         )
@@ -169,13 +169,14 @@ async fn each_due_token_is_exchanged_once_and_what_cannot_be_renewed_is_told_to_
         (&late, "facebook", "the token has expired"),
     ] {
         let shown = eventually(&format!("staff see: {why}"), AFTER_FAULT, || async {
-            Some(seen(staff, platform).await).filter(|shown| !shown["refresh_error"].is_null())
+            Some(get_integration(staff, platform).await)
+                .filter(|shown| !shown["refresh_error"].is_null())
         })
         .await;
         assert_eq!(shown["refresh_error"]["error"], why, "{shown}");
     }
     eventually("nothing is in work", AFTER_FAULT, || {
-        settled(&log, "scheduler-work")
+        all_work_settled(&log, "scheduler-work")
     })
     .await;
     let calls = |token: &str| graph.calls(token);
@@ -213,7 +214,7 @@ async fn each_due_token_is_exchanged_once_and_what_cannot_be_renewed_is_told_to_
     })
     .await;
     eventually("nothing is in work", AFTER_FAULT, || {
-        settled(&log, "scheduler-work")
+        all_work_settled(&log, "scheduler-work")
     })
     .await;
     assert_eq!(calls("good-1"), 1, "the token was another one by then");
@@ -237,19 +238,22 @@ async fn each_due_token_is_exchanged_once_and_what_cannot_be_renewed_is_told_to_
     );
     // Operators have it as a dead letter, a company's own for its managers, and no payload says a
     // token.
-    let letters = eventually("dead letters are there", SOON, || async {
+    let dead_letters = eventually("dead letters are there", SOON, || async {
         let counted = counts(&log, "DEAD", "dead.scheduler.>").await;
         (counted.values().sum::<usize>() == 3).then_some(counted)
     })
     .await;
     assert!(
-        letters.contains_key(&format!("dead.scheduler.{}", again(&down, "facebook"))),
-        "{letters:?}"
+        dead_letters.contains_key(&format!("dead.scheduler.{}", again(&down, "facebook"))),
+        "{dead_letters:?}"
     );
 
     // Connected again: it is well, and as good as any other.
     connect(&dead, "instagram", "good-2", 60 * DAY).await;
-    assert_eq!(seen(&dead, "instagram").await["refresh_error"], Value::Null);
+    assert_eq!(
+        get_integration(&dead, "instagram").await["refresh_error"],
+        Value::Null
+    );
 
     let logs = std::fs::read_to_string(system.folder.0.join("logs/combined.log")).unwrap();
     assert!(
@@ -265,8 +269,7 @@ async fn each_due_token_is_exchanged_once_and_what_cannot_be_renewed_is_told_to_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_renewed_after_a_replay_and_not_exchanged_in_vain_where_its_last_change_is_a_dead_letter()
- {
+async fn a_token_is_not_exchanged_before_its_last_change_is_replayed() {
     let graph = Graph::listen().await;
     let system = start(&graph, &[("TOKEN_REFRESH_INTERVAL", "2s")]).await;
     let log = system.operator().await;
@@ -302,36 +305,38 @@ async fn a_token_is_renewed_after_a_replay_and_not_exchanged_in_vain_where_its_l
             .unwrap();
     }
     eventually("the one is renewed", AFTER_FAULT, || async {
-        (expires_at(&seen(&replayed, "facebook").await)? > Timestamp::now().plus(50 * DAY))
-            .then_some(())
+        (expires_at(&get_integration(&replayed, "facebook").await)?
+            > Timestamp::now().plus(50 * DAY))
+        .then_some(())
     })
     .await;
     assert_eq!(graph.calls("busy-replayed"), 3, "twice in vain, and once");
     let shown = eventually("staff see why the other is not", AFTER_FAULT, || async {
-        Some(seen(&unread, "facebook").await).filter(|shown| !shown["refresh_error"].is_null())
+        Some(get_integration(&unread, "facebook").await)
+            .filter(|shown| !shown["refresh_error"].is_null())
     })
     .await;
     assert_eq!(
         shown["refresh_error"]["error"], "a later change of it could not be applied",
         "{shown}"
     );
-    let letter = format!(
+    let dead_letter = format!(
         "dead.scheduler.jobs.work.token-refresh.{}.facebook",
         unread.company
     );
     eventually("operators have it", SOON, || async {
-        (counts(&log, "DEAD", "dead.scheduler.>").await == [(letter.clone(), 1)].into())
+        (counts(&log, "DEAD", "dead.scheduler.>").await == [(dead_letter.clone(), 1)].into())
             .then_some(())
     })
     .await;
     eventually("nothing is in work", AFTER_FAULT, || {
-        settled(&log, "scheduler-work")
+        all_work_settled(&log, "scheduler-work")
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_is_replaced_or_removed_meanwhile_stays_so() {
+async fn a_token_replaced_or_removed_during_its_exchange_stays_so() {
     let graph = Graph::listen().await;
     let system = start(
         &graph,
@@ -369,7 +374,7 @@ async fn a_token_that_is_replaced_or_removed_meanwhile_stays_so() {
     connect(&refused, "facebook", "good-own-3", 60 * DAY).await;
     graph.go_on();
     eventually("nothing is in work", AFTER_FAULT, || {
-        settled(&log, "scheduler-work")
+        all_work_settled(&log, "scheduler-work")
     })
     .await;
     assert_eq!(token_in_use(&replaced).await, "good-own");
@@ -378,7 +383,7 @@ async fn a_token_that_is_replaced_or_removed_meanwhile_stays_so() {
         StatusCode::NOT_FOUND
     );
     assert_eq!(
-        seen(&refused, "facebook").await["refresh_error"],
+        get_integration(&refused, "facebook").await["refresh_error"],
         Value::Null,
         "that was about the old token"
     );
@@ -401,8 +406,7 @@ async fn a_token_that_is_replaced_or_removed_meanwhile_stays_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ticks_every_second_for_a_minute_and_a_killed_scheduler_and_no_work_is_lost_or_done_twice()
-{
+async fn a_killed_scheduler_neither_loses_nor_repeats_token_work() {
     const TICKS: usize = 60;
     const COMPANIES: usize = 3;
     let graph = Graph::listen().await;
@@ -471,7 +475,7 @@ async fn ticks_every_second_for_a_minute_and_a_killed_scheduler_and_no_work_is_l
     )
     .await;
     eventually("no work is left", AFTER_FAULT, || {
-        settled(&log, "scheduler-work")
+        all_work_settled(&log, "scheduler-work")
     })
     .await;
 
@@ -484,7 +488,7 @@ async fn ticks_every_second_for_a_minute_and_a_killed_scheduler_and_no_work_is_l
         // What was handed out, what was exchanged and what was stored are the same chain: nothing
         // lost, nothing twice.
         let subject = format!("integration.updated.{}.facebook", staff.company);
-        let stored: Vec<String> = events(&log, &subject)
+        let stored: Vec<String> = integration_events(&log, &subject)
             .await
             .into_iter()
             .map(|envelope| {

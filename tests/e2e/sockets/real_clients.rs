@@ -101,7 +101,7 @@ fn is_read(answer: &Value) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn socket_io_client_works_as_with_the_old_backend_and_resumes() {
+async fn socket_io_client_works_as_with_the_express_backend_and_resumes() {
     let Some(clients) = clients().await else {
         return;
     };
@@ -227,7 +227,7 @@ async fn socket_io_client_works_as_with_the_old_backend_and_resumes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn python_socketio_works_by_both_transports() {
+async fn python_socketio_works_over_websocket_and_polling() {
     let Some(clients) = clients().await else {
         return;
     };
@@ -308,7 +308,7 @@ async fn the_python_library_websockets_works_on_ws() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_in_chromium_works_on_both_doors() {
+async fn a_page_in_chromium_works_over_both_transports() {
     let Some(clients) = clients().await else {
         return;
     };

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::support::load::Load;
-use crate::support::ws_client::{Came, Socket, log_of};
+use crate::support::ws_client::{Incoming, Socket, log_of};
 use crate::support::{AFTER_FAULT, Folder, SOON, Staff, System, eventually};
 
 /// So many messages in one request.
@@ -24,7 +24,7 @@ async fn messages(staff: &Staff<'_>, contact: &str, count: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_socket_that_comes_back_on_another_node_gets_what_it_missed_once_and_in_order() {
+async fn a_socket_resumes_on_another_node_without_gap_or_repeat() {
     let system = System::shared().await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
@@ -54,7 +54,7 @@ async fn a_socket_that_comes_back_on_another_node_gets_what_it_missed_once_and_i
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_too_far_back_is_told_to_fetch_and_is_live_from_there() {
+async fn a_cursor_too_far_back_gets_a_resync_and_then_live_events() {
     let system = System::start_with(
         Folder::new(),
         &["--replicas", "realtime=2"],
@@ -153,7 +153,7 @@ async fn a_restart_of_nats_server_under_load_leaves_no_gap_and_closes_no_socket(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_list_is_current_to_is_where_a_socket_attaches_without_a_hole() {
+async fn a_socket_attaches_without_a_gap_at_the_as_of_seq_of_a_list() {
     let system = System::shared().await;
     let nodes = system.services("realtime");
     for round in 0..4 {
@@ -235,7 +235,7 @@ async fn created_in(system: &System, company: &str, contact: &str) -> Vec<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_does_not_read_is_closed_and_nobody_else_notices() {
+async fn a_socket_that_does_not_read_is_closed_without_affecting_others() {
     let system = System::start_with(Folder::new(), &[], &[("SOCKET_QUEUE_BYTES", "1048576")]).await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
@@ -290,7 +290,7 @@ async fn who_does_not_read_is_closed_and_nobody_else_notices() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_expiring_token_is_told_and_then_closes_its_socket() {
+async fn a_socket_is_warned_and_closed_when_its_token_expires() {
     let system = System::shared().await;
     let staff = system.new_company().await;
     let token = system.token(&staff.company, &"d".repeat(24), 4);
@@ -332,7 +332,7 @@ async fn a_logout_closes_the_sockets_of_that_login_on_every_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_online_and_what_they_look_at_is_known_on_all_nodes_and_ends_with_a_dead_one() {
+async fn presence_is_shared_by_all_nodes_and_ends_with_a_dead_node() {
     let system = System::start(&["--replicas", "realtime=2"]).await;
     let staff = system.new_company().await;
     let (here, there) = ("b".repeat(24), "c".repeat(24));
@@ -385,7 +385,7 @@ async fn who_is_online_and_what_they_look_at_is_known_on_all_nodes_and_ends_with
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn typing_is_told_on_other_nodes_and_stops_by_itself() {
+async fn typing_reaches_other_nodes_and_stops_by_itself() {
     let system = System::shared().await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
@@ -435,7 +435,7 @@ async fn typing_is_told_on_other_nodes_and_stops_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_socket_marks_read_is_stored_applied_and_told() {
+async fn messages_marked_read_by_a_socket_are_stored_applied_and_announced() {
     let system = System::shared().await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
@@ -468,7 +468,7 @@ async fn what_a_socket_marks_read_is_stored_applied_and_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_stops_says_when_to_come_back_and_a_user_has_so_many_sockets() {
+async fn a_stopping_node_says_when_to_reconnect_and_sockets_per_user_are_limited() {
     let system = System::start_with(
         Folder::new(),
         &["--replicas", "realtime=2"],
@@ -517,13 +517,13 @@ async fn follower(
         // Some sockets drop by themselves after a while.
         let patience = 40 + 17 * (turn + first) % 200;
         for _ in 0..patience {
-            match tokio::time::timeout(Duration::from_millis(500), socket.came()).await {
-                Ok(Came::Event(name, data)) if name == "ready" => {
+            match tokio::time::timeout(Duration::from_millis(500), socket.receive()).await {
+                Ok(Incoming::Event(name, data)) if name == "ready" => {
                     begin = begin.or(data["seq"].as_u64())
                 }
-                Ok(Came::Event(name, data)) if name == "resync" => panic!("{data}"),
-                Ok(Came::Event(_, data)) => got.extend(data["seq"].as_u64()),
-                Ok(Came::Closed(_)) => break,
+                Ok(Incoming::Event(name, data)) if name == "resync" => panic!("{data}"),
+                Ok(Incoming::Event(_, data)) => got.extend(data["seq"].as_u64()),
+                Ok(Incoming::Closed(_)) => break,
                 Err(_) => {
                     let last = last.load(Ordering::Relaxed);
                     if last > 0 && got.last().copied().or(begin) >= Some(last) {
@@ -537,7 +537,7 @@ async fn follower(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_hundred_sockets_miss_nothing_while_nodes_and_the_log_die_and_come_back() {
+async fn three_hundred_sockets_miss_nothing_while_nodes_and_nats_are_killed() {
     const COMPANIES: usize = 10;
     const SOCKETS: usize = 300;
     const MESSAGES: usize = 2_000;

@@ -223,7 +223,7 @@ async fn fill(staff: &Staff<'_>, contact: &str, count: usize, characters: usize)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_that_are_none_are_refused_as_the_original_server_does() {
+async fn malformed_requests_are_refused_as_by_the_original_socket_io_server() {
     let system = System::shared().await;
     let url = system.url("realtime");
     let sid = "0".repeat(32);
@@ -280,7 +280,7 @@ async fn requests_that_are_none_are_refused_as_the_original_server_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_poll_is_held_until_there_is_something_and_one_at_a_time() {
+async fn a_poll_is_held_until_there_is_data_and_only_one_at_a_time() {
     let system = System::shared().await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
@@ -324,7 +324,7 @@ async fn a_poll_is_held_until_there_is_something_and_one_at_a_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_changes_to_a_websocket_and_loses_nothing() {
+async fn a_session_upgrades_to_a_websocket_without_loss() {
     let system = System::shared().await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
@@ -364,7 +364,7 @@ async fn a_session_changes_to_a_websocket_and_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_does_not_come_in_properly_is_sent_away() {
+async fn clients_that_break_the_handshake_are_disconnected() {
     let system = System::shared().await;
     let staff = system.new_company().await;
     let url = system.url("realtime");
@@ -421,7 +421,7 @@ async fn who_does_not_come_in_properly_is_sent_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn slow_and_silent_clients_end_and_a_stop_sends_the_others_elsewhere() {
+async fn slow_and_silent_clients_are_closed_and_a_stopping_node_says_when_to_reconnect() {
     let bounds = [
         ("SOCKET_QUEUE_BYTES", "1048576"),
         ("SOCKET_HANDSHAKE_TIMEOUT", "2s"),

@@ -6,33 +6,33 @@ use serde_json::{Value, json};
 use super::{SOON, Staff, System, eventually};
 
 /// The company's dead letters that match a query string, as its manager sees them.
-pub async fn letters(staff: &Staff<'_>, query: &str) -> Vec<Value> {
+pub async fn list_dead_letters(staff: &Staff<'_>, query: &str) -> Vec<Value> {
     let (status, answer) = staff.get(&format!("/dead-letters?{query}")).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
     answer["dead_letters"].as_array().unwrap().clone()
 }
 
-/// The company's open letters, once there are so many.
-pub async fn open_letters(staff: &Staff<'_>, many: usize) -> Vec<Value> {
-    eventually(&format!("{many} open letters"), SOON, || async {
-        let letters = letters(staff, "").await;
-        (letters.len() == many).then_some(letters)
+/// The company's open dead letters, once there are so many.
+pub async fn open_dead_letters(staff: &Staff<'_>, many: usize) -> Vec<Value> {
+    eventually(&format!("{many} open dead letters"), SOON, || async {
+        let dead_letters = list_dead_letters(staff, "").await;
+        (dead_letters.len() == many).then_some(dead_letters)
     })
     .await
 }
 
-/// The one open letter there is, once it is for this reason.
-pub async fn only_letter(staff: &Staff<'_>, reason: &str) -> Value {
-    let letter = open_letters(staff, 1).await.remove(0);
-    assert_eq!(letter["reason"], reason, "{letter}");
-    letter
+/// The one open dead letter there is, once it is for this reason.
+pub async fn only_dead_letter(staff: &Staff<'_>, reason: &str) -> Value {
+    let dead_letter = open_dead_letters(staff, 1).await.remove(0);
+    assert_eq!(dead_letter["reason"], reason, "{dead_letter}");
+    dead_letter
 }
 
-/// Has a letter replayed, which must work; the letter as it is then.
-pub async fn replay(staff: &Staff<'_>, letter: &Value) -> Value {
+/// Has a dead letter replayed, which must work; the dead letter as it is then.
+pub async fn replay(staff: &Staff<'_>, dead_letter: &Value) -> Value {
     let (status, answer) = staff
         .post(
-            &format!("/dead-letters/{}/replay", letter["seq"]),
+            &format!("/dead-letters/{}/replay", dead_letter["seq"]),
             json!({}),
         )
         .await;
@@ -45,15 +45,15 @@ pub async fn replay(staff: &Staff<'_>, letter: &Value) -> Value {
 }
 
 /// An operator's message to this contact; its id.
-pub async fn sent(staff: &Staff<'_>, contact: &str, text: &str) -> String {
+pub async fn send_operator_message(staff: &Staff<'_>, contact: &str, text: &str) -> String {
     staff.operator_message(contact, text).await.id
 }
 
-/// The sequences of letters.
-pub fn seqs(letters: &[Value]) -> Vec<u64> {
-    letters
+/// The sequences of dead letters.
+pub fn seqs(dead_letters: &[Value]) -> Vec<u64> {
+    dead_letters
         .iter()
-        .map(|letter| letter["seq"].as_u64().unwrap())
+        .map(|dead_letter| dead_letter["seq"].as_u64().unwrap())
         .collect()
 }
 
@@ -72,7 +72,7 @@ pub async fn outbound(system: &System) -> (u64, u64) {
 }
 
 /// What the bot has taken of these messages, in its order.
-pub async fn taken(system: &System, contact: &str) -> Vec<String> {
+pub async fn keys_delivered(system: &System, contact: &str) -> Vec<String> {
     let of_contact = |d: &Value| d["status"] == 200 && d["body"]["customer_id"] == contact;
     let all = system.deliveries().await;
     all.iter()

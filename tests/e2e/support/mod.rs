@@ -3,10 +3,10 @@
 
 pub mod dead_letters;
 pub mod delivery;
-pub mod everything;
 pub mod load;
 pub mod openapi;
 mod staff;
+pub mod stored_text;
 mod system;
 pub mod ws_client;
 
@@ -44,7 +44,7 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(
 
 /// A page without what it is current to: the log goes on with what other companies do, and each
 /// persister looks for itself.
-pub fn page_alone(mut page: Value) -> Value {
+pub fn without_as_of_seq(mut page: Value) -> Value {
     page.as_object_mut().unwrap().remove("as_of_seq").unwrap();
     page
 }

@@ -338,7 +338,7 @@ impl System {
     }
 
     /// `petbuddy` with these arguments, as the operator of this system.
-    pub fn operators(&self, args: &[&str]) -> Command {
+    pub fn petbuddy_as_operator(&self, args: &[&str]) -> Command {
         let mut command = petbuddy();
         command
             .args(args)
@@ -354,7 +354,7 @@ impl System {
     /// What `petbuddy audit` says: its exit code, and its report.
     pub fn audit(&self, args: &[&str]) -> (Option<i32>, Value) {
         let output = self
-            .operators(&[&["audit", "--json"], args].concat())
+            .petbuddy_as_operator(&[&["audit", "--json"], args].concat())
             .output()
             .unwrap();
         let report = serde_json::from_slice(&output.stdout)
@@ -363,7 +363,7 @@ impl System {
     }
 
     /// Log, database and deliveries agree, whatever has happened to this system.
-    pub fn nothing_is_amiss(&self) -> Value {
+    pub fn assert_audit_clean(&self) -> Value {
         let (code, report) = self.audit(&[]);
         assert_eq!(code, Some(0), "{report}");
         report

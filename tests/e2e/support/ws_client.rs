@@ -16,7 +16,7 @@ pub struct Socket(pub WebSocketStream<MaybeTlsStream<TcpStream>>);
 
 /// What came.
 #[derive(Debug)]
-pub enum Came {
+pub enum Incoming {
     /// An event: its name and data.
     Event(String, Value),
     /// The end, with the code if there was one.
@@ -44,34 +44,34 @@ impl Socket {
     }
 
     /// The next thing that comes. May be dropped without a loss.
-    pub async fn came(&mut self) -> Came {
+    pub async fn receive(&mut self) -> Incoming {
         while let Some(frame) = self.0.next().await {
             match frame {
                 Ok(Message::Text(text)) => {
                     let frame: Value = serde_json::from_str(&text).unwrap();
-                    return Came::Event(
+                    return Incoming::Event(
                         frame["event"].as_str().unwrap().to_owned(),
                         frame["data"].clone(),
                     );
                 }
                 Ok(Message::Close(close)) => {
-                    return Came::Closed(close.map(|close| close.code.into()));
+                    return Incoming::Closed(close.map(|close| close.code.into()));
                 }
                 Ok(_) => {}
-                Err(_) => return Came::Closed(None),
+                Err(_) => return Incoming::Closed(None),
             }
         }
-        Came::Closed(None)
+        Incoming::Closed(None)
     }
 
     /// The data of the next event of this name that satisfies; others are passed over.
     pub async fn event_where(&mut self, name: &str, is_it: impl Fn(&Value) -> bool) -> Value {
         let look = async {
             loop {
-                match self.came().await {
-                    Came::Event(event, data) if event == name && is_it(&data) => return data,
-                    Came::Event(..) => {}
-                    Came::Closed(code) => panic!("closed with {code:?} before {name}"),
+                match self.receive().await {
+                    Incoming::Event(event, data) if event == name && is_it(&data) => return data,
+                    Incoming::Event(..) => {}
+                    Incoming::Closed(code) => panic!("closed with {code:?} before {name}"),
                 }
             }
         };
@@ -90,12 +90,12 @@ impl Socket {
         let mut seqs = Vec::new();
         let read = async {
             while seqs.len() < count {
-                match self.came().await {
-                    Came::Event(event, data) if !is_passing(&event) => {
+                match self.receive().await {
+                    Incoming::Event(event, data) if is_in_log(&event) => {
                         seqs.extend(data["seq"].as_u64())
                     }
-                    Came::Event(..) => {}
-                    Came::Closed(code) => panic!("closed with {code:?}"),
+                    Incoming::Event(..) => {}
+                    Incoming::Closed(code) => panic!("closed with {code:?}"),
                 }
             }
         };
@@ -109,7 +109,7 @@ impl Socket {
     pub async fn closed(&mut self) -> Option<u16> {
         let look = async {
             loop {
-                if let Came::Closed(code) = self.came().await {
+                if let Incoming::Closed(code) = self.receive().await {
                     return code;
                 }
             }
@@ -129,8 +129,8 @@ impl Socket {
 }
 
 /// Whether an event is none of the log, though it may name a sequence.
-pub fn is_passing(event: &str) -> bool {
-    ["ready", "resync"].contains(&event)
+pub fn is_in_log(event: &str) -> bool {
+    !["ready", "resync"].contains(&event)
 }
 
 /// The sequences of a company's message events in the log after one, as the server has them.

@@ -1,6 +1,6 @@
 //! Bodies that are no JSON, or past a bound of it, or called something else; and wrong headers.
 
-use super::{Own, Trial};
+use super::{Caller, InvalidInput};
 use crate::support::openapi::{OpenApi, Request};
 
 /// What the problem says of them.
@@ -52,7 +52,7 @@ const OTHER_TYPES: &[&str] = &[
 ];
 
 /// For every body.
-pub fn in_bodies(api: &OpenApi, own: &Own) -> Vec<Trial> {
+pub fn in_bodies(api: &OpenApi, caller: &Caller) -> Vec<InvalidInput> {
     let lists = |depth: usize| {
         format!(
             "{{\"a\":{}1{}}}",
@@ -86,9 +86,9 @@ pub fn in_bodies(api: &OpenApi, own: &Own) -> Vec<Trial> {
         format!("{{\"a\":1{}}}", "0".repeat(400)).into_bytes(),
         NOT_JSON,
     ));
-    let mut trials = Vec::new();
+    let mut inputs = Vec::new();
     for operation in api.operations() {
-        let bare = api.without_body(&operation, &own.things, false, false);
+        let bare = api.without_body(&operation, &caller.values, false, false);
         let Some(good) = api.bodies(&operation).into_iter().next() else {
             continue;
         };
@@ -98,7 +98,7 @@ pub fn in_bodies(api: &OpenApi, own: &Own) -> Vec<Trial> {
             .chain(&[(good[..good.len() - 1].to_vec(), NOT_JSON)])
         {
             let what = String::from_utf8_lossy(body);
-            trials.push(own.trial(
+            inputs.push(caller.input(
                 &what,
                 bare.clone().with_body("application/json", body.clone()),
                 &[says],
@@ -111,35 +111,37 @@ pub fn in_bodies(api: &OpenApi, own: &Own) -> Vec<Trial> {
             body: Some(good.clone()),
             ..bare.clone()
         }]) {
-            trials.push(
-                own.trial(
-                    &format!("{:?}", request.headers),
-                    request,
-                    &["UNSUPPORTED_MEDIA_TYPE"],
-                )
-                .wants(415),
+            inputs.push(
+                caller
+                    .input(
+                        &format!("{:?}", request.headers),
+                        request,
+                        &["UNSUPPORTED_MEDIA_TYPE"],
+                    )
+                    .wants(415),
             );
         }
         if operation.name() == "POST /messages" {
             let huge = format!("{{\"content\":\"{}\"}}", "x".repeat(11 * 1024 * 1024)).into_bytes();
-            trials.push(
-                own.trial(
-                    "11 MB",
-                    bare.with_body("application/json", huge),
-                    &["PAYLOAD_TOO_LARGE"],
-                )
-                .wants(413),
+            inputs.push(
+                caller
+                    .input(
+                        "11 MB",
+                        bare.with_body("application/json", huge),
+                        &["PAYLOAD_TOO_LARGE"],
+                    )
+                    .wants(413),
             );
         }
     }
-    trials
+    inputs
 }
 
 /// In headers: keys, and who one says one is.
-pub fn in_headers(api: &OpenApi, own: &Own) -> Vec<Trial> {
-    let mut trials = Vec::new();
+pub fn in_headers(api: &OpenApi, caller: &Caller) -> Vec<InvalidInput> {
+    let mut inputs = Vec::new();
     for operation in api.operations() {
-        let bare = api.without_body(&operation, &own.things, false, false);
+        let bare = api.without_body(&operation, &caller.values, false, false);
         for parameter in api
             .parameters(&operation)
             .into_iter()
@@ -149,8 +151,9 @@ pub fn in_headers(api: &OpenApi, own: &Own) -> Vec<Trial> {
             for key in ["", " ", "é", &"x".repeat(256), "a\tb\u{80}"] {
                 let mut request = bare.clone().with_body("application/json", good.clone());
                 request.headers.push((parameter.name.into(), key.into()));
-                trials.push(
-                    own.trial(&format!("the key {key}"), request, &[parameter.name])
+                inputs.push(
+                    caller
+                        .input(&format!("the key {key}"), request, &[parameter.name])
                         .wants(400),
                 );
             }
@@ -161,8 +164,8 @@ pub fn in_headers(api: &OpenApi, own: &Own) -> Vec<Trial> {
         .into_iter()
         .find(|operation| operation.name() == "GET /auth/me")
         .unwrap();
-    let me = api.without_body(&me, &own.things, false, false);
-    let good = own.bearer();
+    let me = api.without_body(&me, &caller.values, false, false);
+    let good = caller.bearer();
     for (name, value) in [
         ("authorization", good.replace("Bearer", "Basic")),
         ("authorization", good.replace("Bearer ", "")),
@@ -179,11 +182,13 @@ pub fn in_headers(api: &OpenApi, own: &Own) -> Vec<Trial> {
             format!("accessToken={}", good.replace("Bearer ", "")),
         ),
     ] {
-        let trial = own.trial(&value, me.clone(), &["INVALID_TOKEN"]).wants(401);
-        trials.push(Trial {
+        let input = caller
+            .input(&value, me.clone(), &["INVALID_TOKEN"])
+            .wants(401);
+        inputs.push(InvalidInput {
             credentials: (name, value),
-            ..trial
+            ..input
         });
     }
-    trials
+    inputs
 }

@@ -13,7 +13,7 @@ use mongodb::bson::{Document, RawDocumentBuf};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::support::openapi::{OpenApi, Request, Things, verdicts};
+use crate::support::openapi::{OpenApi, Request, RequestValues, verdicts};
 use crate::support::{SOON, System, eventually, id_of};
 
 /// At least so many inputs.
@@ -22,7 +22,7 @@ const INPUTS: usize = 200;
 const AT_ONCE: usize = 8;
 
 /// One input.
-struct Trial {
+struct InvalidInput {
     request: Request,
     credentials: (&'static str, String),
     /// `None`: any 4xx.
@@ -32,27 +32,27 @@ struct Trial {
     says: Vec<String>,
 }
 
-impl Trial {
-    fn wants(self, status: u16) -> Trial {
-        Trial {
+impl InvalidInput {
+    fn wants(self, status: u16) -> InvalidInput {
+        InvalidInput {
             status: Some(status),
             ..self
         }
     }
 }
 
-/// Who asks, and a company's things: so that what is wrong is the only thing that is.
-struct Own {
+/// Who asks, and a company's values: so that what is wrong is the only thing that is.
+struct Caller {
     token: String,
-    things: Things,
+    values: RequestValues,
 }
 
-impl Own {
-    async fn new(system: &System) -> Own {
+impl Caller {
+    async fn new(system: &System) -> Caller {
         let staff = system.new_company().await;
         let contact = staff.new_contact().await;
         let created = staff.customer_message(&contact, "hello").await;
-        let things = Things {
+        let values = RequestValues {
             company: staff.company.clone(),
             contact,
             message: created.id,
@@ -63,9 +63,9 @@ impl Own {
             cursor: format!("{}{}", "7".repeat(16), "a".repeat(24)),
             dead_letter: 1,
         };
-        Own {
+        Caller {
             token: staff.token,
-            things,
+            values,
         }
     }
 
@@ -81,18 +81,18 @@ impl Own {
         let line = &page["contacts"][0];
         status == StatusCode::OK
             && line["unread"] == 1
-            && line["latestMessage"]["_id"] == self.things.message
+            && line["latestMessage"]["_id"] == self.values.message
             && line["fullName"].is_string()
     }
 
-    fn trial(&self, what: &str, mut request: Request, says: &[&str]) -> Trial {
+    fn input(&self, what: &str, mut request: Request, says: &[&str]) -> InvalidInput {
         request.name = format!(
             "{} with {}",
             request.name,
             what.chars().take(80).collect::<String>()
         );
         let says = says.iter().map(ToString::to_string).collect();
-        Trial {
+        InvalidInput {
             request,
             credentials: ("authorization", self.bearer()),
             status: None,
@@ -102,24 +102,24 @@ impl Own {
 }
 
 /// What is wrong with the answer.
-async fn complaint(system: &System, trial: Trial) -> Option<String> {
-    let (name, value) = &trial.credentials;
-    let answer = trial.request.send(system, Some((name, value))).await;
+async fn check_refusal(system: &System, input: InvalidInput) -> Option<String> {
+    let (name, value) = &input.credentials;
+    let answer = input.request.send(system, Some((name, value))).await;
     let is_problem = answer
         .headers
         .get("content-type")
         .is_some_and(|kind| kind == "application/problem+json");
     let is_good = |(status, problem): &(u16, &Value)| {
         let says = || {
-            trial
+            input
                 .says
                 .iter()
                 .any(|says| problem.to_string().contains(says))
         };
-        let is_for_it = if *status == trial.status.unwrap_or(400) {
+        let is_for_it = if *status == input.status.unwrap_or(400) {
             says()
         } else {
-            trial.status.is_none()
+            input.status.is_none()
         };
         (400..500).contains(status)
             && problem["code"].is_string()
@@ -132,7 +132,7 @@ async fn complaint(system: &System, trial: Trial) -> Option<String> {
         && (is_problem || answer.status == StatusCode::OK);
     let is_split = answer.headers.contains_key("set-cookie");
     (!is_refused || is_split)
-        .then(|| format!("{}: {} {}", trial.request.name, answer.status, answer.body))
+        .then(|| format!("{}: {} {}", input.request.name, answer.status, answer.body))
 }
 
 /// All that is stored.
@@ -170,34 +170,34 @@ async fn stored(system: &System) -> (u64, BTreeMap<String, Vec<RawDocumentBuf>>)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_is_wrong_is_refused_and_nothing_comes_of_it() {
+async fn invalid_input_is_refused_and_changes_nothing() {
     let system = System::start(&[]).await;
-    let (api, own) = (OpenApi::of(&system).await, Own::new(&system).await);
+    let (api, caller) = (OpenApi::of(&system).await, Caller::new(&system).await);
     eventually("what is right is stored", SOON, || async {
-        own.is_served(&system).await.then_some(())
+        caller.is_served(&system).await.then_some(())
     })
     .await;
     let (before, processes) = (stored(&system).await, system.run["pids"].clone());
 
-    let trials: Vec<Trial> = [
-        values::in_fields(&api, &own),
-        values::in_parameters(&api, &own),
-        bodies::in_bodies(&api, &own),
-        bodies::in_headers(&api, &own),
+    let inputs: Vec<InvalidInput> = [
+        values::in_fields(&api, &caller),
+        values::in_parameters(&api, &caller),
+        bodies::in_bodies(&api, &caller),
+        bodies::in_headers(&api, &caller),
     ]
     .into_iter()
     .flatten()
     .collect();
-    let mut tried = trials.len();
-    let mut complaints: Vec<String> = stream::iter(trials)
-        .map(|trial| complaint(&system, trial))
+    let mut tried = inputs.len();
+    let mut complaints: Vec<String> = stream::iter(inputs)
+        .map(|input| check_refusal(&system, input))
         .buffer_unordered(AT_ONCE)
         .filter_map(async |c| c)
         .collect()
         .await;
-    for input in raw::inputs(&own) {
+    for input in raw::inputs(&caller) {
         tried += 1;
-        complaints.extend(raw::complaint(&system, &input).await);
+        complaints.extend(raw::check_refusal(&system, &input).await);
     }
     println!("{tried} inputs tried");
     assert!(tried >= INPUTS, "{tried}");
@@ -208,7 +208,7 @@ async fn whatever_is_wrong_is_refused_and_nothing_comes_of_it() {
         complaints.join("\n")
     );
 
-    assert!(own.is_served(&system).await);
+    assert!(caller.is_served(&system).await);
     assert!(stored(&system).await == before, "something is stored");
     let run: Value =
         serde_json::from_slice(&std::fs::read(system.folder.0.join("run.json")).unwrap()).unwrap();
@@ -221,7 +221,7 @@ async fn whatever_is_wrong_is_refused_and_nothing_comes_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn operators_that_are_taken_are_names_and_texts_like_others() {
+async fn mongodb_operators_in_accepted_values_are_stored_as_plain_text() {
     let system = System::shared().await;
     let staff = system.new_company().await;
     let profile = json!({

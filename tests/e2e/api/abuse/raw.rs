@@ -4,7 +4,7 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::Own;
+use super::Caller;
 use crate::support::{SOON, System};
 
 /// Targets that are nothing of ours, or not written as ours are.
@@ -136,7 +136,7 @@ const BAD_CHUNKS: &[&str] = &[
 ];
 
 /// One input.
-pub struct Input {
+pub struct RawInput {
     what: String,
     bytes: Vec<u8>,
     wanted: Wanted,
@@ -154,11 +154,11 @@ enum Wanted {
 }
 
 /// All of them.
-pub fn inputs(own: &Own) -> Vec<Input> {
+pub fn inputs(caller: &Caller) -> Vec<RawInput> {
     let mut all = Vec::new();
     let mut add = |wanted: Wanted, bytes: Vec<u8>| {
-        let what = String::from_utf8_lossy(&bytes).replace(&own.token, "<token>");
-        all.push(Input {
+        let what = String::from_utf8_lossy(&bytes).replace(&caller.token, "<token>");
+        all.push(RawInput {
             what,
             bytes,
             wanted,
@@ -166,7 +166,7 @@ pub fn inputs(own: &Own) -> Vec<Input> {
     };
     let fields = format!(
         "Host: gateway\r\nAuthorization: {}\r\nConnection: close\r\n",
-        own.bearer()
+        caller.bearer()
     );
     for hosts in ["", "Host: a\r\nHost: a\r\n", "Host: a\r\nHost: b\r\n"] {
         add(
@@ -223,7 +223,7 @@ pub fn inputs(own: &Own) -> Vec<Input> {
     add(Wanted::End, b"GET / HT".to_vec());
     let message = format!(
         r#"{{"contact_id":"{}","role":"user","platform":"web","direction":"inbound","content":"smuggled"}}"#,
-        own.things.contact
+        caller.values.contact
     );
     let typed = format!("{fields}Content-Type: application/json\r\n");
     for lines in BAD_LINES {
@@ -328,7 +328,7 @@ pub fn inputs(own: &Own) -> Vec<Input> {
 }
 
 /// What is wrong with what comes back.
-pub async fn complaint(system: &System, input: &Input) -> Option<String> {
+pub async fn check_refusal(system: &System, input: &RawInput) -> Option<String> {
     let answer = exchange(system, input).await;
     let statuses: Vec<&str> = answer
         .lines()
@@ -353,7 +353,7 @@ pub async fn complaint(system: &System, input: &Input) -> Option<String> {
 }
 
 /// Everything that the gateway says to it until it closes the connection.
-async fn exchange(system: &System, input: &Input) -> String {
+async fn exchange(system: &System, input: &RawInput) -> String {
     let gateway = system.url("gateway");
     let mut connection = TcpStream::connect(gateway.strip_prefix("http://").unwrap())
         .await

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::bodies::NOT_JSON;
-use super::{Own, Trial};
+use super::{Caller, InvalidInput};
 use crate::support::openapi::{Field, OpenApi, Parameter, Request};
 
 /// Wrong for a field of any type: operators, other types, numbers out of every range, and what is
@@ -145,14 +145,14 @@ fn is_right(field: &Field<'_>, value: &str) -> bool {
 }
 
 /// In every field of every body.
-pub fn in_fields(api: &OpenApi, own: &Own) -> Vec<Trial> {
-    let mut trials = Vec::new();
+pub fn in_fields(api: &OpenApi, caller: &Caller) -> Vec<InvalidInput> {
+    let mut inputs = Vec::new();
     for operation in api.operations() {
-        let bare = api.without_body(&operation, &own.things, false, false);
+        let bare = api.without_body(&operation, &caller.values, false, false);
         for field in api
             .bodies(&operation)
             .iter()
-            .flat_map(|body| api.fields(body, &own.things))
+            .flat_map(|body| api.fields(body, &caller.values))
         {
             let mut attempt = |what: &str, body: String| {
                 let names = field
@@ -167,7 +167,7 @@ pub fn in_fields(api: &OpenApi, own: &Own) -> Vec<Trial> {
                 let request = bare
                     .clone()
                     .with_body("application/json", body.into_bytes());
-                trials.push(own.trial(&format!("{} = {what}", field.pointer), request, &says));
+                inputs.push(caller.input(&format!("{} = {what}", field.pointer), request, &says));
             };
             wrong_values(&field)
                 .iter()
@@ -177,7 +177,7 @@ pub fn in_fields(api: &OpenApi, own: &Own) -> Vec<Trial> {
             }
         }
     }
-    trials
+    inputs
 }
 
 /// What cannot be the value of a parameter.
@@ -225,16 +225,16 @@ fn wrong_texts(parameter: &Parameter<'_>) -> Vec<String> {
 }
 
 /// In every parameter of path or query string.
-pub fn in_parameters(api: &OpenApi, own: &Own) -> Vec<Trial> {
+pub fn in_parameters(api: &OpenApi, caller: &Caller) -> Vec<InvalidInput> {
     // Every byte, so that no client tidies it up.
     let encoded = |text: &str| {
         text.bytes()
             .map(|byte| format!("%{byte:02X}"))
             .collect::<String>()
     };
-    let mut trials = Vec::new();
+    let mut inputs = Vec::new();
     for operation in api.operations() {
-        let mut good = api.without_body(&operation, &own.things, false, false);
+        let mut good = api.without_body(&operation, &caller.values, false, false);
         if let Some(request) = api.bodies(&operation).first() {
             good = good.with_body("application/json", request.example.to_string().into_bytes());
         }
@@ -243,7 +243,7 @@ pub fn in_parameters(api: &OpenApi, own: &Own) -> Vec<Trial> {
                 path: path.clone(),
                 ..good.clone()
             };
-            trials.push(own.trial(&path, request, &[says]).wants(400));
+            inputs.push(caller.input(&path, request, &[says]).wants(400));
         };
         let (path, query) = good.path.split_once('?').unwrap_or((&good.path, ""));
         for parameter in api.parameters(&operation) {
@@ -278,5 +278,5 @@ pub fn in_parameters(api: &OpenApi, own: &Own) -> Vec<Trial> {
             }
         }
     }
-    trials
+    inputs
 }

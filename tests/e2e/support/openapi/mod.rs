@@ -10,7 +10,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::System;
-pub use request::{Request, Things, verdicts};
+pub use request::{Request, RequestValues, verdicts};
 
 /// In front of every path.
 const PREFIX: &str = "/api/v1";
@@ -100,26 +100,26 @@ impl OpenApi {
 
     /// Every operation with each form of its body, bare and with all that may be given; with the
     /// company where it takes one, or without.
-    pub fn requests(&self, things: &Things, with_company: bool) -> Vec<Request> {
+    pub fn requests(&self, values: &RequestValues, with_company: bool) -> Vec<Request> {
         let mut requests = Vec::new();
         for operation in self.operations() {
             for full in [false, true] {
-                let bare = self.without_body(&operation, things, with_company, full);
+                let bare = self.without_body(&operation, values, with_company, full);
                 let bodies = self.bodies(&operation);
                 if bodies.is_empty() {
                     requests.push(bare.clone());
                 }
                 for body in bodies {
                     let mut request = bare.clone();
-                    let mut content = things.in_example(&body);
+                    let mut content = values.in_example(&body);
                     request.names_company |= with_company
-                        && self.insert(body.schema, &mut content, "company_id", &things.company);
+                        && self.insert(body.schema, &mut content, "company_id", &values.company);
                     if full {
                         self.insert(
                             body.schema,
                             &mut content,
                             "external_message_id",
-                            &things.external_id,
+                            &values.external_id,
                         );
                     }
                     request
@@ -138,7 +138,7 @@ impl OpenApi {
     pub fn without_body(
         &self,
         operation: &Operation<'_>,
-        things: &Things,
+        values: &RequestValues,
         with_company: bool,
         full: bool,
     ) -> Request {
@@ -149,7 +149,7 @@ impl OpenApi {
             if !(parameter.required || if is_company { with_company } else { full }) {
                 continue;
             }
-            let value = things.parameter(operation, &parameter);
+            let value = values.parameter(operation, &parameter);
             names_company |= is_company;
             match parameter.place {
                 "path" => path = path.replace(&format!("{{{}}}", parameter.name), &value),
@@ -213,9 +213,9 @@ impl OpenApi {
     }
 
     /// Its fields, those inside of objects and lists too.
-    pub fn fields<'a>(&'a self, body: &Body<'a>, things: &Things) -> Vec<Field<'a>> {
+    pub fn fields<'a>(&'a self, body: &Body<'a>, values: &RequestValues) -> Vec<Field<'a>> {
         let mut fields = Vec::new();
-        self.fields_inside(body.schema, "", &things.in_example(body), &mut fields);
+        self.fields_inside(body.schema, "", &values.in_example(body), &mut fields);
         fields
     }
 

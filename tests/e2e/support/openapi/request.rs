@@ -1,4 +1,4 @@
-//! Requests about somebody's things, and what is said of them. Which requests there are is in the
+//! Requests about somebody's values, and what is said of them. Which requests there are is in the
 //! document.
 
 use reqwest::Method;
@@ -8,7 +8,7 @@ use super::{Body, Operation, PREFIX, Parameter};
 use crate::support::{Answer, System};
 
 /// What the requests name.
-pub struct Things {
+pub struct RequestValues {
     pub company: String,
     pub contact: String,
     pub message: String,
@@ -35,8 +35,8 @@ pub struct Request {
     pub asks_who: bool,
 }
 
-impl Things {
-    /// The example, about these things.
+impl RequestValues {
+    /// The example, about these values.
     pub fn in_example(&self, body: &Body<'_>) -> Value {
         let mut example = body.example.clone();
         self.fill(&mut example);

@@ -10,7 +10,7 @@ pub fn log_lines(system: &System) -> String {
 }
 
 /// All that is kept or shown, with where: the streams, the database, the log lines and the console.
-pub async fn everything(system: &System) -> Vec<(String, String)> {
+pub async fn all_stored_text(system: &System) -> Vec<(String, String)> {
     let (mut everything, log) = (Vec::new(), system.operator().await);
     for name in ["EVENTS", "JOBS", "DEAD"] {
         let stream = log.get_stream(name).await.unwrap();
