@@ -118,8 +118,6 @@ impl Config {
 /// The settings cannot work, or a worker ended. A bot or NATS that is away is no error: the forwarder
 /// waits for it.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), ServiceError> {
-    // An error means that the process has chosen its provider already.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let mut service = Service::start("forwarder", &config.common, shutdown).await?;
     service.health.expect(&["meta_bot", "lag"]);
     let bot = Bot::new(config.bot_base_url, &config.api_key, config.call_timeout)

@@ -43,8 +43,6 @@ const READY_LAG: u64 = 50;
 /// # Errors
 /// The settings cannot work, or a worker ended.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), ServiceError> {
-    // An error means that the process has chosen its provider already.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let mut service = Service::start("scheduler", &config.common, shutdown).await?;
     service
         .health

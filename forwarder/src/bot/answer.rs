@@ -3,9 +3,7 @@
 
 use std::time::Duration;
 
-use contract::Timestamp;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc2822;
+use runtime::net::http_client;
 
 /// How a call ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +24,22 @@ pub enum Ending {
     TimedOut,
     /// The connection broke before the answer was there.
     Broken,
+}
+
+impl From<http_client::Ending> for Ending {
+    /// A body that breaks off is read as far as it came, because the status is what counts.
+    fn from(ending: http_client::Ending) -> Ending {
+        match ending {
+            http_client::Ending::Answered(answer) => Ending::Answered {
+                status: answer.status,
+                retry_after: answer.retry_after,
+                graph: GraphError::read(answer.body.bytes()),
+            },
+            http_client::Ending::NoConnection => Ending::NoConnection,
+            http_client::Ending::TimedOut => Ending::TimedOut,
+            http_client::Ending::Broken => Ending::Broken,
+        }
+    }
 }
 
 /// An error of the Graph API. The codes are described at
@@ -74,15 +88,6 @@ impl GraphError {
     }
 }
 
-/// Reads a `Retry-After`: seconds, or an HTTP date. Any other text counts as absent.
-pub fn retry_after(header: &str, now: Timestamp) -> Option<Duration> {
-    if let Ok(seconds) = header.trim().parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let at = OffsetDateTime::parse(header.trim(), &Rfc2822).ok()?;
-    Some(Timestamp::from_millis(at.unix_timestamp().saturating_mul(1_000)).since(now))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,28 +127,10 @@ mod tests {
         }
     }
 
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let now: Timestamp = "1994-11-06T08:49:07Z".parse().unwrap();
-        assert_eq!(retry_after(" 120 ", now), Some(Duration::from_secs(120)));
-        assert_eq!(
-            retry_after("Sun, 06 Nov 1994 08:49:37 GMT", now),
-            Some(Duration::from_secs(30))
-        );
-        assert_eq!(
-            retry_after("Sun, 06 Nov 1994 08:00:00 GMT", now),
-            Some(Duration::ZERO)
-        );
-        for text in ["", "soon", "-1", "99999999999999999999999"] {
-            assert_eq!(retry_after(text, now), None, "{text}");
-        }
-    }
-
     proptest! {
         #[test]
-        fn any_bytes_are_read_without_a_panic(body in prop::collection::vec(any::<u8>(), 0..64), header in ".*") {
+        fn any_bytes_are_read_without_a_panic(body in prop::collection::vec(any::<u8>(), 0..64)) {
             let _ = GraphError::read(&body);
-            let _ = retry_after(&header, Timestamp::from_millis(0));
         }
 
         #[test]
@@ -151,12 +138,6 @@ mod tests {
             let error = json!({"code": code, "error_subcode": subcode, "message": "…"});
             let body = if is_short { error } else { json!({"error": error}) };
             prop_assert_eq!(GraphError::read(body.to_string().as_bytes()), Some(GraphError { code, subcode }));
-        }
-
-        #[test]
-        fn any_seconds_are_obeyed(seconds in any::<u64>()) {
-            let read = retry_after(&seconds.to_string(), Timestamp::from_millis(0));
-            prop_assert_eq!(read, Some(Duration::from_secs(seconds)));
         }
     }
 }

@@ -1,32 +1,36 @@
-//! The pause before a failed call is repeated: exponential with full jitter. Knows no clock and no
-//! randomness.
+//! The pauses before a failed call to the bot is repeated. The formula is that of all services, see
+//! [`Backoff`].
 
 use std::time::Duration;
+
+use runtime::net::backoff::Backoff;
 
 /// The longest pause after the first failed call. Each further failure doubles the longest pause.
 pub const FIRST: Duration = Duration::from_secs(1);
 /// The default for where the doubling ends.
 pub const LONGEST: Duration = Duration::from_secs(5 * 60);
-/// The shortest pause. Otherwise full jitter could draw next to nothing for a bot that has just failed.
+/// The shortest pause. Otherwise full jitter could draw next to nothing for a bot that has just
+/// failed.
 pub const SHORTEST: Duration = Duration::from_millis(100);
 /// The longest `Retry-After` that is obeyed. Otherwise a wrong header could outlast a message's
 /// deadline.
 pub const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 
-/// The pause after the call number `attempt` (from 1) has failed. `jitter` is uniform in 0..1. The
-/// pause is never shorter than `retry_after`, which the bot asked for. `longest` bounds only the drawn
-/// part.
+/// The pause after the call number `attempt` (from 1) has failed. `longest` bounds only the drawn
+/// part, not the time that the bot asked for.
 pub fn pause(
     attempt: u64,
     retry_after: Option<Duration>,
     longest: Duration,
     jitter: f64,
 ) -> Duration {
-    let doublings = attempt.saturating_sub(1).min(31) as u32;
-    let most = FIRST.saturating_mul(1 << doublings).min(longest);
-    let drawn = most.mul_f64(jitter.clamp(0.0, 1.0)).max(SHORTEST);
-    let asked = retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER);
-    drawn.max(asked)
+    let backoff = Backoff {
+        first: FIRST,
+        longest,
+        shortest: SHORTEST,
+        longest_retry_after: LONGEST_RETRY_AFTER,
+    };
+    backoff.pause(attempt, retry_after, jitter)
 }
 
 #[cfg(test)]

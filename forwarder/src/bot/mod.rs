@@ -6,37 +6,27 @@ pub mod answer;
 pub mod backoff;
 pub mod breaker;
 
-use std::error::Error;
 use std::time::{Duration, Instant};
 
+use contract::Id;
 use contract::domain::{Attachment, ExternalId, Message, Platform, ShortText};
 use contract::header;
 use contract::trace::TraceContext;
-use contract::{Id, Timestamp};
 use metrics::histogram;
-use reqwest::header::{HeaderMap, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, Response, redirect, retry};
+use runtime::net::http_client::{self, Client, HeaderMap, HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 
 use admission::CALLS_AT_ONCE;
-use answer::{Ending, GraphError, retry_after};
+use answer::Ending;
 
 /// The default time limit of a whole call: connecting, sending, the answer's head and body.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// The time limits that can be set. A longer one could outlast a stop, which takes 30 s at most and
 /// waits for calls under way and the storing of their results.
 pub const CALL_TIMEOUTS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
-/// The time limit for connecting, which is a part of the call.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Connections that are kept open between calls at most. Further ones are closed.
 const MAX_IDLE_CONNECTIONS: usize = CALLS_AT_ONCE;
-/// How long a connection is kept open between calls. Servers usually wait longer, so they close no
-/// connection during a call.
-const MAX_IDLE: Duration = Duration::from_secs(4);
-/// Bytes of an answer's body that are read, so that the connection can be used again. A connection
-/// with a longer answer is closed.
-const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
 /// The bot cannot be called at all.
 #[derive(Debug, thiserror::Error)]
@@ -90,29 +80,13 @@ impl Bot {
         let mut key =
             HeaderValue::from_str(api_key.expose_secret()).map_err(|_| BotError::ApiKey)?;
         key.set_sensitive(true);
-        let mut client = Client::builder()
-            .default_headers(HeaderMap::from_iter([(
-                reqwest::header::HeaderName::from_static("x-api-key"),
-                key,
-            )]))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
-            .pool_idle_timeout(MAX_IDLE)
-            // The key and the message go to the address that was configured, and nowhere else.
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            // Otherwise the log would not know of every attempt.
-            .retry(retry::never());
-        if !base_url.starts_with("https:") {
-            // No certificate is needed, so a system without certificates must not prevent the start.
-            client = client.tls_certs_only([]);
-        }
-        // reqwest's own text is only "builder error".
-        let why = |e: reqwest::Error| {
-            e.source()
-                .map_or_else(|| e.to_string(), ToString::to_string)
-        };
-        let client = client.build().map_err(|e| BotError::Client(why(e)))?;
+        let key = HeaderMap::from_iter([(HeaderName::from_static("x-api-key"), key)]);
+        let client = http_client::client(&base_url, |client| {
+            client
+                .default_headers(key)
+                .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
+        })
+        .map_err(BotError::Client)?;
         Ok(Bot {
             client,
             base_url,
@@ -150,45 +124,11 @@ impl Bot {
             .header(header::TRACEPARENT, trace.child().to_string())
             .json(&body);
         let started = Instant::now();
-        let ending = match request.send().await {
-            Ok(response) => answered(response).await,
-            Err(e) if e.is_connect() => Ending::NoConnection,
-            Err(e) if e.is_timeout() => Ending::TimedOut,
-            Err(_) => Ending::Broken,
-        };
+        let ending = http_client::send(request).await.into();
         let took = started.elapsed();
         histogram!("forward_seconds").record(took.as_secs_f64());
         Called { ending, took }
     }
-}
-
-/// Reads an answer. A body that breaks off is read as far as it came, because the status is what
-/// counts.
-async fn answered(response: Response) -> Ending {
-    let status = response.status().as_u16();
-    let asked = response
-        .headers()
-        .get(RETRY_AFTER)
-        .and_then(|v| v.to_str().ok());
-    let retry_after = asked.and_then(|text| retry_after(text, Timestamp::now()));
-    let body = body(response).await;
-    Ending::Answered {
-        status,
-        retry_after,
-        graph: GraphError::read(&body),
-    }
-}
-
-/// Reads the body up to [`MAX_ANSWER_BYTES`].
-async fn body(mut response: Response) -> Vec<u8> {
-    let mut body = Vec::new();
-    while let Ok(Some(part)) = response.chunk().await {
-        if body.len() + part.len() > MAX_ANSWER_BYTES {
-            return body;
-        }
-        body.extend_from_slice(&part);
-    }
-    body
 }
 
 #[cfg(test)]

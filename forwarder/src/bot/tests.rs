@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 use axum::Router;
 use axum::body::Bytes;
 use axum::http::{HeaderMap as Headers, StatusCode, Uri};
+use contract::Timestamp;
 use contract::domain::{Content, Direction, Role, Url};
+use runtime::net::http_client::MAX_ANSWER_BYTES;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -15,7 +17,6 @@ const TOKEN: &str = "EAAB-token";
 const KEY: &str = "0123456789abcdef0123456789abcdef";
 
 fn bot(base_url: String, timeout: Duration) -> Bot {
-    let _ = rustls::crypto::ring::default_provider().install_default();
     Bot::new(base_url, &KEY.into(), timeout).unwrap()
 }
 

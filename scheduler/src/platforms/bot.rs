@@ -4,10 +4,8 @@ use std::time::Duration;
 
 use contract::domain::BotStatus;
 use metrics::{counter, histogram};
-use reqwest::{Client, Method, Request, Url};
+use runtime::net::http_client::{self, Client, Ending, Method, Request, Url};
 use tokio::time::Instant;
-
-use crate::platforms::http::{self, Ending};
 
 /// How long the bot may take to say how it is.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -39,7 +37,7 @@ impl Bot {
         let address = Url::parse(&format!("{base_url}/health"))
             .map_err(|e| format!("META_BOT_BASE_URL: {e}"))?;
         Ok(Bot {
-            client: http::client(address.scheme() == "https")?,
+            client: http_client::client(address.as_str(), |client| client)?,
             address,
         })
     }
@@ -49,7 +47,7 @@ impl Bot {
         let mut request = Request::new(Method::GET, self.address.clone());
         *request.timeout_mut() = Some(TIMEOUT);
         let started = Instant::now();
-        let ending = http::call(&self.client, request).await;
+        let ending = http_client::call(&self.client, request).await;
         let took = started.elapsed();
         let why = why_down(&ending);
         let status = if why.is_none() {
@@ -77,7 +75,7 @@ fn why_down(ending: &Ending) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::platforms::http::Answer;
+    use runtime::net::http_client::{Answer, Body};
 
     #[test]
     fn only_a_good_answer_means_that_it_is_up() {
@@ -85,7 +83,7 @@ mod tests {
             Ending::Answered(Answer {
                 status,
                 retry_after: None,
-                body: None,
+                body: Body::Whole(Vec::new()),
             })
         };
         for (ending, why) in [

@@ -4,13 +4,11 @@
 use std::time::Duration;
 
 use metrics::histogram;
-use reqwest::header::{CONTENT_TYPE, HeaderValue};
-use reqwest::{Client, Method, Request, Url};
+use runtime::net::http_client::{self, Client, Ending, HeaderValue, Method, Request, Url};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
 use crate::config::GoogleSettings;
-use crate::platforms::http::{self, Ending};
 
 /// A whole call: connecting, sending, the answer's head and body. Below the consumer's ack wait.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,7 +36,7 @@ impl Google {
             return Ok(None);
         };
         let address = Url::parse(&token_url).map_err(|e| format!("GOOGLE_TOKEN_URL: {e}"))?;
-        let client = http::client(address.scheme() == "https")?;
+        let client = http_client::client(address.as_str(), |client| client)?;
         Ok(Some(Google {
             client,
             address,
@@ -52,12 +50,12 @@ impl Google {
         let mut request = Request::new(Method::POST, self.address.clone());
         *request.timeout_mut() = Some(TIMEOUT);
         request.headers_mut().insert(
-            CONTENT_TYPE,
+            http_client::header::CONTENT_TYPE,
             HeaderValue::from_static("application/x-www-form-urlencoded"),
         );
         *request.body_mut() = Some(self.form(refresh_token).into());
         let started = Instant::now();
-        let ending = http::call(&self.client, request).await;
+        let ending = http_client::call(&self.client, request).await;
         histogram!("token_exchange_seconds").record(started.elapsed().as_secs_f64());
         ending
     }

@@ -4,12 +4,11 @@
 use std::time::Duration;
 
 use metrics::histogram;
-use reqwest::{Client, Method, Request, Url};
+use runtime::net::http_client::{self, Client, Ending, Method, Request, Url};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
 use crate::config::GraphSettings;
-use crate::platforms::http::{self, Ending};
 
 /// A whole exchange: connecting, sending, the answer's head and body. Below the consumer's ack
 /// wait.
@@ -41,7 +40,7 @@ impl Graph {
         };
         let address = Url::parse(&format!("{base_url}/{version}/oauth/access_token"));
         let address = address.map_err(|e| format!("FACEBOOK_GRAPH_BASE_URL: {e}"))?;
-        let client = http::client(address.scheme() == "https")?;
+        let client = http_client::client(address.as_str(), |client| client)?;
         Ok(Some(Graph {
             client,
             address,
@@ -63,7 +62,7 @@ impl Graph {
         let mut request = Request::new(Method::GET, address);
         *request.timeout_mut() = Some(TIMEOUT);
         let started = Instant::now();
-        let ending = http::call(&self.client, request).await;
+        let ending = http_client::call(&self.client, request).await;
         histogram!("token_exchange_seconds").record(started.elapsed().as_secs_f64());
         ending
     }

@@ -4,5 +4,4 @@
 pub mod bot;
 pub mod google;
 pub mod graph;
-pub mod http;
 pub mod verdict;

@@ -3,19 +3,19 @@
 
 use std::time::Duration;
 
+use runtime::net::backoff::Backoff;
+use runtime::net::http_client::Ending;
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use crate::platforms::http::Ending;
-
-/// Longest pause after the first failed exchange. It doubles with each further one …
-const FIRST: Duration = Duration::from_secs(1);
-/// … up to this.
-const LONGEST: Duration = Duration::from_secs(30 * 60);
-/// Full jitter may draw next to nothing; whoever has just failed gets at least this.
-const SHORTEST: Duration = Duration::from_millis(100);
-/// Longest `Retry-After` that is obeyed: a wrong header must not use up a token's days.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(6 * 3_600);
+/// The pauses between two exchanges of a token.
+const BACKOFF: Backoff = Backoff {
+    first: Duration::from_secs(1),
+    longest: Duration::from_secs(30 * 60),
+    shortest: Duration::from_millis(100),
+    // Otherwise a wrong header could use up a token's days.
+    longest_retry_after: Duration::from_secs(6 * 3_600),
+};
 /// Longest token, as the gateway takes it.
 const TOKEN_CHARS: usize = 4_096;
 /// A token that lives longer than this counts as one without an end.
@@ -135,7 +135,7 @@ pub fn judge(ending: &Ending) -> Verdict {
     };
     let (status, after) = (answer.status, answer.retry_after);
     // The status alone does not tell: Graph's limits come as 400 too.
-    let Some(body) = &answer.body else {
+    let Some(body) = answer.body.whole() else {
         return retry(
             &format!("HTTP {status}, an answer that cannot be read"),
             after,
@@ -189,27 +189,22 @@ fn fresh(body: &[u8]) -> Option<Fresh> {
     })
 }
 
-/// The pause after the try number `attempt` (from 1) has failed: full jitter under a bound that
-/// doubles. `jitter` is uniform in 0..1. What the platform asked for (`retry_after`) is the least
-/// pause.
+/// The pause after the try number `attempt` (from 1) has failed; see [`Backoff::pause`].
 pub fn pause(attempt: u64, retry_after: Option<Duration>, jitter: f64) -> Duration {
-    let doublings = attempt.saturating_sub(1).min(31) as u32;
-    let most = FIRST.saturating_mul(1 << doublings).min(LONGEST);
-    let drawn = most.mul_f64(jitter.clamp(0.0, 1.0)).max(SHORTEST);
-    drawn.max(retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER))
+    BACKOFF.pause(attempt, retry_after, jitter)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::platforms::http::Answer;
+    use runtime::net::http_client::{Answer, Body};
     use secrecy::ExposeSecret;
 
     fn answered(status: u16, body: &str) -> Ending {
         Ending::Answered(Answer {
             status,
             retry_after: None,
-            body: Some(body.into()),
+            body: Body::Whole(body.into()),
         })
     }
 
@@ -217,7 +212,7 @@ mod tests {
         Ending::Answered(Answer {
             status,
             retry_after: None,
-            body: None,
+            body: Body::Part(Vec::new()),
         })
     }
 
@@ -452,7 +447,7 @@ mod tests {
             let ending = Ending::Answered(Answer {
                 status,
                 retry_after: after,
-                body: Some(body.into()),
+                body: Body::Whole(body.into()),
             });
             assert!(
                 matches!(judge(&ending), Verdict::Retry { after: asked, .. } if asked == after),
@@ -478,14 +473,14 @@ mod tests {
             );
         }
         assert_eq!(pause(3, None, 0.5), Duration::from_secs(2));
-        assert_eq!(pause(1, None, 0.0), SHORTEST);
+        assert_eq!(pause(1, None, 0.0), BACKOFF.shortest);
         assert_eq!(
             pause(1, Some(Duration::from_secs(30)), 1.0),
             Duration::from_secs(30)
         );
         assert_eq!(
             pause(1, Some(Duration::from_secs(86_400 * 365)), 1.0),
-            LONGEST_RETRY_AFTER
+            BACKOFF.longest_retry_after
         );
     }
 }
