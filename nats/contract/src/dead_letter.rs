@@ -1,5 +1,5 @@
-//! Dead letters: why a message cannot be processed, what can be told from its subject, and what
-//! became of it since. Storing, reading and replaying are the runtime's.
+//! Dead letters: why a message cannot be processed, what its subject says, and what became of the
+//! message since. Pure data; the crate `runtime` stores, reads and replays dead letters.
 
 use std::fmt;
 use std::str::FromStr;
@@ -31,7 +31,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Every reason.
+    /// Every reason, in the order of the enum.
     pub const ALL: &[Reason] = &[
         Reason::Malformed,
         Reason::UnknownVersion,
@@ -43,7 +43,7 @@ impl Reason {
         Reason::Failed,
     ];
 
-    /// The header's value.
+    /// The value of the header `Dead-Reason`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Reason::Malformed => "malformed",
@@ -76,7 +76,7 @@ impl FromStr for Reason {
     }
 }
 
-/// Not one of [`Reason::ALL`].
+/// The text is not one of [`Reason::ALL`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be one of {}", Reason::ALL.iter().map(|r| r.as_str()).collect::<Vec<_>>().join(", "))]
 pub struct UnknownReason;
@@ -142,24 +142,25 @@ pub struct StreamPosition {
     pub seq: u64,
 }
 
-/// Whom a message is about, as far as its original subject says it, and what a company may do with
-/// it. Says nothing about who asks: that is the caller's to know.
+/// Whom a message is about, as far as its original subject says that, and what a company may do
+/// with its dead letter. Says nothing about the caller who asks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SubjectInfo {
-    /// The tenant. A letter without one is for operators only.
+    /// The tenant. A dead letter without one is for operators only.
     pub company: Option<Id>,
     /// The conversation.
     pub contact: Option<Id>,
-    /// Its payload is the company's own words. Of all else a manager sees none: it can hold
-    /// password hashes and sealed tokens.
+    /// The payload holds only the company's own words. Managers see no other payload, because it
+    /// may hold password hashes and sealed tokens.
     pub is_plain: bool,
-    /// A manager may have it replayed: a gateway stores events of this kind anyway, or it awaits
-    /// delivery. What only other services store, operators replay.
+    /// A manager may have the message replayed: the message awaits delivery, or gateways store
+    /// events of this kind anyway. Messages that only other services store are for operators to
+    /// replay.
     pub is_replayable: bool,
 }
 
 impl SubjectInfo {
-    /// Reads a subject, also one that a later or earlier build made: only its tokens count.
+    /// Reads a subject, also one of a later or earlier build, because only the tokens count.
     pub fn of(subject: &str) -> SubjectInfo {
         let tokens: Vec<&str> = subject.split('.').collect();
         let id = |text: &str| text.parse::<Id>().ok();

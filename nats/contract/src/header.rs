@@ -1,67 +1,70 @@
-//! Names of the headers that messages of the log carry. The server's own begin with `Nats-`.
+//! Names of the headers that messages of the log carry, and what several headers say together. The
+//! server's own begin with `Nats-`.
 
 use crate::inventory;
 
-/// Idempotency: the server stores one message of an id within the stream's duplicate window.
+/// The id of a message: the server stores one message of an id within the stream's duplicate
+/// window.
 pub const MSG_ID: &str = "Nats-Msg-Id";
-/// The stream sequence, on a republished (live) message.
+/// On a republished (live) message: the sequence in the stream.
 pub const SEQUENCE: &str = "Nats-Sequence";
-/// On a republished message: the sequence of the one before it on the same subject, 0 if it is the
-/// first.
+/// On a republished message: the sequence of the message before it on the same subject, 0 if there
+/// is none.
 pub const LAST_SEQUENCE: &str = "Nats-Last-Sequence";
-/// When the server stored it, on a republished message and on one that is read from the stream.
+/// On a republished message, and on one that is read from the stream: when the server stored the
+/// message.
 pub const TIME_STAMP: &str = "Nats-Time-Stamp";
-/// How many more there are for the same request, on a message of a batched read.
+/// On a message of a batched read: how many more messages answer the same request.
 pub const NUM_PENDING: &str = "Nats-Num-Pending";
-/// Groups the messages of an atomic batch (ADR-50).
+/// The id of an atomic batch, the same on all its messages.
 pub const BATCH_ID: &str = "Nats-Batch-Id";
-/// Position in the batch, from 1.
+/// The position of a message in its batch, counting from 1.
 pub const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
 /// `1` on the last message of a batch.
 pub const BATCH_COMMIT: &str = "Nats-Batch-Commit";
 
-/// With `Nats-Expected-Last-Subject-Sequence`: the filter whose last message is meant, in place of
-/// the message's own subject.
+/// With `Nats-Expected-Last-Subject-Sequence`: the filter whose last message must have that
+/// sequence, in place of the message's own subject.
 pub const EXPECTED_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
 
-/// Trace context, W3C form.
+/// The trace context in W3C form, as `TraceContext` prints it.
 pub const TRACEPARENT: &str = "traceparent";
 /// The envelope's `type`, so that the CLI and filters need not parse the payload.
 pub const EVENT_TYPE: &str = "Event-Type";
-/// The envelope's `version`.
+/// The envelope's `version`, a whole number.
 pub const EVENT_VERSION: &str = "Event-Version";
-/// Where the persister answers once the event is applied.
+/// The subject at which the persister answers once the event is applied.
 pub const OUTCOME_INBOX: &str = "Outcome-Inbox";
 
-/// Why a message is a dead letter: a [`crate::dead_letter::Reason`].
+/// Why a message is a dead letter, as `dead_letter::Reason` prints it.
 pub const DEAD_REASON: &str = "Dead-Reason";
-/// The error's text.
+/// The error's text on one line, at most 1,000 characters.
 pub const DEAD_ERROR: &str = "Dead-Error";
-/// How often delivery was tried.
+/// How often the message was tried.
 pub const DEAD_ATTEMPTS: &str = "Dead-Attempts";
-/// The message's sequence in its stream.
+/// The sequence of the message in the stream of [`DEAD_STREAM`].
 pub const DEAD_STREAM_SEQ: &str = "Dead-Stream-Seq";
-/// The stream it was consumed from.
+/// The stream that the message was consumed from.
 pub const DEAD_STREAM: &str = "Dead-Stream";
-/// When it became a dead letter, RFC 3339.
+/// When the message became a dead letter, RFC 3339.
 pub const DEAD_FIRST_AT: &str = "Dead-First-At";
-/// The `Nats-Msg-Id` that it carried.
+/// The `Nats-Msg-Id` that the message carried.
 pub const DEAD_MSG_ID: &str = "Dead-Msg-Id";
-/// On a replayed message, and on the dead letter that it becomes if it fails again: the sequence in
-/// `DEAD` that it was replayed from.
+/// On a replayed message, and on the dead letter that the message becomes if it fails again: the
+/// sequence in `DEAD` of the dead letter that was replayed.
 pub const REPLAY_OF: &str = "Replay-Of";
-/// On a dead letter, and on the message that is replayed from it: the sequence in `EVENTS` that its
-/// event had first. That is its place in the conversation, and in what the view makes of the log.
+/// On a dead letter, and on a message that is replayed from one: the [`log_position`] of its event.
 pub const EVENT_SEQ: &str = "Event-Seq";
-/// Where the server sourced a message from: `<stream> <sequence> …`.
+/// The stream and the sequence that the server sourced a message from: `<stream> <sequence> …`.
 pub const STREAM_SOURCE: &str = "Nats-Stream-Source";
 
 /// The position in the log of the event that a message is about, counting from 1: the sequence in
-/// `EVENTS` under which the event was stored first. A replay keeps the position of its original.
-/// Returns `None` for a message that is neither an event nor made from one, such as the work of a
-/// job.
+/// `EVENTS` under which the event was stored first. The position says where the event belongs in
+/// its conversation, and in what the view makes of the log. A replay keeps the position of its
+/// original.
 ///
-/// `stream` and `seq` say where the message itself is stored, `header` reads its headers.
+/// `stream` and `seq` say where the message itself is stored, `header` reads its headers. Returns
+/// `None` for a message that is neither an event nor made from one, such as the work of a job.
 pub fn log_position<'h>(
     stream: &str,
     seq: u64,

@@ -10,8 +10,20 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::Timestamp;
 
-/// Twelve bytes: seconds since 1970 (4), random of the process (5), counter (3); so ids made by one
-/// process sort by time.
+/// Twelve bytes: seconds since 1970 (4), random of the process (5), counter (3). So the ids that
+/// one process makes sort by time.
+///
+/// ```
+/// use contract::{Id, Timestamp};
+///
+/// let id: Id = "665F1e0c9b1d4a7f3c2e8a01".parse()?;
+/// assert_eq!(id.to_string(), "665f1e0c9b1d4a7f3c2e8a01");
+/// assert!("665f1e0c".parse::<Id>().is_err());
+///
+/// let (first, second) = (Id::generate(Timestamp::now()), Id::generate(Timestamp::now()));
+/// assert_ne!(first, second);
+/// # Ok::<(), contract::id::BadId>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id([u8; 12]);
 
@@ -24,7 +36,7 @@ static PROCESS: LazyLock<[u8; 5]> = LazyLock::new(rand::random);
 static COUNTER: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new(rand::random()));
 
 impl Id {
-    /// A new id, unique over machines by the process's random part. `now` gives its leading
+    /// A new id, unique over machines by the process's random part. `now` gives the leading
     /// seconds.
     pub fn generate(now: Timestamp) -> Id {
         let seconds = (now.millis() / 1_000) as u32;
@@ -41,7 +53,7 @@ impl Id {
         self.0
     }
 
-    /// An id of known bytes.
+    /// The id with these bytes.
     pub const fn from_bytes(bytes: [u8; 12]) -> Id {
         Id(bytes)
     }
@@ -111,6 +123,20 @@ impl<'de> Deserialize<'de> for Id {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn an_id_parses_as_it_prints(bytes in any::<[u8; 12]>()) {
+            let id = Id::from_bytes(bytes);
+            prop_assert_eq!(id.to_string().parse(), Ok(id));
+        }
+
+        #[test]
+        fn no_text_makes_the_parser_panic(text in ".{0,30}", hex in "[0-9a-fA-F+é]{20,26}") {
+            let _ = (text.parse::<Id>(), hex.parse::<Id>());
+        }
+    }
 
     #[test]
     fn ids_of_one_process_differ_and_print_as_they_parse() {
@@ -128,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused() {
+    fn texts_other_than_24_hex_digits_are_refused() {
         for text in [
             "",
             "123",

@@ -1,7 +1,13 @@
 //! The contract of PetBuddy messaging: the only code that the services share.
 //!
-//! It is plain data: ids, domain types, events, subjects, queries, and the inventory of streams. It
-//! does no I/O and depends on neither tokio nor axum; how a service speaks it is the crate `runtime`.
+//! Plain data: ids, domain types, events, subjects, queries, and the inventory of streams. The
+//! crate does no I/O and depends on neither tokio nor axum. How a service speaks the contract is
+//! the matter of the crate `runtime`.
+//!
+//! Types that answers to clients are made of describe themselves to OpenAPI: their doc comments are
+//! part of `gateway/openapi.json`.
+
+#![warn(missing_docs)]
 
 #[macro_use]
 mod event_list;

@@ -1,23 +1,23 @@
-//! What the persister answers at `Outcome-Inbox` once an event is applied.
+//! What the persister answers at `Outcome-Inbox` once an event is applied. Sends nothing.
 
 use serde::{Deserialize, Serialize};
 
-/// The result of one event, as the view sees it.
+/// The result of applying one event to the view.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum Outcome {
-    /// Applied, or had been applied before.
+    /// The event is applied, now or earlier.
     Applied {
         /// Documents that the event addressed.
         matched: u64,
         /// Documents that it changed.
         modified: u64,
     },
-    /// What it addresses does not exist.
+    /// The document that the event addresses does not exist.
     NotFound,
-    /// It contradicts a unique key, such as a user's email.
+    /// The event contradicts a unique key, such as a user's email.
     Conflict {
-        /// The key, for the caller's error.
+        /// The name of the key, for the caller's error.
         key: String,
     },
 }

@@ -1,5 +1,5 @@
 //! Points in time as the contract writes them: UTC, milliseconds, RFC 3339
-//! (`2026-11-22T18:35:17.123Z`). Not a calendar.
+//! (`2026-11-22T18:35:17.123Z`). Knows no calendar.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,6 +10,15 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 /// Milliseconds since 1970-01-01 UTC, within the years 1 to 9999.
+///
+/// ```
+/// use contract::Timestamp;
+///
+/// let at: Timestamp = "2026-11-22T19:35:17.123456+01:00".parse()?;
+/// assert_eq!(at.to_string(), "2026-11-22T18:35:17.123Z");
+/// assert_eq!(Timestamp::from_millis(at.millis()), at);
+/// # Ok::<(), contract::timestamp::BadTimestamp>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
@@ -18,11 +27,11 @@ pub struct Timestamp(i64);
 #[error("a time is RFC 3339, such as 2026-11-22T18:35:17.123Z")]
 pub struct BadTimestamp;
 
-/// 0001-01-01 and 9999-12-31 in milliseconds: what RFC 3339 can print.
+/// The first millisecond of the year 1 and the last of 9999: RFC 3339 can print no others.
 const RANGE: (i64, i64) = (-62_135_596_800_000, 253_402_300_799_999);
 
 impl Timestamp {
-    /// The machine's clock. Call it at the edge and pass the value on.
+    /// The time of the machine's clock. Call this at the edge only, and pass the value on.
     pub fn now() -> Timestamp {
         let since = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -30,7 +39,7 @@ impl Timestamp {
         Timestamp::from_millis(since.as_millis() as i64)
     }
 
-    /// Clamped to the years that can be printed.
+    /// The time so many milliseconds after 1970, clamped to the years that can be printed.
     pub const fn from_millis(millis: i64) -> Timestamp {
         match millis {
             m if m < RANGE.0 => Timestamp(RANGE.0),
@@ -39,12 +48,12 @@ impl Timestamp {
         }
     }
 
-    /// Milliseconds since 1970.
+    /// Milliseconds since 1970, negative before.
     pub const fn millis(self) -> i64 {
         self.0
     }
 
-    /// This moment and so much more.
+    /// The time that is later by `duration`, clamped to the year 9999.
     pub fn plus(self, duration: Duration) -> Timestamp {
         Timestamp::from_millis(
             self.0
@@ -52,7 +61,7 @@ impl Timestamp {
         )
     }
 
-    /// How long ago `earlier` was; zero if it was not.
+    /// The time that has passed since `earlier`; zero if `earlier` is later.
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_millis(u64::try_from(self.0 - earlier.0).unwrap_or(0))
     }
@@ -133,6 +142,18 @@ mod tests {
         fn prints_as_it_parses(millis in RANGE.0..=RANGE.1) {
             let at = Timestamp::from_millis(millis);
             prop_assert_eq!(at.to_string().parse(), Ok(at));
+        }
+
+        #[test]
+        fn no_text_makes_the_parser_panic(
+            text in ".{0,40}",
+            like in "[0-9]{4,5}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]{0,12})?(Z|[+-][0-9]{2}:[0-9]{2})?",
+        ) {
+            for text in [text, like] {
+                if let Ok(at) = text.parse::<Timestamp>() {
+                    prop_assert_eq!(at.to_string().parse(), Ok(at));
+                }
+            }
         }
     }
 

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A `traceparent`: trace id, the span that sent it, flags.
+/// A `traceparent`: trace id, id of the sending span, flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceContext {
     trace: u128,
@@ -23,7 +23,7 @@ impl TraceContext {
         }
     }
 
-    /// The same trace, one step further.
+    /// The same trace with a new span.
     pub fn child(self) -> TraceContext {
         TraceContext {
             span: rand::random::<u64>().max(1),
@@ -31,7 +31,7 @@ impl TraceContext {
         }
     }
 
-    /// 32 hex digits.
+    /// The trace id as 32 hex digits.
     pub fn trace_id(&self) -> String {
         format!("{:032x}", self.trace)
     }
@@ -47,7 +47,7 @@ impl fmt::Display for TraceContext {
     }
 }
 
-/// Not a `traceparent` of version 00.
+/// The text is not a `traceparent` of version 00.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a W3C traceparent")]
 pub struct BadTraceparent;
@@ -88,6 +88,14 @@ impl FromStr for TraceContext {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_parser_panic(text in ".{0,60}", like in "0[01]-[0-9a-f]{30,34}-[0-9a-fé]{15,17}-[0-9a-f]{1,3}") {
+            let _ = (text.parse::<TraceContext>(), like.parse::<TraceContext>());
+        }
+    }
 
     #[test]
     fn the_standards_example_round_trips_and_a_child_keeps_the_trace() {
@@ -101,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_one_is_refused() {
+    fn texts_that_are_no_traceparent_are_refused() {
         for text in [
             "",
             "00-0-0-0",

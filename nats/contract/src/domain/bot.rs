@@ -1,56 +1,56 @@
-//! How the Meta bot is, as the bucket `bot-health` keeps it.
+//! The health of the Meta bot, as the bucket `bot-health` keeps it. Asks no bot.
 
 use serde::{Deserialize, Serialize};
 
 use crate::Timestamp;
 
-/// What the probe saw.
+/// The result of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BotStatus {
-    /// It answers.
+    /// The bot answered.
     Up,
-    /// It does not.
+    /// The bot did not answer, or said that it is not well.
     Down,
 }
 
-/// The entry `meta-bot`: the scheduler's probe.
+/// The entry `meta-bot`: the last result of the scheduler's probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BotHealth {
-    /// How it is.
+    /// The last result.
     pub status: BotStatus,
-    /// What it said, where it is down.
+    /// What the bot said; `None` while it is up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
-    /// Since when it has been so.
+    /// When the status changed last.
     pub since: Timestamp,
-    /// When it was asked last.
+    /// When the bot was asked last.
     pub checked_at: Timestamp,
-    /// How long the answer took, in ms.
+    /// Duration of the last probe, in ms.
     pub took_ms: u64,
-    /// The replica that asked.
+    /// The instance of the scheduler that asked.
     pub by: String,
 }
 
-/// How a forwarder's circuit breaker stands.
+/// The state of a forwarder's circuit breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BreakerState {
     /// Calls are made.
     Closed,
-    /// None are.
+    /// No calls are made.
     Open,
-    /// One is, to try.
+    /// One call is made, as a trial.
     HalfOpen,
 }
 
 /// The entry `breaker.<instance>`: a forwarder's circuit breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BreakerView {
-    /// How it stands.
+    /// The state at the last change.
     pub state: BreakerState,
-    /// Since when.
+    /// When the state changed last.
     pub since: Timestamp,
-    /// How often it has opened since the process began.
+    /// How often the breaker has opened since the process began.
     pub opened: u64,
 }

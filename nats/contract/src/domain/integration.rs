@@ -1,5 +1,5 @@
-//! A company's access to a platform. Tokens are here only in their sealed form; sealing is the
-//! runtime's.
+//! A company's access to a platform. Tokens are here only in their sealed form; the crate `runtime`
+//! seals and opens them.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,42 +22,41 @@ string_enum!(
     Google = "google"
 );
 
-/// The access that one company has to one platform. Also the data of `integration.updated`. The
-/// answer to a client leaves the tokens out.
+/// The access that one company has to one platform. Also the data of `integration.updated`. Answers
+/// to clients leave the tokens out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Integration {
     /// The tenant.
     pub company_id: Id,
-    /// With whom; a company has one integration a provider.
+    /// The platform. A company has at most one integration for each.
     #[serde(rename = "platform")]
     pub provider: Provider,
     /// The page, business account or bot on the platform that the token is for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account_id: Option<ShortText>,
-    /// Its name there.
+    /// The account's name on the platform.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account_name: Option<ShortText>,
-    /// What the platform wants with every call. `None` until the first one is fetched with the
-    /// refresh token.
+    /// The token that the platform wants with every call. `None` until the first one is fetched
+    /// with the refresh token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access_token: Option<Sealed>,
-    /// What a new access token is fetched with; [`Provider::Google`] has one, the others none.
-    /// Sealed with the same key.
+    /// The token with which a new access token is fetched. Only [`Provider::Google`] has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refresh_token: Option<Sealed>,
-    /// When the platform stops taking the access token, where it says.
+    /// When the platform stops taking the access token; `None` if the platform does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_expires_at: Option<Timestamp>,
-    /// When it was entered or last replaced.
+    /// When the access was entered or last replaced.
     pub updated_at: Timestamp,
 }
 
 /// A secret under authenticated encryption, as log and database keep it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sealed {
-    /// The key that it is sealed with, by its id in `ENCRYPTION_KEYS`.
+    /// The id in `ENCRYPTION_KEYS` of the key that sealed the secret.
     pub key_id: String,
-    /// Nonce and ciphertext, Base64.
+    /// Nonce (24 bytes) and ciphertext, Base64.
     pub sealed: String,
 }
 

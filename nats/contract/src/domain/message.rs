@@ -1,4 +1,4 @@
-//! Messages and their delivery.
+//! Messages and their delivery. Knows no event and no bot.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -7,7 +7,7 @@ use super::integration::Provider;
 use super::text::{Content, ExternalId, ShortText, Url};
 use crate::{Id, Timestamp};
 
-/// Attachments that one message can have.
+/// Attachments that one message can have. The gateway refuses a message with more.
 pub const MAX_ATTACHMENTS: usize = 20;
 
 string_enum!(
@@ -68,7 +68,8 @@ impl Platform {
         matches!(self, Platform::Facebook | Platform::Instagram)
     }
 
-    /// Whose access its messages need; `None` where they need none.
+    /// The provider whose access token is needed to deliver messages of this platform; `None` if
+    /// none is.
     pub const fn provider(self) -> Option<Provider> {
         match self {
             Platform::Instagram => Some(Provider::Instagram),
@@ -133,13 +134,13 @@ pub(crate) const fn is_forwardable(platform: Platform, direction: Direction, rol
 }
 
 impl Message {
-    /// Whether the forwarder takes it to the bot. The server's source filter of `OUTBOUND` says the
-    /// same in subjects.
+    /// Whether the forwarder takes the message to the bot. The server's source filter of `OUTBOUND`
+    /// says the same in subjects.
     pub fn is_forwardable(&self) -> bool {
         is_forwardable(self.platform, self.direction, self.role)
     }
 
-    /// The document as clients see it right after it was accepted at `seq`.
+    /// The message as clients see it right after the log has accepted it at `seq`.
     pub fn initial_view(self, seq: Option<u64>) -> MessageView {
         let delivery = self.is_forwardable().then(Delivery::queued);
         MessageView {
@@ -208,7 +209,7 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// Where every forwardable message starts.
+    /// The delivery of a forwardable message that no forwarder has seen yet.
     pub fn queued() -> Delivery {
         Delivery {
             state: DeliveryState::Queued,
@@ -220,13 +221,13 @@ impl Delivery {
     }
 }
 
-/// The fields of a message that can be edited; `None` leaves one as it is.
+/// The fields of a message that can be edited. `None` leaves a field as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MessagePatch {
     /// A new text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<Content>,
-    /// New attachments, in place of all.
+    /// New attachments, in place of all attachments.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attachments: Option<Vec<Attachment>>,
 }

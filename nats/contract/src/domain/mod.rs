@@ -1,5 +1,5 @@
-//! The domain: messages, contacts, companies and users, valid by construction. No I/O, no storage
-//! form.
+//! The domain: messages, contacts, companies and users, valid by construction. Does no I/O and
+//! knows no storage form.
 
 #[macro_use]
 mod string_enum;

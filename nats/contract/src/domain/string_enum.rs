@@ -1,15 +1,19 @@
-//! Sets of names: an enum with the text of each value in JSON, subjects and documents. What they
-//! mean is said where they are used.
+//! A macro for enums whose values have a name in JSON, subjects and documents. What a value means
+//! is said where the enum is defined.
 
-/// The text is none of the known names.
+/// The text is none of the names, which are listed here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be one of {0}")]
 pub struct UnknownName(pub &'static str);
 
 macro_rules! string_enum {
-    ($(#[$doc:meta])* $name:ident, $all:literal, $($(#[$vdoc:meta])* $variant:ident = $text:literal),+) => {
+    (
+        $(#[$doc:meta])* $name:ident, $all:literal,
+        $($(#[$vdoc:meta])* $variant:ident = $text:literal),+
+    ) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(serde::Serialize, serde::Deserialize)]
         #[serde(rename_all = "lowercase")]
         #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
         pub enum $name { $($(#[$vdoc])* $variant),+ }
@@ -33,7 +37,10 @@ macro_rules! string_enum {
         impl std::str::FromStr for $name {
             type Err = $crate::domain::UnknownName;
             fn from_str(text: &str) -> Result<$name, $crate::domain::UnknownName> {
-                match text { $($text => Ok($name::$variant),)+ _ => Err($crate::domain::UnknownName($all)) }
+                match text {
+                    $($text => Ok($name::$variant),)+
+                    _ => Err($crate::domain::UnknownName($all)),
+                }
             }
         }
     };

@@ -64,7 +64,7 @@ pub enum StaffRole {
     Receptionist,
 }
 
-/// A member of staff, as the log and the database keep them. The answer to a client leaves
+/// A member of staff, as the log and the database keep them. Answers to clients leave
 /// `password_hash` out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
@@ -73,15 +73,15 @@ pub struct User {
     pub id: Id,
     /// The tenant.
     pub company_id: Id,
-    /// Unique over all companies.
+    /// The login name, unique over all companies.
     pub email: Email,
-    /// The whole name.
+    /// First and last name.
     #[serde(rename = "fullName")]
     pub full_name: ShortText,
-    /// What they may do.
+    /// What the user may do.
     pub role: StaffRole,
-    /// bcrypt.
+    /// The bcrypt hash, with cost and salt.
     pub password_hash: String,
-    /// When they were entered.
+    /// When the user joined the company.
     pub created_at: Timestamp,
 }

@@ -9,32 +9,32 @@ use crate::domain::{
 };
 use crate::{Id, Timestamp};
 
-/// `message.updated`.
+/// `message.updated`: an edit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MessageUpdated {
-    /// The message.
+    /// The id of the message.
     pub message_id: Id,
-    /// Its conversation.
+    /// The conversation: the id of its contact.
     pub contact_id: Id,
-    /// What changes.
+    /// The fields that change.
     pub patch: MessagePatch,
 }
 
-/// `message.deleted`: it vanishes from every read, the log keeps it.
+/// `message.deleted`: the message vanishes from every read. The log keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MessageDeleted {
-    /// The message.
+    /// The id of the message.
     pub message_id: Id,
-    /// Its conversation.
+    /// The conversation: the id of its contact.
     pub contact_id: Id,
 }
 
-/// `message.read`: staff have read what is inbound, and was accepted before this event.
+/// `message.read`: staff have read the inbound messages that were accepted before this event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MessageRead {
     /// The conversation.
     pub contact_id: Id,
-    /// On one platform only.
+    /// Limits the event to messages of one platform.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
 }
@@ -42,17 +42,17 @@ pub struct MessageRead {
 /// `message.delivery`: one step of the forwarder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MessageDelivery {
-    /// The message.
+    /// The id of the message.
     pub message_id: Id,
-    /// Its conversation.
+    /// The conversation: the id of its contact.
     pub contact_id: Id,
-    /// What the message's `delivery` now is.
+    /// The message's `delivery` after this step.
     #[serde(flatten)]
     pub delivery: Delivery,
-    /// HTTP status of the call that this step ends.
+    /// HTTP status of the call that this step ends; `None` if there was no call or no answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// How long that call took, in ms.
+    /// Duration of the call that this step ends, in ms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration_ms: Option<u64>,
 }
@@ -63,14 +63,14 @@ impl MessageDelivery {
         self.delivery.state == DeliveryState::Delivered
     }
 
-    /// `Nats-Msg-Id` of a step: told again, it is stored once. It says which delivery of the
-    /// message the step belongs to.
+    /// `Nats-Msg-Id` of a step. Because the id is the same whenever the step is published, the log
+    /// stores the step once. `outbound_seq` is the sequence in `OUTBOUND` of the message, and
+    /// `call` counts the calls to the bot, from 1.
     pub fn msg_id(message: Id, outbound_seq: u64, call: u64, state: DeliveryState) -> String {
         format!("delivery-{message}-{outbound_seq}-{call}-{state}")
     }
 
-    /// The sequence in `OUTBOUND` of the delivery that a step of this message and `Nats-Msg-Id`
-    /// belongs to.
+    /// Reads `outbound_seq` back from the [`MessageDelivery::msg_id`] of a step of this message.
     pub fn outbound_seq(message: Id, msg_id: &str) -> Option<u64> {
         msg_id
             .strip_prefix(&format!("delivery-{message}-"))?
@@ -81,24 +81,24 @@ impl MessageDelivery {
     }
 }
 
-/// `message.sla_breached`: the bot had not taken the message when its company's target passed. Once
-/// a message.
+/// `message.sla_breached`: the bot had not taken the message when its company's target passed. A
+/// message has at most one such event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MessageSlaBreached {
-    /// The message.
+    /// The id of the message.
     pub message_id: Id,
-    /// Its conversation.
+    /// The conversation: the id of its contact.
     pub contact_id: Id,
     /// The channel.
     pub platform: Platform,
-    /// The company's target when it was missed, in seconds from accepted to delivered.
+    /// The company's target at that time, in seconds from accepted to delivered.
     pub target_seconds: u32,
     /// When the message was accepted.
     pub accepted_at: Timestamp,
 }
 
-/// `contact.bot_resumed`: the time for which the bot was to be silent is over. Says nothing if
-/// staff have set another since.
+/// `contact.bot_resumed`: the time for which the bot was to be silent is over. Without effect if
+/// staff have set another time since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContactBotResumed {
     /// The contact.
@@ -107,24 +107,24 @@ pub struct ContactBotResumed {
     pub until: Timestamp,
 }
 
-/// `company.updated`.
+/// `company.updated`: new settings of a company.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CompanyUpdated {
-    /// New targets; `None` leaves them as they are.
+    /// New targets; `None` leaves the targets as they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sla: Option<SlaTargets>,
 }
 
 /// `integration.refresh_failed`: a token that is about to expire could not be renewed. Staff have
-/// to connect again.
+/// to connect the platform again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IntegrationRefreshFailed {
-    /// Whose token.
+    /// The platform that the token is for.
     #[serde(rename = "platform")]
     pub provider: Provider,
-    /// Short text for staff, without tokens.
+    /// The reason, a short text for staff. It holds no token.
     pub error: String,
-    /// When the platform stops taking the token, where that is known.
+    /// When the platform stops taking the token; `None` if the platform does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_expires_at: Option<Timestamp>,
 }
@@ -135,23 +135,23 @@ pub struct IntegrationRefreshFailed {
 pub struct CompanyCreated {
     /// The tenant.
     pub company: Company,
-    /// Who registered it.
+    /// The member of staff who registered the company.
     pub manager: User,
 }
 
-/// `contact.updated`.
+/// `contact.updated`: an edit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ContactUpdated {
     /// The contact.
     pub contact_id: Id,
-    /// What changes.
+    /// The fields that change.
     pub patch: ContactPatch,
 }
 
 /// `integration.deleted`: the company is no longer connected with the platform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IntegrationDeleted {
-    /// Which.
+    /// The platform.
     #[serde(rename = "platform")]
     pub provider: Provider,
 }

@@ -1,4 +1,4 @@
-//! The envelope that every event of the log is in, and its JSON. Publishing is the runtime's.
+//! The envelope that every event of the log is in, and its JSON. Publishes nothing.
 
 use std::borrow::Cow;
 
@@ -20,7 +20,7 @@ pub const VERSION: u32 = 1;
 pub enum Actor {
     /// A member of staff.
     User {
-        /// Their id.
+        /// The id of the user.
         id: Id,
     },
     /// An internal service, such as a channel bot.
@@ -29,40 +29,40 @@ pub enum Actor {
     System,
 }
 
-/// Which request of a caller caused an event, so that its repetition is known for as long as the
-/// database keeps the message.
+/// The request of a caller that caused an event. With it a repetition of the request is recognised
+/// for as long as the database keeps the message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Idempotency {
-    /// The caller and the `Idempotency-Key` that they chose.
+    /// The caller and the `Idempotency-Key` that the caller chose, as `<caller>:<key>`.
     pub key: String,
-    /// A digest of the request's body: the same key with another body is a mistake of the caller's.
+    /// A digest of the request's body. The same key with another digest is a mistake of the caller.
     pub fingerprint: String,
 }
 
-/// One event with what all of them carry.
+/// One event with the fields that all events have.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Envelope {
-    /// The event's own id.
+    /// The id of the event itself, not of a thing that the event is about.
     pub id: Id,
-    /// When it was accepted.
+    /// When the service accepted the change.
     pub occurred_at: Timestamp,
-    /// Who caused it.
+    /// Who caused the event.
     pub actor: Actor,
     /// The tenant.
     pub company_id: Id,
-    /// Which request caused it, where the caller gave it a key.
+    /// The request that caused the event, if the caller gave the request a key.
     pub idempotency: Option<Idempotency>,
-    /// What happened.
+    /// The kind of change, with its data.
     pub event: Event,
 }
 
 /// Why a payload is not an event.
 #[derive(Debug, thiserror::Error)]
 pub enum BadEvent {
-    /// Not JSON, or fields are missing or wrong.
+    /// The payload is not JSON, or fields are missing or wrong.
     #[error("malformed event: {0}")]
     Malformed(String),
-    /// A type or version of another build.
+    /// The event has a type or version of another build.
     #[error("unknown event {kind} version {version}")]
     Unknown {
         /// The envelope's `type`.
@@ -187,8 +187,8 @@ impl Envelope {
         })
     }
 
-    /// Reads a message of the log and checks it against the subject it came on, which is what
-    /// isolates tenants.
+    /// Reads a message of the log and compares it with the subject that the message came on.
+    /// Without that comparison a payload could claim to be of another tenant.
     ///
     /// # Errors
     /// As [`Envelope::from_json`], and [`BadEvent::Malformed`] where payload and subject differ.

@@ -1,5 +1,5 @@
-//! Events: the changes that the log holds, in one versioned envelope. Pure data; publishing is the
-//! runtime's.
+//! Events: the changes that the log holds, in one versioned envelope. Pure data; the crate
+//! `runtime` publishes them.
 
 mod data;
 mod envelope;

@@ -1,6 +1,9 @@
 //! The format of every event is pinned by a file in `nats/golden/`: what was once written must stay
 //! readable, byte for byte.
 
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+
 use super::*;
 use crate::domain::{
     Attachment, Contact, ContactPatch, Content, Delivery, DeliveryState, Direction, Email,
@@ -231,7 +234,8 @@ fn every_event_is_written_and_read_as_its_golden_file_says() {
     let examples = examples();
     let mut kinds: Vec<&str> = examples.iter().map(|(kind, _)| *kind).collect();
     let mut known = Event::KINDS.to_vec();
-    (kinds.sort_unstable(), known.sort_unstable());
+    kinds.sort_unstable();
+    known.sort_unstable();
     assert_eq!(
         kinds, known,
         "an event without an example has no golden file"
@@ -319,6 +323,43 @@ fn other_types_and_versions_are_told_from_malformed_ones() {
         Envelope::from_json(b"\xff{"),
         Err(BadEvent::Malformed(_))
     ));
+}
+
+/// A payload of an event, with some of its bytes replaced, removed or repeated.
+fn damaged_payload() -> impl Strategy<Value = Vec<u8>> {
+    let payloads: Vec<Vec<u8>> = examples()
+        .into_iter()
+        .map(|(_, event)| envelope(event).to_json().unwrap())
+        .collect();
+    let damage = (
+        any::<Index>(),
+        0..8_usize,
+        proptest::collection::vec(any::<u8>(), 0..8),
+    );
+    (select(payloads), damage).prop_map(|(mut payload, (at, removed, added))| {
+        let start = at.index(payload.len());
+        let end = (start + removed).min(payload.len());
+        payload.splice(start..end, added);
+        payload
+    })
+}
+
+proptest! {
+    #[test]
+    fn no_payload_makes_the_reader_panic(
+        damaged in damaged_payload(),
+        bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        subject in "[ -~]{0,40}",
+    ) {
+        let _ = (Envelope::from_json(&bytes), Envelope::from_message(&subject, &bytes));
+        if let Ok(read) = Envelope::from_message(&subject, &damaged) {
+            prop_assert_eq!(read.subject().to_string(), subject);
+        }
+        if let Ok(read) = Envelope::from_json(&damaged) {
+            let again = read.to_json().unwrap();
+            prop_assert_eq!(Envelope::from_json(&again).unwrap(), read);
+        }
+    }
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! What `petbuddy audit` asks: which messages the view has, of all companies. For operators; the
-//! gateway asks none of this.
+//! The queries of `petbuddy audit`: which messages the view has, of all companies. For operators;
+//! the gateway asks none of these.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,29 +7,29 @@ use super::Query;
 use crate::Id;
 use crate::domain::DeliveryState;
 
-/// Most messages in one question or answer of an audit.
+/// Messages in one query or answer of an audit. The persister refuses a query for more ids.
 pub const MAX_AUDIT: u32 = 1_000;
 
-/// What the view has of these messages. Asked by id, not by sequence: an index on the sequence
-/// would cost every insert.
+/// What the view has of these messages. The query is by id and not by sequence, because an index on
+/// the sequence would cost every insert.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AuditMessages {
-    /// At most [`MAX_AUDIT`].
+    /// The ids of the messages, at most [`MAX_AUDIT`].
     pub ids: Vec<Id>,
 }
 
 /// What the view has of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditLine {
-    /// The message.
+    /// The id of the message.
     pub id: Id,
-    /// Its tenant.
+    /// The tenant.
     pub company_id: Id,
-    /// Where the log has its `message.created`, as the view says.
+    /// The sequence of the message's `message.created` in the log, as the view says.
     pub seq: u64,
-    /// How far its delivery has come, where it is for the bot.
+    /// The state of the delivery; `None` for a message that is not forwarded.
     pub state: Option<DeliveryState>,
-    /// Whether it was deleted: no read finds it any more.
+    /// Whether the message was deleted: no read finds it any more.
     pub deleted: bool,
 }
 
@@ -41,20 +41,20 @@ impl Query for AuditMessages {
 /// Every message of the view, in the order of ids, a page at a time.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct WalkMessages {
-    /// Go on after this message.
+    /// The message after which the page begins; `None` for the first page.
     pub after: Option<Id>,
-    /// Of one company only.
+    /// Limits the page to messages of one company.
     pub company_id: Option<Id>,
-    /// Messages to look at, 1 to [`MAX_AUDIT`]; those of other companies count.
+    /// Messages to look at, 1 to [`MAX_AUDIT`]. Messages of other companies count.
     pub limit: u32,
 }
 
 /// The answer to [`WalkMessages`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AuditPage {
-    /// By id. A page can be empty although others follow.
+    /// The messages by id. A page can be empty although others follow.
     pub lines: Vec<AuditLine>,
-    /// Where to go on; `None` at the end.
+    /// The `after` of the next page; `None` on the last.
     pub next: Option<Id>,
 }
 

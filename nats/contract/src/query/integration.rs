@@ -1,4 +1,4 @@
-//! Questions about companies' access to platforms.
+//! Queries about companies' access to platforms. Types only.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,7 +6,7 @@ use super::Query;
 use crate::domain::{Integration, Provider};
 use crate::{Id, Timestamp};
 
-/// A company's integrations, one a provider at most.
+/// A company's integrations, at most one for each provider.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct ListIntegrations {
     /// The tenant.
@@ -18,12 +18,12 @@ impl Query for ListIntegrations {
     type Answer = Vec<IntegrationView>;
 }
 
-/// One integration.
+/// One integration of a company.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct GetIntegration {
     /// The tenant.
     pub company_id: Id,
-    /// With whom.
+    /// The platform.
     #[serde(rename = "platform")]
     pub provider: Provider,
 }
@@ -33,18 +33,18 @@ impl Query for GetIntegration {
     type Answer = IntegrationView;
 }
 
-/// An integration, and what has become of it.
+/// An integration with what is known of its renewal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IntegrationView {
-    /// As it was entered or last renewed.
+    /// The integration as it was entered or last renewed.
     #[serde(flatten)]
     pub integration: Integration,
-    /// Why its token could not be renewed, if it could not.
+    /// Why the token could not be renewed; `None` if that has not failed since the last change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refresh_error: Option<RefreshError>,
-    /// The sequence in the log of the last event about it.
+    /// The log position of the last event about the integration.
     pub seq: u64,
-    /// When that was.
+    /// When the last event about it was accepted.
     pub changed_at: Timestamp,
 }
 
@@ -58,37 +58,38 @@ pub struct RefreshError {
     pub at: Timestamp,
 }
 
-/// Most entries of an [`ExpiringPage`].
+/// Entries of one [`ExpiringPage`]. A larger limit counts as this one.
 pub const MAX_EXPIRING: u32 = 500;
 
-/// The Facebook and Instagram tokens of all companies that expire within a time, in no order that
-/// matters.
+/// The Facebook and Instagram tokens of all companies that expire within a range of time. The order
+/// of the pages has no meaning.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct ListExpiring {
-    /// Not earlier …
+    /// The first moment of the range.
     pub from: Timestamp,
-    /// … and before this.
+    /// The first moment after the range.
     pub before: Timestamp,
-    /// Begin after this one.
+    /// The integration after which the page begins; `None` for the first page.
     pub after: Option<IntegrationKey>,
-    /// 1 to [`MAX_EXPIRING`].
+    /// Entries of the page, 1 to [`MAX_EXPIRING`].
     pub limit: u32,
 }
 
-/// The integrations of all companies that have a refresh token, and an access token that expires
-/// before a time, or at a time that is not known, or none at all; in no order that matters.
+/// The integrations of all companies that have a refresh token, and whose access token expires
+/// before a time, at an unknown time, or is missing. The order of the pages has no meaning.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct ListRefreshable {
-    /// With whom.
+    /// The platform.
     #[serde(rename = "platform")]
     pub provider: Provider,
-    /// Before this.
+    /// The first moment at which an access token is too young to be listed.
     pub before: Timestamp,
-    /// Those that could not be renewed are left out, but for what failed since this.
+    /// Integrations whose renewal has failed are left out, except those that failed since this
+    /// time.
     pub failed_since: Option<Timestamp>,
-    /// Begin after this one.
+    /// The integration after which the page begins; `None` for the first page.
     pub after: Option<IntegrationKey>,
-    /// 1 to [`MAX_EXPIRING`].
+    /// Entries of the page, 1 to [`MAX_EXPIRING`].
     pub limit: u32,
 }
 
@@ -97,12 +98,12 @@ impl Query for ListRefreshable {
     type Answer = ExpiringPage;
 }
 
-/// A company and a provider.
+/// A company and a provider: the key of an integration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IntegrationKey {
     /// The tenant.
     pub company_id: Id,
-    /// With whom.
+    /// The platform.
     #[serde(rename = "platform")]
     pub provider: Provider,
 }
@@ -110,9 +111,10 @@ pub struct IntegrationKey {
 /// The answer to [`ListExpiring`] and [`ListRefreshable`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ExpiringPage {
-    /// Which, and when each was entered or last renewed: that is the token's version.
+    /// The integrations, each with the time at which it was entered or last renewed. That time is
+    /// the version of the token.
     pub expiring: Vec<(IntegrationKey, Timestamp)>,
-    /// Where the next page begins; `None` on the last.
+    /// The `after` of the next page; `None` on the last.
     pub next: Option<IntegrationKey>,
 }
 

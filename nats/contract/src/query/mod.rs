@@ -1,5 +1,5 @@
-//! Questions that the persister answers from MongoDB over NATS request/reply. Types only; see
-//! `runtime::query` for asking.
+//! Queries that the persister answers from MongoDB over NATS request/reply. Types only; see
+//! `runtime::rpc::query` for asking.
 
 mod audit;
 mod integration;
@@ -28,16 +28,16 @@ pub use sla::{
     MAX_REPORT_MESSAGES, Overdue, OverdueAfter, OverduePage, Percentiles, ReportSla, SlaReport,
 };
 
-/// Most documents in one page.
+/// Documents in one page. A larger limit counts as this one.
 pub const MAX_PAGE: u32 = 200;
-/// Documents in a page where the caller does not say.
+/// Documents in one page if the caller names no limit.
 pub const DEFAULT_PAGE: u32 = 50;
 
-/// A question, its subject and the type of its answer.
+/// A query, with its subject and the type of its answer.
 pub trait Query: Serialize + DeserializeOwned + Send + Sync {
-    /// `query.<entity>.<question>`.
+    /// The subject: `query.<entity>.<question>`.
     const SUBJECT: &'static str;
-    /// What a good answer holds.
+    /// The type of a good answer. An error is a header of the answer instead.
     type Answer: Serialize + DeserializeOwned + Send;
     /// Which slots of the answering replica the query takes.
     const PRIORITY: Priority = Priority::Read;
@@ -58,7 +58,7 @@ pub enum Priority {
 pub struct GetMessage {
     /// The tenant.
     pub company_id: Id,
-    /// The message.
+    /// The id of the message.
     pub id: Id,
 }
 
@@ -67,16 +67,26 @@ impl Query for GetMessage {
     type Answer = MessageView;
 }
 
-/// Where a page ends: what the next one comes after. Its text is opaque to clients.
+/// The end of a page, after which the next page begins. The text is opaque to clients.
+///
+/// ```
+/// use contract::Id;
+/// use contract::query::Cursor;
+///
+/// let cursor = Cursor { key: 1_764_000_000_000, id: Id::from_bytes([7; 12]) };
+/// let text = cursor.to_string();
+/// assert_eq!(text.len(), 40);
+/// assert_eq!(text.parse(), Ok(cursor));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor {
-    /// What the list is sorted by: milliseconds or a sequence.
+    /// The value that the list is sorted by: milliseconds since 1970 or a sequence of the log.
     pub key: i64,
-    /// Of the last document, where two have the same key.
+    /// The id of the page's last document, because two documents may have the same key.
     pub id: Id,
 }
 
-/// The text is no cursor of ours.
+/// The text is not a cursor: 40 hex digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be a next_cursor of an earlier answer")]
 pub struct BadCursor;
@@ -131,31 +141,31 @@ impl<'de> Deserialize<'de> for Cursor {
     }
 }
 
-/// Which part of a list.
+/// A part of a list.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Page {
-    /// 1 to [`MAX_PAGE`].
+    /// Entries of the page, 1 to [`MAX_PAGE`].
     pub limit: u32,
-    /// Entries to pass over. An entry that comes or goes meanwhile shifts the page; a cursor does
-    /// not.
+    /// Entries to pass over. Because an entry that comes or goes meanwhile shifts such a page,
+    /// `after` is the better choice.
     #[serde(default)]
     pub skip: u64,
-    /// Begin after this entry.
+    /// The end of the page before; `None` for the first page.
     #[serde(default)]
     pub after: Option<Cursor>,
 }
 
-/// A conversation's messages, newest first. Not found where there is neither a message nor the
-/// contact.
+/// A conversation's messages, newest first. The answer is "not found" if neither the contact nor a
+/// message of the contact exists.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct ListMessages {
     /// The tenant.
     pub company_id: Id,
     /// The conversation.
     pub contact_id: Id,
-    /// On one platform only.
+    /// Limits the list to messages of one platform.
     pub platform: Option<Platform>,
-    /// Which part.
+    /// The part of the list.
     #[serde(flatten)]
     pub page: Page,
 }
@@ -181,16 +191,16 @@ impl Query for ListMessages {
     type Answer = MessagePage;
 }
 
-/// How the delivery of one message went, call by call.
+/// The history of one message's delivery, call by call.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct GetDelivery {
     /// The tenant.
     pub company_id: Id,
-    /// The message.
+    /// The id of the message.
     pub id: Id,
 }
 
-/// Most attempts in one answer; the newest. In 24 h there are about 300.
+/// Attempts in one answer. Of more, the answer has the newest. In 24 h there are about 300.
 pub const MAX_ATTEMPTS: i64 = 1_000;
 
 /// The answer to [`GetDelivery`].
@@ -233,9 +243,9 @@ impl Query for GetDelivery {
 pub struct ListConversations {
     /// The tenant.
     pub company_id: Id,
-    /// The channel; `None` for all.
+    /// The platform; `None` for all.
     pub platform: Option<Platform>,
-    /// Which part.
+    /// The part of the list.
     #[serde(flatten)]
     pub page: Page,
 }
@@ -280,49 +290,50 @@ impl Query for ListConversations {
     type Answer = ConversationPage;
 }
 
-/// Which of these keys are taken, for a whole commit group at once.
+/// The owners of keys, for a whole group of events at once. A key without an owner is free, and
+/// absent from the answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FindKeyOwners {
-    /// At most [`MAX_KEYS`].
+    /// The keys, at most [`MAX_KEYS`].
     pub keys: Vec<UniqueKey>,
 }
 
-/// Most keys in one [`FindKeyOwners`].
+/// Keys in one [`FindKeyOwners`]. The persister refuses a query for more.
 pub const MAX_KEYS: usize = 1_000;
 
-/// What no two messages of a company share.
+/// A key that no two messages of a company share.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct UniqueKey {
     /// The tenant.
     pub company_id: Id,
-    /// The key itself.
+    /// The key within the company.
     #[serde(flatten)]
     pub key: DedupKey,
 }
 
-/// Where a [`UniqueKey`] comes from.
+/// A key by which a repeated message is recognised.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DedupKey {
-    /// The platform's own message id.
+    /// The id that the platform gave the message.
     External {
         /// The channel.
         platform: Platform,
-        /// The platform's id.
+        /// The platform's id of the message.
         id: ExternalId,
     },
-    /// A caller's request, as in [`Idempotency`].
+    /// The `key` of the request's [`Idempotency`].
     Request(String),
 }
 
-/// A taken key and the message that holds it.
+/// A key and the message that owns it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyOwner {
     /// The key.
     pub key: UniqueKey,
-    /// The message.
+    /// The id of the message.
     pub message_id: Id,
-    /// Where the log has its `message.created`.
+    /// The sequence of the message's `message.created` in the log.
     pub seq: u64,
 }
 
@@ -337,7 +348,7 @@ impl Query for FindKeyOwners {
 pub struct GetContact {
     /// The tenant.
     pub company_id: Id,
-    /// The contact.
+    /// The id of the contact.
     pub id: Id,
 }
 
@@ -351,10 +362,10 @@ impl Query for GetContact {
 pub struct ListContacts {
     /// The tenant.
     pub company_id: Id,
-    /// Every word of it must begin a word of the contact's names, email, phone or ids on the
-    /// networks.
+    /// Words, each of which must begin a word of the contact's names, email, phone or ids on the
+    /// networks; `None` lists all contacts.
     pub search: Option<String>,
-    /// Which part.
+    /// The part of the list.
     #[serde(flatten)]
     pub page: Page,
 }
@@ -379,7 +390,7 @@ impl Query for ListContacts {
 pub struct GetUser {
     /// The tenant.
     pub company_id: Id,
-    /// The user.
+    /// The id of the user.
     pub id: Id,
 }
 
@@ -391,7 +402,7 @@ impl Query for GetUser {
 /// A member of staff by email, for the login.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct UserByEmail {
-    /// In lower case.
+    /// The login name, in lower case.
     pub email: crate::domain::Email,
 }
 

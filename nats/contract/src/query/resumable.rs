@@ -1,32 +1,31 @@
-//! The question which contacts the bot may speak to again.
+//! The query which contacts the bot may speak to again. Types only.
 
 use serde::{Deserialize, Serialize};
 
 use super::Query;
 use crate::{Id, Timestamp};
 
-/// Most contacts in one [`ResumablePage`].
+/// Contacts in one [`ResumablePage`]. A larger limit counts as this one.
 pub const MAX_RESUMABLE: u32 = 500;
 
-/// Contacts of all companies whose `botSuspendUntil` has passed and was not lifted yet. The answer
-/// waits until the view has what the log had when this was asked.
+/// Contacts of all companies whose `botSuspendUntil` has passed and was not lifted yet. The
+/// persister answers once the view has every event that the log had when the query came.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct ListResumable {
-    /// It passed at this moment or before it.
+    /// The latest `botSuspendUntil` that counts as passed.
     pub passed: Timestamp,
-    /// 1 to [`MAX_RESUMABLE`].
+    /// Entries of the page, 1 to [`MAX_RESUMABLE`].
     pub limit: u32,
-    /// Go on after this one.
+    /// The contact after which the page begins; `None` for the first page.
     pub after: Option<Resumable>,
 }
 
-/// A contact whom the bot may speak to again. Also where a page ends: the list is ordered by
-/// `until`, then by `contact_id`.
+/// A contact to whom the bot may speak again. The list is ordered by `until`, then by `contact_id`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resumable {
     /// The tenant.
     pub company_id: Id,
-    /// The contact.
+    /// The id of the contact.
     pub contact_id: Id,
     /// The `botSuspendUntil` that has passed.
     pub until: Timestamp,
@@ -35,9 +34,9 @@ pub struct Resumable {
 /// The answer to [`ListResumable`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ResumablePage {
-    /// Those that passed first, first.
+    /// The contacts, those whose time passed first first.
     pub resumable: Vec<Resumable>,
-    /// Where to go on; `None` at the end.
+    /// The `after` of the next page; `None` on the last.
     pub next: Option<Resumable>,
 }
 

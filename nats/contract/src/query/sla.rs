@@ -1,5 +1,5 @@
-//! Questions about what companies promise their customers: targets, the report, and what has missed
-//! its target. What is counted how stands in `docs/adr/0011-sla.md`.
+//! Queries about what companies promise their customers: targets, the report, and the messages that
+//! have missed a target. Types only; `docs/adr/0011-sla.md` says how things are counted.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +7,7 @@ use super::Query;
 use crate::domain::{Company, Platform, SlaTargets};
 use crate::{Id, Timestamp};
 
-/// One company.
+/// One company, by id.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct GetCompany {
     /// The tenant.
@@ -19,21 +19,22 @@ impl Query for GetCompany {
     type Answer = Company;
 }
 
-/// Longest range of one report, in days: a little more than what the log keeps.
+/// Days in the range of one report, a little more than the log keeps. The persister refuses a
+/// longer range.
 pub const MAX_REPORT_DAYS: u64 = 31;
-/// Most messages that one report looks at; of more, the newest.
+/// Messages that one report looks at. Of a range with more, the report covers the newest.
 pub const MAX_REPORT_MESSAGES: u32 = 50_000;
 
-/// How a company kept its promises, over what was accepted in a range.
+/// How a company kept its promises for the messages that were accepted in a range.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct ReportSla {
     /// The tenant.
     pub company_id: Id,
-    /// On one platform only.
+    /// Limits the report to messages of one platform.
     pub platform: Option<Platform>,
     /// The first moment of the range.
     pub from: Timestamp,
-    /// The first moment after it; at most [`MAX_REPORT_DAYS`] later.
+    /// The first moment after the range, at most [`MAX_REPORT_DAYS`] later than `from`.
     pub to: Timestamp,
 }
 
@@ -152,36 +153,36 @@ pub struct SlaReport {
     pub backlog: Backlog,
 }
 
-/// Most messages in one [`OverduePage`].
+/// Messages in one [`OverduePage`]. A larger limit counts as this one.
 pub const MAX_OVERDUE: u32 = 500;
 
-/// Messages for the bot, of all companies, whose target passed within a time, and that were not
-/// delivered by then; those for which a breach is known are left out. The answer waits until the
-/// view has what the log had when this was asked.
+/// Messages for the bot, of all companies, whose target passed within a range of time, and that
+/// were not delivered by then. Messages with a known breach are left out. The persister answers
+/// once the view has every event that the log had when the query came.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct ListOverdue {
-    /// Their targets passed after this moment, …
+    /// The range in which targets passed begins after this moment.
     pub from: Timestamp,
-    /// … and not after this one.
+    /// The last moment of the range.
     pub to: Timestamp,
-    /// 1 to [`MAX_OVERDUE`].
+    /// Entries of the page, 1 to [`MAX_OVERDUE`].
     pub limit: u32,
-    /// Go on after this message, or this place between two.
+    /// The point after which the page begins; `None` for the first page.
     pub after: Option<OverdueAfter>,
 }
 
-/// Where a page of overdue messages ends.
+/// A point in the list of overdue messages. The list is ordered by the fields in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OverdueAfter {
-    /// The list is ordered by target, …
+    /// The target, in seconds.
     pub target_seconds: u32,
-    /// … then by this, …
+    /// When the message was accepted.
     pub accepted_at: Timestamp,
-    /// … then by this.
+    /// The id of the message.
     pub message_id: Id,
 }
 
-/// A message that was not delivered in time.
+/// A message that was not delivered within its target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overdue {
     /// The tenant.
@@ -192,18 +193,18 @@ pub struct Overdue {
     pub message_id: Id,
     /// The channel.
     pub platform: Platform,
-    /// When it was accepted.
+    /// When the message was accepted.
     pub accepted_at: Timestamp,
-    /// The target that held then, in seconds.
+    /// The target that held at that time, in seconds.
     pub target_seconds: u32,
 }
 
 /// The answer to [`ListOverdue`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct OverduePage {
-    /// By target and age.
+    /// The messages, by target and age.
     pub overdue: Vec<Overdue>,
-    /// Where to go on; `None` at the end.
+    /// The `after` of the next page; `None` on the last.
     pub next: Option<OverdueAfter>,
 }
 

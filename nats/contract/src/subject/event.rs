@@ -105,7 +105,10 @@ macro_rules! event_subjects {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[allow(missing_docs)] // each variant's doc names its fields as tokens
         pub enum EventSubject {
-            $(#[doc = event_subjects!(@doc $kind $($token)*)] $variant { company: Id, $($token: $type),* },)+
+            $(
+                #[doc = event_subjects!(@doc $kind $($token)*)]
+                $variant { company: Id, $($token: $type),* },
+            )+
         }
 
         impl fmt::Display for EventSubject {

@@ -1,6 +1,6 @@
-//! Subjects as types. The only place where a subject is spelt; everything else prints and parses
-//! through here. `<entity>.<event>.<company>.<aggregate>[.<facets>]`: the company is a token, so a
-//! tenant is a subscription filter.
+//! Subjects as types and functions: the only place where a subject is spelt. An event's subject is
+//! `<entity>.<event>.<company>.<aggregate>[.<facets>]`. Because the company is a token, a tenant is
+//! a subscription filter. Publishes nothing.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,7 +12,7 @@ mod event;
 
 pub use event::{BadSubject, EventSubject, Facets};
 
-/// What `EVENTS` stores.
+/// The filters of the stream `EVENTS`.
 pub const EVENTS: &[&str] = &[
     "message.>",
     "contact.>",
@@ -20,57 +20,58 @@ pub const EVENTS: &[&str] = &[
     "user.>",
     "integration.>",
 ];
-/// What the server republishes, …
+/// The filter of the events that the server republishes.
 pub const LIVE_SOURCE: &str = ">";
-/// … and where to. Which of it a service may hear is a matter of its NATS user.
+/// The subjects to which the server republishes events. Which of them a service may hear is a
+/// matter of its NATS user.
 pub const LIVE_DESTINATION: &str = "live.>";
-/// What `OUTBOUND` holds.
+/// The filter of the stream `OUTBOUND`.
 pub const OUTBOUND: &str = "outbound.>";
-/// What `DEAD` holds.
+/// The filter of the stream `DEAD`.
 pub const DEAD: &str = "dead.>";
-/// What `JOBS` holds: schedules and the ticks that they make.
+/// The filters of the stream `JOBS`: schedules, the ticks that they make, and tasks.
 pub const JOBS: &[&str] = &["jobs.schedule.*", "jobs.tick.*", "jobs.work.*.*.*"];
-/// The ticks, which a scheduler consumes.
+/// The filter of the ticks.
 pub const JOB_TICKS: &str = "jobs.tick.*";
-/// The single pieces of work that a job has handed out, which a scheduler consumes too.
+/// The filter of the tasks that jobs have enqueued.
 pub const JOB_WORK: &str = "jobs.work.>";
 
-/// `live.` and the subject: where a stored message is republished.
+/// `live.<subject>`: the subject to which a stored event is republished.
 pub fn live(subject: EventSubject) -> String {
     format!("live.{subject}")
 }
 
-/// The live delivery steps of a conversation.
+/// The subject of the live delivery steps of a conversation.
 pub fn live_delivery(company: Id, contact: Id) -> String {
     live(EventSubject::MessageDelivery { company, contact })
 }
 
-/// Every event about a company's access to a platform, as a filter.
+/// The filter of every event about a company's access to a platform.
 pub fn integration_of(company: Id, provider: Provider) -> String {
     format!("integration.*.{company}.{provider}")
 }
 
-/// The stored subject of a live one.
+/// The subject of the stored event whose live subject is given; `None` if it is not live.
 pub fn from_live(subject: &str) -> Option<&str> {
     subject.strip_prefix("live.")
 }
 
-/// All live messages of a company.
+/// The filter of all live events about messages of a company.
 pub fn live_of_company(company: Id) -> String {
     format!("live.message.*.{company}.>")
 }
 
-/// All live failures to renew a company's tokens.
+/// The filter of all live failures to renew a token of a company.
 pub fn live_refresh_failed_of_company(company: Id) -> String {
     format!("live.integration.refresh_failed.{company}.*")
 }
 
-/// Everything that `EVENTS` stores of a company.
+/// The filter of everything that `EVENTS` stores of a company.
 pub fn of_company(company: Id) -> String {
     format!("*.*.{company}.>")
 }
 
-/// `outbound.<partition>.<company>.<contact>.<platform>`: awaits the forwarder.
+/// `outbound.<partition>.<company>.<contact>.<platform>`: a message that awaits the forwarder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outbound {
     /// 0 to [`PARTITIONS`] - 1, by company and contact.
@@ -79,22 +80,24 @@ pub struct Outbound {
     pub company: Id,
     /// The conversation.
     pub contact: Id,
-    /// Where to.
+    /// The platform that the message goes to.
     pub platform: Platform,
 }
 
-/// How many partitions share out the conversations of `OUTBOUND`.
+/// The partitions among which the conversations of `OUTBOUND` are divided.
 pub const PARTITIONS: u32 = 16;
 
 impl Outbound {
-    /// The server's subject transforms from `EVENTS`, one a forwardable platform: `(source,
-    /// destination)`.
+    /// The server's subject transforms from `EVENTS`, one for each forwardable platform, as
+    /// `(source, destination)`.
     pub fn transforms() -> Vec<(String, String)> {
         let forwardable = Platform::ALL.iter().filter(|p| p.is_forwardable());
         forwardable
             .map(|platform| {
                 let source = format!("message.created.*.*.{platform}.outbound.operator");
-                (source, format!("outbound.{{{{partition({PARTITIONS},1,2)}}}}.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}.{platform}"))
+                let partition = format!("{{{{partition({PARTITIONS},1,2)}}}}");
+                let rest = format!("{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}.{platform}");
+                (source, format!("outbound.{partition}.{rest}"))
             })
             .collect()
     }
@@ -135,39 +138,39 @@ impl FromStr for Outbound {
     }
 }
 
-/// `message.created` of a company, or of all.
+/// The filter of `message.created` of a company, or of all.
 pub fn created_of(company: Option<Id>) -> String {
     company.map_or("message.created.>".to_owned(), |company| {
         format!("message.created.{company}.>")
     })
 }
 
-/// What of a company awaits the forwarder, or of all.
+/// The filter of the messages of a company, or of all, that await the forwarder.
 pub fn outbound_of(company: Option<Id>) -> String {
     company.map_or(OUTBOUND.to_owned(), |company| {
         format!("outbound.*.{company}.>")
     })
 }
 
-/// The messages of one partition of `OUTBOUND`, which one forwarder takes.
+/// The filter of the messages of one partition of `OUTBOUND`.
 pub fn outbound_of_partition(partition: u32) -> String {
     format!("outbound.{partition}.>")
 }
 
-/// `dead.<service>.<original subject>`.
+/// `dead.<service>.<original subject>`: a dead letter of a service.
 pub fn dead(service: &str, original: &str) -> String {
     format!("dead.{service}.{original}")
 }
 
-/// Service and original subject of a dead letter.
+/// The service and the original subject of a dead letter; `None` for another subject.
 pub fn from_dead(subject: &str) -> Option<(&str, &str)> {
     subject.strip_prefix("dead.")?.split_once('.')
 }
 
-/// Filters of dead letters: of one service or of all, of one company or of all. No letter matches
-/// two of them. What concerns one company stands in `OUTBOUND` and in `EVENTS` at the same place of
-/// the subject; the work of jobs has it one further. One whose subject names no company is for
-/// operators only.
+/// The filters of dead letters, of one service or of all, of one company or of all. No dead letter
+/// matches two of them. A company needs two filters, because the company's token stands one place
+/// further in the subjects of tasks than in those of `EVENTS` and `OUTBOUND`. A dead letter whose
+/// subject names no company matches only the filter of all.
 pub fn dead_letters(service: Option<&str>, company: Option<Id>) -> Vec<String> {
     let service = service.unwrap_or("*");
     match company {
@@ -179,62 +182,65 @@ pub fn dead_letters(service: Option<&str>, company: Option<Id>) -> Vec<String> {
     }
 }
 
-/// `$KV.<bucket>.<key>`: the subject of a bucket's entry, also as a filter.
+/// `$KV.<bucket>.<key>`: the subject of a bucket's entry. `key` may be a filter.
 pub fn entry(bucket: &str, key: &str) -> String {
     format!("$KV.{bucket}.{key}")
 }
 
-/// `jobs.work.<job>.<company>.<provider>`: one piece of a job's work, with retries of its own.
+/// `jobs.work.<job>.<company>.<provider>`: a task that a job has enqueued.
 pub fn job_work(job: &str, company: Id, provider: Provider) -> String {
     format!("jobs.work.{job}.{company}.{provider}")
 }
 
-/// Job, company and provider of a piece of work.
+/// The job, the company and the provider of a task; `None` for another subject.
 pub fn from_job_work(subject: &str) -> Option<(&str, Id, Provider)> {
     let (job, rest) = subject.strip_prefix("jobs.work.")?.split_once('.')?;
     let (company, provider) = rest.split_once('.')?;
     Some((job, company.parse().ok()?, provider.parse().ok()?))
 }
 
-/// Every job's schedule.
+/// The filter of all schedules.
 pub const JOB_SCHEDULES: &str = "jobs.schedule.*";
 
-/// `jobs.schedule.<name>`: holds a job's schedule. The server keeps one a subject.
+/// `jobs.schedule.<name>`: a schedule. The server keeps one for each subject.
 pub fn job_schedule(name: &str) -> String {
     format!("jobs.schedule.{name}")
 }
 
-/// `jobs.tick.<job>`: what the schedule makes when it is due.
+/// `jobs.tick.<job>`: the tick that a schedule makes when it is due.
 pub fn job_tick(job: &str) -> String {
     format!("jobs.tick.{job}")
 }
 
-/// The job of a schedule. A one-shot schedule of the job has a name of its own.
+/// The name of a schedule, which is the job's except for one-shot schedules; `None` for another
+/// subject.
 pub fn job_of_schedule(subject: &str) -> Option<&str> {
     subject.strip_prefix("jobs.schedule.")
 }
 
-/// The job of a tick.
+/// The job of a tick; `None` for another subject.
 pub fn job_of_tick(subject: &str) -> Option<&str> {
     subject.strip_prefix("jobs.tick.")
 }
 
-/// `typing.<company>.<conversation>`.
+/// `typing.<company>.<conversation>`: somebody types in a conversation.
 pub fn typing(company: Id, conversation: Id) -> String {
     format!("typing.{company}.{conversation}")
 }
 
-/// Typing in any conversation of a company.
+/// The filter of typing in all conversations of a company.
 pub fn typing_of_company(company: Id) -> String {
     format!("typing.{company}.*")
 }
 
-/// `presence.<company>`: who of a company is connected, as each realtime node tells the others.
+/// `presence.<company>`: each realtime node tells the others which users of a company are
+/// connected.
 pub fn presence_of_company(company: Id) -> String {
     format!("presence.{company}")
 }
 
-/// `outcome.<service>.<instance>.<call>`: where one process waits for the persister's answers.
+/// `outcome.<service>.<instance>.<call>`: the subject at which a process waits for the persister's
+/// answer to one command.
 pub fn outcome(service: &str, instance: &str, call: &str) -> String {
     format!("outcome.{service}.{instance}.{call}")
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::dead_letter::SubjectInfo;
 use crate::domain::{Direction, Role};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -73,16 +74,30 @@ proptest! {
     }
 
     #[test]
-    fn an_outbound_subject_parses_as_it_prints(partition in 0..PARTITIONS, company in id(), contact in id(), platform in select(Platform::ALL)) {
+    fn an_outbound_subject_parses_as_it_prints(
+        partition in 0..PARTITIONS,
+        company in id(),
+        contact in id(),
+        platform in select(Platform::ALL),
+    ) {
         let subject = Outbound { partition, company, contact, platform };
         prop_assert_eq!(subject.to_string().parse(), Ok(subject));
         prop_assert!(matches(OUTBOUND, &subject.to_string()));
     }
 
     #[test]
-    fn a_companys_filter_takes_its_messages_and_no_others(subject in event_subject(), other in id()) {
-        let (EventSubject::MessageCreated { company, .. } | EventSubject::MessageUpdated { company, .. } | EventSubject::MessageDeleted { company, .. }
-            | EventSubject::MessageRead { company, .. } | EventSubject::MessageDelivery { company, .. }) = subject else { return Ok(()) };
+    fn a_companys_filter_takes_its_messages_and_no_others(
+        subject in event_subject(),
+        other in id(),
+    ) {
+        let (EventSubject::MessageCreated { company, .. }
+            | EventSubject::MessageUpdated { company, .. }
+            | EventSubject::MessageDeleted { company, .. }
+            | EventSubject::MessageRead { company, .. }
+            | EventSubject::MessageDelivery { company, .. }) = subject
+        else {
+            return Ok(());
+        };
         prop_assert!(matches(&live_of_company(company), &live(subject)));
         prop_assert_eq!(matches(&live_of_company(other), &live(subject)), other == company);
     }
@@ -93,25 +108,41 @@ proptest! {
     }
 
     #[test]
-    fn what_the_server_forwards_is_what_the_domain_calls_forwardable(company in id(), contact in id(), facets in facets()) {
+    fn the_server_forwards_the_messages_that_the_domain_calls_forwardable(
+        company in id(),
+        contact in id(),
+        facets in facets(),
+    ) {
         let subject = EventSubject::MessageCreated { company, contact, facets }.to_string();
         let sourced = Outbound::transforms().iter().any(|(source, _)| matches(source, &subject));
-        let forwardable = facets.role == Role::Operator && facets.direction == Direction::Outbound && facets.platform.is_forwardable();
+        let forwardable = facets.role == Role::Operator
+            && facets.direction == Direction::Outbound
+            && facets.platform.is_forwardable();
         prop_assert_eq!(sourced, forwardable);
     }
 
     #[test]
-    fn a_companys_dead_letters_match_one_of_its_filters_and_none_of_anothers(subject in event_subject(), outbound in any::<bool>(), company in id(), contact in id(), other in id()) {
-        let (original, company) = match outbound {
-            true => (Outbound { partition: 1, company, contact, platform: Platform::Facebook }.to_string(), company),
-            false => (subject.to_string(), crate::dead_letter::SubjectInfo::of(&subject.to_string()).company.unwrap()),
+    fn a_companys_dead_letters_match_one_of_its_filters_and_none_of_anothers(
+        event in event_subject(),
+        is_outbound in any::<bool>(),
+        company in id(),
+        contact in id(),
+        other in id(),
+    ) {
+        let platform = Platform::Facebook;
+        let outbound = Outbound { partition: 1, company, contact, platform }.to_string();
+        let original = if is_outbound { outbound } else { event.to_string() };
+        let company = SubjectInfo::of(&original).company.unwrap();
+        let subject = dead("persister", &original);
+        let count = |company: Option<Id>| {
+            let filters = dead_letters(None, company);
+            filters.iter().filter(|filter| matches(filter, &subject)).count()
         };
-        let letter = dead("persister", &original);
-        let count = |company: Option<Id>| dead_letters(None, company).iter().filter(|filter| matches(filter, &letter)).count();
         prop_assert_eq!((count(None), count(Some(company))), (1, 1));
         prop_assert_eq!(count(Some(other)), usize::from(other == company));
-        let work = job_work("token-refresh", company, Provider::Facebook);
-        prop_assert_eq!(from_job_work(&work), Some(("token-refresh", company, Provider::Facebook)));
+        let provider = Provider::Facebook;
+        let work = job_work("token-refresh", company, provider);
+        prop_assert_eq!(from_job_work(&work), Some(("token-refresh", company, provider)));
         let work = dead("scheduler", &work);
         let filters = dead_letters(Some("scheduler"), Some(company));
         prop_assert_eq!(filters.iter().filter(|filter| matches(filter, &work)).count(), 1);
