@@ -13,7 +13,7 @@ pub mod setup;
 
 pub use tokio_util::sync::CancellationToken;
 
-/// The allocator of every process that is linked with the runtime. With glibc's allocator a fifth of
-/// the time of a query went into allocation.
+/// The allocator of every process that is linked with the runtime. With glibc's allocator a fifth
+/// of the time of a query went into allocation.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

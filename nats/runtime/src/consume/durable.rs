@@ -25,13 +25,13 @@ pub struct Source {
     pub stream: &'static str,
     /// The durable consumer, made by `runtime::setup`.
     pub consumer: &'static str,
-    /// Messages that are asked of the server ahead of need. Because their ack wait runs meanwhile, a
-    /// slow handler needs a small number.
+    /// Messages that are asked of the server ahead of need. Because their ack wait runs meanwhile,
+    /// a slow handler needs a small number.
     pub prefetch: usize,
 }
 
-/// Returns the consumer. A consumer that was deleted is made anew, as `setup` makes it. It then begins
-/// with the stream's first message, which idempotent handlers bear.
+/// Returns the consumer. A consumer that was deleted is made anew, as `setup` makes it. It then
+/// begins with the stream's first message, which idempotent handlers bear.
 pub async fn find_or_make(
     jetstream: &Context,
     stream: &str,

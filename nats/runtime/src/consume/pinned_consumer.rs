@@ -205,8 +205,8 @@ impl PinnedConsumer {
         })
     }
 
-    /// Has the server send again the messages that the last owner had not settled. The server pins a
-    /// member only together with a message, and all messages were sent already.
+    /// Has the server send again the messages that the last owner had not settled. The server pins
+    /// a member only together with a message, and all messages were sent already.
     ///
     /// # Errors
     /// The server does not answer, or refuses.

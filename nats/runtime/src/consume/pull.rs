@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use crate::net::connection::Connection;
 
-/// How long a request stays open at the server. A stopping worker waits at most this long for the end
-/// of its last request.
+/// How long a request stays open at the server. A stopping worker waits at most this long for the
+/// end of its last request.
 const EXPIRES: Duration = Duration::from_secs(2);
 /// How long a request to a pinned consumer stays open. It is well below
 /// `inventory::PARTITION_PIN_TIMEOUT`. Otherwise the pin would be lost between two requests.
@@ -143,8 +143,8 @@ impl Pull {
     /// again.
     ///
     /// # Errors
-    /// The consumer is gone, or the server refuses or has fallen silent. Then the pull is of no more
-    /// use.
+    /// The consumer is gone, or the server refuses or has fallen silent. Then the pull is of no
+    /// more use.
     pub async fn next(&mut self) -> Result<Pulled, PullError> {
         loop {
             if self.outstanding == 0 {

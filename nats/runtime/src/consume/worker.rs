@@ -37,11 +37,11 @@ const IDLE_BEAT: Duration = Duration::from_secs(1);
 const BUSY_BATCH: usize = 32;
 /// A message that a stopping worker gives back comes again after this time, at another replica.
 const GIVE_BACK: Duration = Duration::from_millis(100);
-/// The time that a stopping worker waits for the end of its last request. Messages that arrive later
-/// come again after the ack wait.
+/// The time that a stopping worker waits for the end of its last request. Messages that arrive
+/// later come again after the ack wait.
 const GIVE_BACK_WITHIN: Duration = Duration::from_secs(4);
-/// How often the server is told that a message is in work. It is well below the consumer's ack wait,
-/// beyond which the server would deliver the message again.
+/// How often the server is told that a message is in work. It is well below the consumer's ack
+/// wait, beyond which the server would deliver the message again.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 
 /// What became of a message.
@@ -84,8 +84,8 @@ impl Worker {
         }
     }
 
-    /// Hands batches of at most `max` messages to `handle`, which answers one [`Settle`] a message, in
-    /// order. A batch holds the messages that are there at once, or under load those that arrive
+    /// Hands batches of at most `max` messages to `handle`, which answers one [`Settle`] a message,
+    /// in order. A batch holds the messages that are there at once, or under load those that arrive
     /// within `gather`. Returns when stopped, with every message settled or given back.
     pub async fn run_batches<F, Fut>(mut self, max: usize, gather: Duration, mut handle: F)
     where

@@ -135,9 +135,9 @@ impl DeadLetters {
     }
 }
 
-/// Merges pages into one ascending list, which ends where the shortest page ends. Otherwise the list
-/// would pass over messages that the shortest page's subject has beyond its end. An empty page has
-/// reached the end of its subject.
+/// Merges pages into one ascending list, which ends where the shortest page ends. Otherwise the
+/// list would pass over messages that the shortest page's subject has beyond its end. An empty page
+/// has reached the end of its subject.
 fn merge(pages: Vec<Vec<StoredMessage>>) -> Vec<StoredMessage> {
     let reach = pages
         .iter()
@@ -173,8 +173,8 @@ mod tests {
     }
 
     proptest! {
-        /// Going on after the last message passes over nothing and gives nothing twice, whatever the
-        /// lengths of the pages.
+        /// Going on after the last message passes over nothing and gives nothing twice, whatever
+        /// the lengths of the pages.
         #[test]
         fn merged_pages_are_walked_without_a_gap(all in proptest::collection::btree_map(1u64..200, any::<bool>(), 0..60), size in 1usize..7) {
             let page = |which: bool, after: u64| {

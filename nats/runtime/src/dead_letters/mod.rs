@@ -1,6 +1,6 @@
 //! Dead letters as operators and managers see them: look through them, look at one, replay them,
-//! discard one. The dead letters are in the stream `DEAD`, which nobody changes; what became of each
-//! is in the bucket `dead-letters`. Which message becomes a dead letter is not decided here.
+//! discard one. The dead letters are in the stream `DEAD`, which nobody changes; what became of
+//! each is in the bucket `dead-letters`. Which message becomes a dead letter is not decided here.
 
 mod filter;
 mod list;

@@ -1,6 +1,6 @@
 //! Replay: the message of a dead letter is published again on its original subject, once, however
-//! often the replay is asked for. Whether the message can be processed now is not decided here: if it
-//! cannot, it becomes another dead letter that points to this one.
+//! often the replay is asked for. Whether the message can be processed now is not decided here: if
+//! it cannot, it becomes another dead letter that points to this one.
 
 use std::time::Duration;
 
@@ -161,8 +161,9 @@ impl DeadLetters {
     }
 
     /// Replays these dead letters in the order of their events in the log. Their own sequences do
-    /// not say that order: a message that has failed again has a later dead letter than the messages
-    /// that were behind it. Returns what was done, also where an error ends the replay early.
+    /// not say that order: a message that has failed again has a later dead letter than the
+    /// messages that were behind it. Returns what was done, also where an error ends the replay
+    /// early.
     ///
     /// # Errors
     /// [`DeadLetterError::Unavailable`]; asking again goes on.
@@ -183,8 +184,8 @@ impl DeadLetters {
             match result {
                 Ok(()) => replayed.sequences.push(seq),
                 Err(e @ DeadLetterError::Unavailable(_)) => return (replayed, Err(e)),
-                // The dead letter was discarded meanwhile, it is gone, it is not for this caller, or
-                // no stream takes its message.
+                // The dead letter was discarded meanwhile, it is gone, it is not for this caller,
+                // or no stream takes its message.
                 Err(e) => replayed.skipped.push(Skipped {
                     seq,
                     why: e.to_string(),
@@ -194,8 +195,8 @@ impl DeadLetters {
         (replayed, Ok(()))
     }
 
-    /// Decides that a dead letter is not to be replayed. Deciding so again changes nothing: the first
-    /// reason stays.
+    /// Decides that a dead letter is not to be replayed. Deciding so again changes nothing: the
+    /// first reason stays.
     ///
     /// # Errors
     /// [`DeadLetterError::NotFound`]; [`DeadLetterError::Resolved`] if it is replayed;

@@ -1,7 +1,7 @@
 //! What became of a dead letter: it is either replayed or discarded, once. The entry in the bucket
 //! `dead-letters` is made once, by the caller who is first. A replay is noted before it is done and
-//! again when it is done, so that another caller can complete a replay that was only begun. Reads no
-//! dead letter, and publishes none.
+//! again when it is done, so that another caller can complete a replay that was only begun. Reads
+//! no dead letter, and publishes none.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,8 @@ use crate::net::connection::Connection;
 use contract::dead_letter::{Resolution, State, StreamPosition};
 use contract::{Timestamp, inventory, subject};
 
-/// Writes that may be overtaken, or whose acknowledgement may be lost. Beyond it the decision fails.
+/// Writes that may be overtaken, or whose acknowledgement may be lost. Beyond it the decision
+/// fails.
 const TRIES: u32 = 5;
 
 /// The entry of a dead letter.

@@ -62,7 +62,8 @@ pub async fn store(
     match tokio::time::timeout(DEADLINE, publish).await {
         Ok(Ok(_)) => {
             counter!("dead_letters_total", "reason" => reason.as_str()).increment(1);
-            // The error's text is only in the headers: it may quote the body, which logs must not hold.
+            // The error's text is only in the headers: it may quote the body, which logs must not
+            // hold.
             warn!(
                 subject = failed.subject,
                 stream_seq = failed.stream_seq,
@@ -85,8 +86,8 @@ pub async fn store(
     }
 }
 
-/// The message's own headers, the reason, and the position in the log, which a replay keeps. Headers
-/// by which the server would act on the message again are left out.
+/// The message's own headers, the reason, and the position in the log, which a replay keeps.
+/// Headers by which the server would act on the message again are left out.
 fn headers(failed: Failed<'_>, reason: Reason, why: &str, now: Timestamp) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, values) in failed.headers.iter() {

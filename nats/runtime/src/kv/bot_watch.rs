@@ -15,8 +15,8 @@ use contract::inventory;
 
 /// The name of the check. The check is always good: a service is ready without a bot.
 pub const CHECK: &str = "meta_bot";
-/// How often the bucket is read. Even while the bucket does not answer, the check is confirmed before
-/// it counts as stale.
+/// How often the bucket is read. Even while the bucket does not answer, the check is confirmed
+/// before it counts as stale.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
 
 /// Confirms the check, until stopped.

@@ -1,6 +1,6 @@
-//! Entries of a KV bucket: JSON, each with a time to live. Entries are read from the stream's leader,
-//! because another replica may still have an overwritten one. Lists and watches nothing, and so needs
-//! no more permissions than to ask for an entry and to publish one.
+//! Entries of a KV bucket: JSON, each with a time to live. Entries are read from the stream's
+//! leader, because another replica may still have an overwritten one. Lists and watches nothing,
+//! and so needs no more permissions than to ask for an entry and to publish one.
 
 use std::time::Duration;
 
@@ -168,12 +168,12 @@ impl Bucket {
             })
     }
 
-    /// Limits a request to [`REQUEST_TIMEOUT`]. The client's own limit is not enough, because it begins
-    /// only once the client's queue has taken the request.
+    /// Limits a request to [`REQUEST_TIMEOUT`]. The client's own limit is not enough, because it
+    /// begins only once the client's queue has taken the request.
     async fn bounded<T>(&self, request: impl Future<Output = T>) -> Result<T, BucketError> {
         if !self.connection.is_connected() {
-            // Otherwise a write would lie in the client's buffer, and happen after the caller was told
-            // that it did not.
+            // Otherwise a write would lie in the client's buffer, and happen after the caller was
+            // told that it did not.
             return Err(self.unavailable("not connected to NATS".into()));
         }
         tokio::time::timeout(REQUEST_TIMEOUT, request)

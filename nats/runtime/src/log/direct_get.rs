@@ -85,9 +85,9 @@ impl StoredMessage {
     }
 }
 
-/// The messages under `filter` from the sequence `from` on, in order, at most `limit` (itself at most
-/// [`MAX_PAGE`]). A page that is not full does not mean the end: ask again after its last message.
-/// Only an empty page is the end.
+/// The messages under `filter` from the sequence `from` on, in order, at most `limit` (itself at
+/// most [`MAX_PAGE`]). A page that is not full does not mean the end: ask again after its last
+/// message. Only an empty page is the end.
 ///
 /// # Errors
 /// The server does not answer, or refuses.
@@ -209,8 +209,8 @@ pub async fn latest(
     }
 }
 
-/// The same as [`last_seq`], as any replica knows it, which may be a little behind. That is cheaper for
-/// the server.
+/// The same as [`last_seq`], as any replica knows it, which may be a little behind. That is cheaper
+/// for the server.
 ///
 /// # Errors
 /// No replica answers, or it refuses.

@@ -25,8 +25,8 @@ use contract::{Id, header};
 /// Events up to which single publishes in flight together are used instead of a batch. The staging
 /// of a batch costs about 3 ms, which so few events do not win back.
 const MAX_SINGLES: usize = 16;
-/// The time that one try of a publish may take. A lost answer is asked for again, until the caller's
-/// deadline.
+/// The time that one try of a publish may take. A lost answer is asked for again, until the
+/// caller's deadline.
 const TRY_TIMEOUT: Duration = Duration::from_millis(800);
 /// Pause before the next try, while there is no leader.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -127,8 +127,8 @@ async fn write_group(connection: &Connection, group: Vec<Waiting>) {
                     }));
                 }
             }
-            // The server does not say which event is the duplicate. Halves find it in a few batches.
-            // Otherwise every event behind would wait for single publishes.
+            // The server does not say which event is the duplicate. Halves find it in a few
+            // batches. Otherwise every event behind would wait for single publishes.
             Err(BatchError::Duplicate) => {
                 counter!("publish_batch_halved_total").increment(1);
                 parts.extend(halves(part));
@@ -205,8 +205,8 @@ async fn write_batch(
     Err(BatchError::OneByOne("empty".into()))
 }
 
-/// Publishes all chains at once, the events of a chain one after another. Otherwise the server could
-/// store events with one ordering key in any order.
+/// Publishes all chains at once, the events of a chain one after another. Otherwise the server
+/// could store events with one ordering key in any order.
 async fn write_singles(connection: &Connection, group: Vec<Waiting>) {
     join_all(chains(group).into_iter().map(|chain| async move {
         for w in chain {

@@ -1,5 +1,6 @@
-//! Publishing into the log: a queue that is written in groups (see `group_commit`). Answers only what
-//! the server has acknowledged, within the caller's deadline; it keeps nothing across a restart.
+//! Publishing into the log: a queue that is written in groups (see `group_commit`). Answers only
+//! what the server has acknowledged, within the caller's deadline; it keeps nothing across a
+//! restart.
 
 use tokio_util::task::TaskTracker;
 

@@ -1,5 +1,5 @@
-//! The queue between the callers that publish and the one task that writes: an event on its way, the
-//! caller's end of it, and what the caller is answered. Sends nothing.
+//! The queue between the callers that publish and the one task that writes: an event on its way,
+//! the caller's end of it, and what the caller is answered. Sends nothing.
 
 use std::time::Duration;
 

@@ -14,8 +14,8 @@ use contract::{Id, Timestamp};
 /// How long a caller waits for the outcome. Beyond it the client gets a 202.
 pub const OUTCOME_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A subscription for one answer. Open it before the command is published. Otherwise the answer could
-/// be missed.
+/// A subscription for one answer. Open it before the command is published. Otherwise the answer
+/// could be missed.
 pub struct Inbox {
     /// The value of the command's header `Outcome-Inbox`.
     pub subject: String,

@@ -1,5 +1,5 @@
-//! Asking and answering queries over NATS request/reply. The answering service has an endpoint of its
-//! NATS micro service for each query. Knows no query; those are in `contract::query`.
+//! Asking and answering queries over NATS request/reply. The answering service has an endpoint of
+//! its NATS micro service for each query. Knows no query; those are in `contract::query`.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -30,8 +30,8 @@ pub const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Queries of [`Priority::Read`] that one replica answers at a time. Further ones wait in the
 /// subscription, up to the connection's limit.
 pub const CONCURRENT_QUERIES: usize = 64;
-/// Queries of [`Priority::Write`] that one replica answers at a time. Because each gateway asks one at
-/// a time, few slots are enough.
+/// Queries of [`Priority::Write`] that one replica answers at a time. Because each gateway asks one
+/// at a time, few slots are enough.
 const CONCURRENT_WRITE_QUERIES: usize = 16;
 
 /// The header in which the micro protocol carries an error's code.
@@ -155,9 +155,9 @@ impl Answers {
         })
     }
 
-    /// Answers one kind of query with `handle`, up to [`CONCURRENT_QUERIES`] at a time over all kinds
-    /// of one [`Priority`]. The result of `handle` must have the JSON of `Q::Answer`. It need not be
-    /// that type, so that documents can be passed on unread.
+    /// Answers one kind of query with `handle`, up to [`CONCURRENT_QUERIES`] at a time over all
+    /// kinds of one [`Priority`]. The result of `handle` must have the JSON of `Q::Answer`. It need
+    /// not be that type, so that documents can be passed on unread.
     ///
     /// # Errors
     /// The subscription is refused.

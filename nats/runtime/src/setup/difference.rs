@@ -1,5 +1,5 @@
-//! What differs between the configuration that a server has and the one that the contract wants, and
-//! whether bringing a field up is safe. Changes nothing.
+//! What differs between the configuration that a server has and the one that the contract wants,
+//! and whether bringing a field up is safe. Changes nothing.
 
 use super::report::Change;
 

@@ -1,5 +1,5 @@
-//! The streams, consumers and buckets that the contract wants, as configurations for the server. Asks
-//! no server.
+//! The streams, consumers and buckets that the contract wants, as configurations for the server.
+//! Asks no server.
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PriorityPolicy, pull};
 use async_nats::jetstream::kv;
