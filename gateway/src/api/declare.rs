@@ -4,7 +4,8 @@
 
 /// Declares the JSON object that is the body of a request, or that stands inside one.
 ///
-/// Doc comments become descriptions in the document. After the struct there may stand, in this order:
+/// Doc comments become descriptions in the document. After the struct there may stand, in this
+/// order:
 /// - `example { … }`: the example of the document;
 /// - `check |reader| { … }`: rules that concern several fields. The block sees a variable for each
 ///   field: `None` if an error was noted for the field, else `Some` with what was read. Rules note
@@ -147,4 +148,238 @@ pub(crate) use path_parameter;
 pub fn unwrapped(lines: &[&str]) -> String {
     let lines: Vec<&str> = lines.iter().map(|line| line.trim()).collect();
     lines.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use contract::domain::ShortText;
+    use contract::{Id, Timestamp};
+    use proptest::prelude::*;
+    use serde_json::{Map, Value, json};
+    use utoipa::{PartialSchema, ToSchema};
+
+    use crate::api::field::{
+        Body, Flag, Flatten, List, NonEmpty, NotNull, Nullable, NullableText, Number,
+    };
+    use crate::api::problem::Problem;
+    use crate::api::schema::{having, with_any_of};
+
+    body! {
+        /// A field of every kind,
+        /// on two lines.
+        struct Every {
+            /// Must be there.
+            id: Id,
+            optional: Option<ShortText>,
+            non_empty as "nonEmpty": NonEmpty<ShortText>,
+            nullable: Nullable<Timestamp>,
+            text: NullableText<ShortText>,
+            kept: NotNull<ShortText>,
+            flag: Flag,
+            number: Number<1, 10, 5>,
+            list: List<Entry, 2>,
+            rest: Flatten<Entry>,
+        }
+        example { "id": "665f1e0c9b1d4a7f3c2e8a01", "name": "Ada" }
+        check |reader| {
+            if let (Some(true), Some(10)) = (flag.flatten(), number) {
+                reader.wrong("number", "must be less than 10 with the flag");
+            }
+        }
+        schema |schema| with_any_of(schema, [having("flag"), having("number")])
+    }
+
+    body! {
+        /// An entry.
+        struct Entry {
+            name: ShortText,
+        }
+    }
+
+    fn object(more: Value) -> Map<String, Value> {
+        let mut object = json!({"id": "a".repeat(24), "name": "Ada"});
+        for (name, value) in more.as_object().unwrap() {
+            object[name] = value.clone();
+        }
+        object.as_object().unwrap().clone()
+    }
+
+    fn read(more: Value) -> Every {
+        Every::from_object(&object(more)).unwrap()
+    }
+
+    /// The wrong fields, each with its message.
+    fn wrong(more: Value) -> Vec<String> {
+        match Every::from_object(&object(more)) {
+            Err(Problem::Validation(errors)) => errors
+                .iter()
+                .map(|error| format!("{} {}", error.field, error.kind))
+                .collect(),
+            Err(other) => panic!("{other:?}"),
+            Ok(_) => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn absent_null_and_empty_mean_what_the_kind_of_field_says() {
+        let absent = read(json!({}));
+        assert!(absent.optional.is_none() && absent.non_empty.is_none());
+        assert!(absent.nullable.is_none() && absent.text.is_none() && absent.kept.is_none());
+        assert!(absent.flag.is_none() && absent.list.is_none());
+        assert_eq!((absent.number, absent.rest.name.as_str()), (5, "Ada"));
+        assert_eq!(absent.id, Id::from_bytes([0xaa; 12]));
+        let null = read(json!({
+            "optional": null, "nonEmpty": null, "nullable": null, "text": null, "flag": null,
+            "number": null, "list": null,
+        }));
+        assert!(null.optional.is_none() && null.non_empty.is_none() && null.list.is_none());
+        assert_eq!((null.nullable, null.text), (Some(None), Some(None)));
+        assert_eq!((null.flag, null.number), (Some(false), 5));
+        let empty = read(json!({"nonEmpty": " ", "text": ""}));
+        assert_eq!((empty.non_empty, empty.text), (None, Some(None)));
+        assert_eq!(
+            wrong(json!({"id": null, "kept": null, "optional": ""})),
+            [
+                "id is required",
+                "optional must not be empty",
+                "kept cannot be removed"
+            ]
+        );
+    }
+
+    #[test]
+    fn every_wrong_field_is_named_by_its_path_with_what_it_must_be() {
+        assert_eq!(
+            wrong(json!({
+                "optional": 1, "flag": "yes", "number": 11, "name": [],
+                "list": [{"name": "a"}, {"name": 5}],
+            })),
+            [
+                "optional must be a string",
+                "flag must be true or false",
+                "number must be a whole number from 1 to 10",
+                "list[1].name must be a string",
+                "name must be a string",
+            ]
+        );
+        assert_eq!(
+            wrong(json!({"list": [1, {}, {}]})),
+            ["list must have at most 2 entries, has 3"]
+        );
+        assert_eq!(wrong(json!({"list": [1]})), ["list[0] must be an object"]);
+    }
+
+    #[test]
+    fn a_number_can_be_a_text_or_a_whole_decimal() {
+        for number in [json!(7), json!(7.0), json!("7")] {
+            assert_eq!(read(json!({ "number": number })).number, 7);
+        }
+        for bad in [json!(7.5), json!(-1), json!("x"), json!([7]), json!(0)] {
+            assert_eq!(wrong(json!({ "number": bad })).len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_rule_sees_the_fields_that_it_concerns() {
+        assert_eq!(
+            wrong(json!({"flag": true, "number": 10})),
+            ["number must be less than 10 with the flag"]
+        );
+    }
+
+    #[test]
+    fn an_id_that_is_no_id_has_its_own_answer_unless_more_is_wrong() {
+        let bad_id = object(json!({"id": "x"}));
+        assert_eq!(
+            Every::from_object(&bad_id).err(),
+            Some(Problem::BadId("_id"))
+        );
+        assert_eq!(
+            wrong(json!({"id": "x", "flag": 1})),
+            ["id an id is 24 hex digits", "flag must be true or false"]
+        );
+    }
+
+    #[test]
+    fn the_schema_says_what_the_reader_does() {
+        let schema = serde_json::to_value(Every::schema()).unwrap();
+        let [declared, either] = [&schema["allOf"][0], &schema["allOf"][1]];
+        assert_eq!(
+            *either,
+            json!({"anyOf": [{"required": ["flag"]}, {"required": ["number"]}]})
+        );
+        assert_eq!(
+            declared["description"],
+            "A field of every kind, on two lines."
+        );
+        assert_eq!(declared["example"]["name"], "Ada");
+        assert_eq!(
+            declared["allOf"][0],
+            json!({"$ref": "#/components/schemas/Entry"})
+        );
+        let fields = &declared["allOf"][1];
+        assert_eq!(fields["required"], json!(["id"]));
+        let properties = &fields["properties"];
+        assert_eq!(
+            properties["id"],
+            json!({"$ref": "#/components/schemas/Id", "description": "Must be there."})
+        );
+        let text = |name: &str| json!({"$ref": format!("#/components/schemas/{name}")});
+        let or_null = |schema: Value| json!({"oneOf": [schema, {"type": "null"}]});
+        assert_eq!(properties["optional"], or_null(text("ShortText")));
+        assert_eq!(properties["nonEmpty"], or_null(text("MaybeText")));
+        assert_eq!(properties["kept"], text("ShortText"));
+        assert_eq!(properties["flag"], json!({"type": ["boolean", "null"]}));
+        assert_eq!(
+            properties["number"],
+            json!({
+                "type": ["integer", "null"], "format": "int32", "minimum": 1, "maximum": 10,
+                "default": 5,
+            })
+        );
+        assert_eq!(
+            properties["list"],
+            json!({"type": ["array", "null"], "items": text("Entry"), "maxItems": 2})
+        );
+        let mut components = Vec::new();
+        Every::schemas(&mut components);
+        let names: Vec<&str> = components.iter().map(|(name, _)| name.as_str()).collect();
+        for name in ["Id", "ShortText", "MaybeText", "Timestamp", "Entry"] {
+            assert!(names.contains(&name), "{name}");
+        }
+    }
+
+    fn any_value() -> impl Strategy<Value = Value> {
+        let scalar = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            (-2_i64..12).prop_map(Value::from),
+            ".{0,4}".prop_map(Value::from),
+            "[0-9a-f]{23,25}".prop_map(Value::from),
+        ];
+        scalar.prop_recursive(3, 16, 4, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                inner.prop_map(|value| json!({ "name": value })),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_object_is_read_or_refused_with_a_reason(
+            object in proptest::collection::btree_map(
+                "id|optional|nonEmpty|nullable|text|kept|flag|number|list|name",
+                any_value(),
+                0..10,
+            ),
+        ) {
+            let object: Map<String, Value> = object.into_iter().collect();
+            match Every::from_object(&object) {
+                Ok(_) | Err(Problem::BadId("_id")) => {}
+                Err(Problem::Validation(errors)) => prop_assert!(!errors.is_empty()),
+                Err(other) => prop_assert!(false, "{other:?}"),
+            }
+        }
+    }
 }

@@ -95,3 +95,61 @@ macro_rules! page_answer {
     };
 }
 pub(crate) use page_answer;
+
+#[cfg(test)]
+mod tests {
+    use contract::Id;
+    use proptest::prelude::*;
+    use serde_json::{Map, Value};
+
+    use super::*;
+    use crate::api::field::Query as _;
+    use crate::api::field_reader::FieldReader;
+    use crate::api::problem::Problem;
+
+    fn read(parameters: &[(&str, &str)]) -> Result<Page, Problem> {
+        let parameters: Map<String, Value> = parameters
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), Value::from(*value)))
+            .collect();
+        let mut reader = FieldReader::new(&parameters);
+        let query = PageQuery::read(&mut reader);
+        reader.finish(query).map(Page::from)
+    }
+
+    #[test]
+    fn a_page_has_its_defaults_and_its_bounds() {
+        let page = read(&[("cursor", "")]).unwrap();
+        assert_eq!((page.limit, page.skip, page.after), (DEFAULT_PAGE, 0, None));
+        for bad in [
+            ("limit", "0"),
+            ("limit", "201"),
+            ("skip", "100001"),
+            ("skip", "-1"),
+            ("cursor", "x"),
+        ] {
+            assert!(
+                matches!(read(&[bad]), Err(Problem::Validation(_))),
+                "{bad:?}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_cursor_is_read_as_it_is_written_and_counts_more_than_skip(
+            key in any::<i64>(),
+            id in any::<[u8; 12]>(),
+        ) {
+            let cursor = Cursor { key, id: Id::from_bytes(id) };
+            let page = read(&[("cursor", &cursor.to_string()), ("skip", "7")]).unwrap();
+            prop_assert_eq!((page.after, page.skip), (Some(cursor), 0));
+        }
+
+        #[test]
+        fn any_cursor_is_read_or_refused(text in "[0-9a-fA-Fé+-]{0,44}") {
+            let read = read(&[("cursor", &text)]);
+            prop_assert!(matches!(read, Ok(_) | Err(Problem::Validation(_))));
+        }
+    }
+}
