@@ -1,6 +1,6 @@
 //! The gateway: the REST API. A change becomes an event that is answered once it is on disk in the
-//! log; a read becomes a query to the persister. It holds no state that a second gateway would
-//! need, and no database credential.
+//! log; a read becomes a query to the persister. The gateway holds no state that a second gateway
+//! would need, and no database credential.
 
 mod api;
 mod auth;
@@ -34,7 +34,7 @@ use routes::{App, DeadLetterAccess, DeliveryWaits};
 
 /// Settings of the gateway.
 pub struct Config {
-    /// What every service has.
+    /// The settings that every service has.
     pub common: Common,
     /// `PORT`
     pub port: u16,
@@ -42,7 +42,7 @@ pub struct Config {
     pub access_secret: SecretString,
     /// `JWT_REFRESH_SECRET`: signs refresh tokens and invitations.
     pub refresh_secret: SecretString,
-    /// `INTERNAL_SERVICE_API_KEY`: what channel bots send as `x-api-key`.
+    /// `INTERNAL_SERVICE_API_KEY`: the key that channel bots send as `x-api-key`.
     pub internal_key: SecretString,
     /// `ACCESS_TOKEN_TTL`
     pub access_ttl: Duration,
@@ -50,22 +50,22 @@ pub struct Config {
     pub refresh_ttl: Duration,
     /// `REFRESH_TOKEN_COOKIE`: refresh tokens come and go in cookies, and not in bodies.
     pub refresh_cookie: bool,
-    /// `FRONTEND_URL`: where an invitation can be accepted.
+    /// `FRONTEND_URL`: the pages where an invitation can be accepted.
     pub frontend_url: Option<String>,
     /// `BCRYPT_SALT_ROUNDS`
     pub bcrypt_rounds: u32,
     /// `ENCRYPTION_KEYS`: seal the platforms' access tokens.
     pub keyring: Keyring,
-    /// `MAX_IN_FLIGHT`: requests worked on at a time; beyond it 503.
+    /// `MAX_IN_FLIGHT`: requests that are worked on at a time. Further ones get 503.
     pub max_in_flight: usize,
-    /// `MAX_CONNECTIONS`: open at a time; a further one is closed at once.
+    /// `MAX_CONNECTIONS`: connections that are open at a time. A further one is closed at once.
     pub max_connections: usize,
-    /// `MAX_CONNECTIONS_PER_ADDRESS`: of these from one address that is no trusted proxy; 0
-    /// switches it off.
+    /// `MAX_CONNECTIONS_PER_ADDRESS`: of these, connections from one address that is no trusted
+    /// proxy. 0 switches the limit off.
     pub max_connections_per_address: usize,
-    /// `TRUSTED_PROXIES`: whose word on where a request comes from is taken.
+    /// `TRUSTED_PROXIES`: the proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: TrustedProxies,
-    /// `CORS_ORIGINS`: pages that may call the API.
+    /// `CORS_ORIGINS`: pages of other origins that may call the API.
     pub origins: Origins,
     /// `RATE_LIMIT_*`
     pub rate_limits: RateLimits,
@@ -164,17 +164,17 @@ impl Config {
     }
 }
 
-/// Runs until `shutdown`, then answers what it has accepted.
+/// Runs until `shutdown`, then answers the requests that are open.
 ///
 /// # Errors
-/// The port cannot be had, or a task ended.
+/// The port is taken, or a task ended by itself.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), ServiceError> {
     let mut service = Service::start("gateway", &config.common, shutdown).await?;
     service.health.expect(&["log"]);
     let dedup = Dedup::new(service.connection.clone());
     let publisher = Publisher::start(&mut service, Some(Box::new(dedup)));
-    // Reads that wait for a database that is away must leave room for creates, which do not need
-    // it.
+    // Reads that wait for a database that is away must leave room for creates, which need no
+    // database.
     let a_quarter = (config.max_in_flight / 4).max(1);
     let log = Log::new(service.connection.clone(), publisher, a_quarter);
     let watch = log::watch(
@@ -246,7 +246,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     service.finish().await
 }
 
-/// The process.
+/// The gateway's process.
 pub fn main() -> ExitCode {
     service::main(Config::read, run)
 }

@@ -35,8 +35,8 @@ const BATCH_WAIT: Duration = Duration::from_secs(2);
 const READS: u32 = 5;
 /// The pause between two reads.
 const READ_PAUSE: Duration = Duration::from_millis(50);
-/// The time within which the log must answer, and the time between two probes. Beyond it the gateway
-/// is not ready.
+/// The time within which the log must answer, and the time between two probes. Beyond it the
+/// gateway is not ready.
 const PROBE: Duration = Duration::from_secs(1);
 
 /// What the handlers use of NATS. It is cloned for each request, which is cheap.
@@ -200,7 +200,12 @@ pub async fn watch(connection: Connection, health: Health, stop: CancellationTok
         match timeout(PROBE, connection.jetstream.get_stream(inventory::EVENTS)).await {
             Ok(Ok(stream)) => {
                 let info = stream.cached_info();
-                health.good("log", json!({"messages": info.state.messages, "bytes": info.state.bytes, "max_bytes": info.config.max_bytes}));
+                let size = json!({
+                    "messages": info.state.messages,
+                    "bytes": info.state.bytes,
+                    "max_bytes": info.config.max_bytes,
+                });
+                health.good("log", size);
             }
             Ok(Err(e)) => health.bad("log", json!(e.to_string())),
             Err(_) => health.bad("log", json!(format!("no answer within {PROBE:?}"))),

@@ -1,4 +1,4 @@
-//! The gateway's process. Everything is in the library.
+//! The binary of the gateway. The code is in the library.
 
 fn main() -> std::process::ExitCode {
     gateway::main()

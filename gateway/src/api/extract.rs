@@ -1,6 +1,7 @@
-//! What handlers take out of a request: its caller, its trace, its body, its query string. Extracting
-//! finds out what can be read at all; a declared body or query string is read field by field when the
-//! handler asks for it, because who may not call is told so before any field is looked at.
+//! What handlers take out of a request: its caller, its trace, its body, its query string.
+//! Extracting finds out what can be read at all; a declared body or query string is read field by
+//! field when the handler asks for it, because who may not call is told so before any field is
+//! looked at.
 
 use std::marker::PhantomData;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! What one field of a body, of a query string or of a path may hold: how it is read, and how the
-//! OpenAPI document describes it. The declarations in `declare` are made of these types; which fields
-//! a request has is said there.
+//! OpenAPI document describes it. The declarations in `declare` are made of these types; which
+//! fields a request has is said there.
 
 use std::marker::PhantomData;
 

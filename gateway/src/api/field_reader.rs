@@ -53,8 +53,8 @@ impl<'a> FieldReader<'a> {
         read.map_err(|kind| self.wrong(field, kind)).ok()
     }
 
-    /// Notes each of these fields that is there, even as null. Otherwise a caller who sends one would
-    /// believe that the field was changed.
+    /// Notes each of these fields that is there, even as null. Otherwise a caller who sends one
+    /// would believe that the field was changed.
     pub fn refuse(&mut self, immutable: &[&str]) {
         for field in immutable {
             if self.object.contains_key(*field) {

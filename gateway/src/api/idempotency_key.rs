@@ -102,8 +102,9 @@ fn digest_text(digest: &mut Sha256, text: &str) {
     digest.update(" ");
 }
 
-/// The part of a key that tells callers apart. Because two members of staff may choose the same key,
-/// each has keys of their own. All internal services are one caller, so their keys must differ.
+/// The part of a key that tells callers apart. Because two members of staff may choose the same
+/// key, each has keys of their own. All internal services are one caller, so their keys must
+/// differ.
 fn caller_name(caller: &Caller) -> String {
     match caller {
         Caller::Staff { user, .. } => user.to_string(),

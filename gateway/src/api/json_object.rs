@@ -1,7 +1,7 @@
-//! Parses a request body that is one JSON object. Bounds are checked while the body is parsed, so that
-//! no body costs more memory than its size suggests. A name that an object gives twice is refused,
-//! because two readers may disagree about which value counts. Does not know what a field means: names
-//! such as `$gt` are names like others.
+//! Parses a request body that is one JSON object. Bounds are checked while the body is parsed, so
+//! that no body costs more memory than its size suggests. A name that an object gives twice is
+//! refused, because two readers may disagree about which value counts. Does not know what a field
+//! means: names such as `$gt` are names like others.
 
 use std::cell::Cell;
 use std::fmt;
@@ -9,12 +9,13 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-/// Levels of objects and lists inside each other, the body itself counted. A deeper body is refused.
+/// Levels of objects and lists inside each other, the body itself counted. A deeper body is
+/// refused.
 const DEPTH: usize = 32;
 /// Elements of one list, and names of one object. A body with more is refused.
 const ENTRIES: usize = 1_000;
-/// Values of all kinds in one body. The largest batch of messages has about half as many. A body with
-/// more is refused.
+/// Values of all kinds in one body. The largest batch of messages has about half as many. A body
+/// with more is refused.
 const VALUES: usize = 100_000;
 
 /// Parses a body that is one object. The error is a text for the client.

@@ -18,13 +18,13 @@ use utoipa::ToSchema;
 
 use super::field_error::{FieldError, FieldErrorKind};
 
-/// Of every problem document.
+/// The content type of problem documents.
 pub const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
-/// Seconds that a client is asked to wait before it tries again.
+/// The seconds that a client is asked to wait after a 503 before it tries again.
 const RETRY_AFTER_SECONDS: u64 = 1;
 
 tokio::task_local! {
-    /// The id of the request that this task answers: a problem names it, wherever it comes up.
+    /// The id of the request that the task answers. Every problem document names it.
     pub static REQUEST_ID: String;
 }
 
@@ -35,58 +35,58 @@ pub enum Problem {
     Validation(Vec<FieldError>),
     /// An id is not 24 hex digits.
     BadId(&'static str),
-    /// The request cannot be understood, before any field is looked at.
+    /// The request cannot be read at all. No field was looked at.
     BadRequest(&'static str),
-    /// The body is not JSON, or is past a bound of it.
+    /// The body is not JSON, or exceeds a bound of `json_object`.
     BadJson(String),
     /// The content type is not JSON.
     MediaType,
-    /// The body is larger than allowed.
+    /// The body is larger than the path takes.
     TooLarge,
-    /// Path and query string are longer than allowed.
+    /// Path and query string together are too long.
     UriTooLong,
     /// The body took too long to arrive.
     Timeout,
-    /// No token, or not one of ours.
+    /// The request has no valid token or key.
     InvalidToken,
-    /// The token was ours.
+    /// The token was valid once.
     TokenExpired,
     /// Email or password is wrong.
     BadLogin,
-    /// Too many failed logins of this email.
+    /// The email has too many failed logins.
     Locked {
-        /// How long it stays so.
+        /// The time until the lock ends.
         left: Duration,
     },
-    /// The cookie came without the header that proves whose page sent it.
+    /// A cookie came without the header that a page of the API's own site sends.
     Csrf,
-    /// The caller may not.
+    /// The caller may not do this. The text says why.
     Forbidden(&'static str),
-    /// It does not exist, or is another company's.
+    /// The named thing does not exist, or is another company's.
     NotFound(&'static str),
     /// The path has no such method.
     Method,
-    /// A unique key is taken.
+    /// A unique key belongs to another thing.
     Duplicate {
-        /// Which key.
+        /// What clients call the key.
         key: &'static str,
-        /// Who holds it.
-        holder: Option<Id>,
+        /// The thing that the key belongs to, if it is known.
+        owner: Option<Id>,
     },
-    /// What stands there does not allow it.
+    /// The state of a thing does not allow the change. The text says why.
     Conflict(&'static str),
     /// The `Idempotency-Key` belongs to another request.
     KeyReused,
     /// More requests than the caller may make.
     RateLimited {
-        /// Seconds until the next one is allowed.
+        /// The seconds until the next request is allowed.
         after: u64,
     },
-    /// More than this gateway can work on.
+    /// The gateway works on too many requests.
     Overloaded,
-    /// The log or the persister does not answer.
+    /// A part of the system does not answer. The text says which.
     Unavailable(&'static str),
-    /// A bug. The cause is in the log lines, not in the answer.
+    /// A bug. A log line has the cause, and the answer does not.
     Internal,
 }
 
@@ -145,7 +145,7 @@ impl Problem {
         }])
     }
 
-    /// For an error that a library answered by itself, whose text is not for clients.
+    /// The problem for an error that a library answered by itself. Its text is not for clients.
     pub fn of_status(status: StatusCode) -> Problem {
         match status {
             StatusCode::NOT_FOUND => Problem::NotFound("path"),
@@ -161,7 +161,8 @@ impl Problem {
         }
     }
 
-    /// What a failed query means to a client who asked for `what`.
+    /// What a failed query means to a client who asked for `what`: where the persister has not
+    /// found it, `what` is not found.
     pub fn missing(what: &'static str) -> impl Fn(QueryError) -> Problem {
         move |error| match error {
             QueryError::NotFound => Problem::NotFound(what),
@@ -171,13 +172,14 @@ impl Problem {
 
     /// The document, with the HTTP status that it has too.
     pub fn document(&self) -> (StatusCode, ProblemDetails) {
-        let (status, title, code, detail) = self.parts();
+        let (status, title, code) = self.kind();
+        let detail = self.detail();
         let errors = match self {
             Problem::Validation(errors) => errors.iter().map(FieldProblem::from).collect(),
             _ => Vec::new(),
         };
         let existing_id = match self {
-            Problem::Duplicate { holder, .. } => *holder,
+            Problem::Duplicate { owner, .. } => *owner,
             _ => None,
         };
         let document = ProblemDetails {
@@ -194,73 +196,100 @@ impl Problem {
         (status, document)
     }
 
-    fn parts(&self) -> (StatusCode, &'static str, &'static str, String) {
+    /// Status, title and code.
+    fn kind(&self) -> (StatusCode, &'static str, &'static str) {
         use StatusCode as S;
         match self {
-            Problem::Validation(errors) => {
-                let first = errors.first().map(|e| format!("{} {}", e.field, e.kind)).unwrap_or_default();
-                (S::BAD_REQUEST, "Validation failed", "VALIDATION_ERROR", first)
-            }
-            Problem::BadId(name) => (S::BAD_REQUEST, "Bad id", "CAST_ERROR", format!("{name} must be 24 hex digits")),
-            Problem::BadRequest(why) => (S::BAD_REQUEST, "Bad request", "BAD_REQUEST", (*why).into()),
-            Problem::BadJson(why) => {
-                (S::BAD_REQUEST, "Bad JSON", "VALIDATION_ERROR", format!("the body is not JSON that can be taken: {why}"))
-            }
+            Problem::Validation(_) => (S::BAD_REQUEST, "Validation failed", "VALIDATION_ERROR"),
+            Problem::BadId(_) => (S::BAD_REQUEST, "Bad id", "CAST_ERROR"),
+            Problem::BadRequest(_) => (S::BAD_REQUEST, "Bad request", "BAD_REQUEST"),
+            Problem::BadJson(_) => (S::BAD_REQUEST, "Bad JSON", "VALIDATION_ERROR"),
             Problem::MediaType => (
                 S::UNSUPPORTED_MEDIA_TYPE,
                 "Unsupported media type",
                 "UNSUPPORTED_MEDIA_TYPE",
-                "send Content-Type: application/json".into(),
             ),
-            Problem::TooLarge => (
-                S::PAYLOAD_TOO_LARGE,
-                "Too large",
-                "PAYLOAD_TOO_LARGE",
-                "the body is larger than this path takes, which is 10 MB for messages".into(),
+            Problem::TooLarge => (S::PAYLOAD_TOO_LARGE, "Too large", "PAYLOAD_TOO_LARGE"),
+            Problem::UriTooLong => (S::URI_TOO_LONG, "Too long", "URI_TOO_LONG"),
+            Problem::Timeout => (S::REQUEST_TIMEOUT, "Timeout", "TIMEOUT"),
+            Problem::InvalidToken => (S::UNAUTHORIZED, "Not authenticated", "INVALID_TOKEN"),
+            Problem::TokenExpired => (S::UNAUTHORIZED, "Token expired", "TOKEN_EXPIRED"),
+            Problem::BadLogin => (S::UNAUTHORIZED, "Login failed", "INVALID_CREDENTIALS"),
+            Problem::Locked { .. } => (S::LOCKED, "Account locked", "ACCOUNT_LOCKED"),
+            Problem::Csrf => (S::FORBIDDEN, "Forbidden", "CSRF"),
+            Problem::Forbidden(_) => (S::FORBIDDEN, "Forbidden", "FORBIDDEN"),
+            Problem::NotFound(_) => (S::NOT_FOUND, "Not found", "NOT_FOUND"),
+            Problem::Method => (
+                S::METHOD_NOT_ALLOWED,
+                "Method not allowed",
+                "METHOD_NOT_ALLOWED",
             ),
-            Problem::UriTooLong => (S::URI_TOO_LONG, "Too long", "URI_TOO_LONG", "path and query string are too long".into()),
-            Problem::Timeout => (S::REQUEST_TIMEOUT, "Timeout", "TIMEOUT", "the body did not arrive in time".into()),
-            Problem::InvalidToken => {
-                (S::UNAUTHORIZED, "Not authenticated", "INVALID_TOKEN", "send a valid bearer token or x-api-key".into())
-            }
-            Problem::TokenExpired => (S::UNAUTHORIZED, "Token expired", "TOKEN_EXPIRED", "the token has expired; log in again".into()),
-            Problem::BadLogin => (S::UNAUTHORIZED, "Login failed", "INVALID_CREDENTIALS", "email or password is wrong".into()),
-            Problem::Locked { left } => (
-                S::LOCKED,
-                "Account locked",
-                "ACCOUNT_LOCKED",
-                format!("too many failed logins; try again in {} minutes", left.as_secs().div_ceil(60)),
-            ),
-            Problem::Csrf => (S::FORBIDDEN, "Forbidden", "CSRF", "the header X-CSRF-Token must equal the cookie csrfToken".into()),
-            Problem::Forbidden(why) => (S::FORBIDDEN, "Forbidden", "FORBIDDEN", (*why).into()),
-            Problem::NotFound(what) => (S::NOT_FOUND, "Not found", "NOT_FOUND", format!("{what} not found")),
-            Problem::Method => (S::METHOD_NOT_ALLOWED, "Method not allowed", "METHOD_NOT_ALLOWED", "this path has no such method".into()),
-            Problem::Duplicate { key, holder: Some(id) } => (S::CONFLICT, "Duplicate", "DUPLICATE_KEY", format!("{key} is taken by {id}")),
-            Problem::Duplicate { key, holder: None } => (S::CONFLICT, "Duplicate", "DUPLICATE_KEY", format!("{key} is taken")),
-            Problem::Conflict(why) => (S::CONFLICT, "Conflict", "CONFLICT", (*why).into()),
+            Problem::Duplicate { .. } => (S::CONFLICT, "Duplicate", "DUPLICATE_KEY"),
+            Problem::Conflict(_) => (S::CONFLICT, "Conflict", "CONFLICT"),
             Problem::KeyReused => (
                 S::UNPROCESSABLE_ENTITY,
                 "Idempotency key reused",
                 "IDEMPOTENCY_KEY_REUSED",
-                "this Idempotency-Key came with another body before; choose a new key for a new request".into(),
             ),
-            Problem::RateLimited { after } => (
-                S::TOO_MANY_REQUESTS,
-                "Too many requests",
-                "RATE_LIMITED",
-                format!("too many requests; the next one is possible in {after} s"),
-            ),
-            Problem::Overloaded => {
-                (S::SERVICE_UNAVAILABLE, "Overloaded", "OVERLOADED", "too many requests are being worked on; try again".into())
+            Problem::RateLimited { .. } => {
+                (S::TOO_MANY_REQUESTS, "Too many requests", "RATE_LIMITED")
             }
-            Problem::Unavailable(what) => (
-                S::SERVICE_UNAVAILABLE,
-                "Unavailable",
-                "UNAVAILABLE",
-                format!("{what}; try again, with the same Idempotency-Key if it is a create"),
-            ),
-            Problem::Internal => (S::INTERNAL_SERVER_ERROR, "Internal error", "INTERNAL", "something went wrong on our side".into()),
+            Problem::Overloaded => (S::SERVICE_UNAVAILABLE, "Overloaded", "OVERLOADED"),
+            Problem::Unavailable(_) => (S::SERVICE_UNAVAILABLE, "Unavailable", "UNAVAILABLE"),
+            Problem::Internal => (S::INTERNAL_SERVER_ERROR, "Internal error", "INTERNAL"),
         }
+    }
+
+    /// What the client can do about the problem.
+    fn detail(&self) -> String {
+        let text = match self {
+            Problem::Validation(errors) => {
+                let first = errors.first();
+                return first.map_or_else(String::new, |e| format!("{} {}", e.field, e.kind));
+            }
+            Problem::BadId(name) => return format!("{name} must be 24 hex digits"),
+            Problem::BadJson(why) => {
+                return format!("the body is not JSON that can be taken: {why}");
+            }
+            Problem::BadRequest(why) | Problem::Forbidden(why) | Problem::Conflict(why) => why,
+            Problem::MediaType => "send Content-Type: application/json",
+            Problem::TooLarge => {
+                "the body is larger than this path takes, which is 10 MB for messages"
+            }
+            Problem::UriTooLong => "path and query string are too long",
+            Problem::Timeout => "the body did not arrive in time",
+            Problem::InvalidToken => "send a valid bearer token or x-api-key",
+            Problem::TokenExpired => "the token has expired; log in again",
+            Problem::BadLogin => "email or password is wrong",
+            Problem::Locked { left } => {
+                let minutes = left.as_secs().div_ceil(60);
+                return format!("too many failed logins; try again in {minutes} minutes");
+            }
+            Problem::Csrf => "the header X-CSRF-Token must equal the cookie csrfToken",
+            Problem::NotFound(what) => return format!("{what} not found"),
+            Problem::Method => "this path has no such method",
+            Problem::Duplicate { key, owner } => {
+                return match owner {
+                    Some(owner) => format!("{key} is taken by {owner}"),
+                    None => format!("{key} is taken"),
+                };
+            }
+            Problem::KeyReused => {
+                "this Idempotency-Key came with another body before; choose a new key for a new \
+                 request"
+            }
+            Problem::RateLimited { after } => {
+                return format!("too many requests; the next one is possible in {after} s");
+            }
+            Problem::Overloaded => "too many requests are being worked on; try again",
+            Problem::Unavailable(what) => {
+                return format!(
+                    "{what}; try again, with the same Idempotency-Key if it is a create"
+                );
+            }
+            Problem::Internal => "something went wrong on our side",
+        };
+        text.to_owned()
     }
 }
 
@@ -274,7 +303,7 @@ impl IntoResponse for Problem {
             (_, Problem::RateLimited { after }) => {
                 drop(headers.insert(header::RETRY_AFTER, after.into()))
             }
-            // Rounded up: a moment too early would be refused again.
+            // Rounded up, because a retry a moment too early would be refused again.
             (_, Problem::Locked { left }) => {
                 drop(headers.insert(header::RETRY_AFTER, (left.as_secs() + 1).into()))
             }
@@ -302,9 +331,9 @@ impl From<PublishError> for Problem {
     fn from(error: PublishError) -> Problem {
         match error {
             PublishError::Overloaded => Problem::Overloaded,
-            PublishError::Taken(holder) => Problem::Duplicate {
-                key: key_name(&holder.key.key),
-                holder: Some(holder.message_id),
+            PublishError::Taken(owner) => Problem::Duplicate {
+                key: key_name(&owner.key.key),
+                owner: Some(owner.message_id),
             },
             PublishError::Full => Problem::Unavailable("the log is full"),
             PublishError::Unavailable(_) => Problem::Unavailable("the log does not answer"),

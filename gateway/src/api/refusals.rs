@@ -1,6 +1,6 @@
-//! The OpenAPI document's answers to a request that is not answered with what it asked for. Each type
-//! is a set of answers that several operations share. Decides nothing: when a request is refused is up
-//! to the handlers and the middleware.
+//! The OpenAPI document's answers to a request that is not answered with what it asked for. Each
+//! type is a set of answers that several operations share. Decides nothing: when a request is
+//! refused is up to the handlers and the middleware.
 
 use std::collections::BTreeMap;
 
@@ -40,8 +40,8 @@ refusals! {
     Refused {
         400: "Fields are missing or wrong, an id is not 24 hex digits, or the body is not JSON.",
         408: "The request did not arrive in time.",
-        413: "More than 10 MB; under `/auth` 16 KiB; about contacts, integrations, targets and dead \
-              letters 128 KiB.",
+        413: "More than 10 MB; under `/auth` 16 KiB; about contacts, integrations, targets and \
+              dead letters 128 KiB.",
         414: "Path and query string are longer than 4 KiB.",
         429: "More requests than the limit; `Retry-After` says when there is room.",
         503: "The log, the database or this gateway is overloaded or away; `Retry-After` says when \

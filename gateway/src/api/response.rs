@@ -46,9 +46,9 @@ pub fn joined(parts: &[&[u8]]) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], parts.concat()).into_response()
 }
 
-/// Declares the answer that holds one value of the persister's under one name: a struct that is made
-/// of the value's JSON, and its schema.
-macro_rules! holder {
+/// Declares the answer that holds one value of the persister's under one name: a struct that is
+/// made of the value's JSON, and its schema.
+macro_rules! named_answer {
     (
         $(#[doc = $doc:literal])*
         $vis:vis struct $name:ident { $key:literal: $of:ty }
@@ -84,4 +84,4 @@ macro_rules! holder {
         }
     };
 }
-pub(crate) use holder;
+pub(crate) use named_answer;

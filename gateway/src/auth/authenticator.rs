@@ -1,5 +1,5 @@
-//! Finds out who calls: by an access token, which it also issues, or by the internal services' key. How
-//! a user comes by a token is in `login_service`.
+//! Finds out who calls: by an access token, which it also issues, or by the internal services' key.
+//! How a user comes by a token is in `login_service`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -141,8 +141,8 @@ mod tests {
 
     fn user() -> User {
         serde_json::from_value(serde_json::json!({
-            "_id": "d".repeat(24), "company_id": "a".repeat(24), "email": "a@b.c", "fullName": "A", "role": "manager",
-            "password_hash": "", "created_at": "2026-01-01T00:00:00.000Z",
+            "_id": "d".repeat(24), "company_id": "a".repeat(24), "email": "a@b.c", "fullName": "A",
+            "role": "manager", "password_hash": "", "created_at": "2026-01-01T00:00:00.000Z",
         }))
         .unwrap()
     }

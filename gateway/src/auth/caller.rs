@@ -1,5 +1,5 @@
-//! The caller of a request and the company whose data the caller reaches. How a caller is recognised
-//! is in `credentials`.
+//! The caller of a request and the company whose data the caller reaches. How a caller is
+//! recognised is in `credentials`.
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;

@@ -1,6 +1,7 @@
-//! Refresh tokens in a cookie that no script can read, for browsers (`REFRESH_TOKEN_COOKIE`). A second
-//! cookie, which only a page of the API's own site can read, must come back in a header. Otherwise
-//! another site's page could make the browser send the first one. Does not look into the token.
+//! Refresh tokens in a cookie that no script can read, for browsers (`REFRESH_TOKEN_COOKIE`). A
+//! second cookie, which only a page of the API's own site can read, must come back in a header.
+//! Otherwise another site's page could make the browser send the first one. Does not look into the
+//! token.
 
 use std::time::Duration;
 
@@ -51,7 +52,8 @@ impl Cookies {
                 .max_age(max_age)
                 .same_site(SameSite::Strict);
             let cookie = cookie.http_only(http_only).secure(self.secure).build();
-            // This holds for every value, because tokens and hexadecimal digits are fit for a header.
+            // This holds for every value, because tokens and hexadecimal digits are fit for a
+            // header.
             if let Ok(value) = HeaderValue::from_str(&cookie.to_string()) {
                 headers.append(header::SET_COOKIE, value);
             }

@@ -1,6 +1,6 @@
 //! Lockout: five failed logins of one email within 15 minutes lock the email for 15 more, on all
-//! gateways, whether there is such a user or not. An attempt counts *before* its password is checked.
-//! Otherwise many attempts at once would be more than five. Checks no password.
+//! gateways, whether there is such a user or not. An attempt counts *before* its password is
+//! checked. Otherwise many attempts at once would be more than five. Checks no password.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -19,8 +19,8 @@ use runtime::kv::bucket::{Bucket, BucketError};
 
 /// The attempts within the window that lock an email.
 const ATTEMPTS: usize = 5;
-/// How often the writing of an attempt may be overtaken by other attempts of the same email. Beyond it
-/// the attempt is refused. Of attempts at the same moment one is written each time.
+/// How often the writing of an attempt may be overtaken by other attempts of the same email. Beyond
+/// it the attempt is refused. Of attempts at the same moment one is written each time.
 const TRIES: u32 = 3 * ATTEMPTS as u32;
 
 /// The bucket `lockouts`.
@@ -29,8 +29,8 @@ pub struct Lockout {
     bucket: Bucket,
 }
 
-/// The attempts of one email that have failed or are being checked, oldest first, as the bucket keeps
-/// them. The key is a digest of the email.
+/// The attempts of one email that have failed or are being checked, oldest first, as the bucket
+/// keeps them. The key is a digest of the email.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Attempts {
     at: Vec<Timestamp>,
@@ -98,8 +98,8 @@ impl Lockout {
         Err(BucketError::Overtaken.into())
     }
 
-    /// Forgets the attempts, because the password was right. If the bucket does not answer they go on
-    /// counting, which harms nobody.
+    /// Forgets the attempts, because the password was right. If the bucket does not answer they go
+    /// on counting, which harms nobody.
     pub async fn forget(&self, email: &Email) {
         // An error is in the log by now.
         let _ = self.bucket.remove(&key(email), None).await;

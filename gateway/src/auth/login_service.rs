@@ -1,5 +1,5 @@
-//! What the routes under `/auth` share: everything that a login needs, and the answer that gives its
-//! tokens. Which request needs what is the routes' matter.
+//! What the routes under `/auth` share: everything that a login needs, and the answer that gives
+//! its tokens. Which request needs what is the routes' matter.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Password hashes: bcrypt outside the async threads, no more at a time than there are cores. Counts no
-//! failures: `lockout` does.
+//! Password hashes: bcrypt outside the async threads, no more at a time than there are cores.
+//! Counts no failures: `lockout` does.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -98,8 +98,8 @@ impl Passwords {
     }
 }
 
-/// Runs `work` where it may block. The permit goes with the work, because a caller who goes away does
-/// not end it.
+/// Runs `work` where it may block. The permit goes with the work, because a caller who goes away
+/// does not end it.
 async fn blocking<T: Send + 'static>(
     permit: Permit,
     work: impl FnOnce() -> T + Send + 'static,

@@ -1,6 +1,6 @@
-//! Sessions: the refresh token of each login that is valid. A refresh token can be used once. One that
-//! comes again was copied, and ends its whole session. Access tokens are not looked up here, because
-//! they are valid until they expire.
+//! Sessions: the refresh token of each login that is valid. A refresh token can be used once. One
+//! that comes again was copied, and ends its whole session. Access tokens are not looked up here,
+//! because they are valid until they expire.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use tracing::warn;
 use crate::api::problem::Problem;
 use runtime::kv::bucket::{Bucket, BucketError};
 
-/// How often a refresh tries to write. Beyond it the refresh is given up. A write can be overtaken, or
-/// its acknowledgement lost.
+/// How often a refresh tries to write. Beyond it the refresh is given up. A write can be overtaken,
+/// or its acknowledgement lost.
 const TRIES: u32 = 5;
 
 /// The sessions of one user at a time. The next one ends those that were refreshed longest ago.
-/// Otherwise one user could fill the bucket, and then nobody could log in. Logins at the same moment
-/// do not see each other and can be a few more, until the next one.
+/// Otherwise one user could fill the bucket, and then nobody could log in. Logins at the same
+/// moment do not see each other and can be a few more, until the next one.
 const MAX_SESSIONS: usize = 16;
 
 /// The bucket `sessions`.

@@ -1,7 +1,7 @@
-//! Signed tokens that are no access tokens: a refresh token is for the next access token, an invitation
-//! for a place among a company's staff. They are signed with another key than access tokens. Each kind
-//! names its audience, so that no token passes for one of another kind. Does not know whether a token
-//! was used before.
+//! Signed tokens that are no access tokens: a refresh token is for the next access token, an
+//! invitation for a place among a company's staff. They are signed with another key than access
+//! tokens. Each kind names its audience, so that no token passes for one of another kind. Does not
+//! know whether a token was used before.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +18,8 @@ use crate::api::problem::Problem;
 
 /// How long an invitation can be accepted.
 pub const INVITATION_TTL: Duration = Duration::from_secs(7 * 86_400);
-/// The most bytes of a token. A longer one is refused unread. Tokens of the gateway have about 400, and
-/// the email of an invitation has at most 254 characters more.
+/// The most bytes of a token. A longer one is refused unread. Tokens of the gateway have about 400,
+/// and the email of an invitation has at most 254 characters more.
 const MAX_TOKEN_BYTES: usize = 4_096;
 
 /// What a token of one kind says.

@@ -1,5 +1,5 @@
-//! The address that a request comes from: the peer of the connection, or, behind trusted proxies, the
-//! address that the outermost of them saw. Believes no other claim in `X-Forwarded-For`.
+//! The address that a request comes from: the peer of the connection, or, behind trusted proxies,
+//! the address that the outermost of them saw. Believes no other claim in `X-Forwarded-For`.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use ipnet::IpNet;
 use runtime::service::settings::Settings;
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
-/// The leading bits of an IPv6 address that tell customers apart. A customer of a provider has at least
-/// all addresses of one such network.
+/// The leading bits of an IPv6 address that tell customers apart. A customer of a provider has at
+/// least all addresses of one such network.
 const IPV6_NETWORK_BITS: u32 = 64;
 
 /// The address at the other end of the connection.
@@ -41,9 +41,13 @@ impl TrustedProxies {
             .example("10.0.0.0/8,172.16.0.0/12,192.168.0.0/16")
             .list();
         let networks = given.iter().filter_map(|text| {
-            let found = text.parse().ok().or_else(|| Some(IpNet::from(text.parse::<IpAddr>().ok()?)));
+            let address = || text.parse::<IpAddr>().ok().map(IpNet::from);
+            let found = text.parse().ok().or_else(address);
             if found.is_none() {
-                settings.problem(format!("TRUSTED_PROXIES must hold addresses or networks such as 10.0.0.0/8, not `{text}`"));
+                settings.problem(format!(
+                    "TRUSTED_PROXIES must hold addresses or networks such as 10.0.0.0/8, \
+                     not `{text}`"
+                ));
             }
             found
         });
@@ -55,8 +59,8 @@ impl TrustedProxies {
         self.0.iter().any(|network| network.contains(&address))
     }
 
-    /// The client's address. Because each proxy appends the address that it saw, the list is true from
-    /// its right end on, as far as trusted proxies wrote it.
+    /// The client's address. Because each proxy appends the address that it saw, the list is true
+    /// from its right end on, as far as trusted proxies wrote it.
     fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let mut client = peer;
         let lines = headers.get_all(FORWARDED_FOR).iter().rev();

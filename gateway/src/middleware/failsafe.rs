@@ -1,5 +1,5 @@
-//! An answer whatever a handler does: one that takes too long is cut off, and one that panics ends its
-//! own request and not the connection.
+//! An answer whatever a handler does: one that takes too long is cut off, and one that panics ends
+//! its own request and not the connection.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
@@ -18,11 +18,11 @@ use crate::api::problem::Problem;
 /// request gets 503. Less than the balancer waits (75 s).
 pub const REQUEST_WITHIN: Duration = Duration::from_secs(60);
 
-/// The layer. Events that are in the log when a request is cut off stay there: its `Idempotency-Key`
-/// finds a create again.
+/// The layer. Events that are in the log when a request is cut off stay there: its
+/// `Idempotency-Key` finds a create again.
 pub async fn always_answer(request: Request, next: Next) -> Response {
-    // Nothing that a handler shares with others is left half changed: each change of a shared value is
-    // one write, or is undone when its guard is dropped.
+    // Nothing that a handler shares with others is left half changed: each change of a shared value
+    // is one write, or is undone when its guard is dropped.
     let handled = AssertUnwindSafe(next.run(request)).catch_unwind();
     match tokio::time::timeout(REQUEST_WITHIN, handled).await {
         Ok(Ok(response)) => response,

@@ -1,6 +1,6 @@
-//! Headers of every answer that tell browsers to be careful: those that helmet sets, stricter where an
-//! API that serves data and no pages can be. A handler's own value stays. Because of that the one route
-//! with a page can have its own policy.
+//! Headers of every answer that tell browsers to be careful: those that helmet sets, stricter where
+//! an API that serves data and no pages can be. A handler's own value stays. Because of that the
+//! one route with a page can have its own policy.
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
@@ -9,8 +9,8 @@ use axum::response::Response;
 
 /// The headers that every answer has in every environment.
 const ALWAYS: [(HeaderName, &str); 11] = [
-    // Because answers are data, a browser that shows one must load nothing, run nothing and frame it
-    // nowhere.
+    // Because answers are data, a browser that shows one must load nothing, run nothing and frame
+    // it nowhere.
     (
         header::CONTENT_SECURITY_POLICY,
         "default-src 'none'; frame-ancestors 'none'",
@@ -36,8 +36,8 @@ const ALWAYS: [(HeaderName, &str); 11] = [
     // Answers hold customers' messages and tokens.
     (header::CACHE_CONTROL, "no-store"),
 ];
-/// 180 days, as helmet has it. In production only, because only there the API is reached over TLS. Over
-/// plain HTTP the header means nothing.
+/// 180 days, as helmet has it. In production only, because only there the API is reached over TLS.
+/// Over plain HTTP the header means nothing.
 const STRICT_TRANSPORT: &str = "max-age=15552000; includeSubDomains";
 
 /// A layer that sets each header that the handler has not set. `production` adds the one for TLS.

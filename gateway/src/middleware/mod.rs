@@ -55,7 +55,8 @@ impl Protection {
     }
 }
 
-/// Everything that the port serves, the operator's routes too, with the headers that every answer has.
+/// Everything that the port serves, the operator's routes too, with the headers that every answer
+/// has.
 pub fn with_security_headers(api: Router, ops: Router, production: bool) -> Router {
     let ops = ops.method_not_allowed_fallback(|| async { Problem::Method });
     api.merge(ops)
@@ -235,8 +236,8 @@ mod tests {
                 .unwrap()
                 .to_owned()
         };
-        // One body of unknown length, and others of the largest; then there is no permit for another
-        // large one, while small ones need none.
+        // One body of unknown length, and others of the largest; then there is no permit for
+        // another large one, while small ones need none.
         let mut asked = vec![ask(None)];
         asked.extend((1..LARGEST).map(|_| ask(Some(BODY_BYTES))));
         asked.extend([

@@ -5,8 +5,8 @@ use axum::response::{IntoResponse, Response};
 
 use crate::api::problem::{self, Problem};
 
-/// Replaces an error that is no problem document. The text of a library says nothing to a client. Its
-/// headers, such as `Allow`, do, and stay.
+/// Replaces an error that is no problem document. The text of a library says nothing to a client.
+/// Its headers, such as `Allow`, do, and stay.
 pub fn as_problem(response: Response) -> Response {
     let status = response.status();
     let is_error = status.is_client_error() || status.is_server_error();

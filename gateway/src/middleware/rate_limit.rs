@@ -1,7 +1,7 @@
 //! How many requests a caller may make: `RATE_LIMIT_*`. An allowance refills evenly over its window
-//! (GCRA), so a caller who has used it up waits for the next request's share, not for the end of the
-//! window. Each gateway counts for itself in memory. Because of that a caller gets up to N times as much
-//! from N gateways.
+//! (GCRA), so a caller who has used it up waits for the next request's share, not for the end of
+//! the window. Each gateway counts for itself in memory. Because of that a caller gets up to N
+//! times as much from N gateways.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
@@ -109,8 +109,8 @@ impl RateLimits {
 #[derive(Clone)]
 pub struct RateLimiters {
     users: Option<Arc<Limit>>,
-    /// Callers without a valid token. They have a limit of their own. Otherwise many of them would leave
-    /// no key for users.
+    /// Callers without a valid token. They have a limit of their own. Otherwise many of them would
+    /// leave no key for users.
     strangers: Option<Arc<Limit>>,
     services: Option<Arc<Limit>>,
     auth: Option<Arc<Limit>>,
@@ -262,8 +262,8 @@ impl<C: Clock> Limit<C> {
         }
     }
 
-    /// Sets the headers that express-rate-limit calls `standardHeaders`. `ratelimit-reset` is the time
-    /// until the whole allowance is back.
+    /// Sets the headers that express-rate-limit calls `standardHeaders`. `ratelimit-reset` is the
+    /// time until the whole allowance is back.
     fn describe(&self, allowance: Allowance, headers: &mut HeaderMap) {
         let max = self.max.get();
         let used = max.saturating_sub(allowance.remaining);

@@ -7,8 +7,8 @@ use axum::extract::{MatchedPath, Request};
 use axum::http::{Method, StatusCode};
 use metrics::{SharedString, counter, histogram};
 
-/// The methods that are labels by their own name. Any other is `other`, because a word of a caller's
-/// own would make a series of its own.
+/// The methods that are labels by their own name. Any other is `other`, because a word of a
+/// caller's own would make a series of its own.
 const METHODS: [(Method, &str); 7] = [
     (Method::GET, "GET"),
     (Method::POST, "POST"),

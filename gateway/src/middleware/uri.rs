@@ -1,6 +1,6 @@
 //! Refuses paths and query strings that can be read in more than one way, for every route alike.
-//! Behind it, handlers and axum's extractors see decodable text only, no name twice, and one host. Does
-//! not know the names of a route: unknown ones are ignored.
+//! Behind it, handlers and axum's extractors see decodable text only, no name twice, and one host.
+//! Does not know the names of a route: unknown ones are ignored.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -55,8 +55,8 @@ fn acceptable(uri: &Uri) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Refuses a request with two hosts (RFC 9112, 3.2). Otherwise the gateway and a proxy before it might
-/// each believe another one.
+/// Refuses a request with two hosts (RFC 9112, 3.2). Otherwise the gateway and a proxy before it
+/// might each believe another one.
 fn one_host(request: &Request) -> Result<(), Problem> {
     match (
         request.headers().get_all(header::HOST).iter().count(),

@@ -22,9 +22,14 @@ use crate::api::refusals::Accepted;
 
 /// The path of the document.
 const DOCUMENT: &str = "/openapi.json";
-/// The policy of the page that shows the document. Its scripts and styles come from this gateway, so
-/// that it works without the internet.
-const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'";
+/// The policy of the page that shows the document. Its scripts and styles come from this gateway,
+/// so that it works without the internet.
+const PAGE_POLICY: &str = "default-src 'none'; \
+    script-src 'self'; \
+    style-src 'self' 'unsafe-inline'; \
+    img-src 'self' data:; \
+    connect-src 'self'; \
+    frame-ancestors 'none'";
 
 /// The parts of the document that belong to no handler.
 pub fn base() -> OpenApi {

@@ -1,5 +1,5 @@
-//! The document changes only on purpose: `openapi.json` has a copy, which `UPDATE_GOLDEN=1 cargo test
-//! -p gateway` writes anew.
+//! The document changes only on purpose: `openapi.json` has a copy, which `UPDATE_GOLDEN=1 cargo
+//! test -p gateway` writes anew.
 
 use std::time::Duration;
 

@@ -31,8 +31,8 @@ use crate::openapi;
 
 /// The largest body of a request under `/auth`. A larger one is refused with 413.
 const AUTH_BODY_BYTES: usize = 16 * 1024;
-/// The largest body about a contact, an integration, targets or dead letters: a profile of 16 KiB, a
-/// token of 4 KiB, and some thousand characters. A larger one is refused with 413.
+/// The largest body about a contact, an integration, targets or dead letters: a profile of 16 KiB,
+/// a token of 4 KiB, and some thousand characters. A larger one is refused with 413.
 const DIRECTORY_BODY_BYTES: usize = 128 * 1024;
 
 /// All routes, and the part of the OpenAPI document that they declare.

@@ -35,7 +35,8 @@ query! {
         platform: NonEmpty<Platform>,
         /// Its first moment; else a day before `to`.
         from: Option<Timestamp>,
-        /// The first moment after it; else a day after `from`, or now. At most 31 days after `from`.
+        /// The first moment after it; else a day after `from`, or now. At most 31 days after
+        /// `from`.
         to: Option<Timestamp>,
     }
     check |reader| {
@@ -108,9 +109,9 @@ struct Saved {
     path = "/",
     tag = "sla",
     summary = "How the company kept its promises",
-    description = "For managers. Over what was accepted in a range of at most 31 days: how long it took to be found by reads and to be \
-        taken by the bot, what was delivered within the target, how soon operators answered; and what awaits delivery now. Deleted \
-        messages count.",
+    description = "For managers. Over what was accepted in a range of at most 31 days: how long it \
+        took to be found by reads and to be taken by the bot, what was delivered within the target, \
+        how soon operators answered; and what awaits delivery now. Deleted messages count.",
     params(ReportQuery),
     responses((status = 200, body = SlaReport), Refused, Denied),
 )]

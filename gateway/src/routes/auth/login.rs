@@ -22,7 +22,8 @@ use crate::log::Log;
     path = "/login",
     tag = "auth",
     summary = "Log in",
-    description = "Five failures within 15 minutes lock the account for 15 minutes, whether it exists or not.",
+    description = "Five failures within 15 minutes lock the account for 15 minutes, whether it \
+        exists or not.",
     request_body = Credentials,
     responses((status = 200, body = LoginResponse), Refused, BadBody, BadLogin, Locked),
     security(()),

@@ -34,9 +34,14 @@ enum Place {
     path = "/register",
     tag = "auth",
     summary = "Register a company, or join one",
-    description = "With an `invitation` the user joins the company that invites; without, a new company begins with this user as its manager.",
+    description = "With an `invitation` the user joins the company that invites; without, a new \
+        company begins with this user as its manager.",
     request_body = RegistrationBody,
-    responses((status = 201, body = LoginResponse), (status = 202, description = "It is in the log and will be applied.", body = LoginResponse), Refused, BadBody, Forbidden, Taken),
+    responses(
+        (status = 201, body = LoginResponse),
+        (status = 202, description = "It is in the log and will be applied.", body = LoginResponse),
+        Refused, BadBody, Forbidden, Taken,
+    ),
     security(()),
 )]
 pub async fn register(
@@ -50,7 +55,7 @@ pub async fn register(
     let email = body.email;
     let taken = Problem::Duplicate {
         key: "email",
-        holder: None,
+        owner: None,
     };
     let by_email = UserByEmail {
         email: email.clone(),
@@ -91,8 +96,8 @@ pub async fn register(
         }),
         None => Event::UserCreated(user.clone()),
     };
-    // The session is opened before the event is stored, because a user whose event is in the log has
-    // registered, whatever fails after it.
+    // The session is opened before the event is stored, because a user whose event is in the log
+    // has registered, whatever fails after it.
     let open = logins.sessions.open(user.id, now).await?;
     let envelope = Envelope::new(now, Actor::User { id: user.id }, company_id, event);
     // Of two who register one email at once, the log takes the first.

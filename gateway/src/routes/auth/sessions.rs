@@ -1,5 +1,5 @@
-//! `/auth/refresh` and `/auth/logout`: how a login goes on, and how it ends. How a login begins is in
-//! `login` and `register`.
+//! `/auth/refresh` and `/auth/logout`: how a login goes on, and how it ends. How a login begins is
+//! in `login` and `register`.
 
 use std::sync::Arc;
 
@@ -23,7 +23,8 @@ use crate::log::Log;
     path = "/refresh",
     tag = "auth",
     summary = "Go on with a login",
-    description = "The refresh token is good once; the answer has the next one. One that comes a second time ends the session.",
+    description = "The refresh token is good once; the answer has the next one. One that comes a \
+        second time ends the session.",
     request_body = RefreshBody,
     responses((status = 200, body = LoginResponse), Refused, BadBody, BadLogin, Forbidden),
     security(()),
@@ -49,8 +50,8 @@ pub async fn refresh(
         company_id,
         id: user_id,
     };
-    // The user is asked for before the token is used. Otherwise the token would be used up while the
-    // database is away.
+    // The user is asked for before the token is used. Otherwise the token would be used up while
+    // the database is away.
     let user = log.ask(&question, trace).await.map_err(|e| match e {
         QueryError::NotFound => Problem::InvalidToken,
         other => other.into(),
@@ -80,7 +81,13 @@ pub async fn refresh(
     summary = "End a login",
     description = "Beside a good refresh token the access token may have expired.",
     request_body = Option<LogoutBody>,
-    responses((status = 204, description = "The session is over; the access token is good until it expires."), Refused, Denied, BadBody),
+    responses(
+        (
+            status = 204,
+            description = "The session is over; the access token is good until it expires.",
+        ),
+        Refused, Denied, BadBody,
+    ),
 )]
 pub async fn logout(
     State(logins): State<Arc<LoginService>>,

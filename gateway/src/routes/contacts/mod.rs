@@ -28,7 +28,7 @@ use crate::api::idempotency_key::{self, idempotency, idempotency_key, say_replay
 use crate::api::page::{PageQuery, page_answer};
 use crate::api::problem::Problem;
 use crate::api::refusals::{Accepted, BadBody, Denied, Missing, Refused, Reused};
-use crate::api::response::{holder, json};
+use crate::api::response::{json, named_answer};
 use crate::api::schema::{having, text, with_any_of};
 use crate::log::Log;
 
@@ -124,7 +124,7 @@ struct Entered {
     seq: u64,
 }
 
-holder! {
+named_answer! {
     /// One contact.
     pub struct OneContact { "contact": Contact }
 }

@@ -1,5 +1,5 @@
-//! The handlers' access to the dead letters: few requests at a time, because each dead letter that is
-//! looked at comes with its payload, up to 512 KiB.
+//! The handlers' access to the dead letters: few requests at a time, because each dead letter that
+//! is looked at comes with its payload, up to 512 KiB.
 
 use contract::Timestamp;
 use runtime::dead_letters::DeadLetters;

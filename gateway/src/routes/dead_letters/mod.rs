@@ -67,7 +67,8 @@ struct ManyDone {
     path = "/",
     tag = "dead letters",
     summary = "List the dead letters, oldest first",
-    description = "For managers. A request looks at a bounded number of letters: go on while there is a `next_cursor`.",
+    description = "For managers. A request looks at a bounded number of letters: go on while there \
+        is a `next_cursor`.",
     params(ListQuery),
     responses((status = 200, body = Listed), Refused, Denied),
 )]
@@ -122,7 +123,8 @@ pub async fn show(
     path = "/{seq}/replay",
     tag = "dead letters",
     summary = "Replay a dead letter",
-    description = "For managers. It is replayed once, however often this is asked; if it fails again it is a new dead letter, whose `replay_of` is this one.",
+    description = "For managers. It is replayed once, however often this is asked; if it fails \
+        again it is a new dead letter, whose `replay_of` is this one.",
     params(SequenceInPath, DryRun),
     request_body = Option<DryRunBody>,
     responses((status = 200, body = Done), Refused, Denied, BadBody, Missing, Resolved),
@@ -158,7 +160,9 @@ pub async fn replay(
     path = "/replay",
     tag = "dead letters",
     summary = "Replay many dead letters",
-    description = "For managers. Those of one request are replayed in the order of the log, so conversations keep theirs. Go on while there is a `next_cursor`; name `to`, or letters of what fails again meanwhile come after it.",
+    description = "For managers. Those of one request are replayed in the order of the log, so \
+        conversations keep theirs. Go on while there is a `next_cursor`; name `to`, or letters of \
+        what fails again meanwhile come after it.",
     params(DryRun),
     request_body = ReplayBody,
     responses((status = 200, body = ManyDone), Refused, Denied, BadBody),
@@ -202,7 +206,8 @@ pub async fn replay_many(
     path = "/{seq}/discard",
     tag = "dead letters",
     summary = "Discard a dead letter",
-    description = "For managers. It stays readable, and cannot be replayed any more. Asked again, the first reason stays.",
+    description = "For managers. It stays readable, and cannot be replayed any more. Asked again, \
+        the first reason stays.",
     request_body = DiscardBody,
     params(SequenceInPath),
     responses((status = 200, body = Done), Refused, Denied, BadBody, Missing, Resolved),

@@ -268,8 +268,8 @@ pub async fn delete(
     }
 }
 
-/// `/integrations/google` in the OpenAPI document. Because a schema cannot say that a body depends on
-/// the path, Google has a path of its own there. The handlers are the same.
+/// `/integrations/google` in the OpenAPI document. Because a schema cannot say that a body depends
+/// on the path, Google has a path of its own there. The handlers are the same.
 pub fn google() -> OpenApi {
     let body = ContentBuilder::new().schema(Some(reference::<GoogleBody>()));
     let body = RequestBodyBuilder::new()

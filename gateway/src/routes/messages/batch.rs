@@ -1,8 +1,8 @@
-//! `POST /messages/batch`: many creates in one request, each with its own result. The messages go to
-//! the log together, so that one group commit takes them. The messages of one conversation are stored
-//! in the order of the list. If one of them cannot be stored for now, those after it in its
-//! conversation are not stored either. Because of that, sending the failed ones again keeps the order.
-//! `Prefer: wait` is not for batches.
+//! `POST /messages/batch`: many creates in one request, each with its own result. The messages go
+//! to the log together, so that one group commit takes them. The messages of one conversation are
+//! stored in the order of the list. If one of them cannot be stored for now, those after it in its
+//! conversation are not stored either. Because of that, sending the failed ones again keeps the
+//! order. `Prefer: wait` is not for batches.
 
 use std::collections::HashMap;
 
@@ -54,8 +54,8 @@ body! {
     }
 }
 
-/// A list of 1 to [`MAX_MESSAGES`] entries. Its value is their number, because each entry is read by
-/// itself.
+/// A list of 1 to [`MAX_MESSAGES`] entries. Its value is their number, because each entry is read
+/// by itself.
 pub struct Messages;
 
 impl Field for Messages {
@@ -142,7 +142,14 @@ type Published = Result<Receipt, PublishError>;
     description = "The messages of one conversation stand in the log in the order of the list.",
     request_body = Batch,
     params(BatchHeaders),
-    responses((status = 200, description = "Each message has its own result, in the order of the list.", body = Answer), Refused, Denied, BadBody),
+    responses(
+        (
+            status = 200,
+            description = "Each message has its own result, in the order of the list.",
+            body = Answer,
+        ),
+        Refused, Denied, BadBody,
+    ),
 )]
 pub async fn create(
     Call { log, caller, trace }: Call,

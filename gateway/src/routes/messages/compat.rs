@@ -1,5 +1,5 @@
-//! `POST /messages`, one path with two meanings, as the Express backend had it: a body with something
-//! of a message in it creates, another one lists the conversation. Does neither itself.
+//! `POST /messages`, one path with two meanings, as the Express backend had it: a body with
+//! something of a message in it creates, another one lists the conversation. Does neither itself.
 
 use std::sync::Arc;
 
@@ -92,10 +92,21 @@ impl IntoParams for CreateHeaders {
     path = "/",
     tag = "messages",
     summary = "Accept a message",
-    description = "Answers once the message is on disk in the log. An operator's outbound message to facebook or instagram is forwarded to the bot. With a `contact_id` and none of `role`, `direction`, `content` and `attachments` it lists the conversation, as the old backend did.",
+    description = "Answers once the message is on disk in the log. An operator's outbound message \
+        to facebook or instagram is forwarded to the bot. With a `contact_id` and none of `role`, \
+        `direction`, `content` and `attachments` it lists the conversation, as the old backend \
+        did.",
     request_body = CreateOrList,
     params(CreateHeaders),
-    responses((status = 201, description = "It is on disk in the log.", body = Created), (status = 200, description = "A list: the body had a `contact_id` and nothing of a message.", body = MessageList), Refused, Denied, BadBody, Missing, Taken, Reused),
+    responses(
+        (status = 201, description = "It is on disk in the log.", body = Created),
+        (
+            status = 200,
+            description = "A list: the body had a `contact_id` and nothing of a message.",
+            body = MessageList,
+        ),
+        Refused, Denied, BadBody, Missing, Taken, Reused,
+    ),
 )]
 pub async fn create_or_list(
     State(waits): State<Arc<DeliveryWaits>>,

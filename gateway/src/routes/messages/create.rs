@@ -1,5 +1,5 @@
-//! Accepts one message. 201 once the log has the message on disk; with `Prefer: wait=N` once the bot
-//! has taken the message, or will not. The path is shared with a list, see `compat`.
+//! Accepts one message. 201 once the log has the message on disk; with `Prefer: wait=N` once the
+//! bot has taken the message, or will not. The path is shared with a list, see `compat`.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
-//! Waits until the bot has taken a message, or will not: what `Prefer: wait` asks for. A wait follows
-//! the live delivery steps of the conversation. Where it may have missed one it asks the persister.
-//! Delivers nothing.
+//! Waits until the bot has taken a message, or will not: what `Prefer: wait` asks for. A wait
+//! follows the live delivery steps of the conversation. Where it may have missed one it asks the
+//! persister. Delivers nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,8 +23,8 @@ use crate::log::Log;
 
 /// Requests that wait at a time. Further ones are answered at once.
 const MAX_WAITS: usize = 256;
-/// The time that subscribing may take, and that a query for the message may take. Beyond it the wait
-/// goes on without.
+/// The time that subscribing may take, and that a query for the message may take. Beyond it the
+/// wait goes on without.
 const STEP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Grants waits, within a limit.
@@ -82,8 +82,8 @@ pub struct DeliveryWait {
 }
 
 impl DeliveryWait {
-    /// The delivery of the message once it has an outcome, or as it is after `within`. `is_old`: the
-    /// message was stored before this wait began, so its steps may have happened already.
+    /// The delivery of the message once it has an outcome, or as it is after `within`. `is_old`:
+    /// the message was stored before this wait began, so its steps may have happened already.
     pub async fn outcome(
         mut self,
         log: &Log,

@@ -1,5 +1,5 @@
-//! The request header `Prefer` (RFC 7240), of which the preference `wait` is known. Unknown and wrong
-//! preferences are ignored, as the RFC says. Waits for nothing.
+//! The request header `Prefer` (RFC 7240), of which the preference `wait` is known. Unknown and
+//! wrong preferences are ignored, as the RFC says. Waits for nothing.
 
 use std::time::Duration;
 

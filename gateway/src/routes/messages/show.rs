@@ -7,10 +7,10 @@ use super::fields::MessageInPath;
 use crate::api::extract::{Call, InPath, QueryString};
 use crate::api::problem::Problem;
 use crate::api::refusals::{Denied, Missing, Refused};
-use crate::api::response::{Raw, holder};
+use crate::api::response::{Raw, named_answer};
 use crate::routes::queries::OfCompany;
 
-holder! {
+named_answer! {
     /// One message.
     pub struct OneMessage { "messageData": MessageView }
 }

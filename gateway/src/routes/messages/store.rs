@@ -1,5 +1,5 @@
-//! Stores a message once: a caller who sends it again gets what was stored first. The log knows of the
-//! first message within its duplicate window, and the database later. Reads no request.
+//! Stores a message once: a caller who sends it again gets what was stored first. The log knows of
+//! the first message within its duplicate window, and the database later. Reads no request.
 
 use contract::Id;
 use contract::Timestamp;
@@ -43,8 +43,8 @@ impl Create {
         request: Option<Idempotency>,
         now: Timestamp,
     ) -> Create {
-        // The platform's own id is the stronger key, because a bot that tries again may have lost its
-        // own key.
+        // The platform's own id is the stronger key, because a bot that tries again may have lost
+        // its own key.
         let key = match (&message.external_message_id, &request) {
             (Some(id), _) => Some(DedupKey::External {
                 platform: message.platform,
@@ -81,8 +81,8 @@ impl Create {
         Outgoing::event(&envelope, msg_id, trace)
     }
 
-    /// Finds out what publishing has come to: the message is stored now, or was stored before by the
-    /// same request.
+    /// Finds out what publishing has come to: the message is stored now, or was stored before by
+    /// the same request.
     ///
     /// # Errors
     /// [`Problem::Duplicate`] or [`Problem::KeyReused`] if the key belongs to another message, and
@@ -140,7 +140,7 @@ impl Create {
     fn taken_by(&self, owner: Option<Id>) -> Problem {
         Problem::Duplicate {
             key: self.key.as_ref().map_or("_id", key_name),
-            holder: owner,
+            owner,
         }
     }
 }
