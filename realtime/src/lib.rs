@@ -66,7 +66,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
         .map_err(|error| ServiceError::Listen { address, error })?;
     let mut service = Service::start("realtime", &config.common, shutdown).await?;
     service.health.expect(&["hub"]);
-    let publisher = Publisher::start(&mut service);
+    let publisher = Publisher::start(&mut service, None);
     let node = Node::new(
         service.connection.clone(),
         publisher,

@@ -180,7 +180,7 @@ pub mod tests {
         .await
         .unwrap();
         let tasks = TaskTracker::new();
-        let publisher = Publisher::unsupervised(connection.clone(), &tasks);
+        let publisher = Publisher::unsupervised(connection.clone(), &tasks, None);
         Node::new(
             connection,
             publisher,
