@@ -94,7 +94,7 @@ impl<'a> FieldReader<'a> {
     /// it is the only error, because the Express backend answered so.
     pub fn finish<T>(self, value: Option<T>) -> Result<T, Problem> {
         match self.errors.as_slice() {
-            // Whoever reads a field notes an error where the field gives no value.
+            // Every reader of a field notes an error if the field gives no value.
             [] => value.ok_or(Problem::Internal),
             [only] if only.kind == FieldErrorKind::BadId => {
                 Err(Problem::BadId(match only.field.as_str() {

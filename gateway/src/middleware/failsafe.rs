@@ -1,5 +1,5 @@
-//! An answer whatever a handler does: one that takes too long is cut off, and one that panics ends
-//! its own request and not the connection.
+//! Answers a request even if its handler does not: a handler that takes too long is cut off, and one
+//! that panics ends its own request and not the connection. Repeats nothing.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;

@@ -97,7 +97,7 @@ pub async fn register(
         None => Event::UserCreated(user.clone()),
     };
     // The session is opened before the event is stored, because a user whose event is in the log
-    // has registered, whatever fails after it.
+    // has registered, even if a later step fails.
     let open = logins.sessions.open(user.id, now).await?;
     let envelope = Envelope::new(now, Actor::User { id: user.id }, company_id, event);
     // Of two who register one email at once, the log takes the first.
