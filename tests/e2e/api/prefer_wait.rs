@@ -164,7 +164,7 @@ async fn a_delivery_wait_survives_a_nats_reconnect_and_ends_when_its_gateway_sto
     let contact = staff.new_contact().await;
     let called = async |count: usize| {
         eventually("the bot is called", AFTER_FAULT, || async {
-            (system.deliveries().await.len() >= count).then_some(())
+            (system.bot_calls().await.len() >= count).then_some(())
         })
         .await;
     };
@@ -185,7 +185,7 @@ async fn a_delivery_wait_survives_a_nats_reconnect_and_ends_when_its_gateway_sto
 
     system.await_ready().await;
     system.bot_mode(json!({"hang_ratio": 1.0})).await;
-    let (started, calls) = (Instant::now(), system.deliveries().await.len());
+    let (started, calls) = (Instant::now(), system.bot_calls().await.len());
     let stop = async {
         called(calls + 1).await;
         system.signal("-TERM", "gateway");

@@ -159,9 +159,7 @@ impl<'a> Victim<'a> {
             .unwrap()
             .await
             .unwrap();
-        let dead_letter = open_dead_letters(&staff, 1).await[0]["seq"]
-            .as_u64()
-            .unwrap();
+        let dead_letter = open_dead_letters(&staff, 1).await[0].seq;
 
         let mut secrets = vec![
             dead,
@@ -435,10 +433,10 @@ async fn no_operation_reaches_another_company() {
         "nothing has become of its dead letter"
     );
     let forwarded = system
-        .deliveries()
+        .bot_calls()
         .await
         .into_iter()
-        .find(|delivery| delivery.to_string().contains(&attacker.company));
+        .find(|call| format!("{call:?}").contains(&attacker.company));
     assert!(forwarded.is_none(), "{forwarded:?}");
 }
 

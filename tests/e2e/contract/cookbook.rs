@@ -176,7 +176,7 @@ async fn every_command_of_the_cookbook_works() {
     );
     // To everybody else it is replayed, as if they had done it themselves.
     let (published, _) = outbound(&system).await;
-    let replayed = replay(&staff, &json!({"seq": 1})).await;
+    let replayed = replay(&staff, 1).await;
     assert_eq!(replayed["fate"]["by"], "operator");
     assert_eq!(outbound(&system).await, (published, 0));
     let discarded = list_dead_letters(&staff, "state=discarded").await;
@@ -226,10 +226,10 @@ async fn the_tour_of_the_readme_works() {
         .expect("a contact");
     eventually("the answer has reached the bot", SOON, || async {
         system
-            .deliveries()
+            .bot_calls()
             .await
             .iter()
-            .any(|d| d["body"]["customer_id"] == contact)
+            .any(|call| call.body["customer_id"] == contact)
             .then_some(())
     })
     .await;

@@ -48,7 +48,7 @@ async fn the_command_line_lists_shows_replays_and_discards_dead_letters() {
     let id = send_operator_message(&staff, &contact, "from the command line").await;
     delivery(&staff, &id, "failed").await;
     let dead_letter = only_dead_letter(&staff, "refused").await;
-    let seq = dead_letter["seq"].to_string();
+    let seq = dead_letter.seq.to_string();
     let listed = json_of(&[
         "list",
         "--reason",
@@ -60,7 +60,7 @@ async fn the_command_line_lists_shows_replays_and_discards_dead_letters() {
         "--contact",
         &contact,
     ]);
-    assert_eq!(listed["dead_letters"], json!([dead_letter]));
+    assert_eq!(listed["dead_letters"], json!([dead_letter.json]));
     for nothing in [
         ["--reason", "expired"],
         ["--service", "persister"],
@@ -121,7 +121,7 @@ async fn the_command_line_lists_shows_replays_and_discards_dead_letters() {
     // One more, to be discarded.
     system.bot_mode(json!({"status": 400})).await;
     send_operator_message(&staff, &contact, "never mind").await;
-    let other = only_dead_letter(&staff, "refused").await["seq"].to_string();
+    let other = only_dead_letter(&staff, "refused").await.seq.to_string();
     let discarded = json_of(&["discard", &other, "--reason", "never mind"]);
     assert_eq!(
         (&discarded["state"], &discarded["fate"]["reason"]),

@@ -9,17 +9,17 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::support::dead_letters::{
-    keys_delivered, list_dead_letters, only_dead_letter, open_dead_letters, outbound, replay,
-    send_operator_message, seqs,
+    DeadLetter, failed_again, keys_delivered, list_dead_letters, only_dead_letter,
+    open_dead_letters, outbound, replay, send_operator_message, seqs,
 };
-use crate::support::delivery::{calls, delivery};
+use crate::support::delivery::{bot_calls_for, delivery};
 use crate::support::{Answer, SOON, Staff, System, eventually};
 
 /// Longer ago than the server remembers a `Nats-Msg-Id`.
 const LONG_AGO: Duration = Duration::from_secs(600);
 
 /// A message that the bot refuses, as it does all from here on: its contact, its id and its dead letter.
-async fn refused(staff: &Staff<'_>) -> (String, String, Value) {
+async fn refused(staff: &Staff<'_>) -> (String, String, DeadLetter) {
     let contact = staff.new_contact().await;
     staff.system.bot_mode(json!({"status": 400})).await;
     let id = send_operator_message(staff, &contact, "no").await;
@@ -39,8 +39,8 @@ async fn fifty_concurrent_replays_by_rest_and_command_line_deliver_once() {
     let (before, _) = outbound(&system).await;
 
     let (path, seq) = (
-        format!("/dead-letters/{}/replay", dead_letter["seq"]),
-        dead_letter["seq"].to_string(),
+        format!("/dead-letters/{}/replay", dead_letter.seq),
+        dead_letter.seq.to_string(),
     );
     let by_rest = futures_util::future::join_all((0..BY_REST).map(|n| ask(&staff, n % 2, &path)));
     let by_operator = futures_util::future::join_all((0..BY_OPERATOR).map(|_| {
@@ -84,12 +84,16 @@ async fn fifty_concurrent_replays_by_rest_and_command_line_deliver_once() {
         (outbound(&system).await == (before + 1, 0)).then_some(())
     })
     .await;
-    let statuses: Vec<Value> = calls(&system, &id)
+    let statuses: Vec<Option<u16>> = bot_calls_for(&system, &id)
         .await
         .iter()
-        .map(|call| call["status"].clone())
+        .map(|call| call.status)
         .collect();
-    assert_eq!(statuses, [400, 200], "refused, and then delivered once");
+    assert_eq!(
+        statuses,
+        [Some(400), Some(200)],
+        "refused, and then delivered once"
+    );
     system.assert_audit_clean();
 }
 
@@ -111,7 +115,10 @@ async fn dry_runs_change_nothing_second_failures_name_the_first_and_discards_are
     let system = System::start(&[]).await;
     let staff = system.new_company().await;
     let (contact, id, first) = refused(&staff).await;
-    let before = (outbound(&system).await, calls(&system, &id).await.len());
+    let before = (
+        outbound(&system).await,
+        bot_calls_for(&system, &id).await.len(),
+    );
 
     let (status, answer) = staff
         .post("/dead-letters/replay", json!({"dry_run": true}))
@@ -123,7 +130,7 @@ async fn dry_runs_change_nothing_second_failures_name_the_first_and_discards_are
     );
     assert_eq!(
         (&answer["sequences"], &answer["skipped"]),
-        (&json!([first["seq"]]), &json!([]))
+        (&json!([first.seq]), &json!([]))
     );
     let (status, answer) = staff
         .post("/dead-letters/replay?dry_run=true", json!({}))
@@ -139,14 +146,11 @@ async fn dry_runs_change_nothing_second_failures_name_the_first_and_discards_are
         ("?dry_run=false", json!({"dry_run": true})),
     ] {
         let (status, answer) = staff
-            .post(
-                &format!("/dead-letters/{}/replay{query}", first["seq"]),
-                body,
-            )
+            .post(&format!("/dead-letters/{}/replay{query}", first.seq), body)
             .await;
         assert_eq!(
             (status, &answer["dead_letter"]),
-            (StatusCode::OK, &first),
+            (StatusCode::OK, &first.json),
             "{answer}"
         );
     }
@@ -155,10 +159,7 @@ async fn dry_runs_change_nothing_second_failures_name_the_first_and_discards_are
         ("", json!({"dry_run": "true"})),
     ] {
         let (status, answer) = staff
-            .post(
-                &format!("/dead-letters/{}/replay{query}", first["seq"]),
-                body,
-            )
+            .post(&format!("/dead-letters/{}/replay{query}", first.seq), body)
             .await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
     }
@@ -168,35 +169,31 @@ async fn dry_runs_change_nothing_second_failures_name_the_first_and_discards_are
         .unwrap();
     assert_eq!(
         String::from_utf8(dry.stdout).unwrap(),
-        format!("1 dead letters would be replayed: {}\n", first["seq"])
+        format!("1 dead letters would be replayed: {}\n", first.seq)
     );
     assert_eq!(
         list_dead_letters(&staff, "").await,
         std::slice::from_ref(&first)
     );
     assert_eq!(
-        (outbound(&system).await, calls(&system, &id).await.len()),
+        (
+            outbound(&system).await,
+            bot_calls_for(&system, &id).await.len()
+        ),
         before
     );
 
-    replay(&staff, &first).await;
-    let second = eventually("another dead letter", SOON, || async {
-        let open = list_dead_letters(&staff, "").await;
-        (open.len() == 1 && open[0]["replay_of"] == first["seq"]).then(|| open[0].clone())
-    })
-    .await;
+    replay(&staff, first.seq).await;
+    let second = failed_again(&staff, &first).await;
     assert_eq!(
         (&second["message_id"], &second["event_seq"]),
         (&json!(id), &first["event_seq"])
     );
     assert!(first["event_seq"].is_u64());
 
-    let post = async |dead_letter: &Value, what: &str, body: Value| {
+    let post = async |dead_letter: &DeadLetter, what: &str, body: Value| {
         staff
-            .post(
-                &format!("/dead-letters/{}/{what}", dead_letter["seq"]),
-                body,
-            )
+            .post(&format!("/dead-letters/{}/{what}", dead_letter.seq), body)
             .await
     };
     let (status, refused) = post(&second, "discard", json!({})).await;
@@ -242,7 +239,7 @@ async fn dry_runs_change_nothing_second_failures_name_the_first_and_discards_are
         assert_eq!(
             found,
             of.iter()
-                .map(|dead_letter| dead_letter["seq"].as_u64().unwrap())
+                .map(|dead_letter| dead_letter.seq)
                 .collect::<Vec<_>>(),
             "{state}"
         );
@@ -255,7 +252,7 @@ async fn dry_runs_change_nothing_second_failures_name_the_first_and_discards_are
 /// What somebody who dies in the middle of a replay leaves behind.
 struct Abandoned<'a> {
     system: &'a System,
-    dead_letter: &'a Value,
+    dead_letter: &'a DeadLetter,
 }
 
 impl Abandoned<'_> {
@@ -270,7 +267,7 @@ impl Abandoned<'_> {
             .unwrap();
         let fate = json!({"state": "replaying", "by": "operator", "at": at.to_string()});
         fates
-            .create(self.dead_letter["seq"].to_string(), fate.to_string().into())
+            .create(self.dead_letter.seq.to_string(), fate.to_string().into())
             .await
             .unwrap();
     }
@@ -282,14 +279,14 @@ impl Abandoned<'_> {
             .get_stream("DEAD")
             .await
             .unwrap()
-            .direct_get(self.dead_letter["seq"].as_u64().unwrap())
+            .direct_get(self.dead_letter.seq)
             .await
             .unwrap();
         let mut headers = HeaderMap::new();
         let place = stored.headers.get("Event-Seq").unwrap().as_str().to_owned();
         let (seq, id) = (
-            self.dead_letter["seq"].to_string(),
-            format!("replay-{}", self.dead_letter["seq"]),
+            self.dead_letter.seq.to_string(),
+            format!("replay-{}", self.dead_letter.seq),
         );
         for (name, value) in [
             ("Replay-Of", seq),
@@ -345,12 +342,12 @@ async fn an_unfinished_replay_is_completed_once() {
         list_dead_letters(&staff, "")
             .await
             .into_iter()
-            .find(|dead_letter| dead_letter["replay_of"] == cases[3].2["seq"])
+            .find(|dead_letter| dead_letter.replay_of == Some(cases[3].2.seq))
     })
     .await;
     assert_eq!(
-        replay(&staff, &cases[3].2).await["fate"]["replayed_to"]["seq"],
-        again_to
+        replay(&staff, cases[3].2.seq).await.replayed_to,
+        Some(again_to)
     );
 
     system.bot_mode(json!({})).await;
@@ -363,20 +360,20 @@ async fn an_unfinished_replay_is_completed_once() {
     })
     .await;
     assert_eq!(
-        replay(&staff, &cases[2].2).await["fate"]["replayed_to"]["seq"],
-        delivered_to
+        replay(&staff, cases[2].2.seq).await.replayed_to,
+        Some(delivered_to)
     );
     // Published a moment ago.
     left(1).begin(Timestamp::now()).await;
     let just_to = left(1).publish().await;
     assert_eq!(
-        replay(&staff, &cases[1].2).await["fate"]["replayed_to"]["seq"],
-        just_to
+        replay(&staff, cases[1].2.seq).await.replayed_to,
+        Some(just_to)
     );
     // Not published at all.
     left(0).begin(long_ago()).await;
-    let to = replay(&staff, &cases[0].2).await["fate"]["replayed_to"]["seq"].clone();
-    assert_eq!(to, just_to + 1);
+    let to = replay(&staff, cases[0].2.seq).await.replayed_to;
+    assert_eq!(to, Some(just_to + 1));
     // Awaits delivery: the company has no token.
     let (status, _) = staff
         .send(Method::DELETE, "/integrations/facebook", json!({}))
@@ -385,8 +382,8 @@ async fn an_unfinished_replay_is_completed_once() {
     let waits_at = left(4).publish().await;
     left(4).begin(long_ago()).await;
     assert_eq!(
-        replay(&staff, &cases[4].2).await["fate"]["replayed_to"]["seq"],
-        waits_at
+        replay(&staff, cases[4].2.seq).await.replayed_to,
+        Some(waits_at)
     );
     let (status, _) = staff
         .send(
@@ -436,10 +433,7 @@ async fn a_repeated_replay_delivers_once_even_after_the_duplicate_window() {
     // else.
     system.kill_and_await_restart("nats-server").await;
     system.await_ready().await;
-    assert_eq!(
-        replay(&staff, &dead_letter).await["fate"]["replayed_to"]["seq"],
-        to
-    );
+    assert_eq!(replay(&staff, dead_letter.seq).await.replayed_to, Some(to));
     assert_eq!(outbound(&system).await, (to, 0));
     assert_eq!(keys_delivered(&system, &contact).await, [id]);
     system.assert_audit_clean();

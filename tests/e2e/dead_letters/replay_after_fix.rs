@@ -5,8 +5,8 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::support::dead_letters::{
-    keys_delivered, list_dead_letters, only_dead_letter, open_dead_letters, outbound, replay,
-    send_operator_message,
+    failed_again, keys_delivered, list_dead_letters, only_dead_letter, open_dead_letters, outbound,
+    replay, send_operator_message,
 };
 use crate::support::delivery::delivery;
 use crate::support::{Folder, SOON, System, documents, eventually};
@@ -60,7 +60,7 @@ async fn each_reason_is_named_and_a_replay_after_the_fix_delivers() {
             "{dead_letter}"
         );
         system.bot_mode(mended).await;
-        replay(&staff, &dead_letter).await;
+        replay(&staff, dead_letter.seq).await;
         delivery(&staff, &id, "delivered").await;
     }
     system.bot_mode(json!({})).await;
@@ -85,7 +85,7 @@ async fn each_reason_is_named_and_a_replay_after_the_fix_delivers() {
             .then_some(())
     })
     .await;
-    replay(&staff, &dead_letter).await;
+    replay(&staff, dead_letter.seq).await;
     delivery(&staff, &id, "delivered").await;
 
     // A platform that nobody carries: as long as that is so, a replay makes another dead letter, which
@@ -100,17 +100,13 @@ async fn each_reason_is_named_and_a_replay_after_the_fix_delivers() {
     )
     .await;
     let first = only_dead_letter(&staff, "unknown_platform").await;
-    replay(&staff, &first).await;
-    let second = eventually("another dead letter", SOON, || async {
-        let open = list_dead_letters(&staff, "").await;
-        (open.len() == 1 && open[0]["replay_of"] == first["seq"]).then(|| open[0].clone())
-    })
-    .await;
+    replay(&staff, first.seq).await;
+    let second = failed_again(&staff, &first).await;
     // Whoever sent it astray sends it where it belongs, and nobody needs the dead letter any more.
     let place = outbound_subject(&system, &staff.company, &contact).await;
     let body = json!({"reason": "was for facebook, and is sent there"});
     let (status, answer) = staff
-        .post(&format!("/dead-letters/{}/discard", second["seq"]), body)
+        .post(&format!("/dead-letters/{}/discard", second.seq), body)
         .await;
     assert_eq!(status, StatusCode::OK, "{answer}");
     store(place, &payload).await;
@@ -185,15 +181,11 @@ async fn replaying_a_persister_dead_letter_stores_the_message_without_delivering
     assert_eq!(system.assert_audit_clean()["refused"], 1);
 
     // As long as the cause is there, it is another dead letter, of the same place.
-    replay(&staff, &dead_letter).await;
-    let again = eventually("another dead letter", SOON, || async {
-        let open = list_dead_letters(&staff, "").await;
-        (open.len() == 1 && open[0]["replay_of"] == dead_letter["seq"]).then(|| open[0].clone())
-    })
-    .await;
+    replay(&staff, dead_letter.seq).await;
+    let again = failed_again(&staff, &dead_letter).await;
     assert_eq!(again["event_seq"], dead_letter["event_seq"]);
     messages.delete_one(doc! {"_id": foreign}).await.unwrap();
-    replay(&staff, &again).await;
+    replay(&staff, again.seq).await;
     let delivery = delivery(&staff, &id.to_hex(), "delivered").await;
     assert_eq!(delivery.get_i64("attempts").unwrap(), 1, "{delivery}");
     eventually("nothing awaits the bot", SOON, || async {
@@ -254,7 +246,7 @@ async fn a_replayed_edit_does_not_undo_a_newer_edit() {
     rule(doc! {}).await;
     edit(&overtaken, "newest").await;
     for dead_letter in &refused {
-        replay(&staff, dead_letter).await;
+        replay(&staff, dead_letter.seq).await;
     }
     eventually("the edit that was refused is there", SOON, || async {
         (content(&alone).await == "refused").then_some(())

@@ -5,8 +5,8 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::support::dead_letters::{
-    keys_delivered, list_dead_letters, open_dead_letters, outbound, replay, send_operator_message,
-    seqs,
+    DeadLetter, keys_delivered, list_dead_letters, open_dead_letters, outbound, replay,
+    send_operator_message, seqs,
 };
 use crate::support::delivery::delivery;
 use crate::support::{SOON, System, eventually};
@@ -25,10 +25,10 @@ async fn replayed_messages_are_delivered_in_order_before_newer_ones() {
     }
     let dead = open_dead_letters(&staff, 3).await;
     // The oldest message fails again, so its dead letter is the newest.
-    replay(&staff, &dead[0]).await;
+    replay(&staff, dead[0].seq).await;
     let open = eventually("its new dead letter", SOON, || async {
         let open = list_dead_letters(&staff, "").await;
-        (open.len() == 3 && open[2]["replay_of"] == dead[0]["seq"]).then_some(open)
+        (open.len() == 3 && open[2].replay_of == Some(dead[0].seq)).then_some(open)
     })
     .await;
     assert_eq!(open[2]["message_id"], written[0].as_str());
@@ -48,7 +48,7 @@ async fn replayed_messages_are_delivered_in_order_before_newer_ones() {
     assert_eq!(status, StatusCode::OK, "{answer}");
     assert_eq!(
         answer["sequences"],
-        json!([open[2]["seq"], open[0]["seq"], open[1]["seq"]]),
+        json!([open[2].seq, open[0].seq, open[1].seq]),
         "as they were written"
     );
     delivery(&staff, &written[0], "held").await;
@@ -104,7 +104,7 @@ async fn lists_and_replays_select_by_filter_time_range_and_page() {
             format!("from={}&to={}&contact_id={}", at(1), at(3), contacts[1]),
             &[1],
         ),
-        (format!("cursor={}", all[1]["seq"]), &[2, 3, 4]),
+        (format!("cursor={}", all[1].seq), &[2, 3, 4]),
     ] {
         assert_eq!(
             seqs(&list_dead_letters(&staff, &query).await),
@@ -134,7 +134,7 @@ async fn lists_and_replays_select_by_filter_time_range_and_page() {
         let (_, page) = staff
             .get(&format!("/dead-letters?limit=2&cursor={cursor}"))
             .await;
-        walked.extend(seqs(page["dead_letters"].as_array().unwrap()));
+        walked.extend(seqs(&DeadLetter::list(&page)));
         let Some(next) = page["next_cursor"].as_u64() else {
             break;
         };

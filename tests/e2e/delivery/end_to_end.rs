@@ -5,6 +5,7 @@ use mongodb::bson::{Document, doc, oid::ObjectId};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use crate::support::delivery::bot_calls_for;
 use crate::support::ws_client::event;
 use crate::support::{SOON, System, documents, eventually, without_as_of_seq};
 
@@ -42,16 +43,11 @@ async fn a_message_reaches_log_database_bot_and_sockets() {
     .await;
 
     // The bot: once, with the message's id as idempotency key.
-    let calls: Vec<Value> = system
-        .deliveries()
-        .await
-        .into_iter()
-        .filter(|d| d["idempotency_key"] == second)
-        .collect();
+    let calls = bot_calls_for(system, second).await;
     assert_eq!(calls.len(), 1);
-    assert_eq!(calls[0]["body"]["customer_social_id"], "1784");
-    assert_eq!(calls[0]["body"]["content"], "He is, come at five.");
-    assert!(calls[0]["api_key"].as_bool().unwrap());
+    assert_eq!(calls[0].body["customer_social_id"], "1784");
+    assert_eq!(calls[0].body["content"], "He is, come at five.");
+    assert!(calls[0].api_key);
 
     // The database, read by someone else.
     let database = system.database().await;

@@ -15,6 +15,7 @@ use runtime::net::connection::Connection;
 use runtime::service::settings::NatsSettings;
 use serde_json::{Value, json};
 
+use crate::support::delivery::BotCall;
 use crate::support::{AFTER_FAULT, Folder, SOON, Staff, System, documents, eventually};
 
 /// Requests under way at once.
@@ -59,16 +60,15 @@ async fn post(
 }
 
 /// Each conversation's messages in the order of their first delivery, by contact.
-fn first_deliveries(received: &[Value]) -> BTreeMap<String, Vec<String>> {
+fn first_deliveries(calls: &[BotCall]) -> BTreeMap<String, Vec<String>> {
     let mut order: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let mut seen = BTreeSet::new();
-    for request in received.iter().filter(|r| r["status"] == 200) {
-        let key = request["idempotency_key"].as_str().unwrap().to_owned();
-        if seen.insert(key.clone()) {
+    let mut delivered = BTreeSet::new();
+    for call in calls.iter().filter(|call| call.succeeded()) {
+        if delivered.insert(call.key()) {
             order
-                .entry(request["body"]["customer_id"].as_str().unwrap().to_owned())
+                .entry(call.body["customer_id"].as_str().unwrap().to_owned())
                 .or_default()
-                .push(key);
+                .push(call.key().to_owned());
         }
     }
     order
@@ -148,7 +148,7 @@ async fn five_thousand_messages_stay_in_order_over_bot_failures_and_forwarder_ki
     let (posted, ()) = tokio::join!(post(&staff, &contacts, EACH), kill);
     outbound_is_empty(&system, BACKLOG).await;
 
-    let received = system.deliveries().await;
+    let received = system.bot_calls().await;
     assert_eq!(
         first_deliveries(&received),
         posted,
@@ -157,11 +157,9 @@ async fn five_thousand_messages_stay_in_order_over_bot_failures_and_forwarder_ki
     assert_eq!(dead_letters(&system).await, 0);
     // Whatever was repeated carried the message's own key, and the same content.
     let mut contents: HashMap<&str, &Value> = HashMap::new();
-    for request in &received {
-        let content = contents
-            .entry(request["idempotency_key"].as_str().unwrap())
-            .or_insert(&request["body"]);
-        assert_eq!(*content, &request["body"]);
+    for call in &received {
+        let content = contents.entry(call.key()).or_insert(&call.body);
+        assert_eq!(*content, &call.body);
     }
     assert_eq!(contents.len(), CONVERSATIONS * EACH);
     let database = system.database().await;
@@ -234,7 +232,7 @@ async fn partitions_are_shared_evenly_and_move_within_seconds() {
         .into_iter()
         .map(|(contact, ids)| (contact.clone(), [ids, more[&contact].clone()].concat()))
         .collect();
-    assert_eq!(first_deliveries(&system.deliveries().await), expected);
+    assert_eq!(first_deliveries(&system.bot_calls().await), expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -247,7 +245,7 @@ async fn a_bot_outage_of_a_minute_slows_no_request_and_causes_few_calls() {
     let contacts = new_contacts(&staff, 50).await;
     let mut posted = post(&staff, &contacts, 2).await;
     outbound_is_empty(&system, SOON).await;
-    let before = system.deliveries().await.len() as u64;
+    let before = system.bot_calls().await.len() as u64;
     system
         .bot_mode(json!({"status": 503, "health_status": 503}))
         .await;
@@ -259,7 +257,7 @@ async fn a_bot_outage_of_a_minute_slows_no_request_and_causes_few_calls() {
             posted.entry(contact).or_default().extend(ids);
         }
     }
-    let calls = system.deliveries().await.len() as u64 - before;
+    let calls = system.bot_calls().await.len() as u64 - before;
     assert!(
         (1..=2 * CALLS).contains(&calls),
         "a dead bot was called {calls} times"
@@ -273,7 +271,7 @@ async fn a_bot_outage_of_a_minute_slows_no_request_and_causes_few_calls() {
     );
     system.bot_mode(json!({})).await;
     outbound_is_empty(&system, BACKLOG).await;
-    assert_eq!(first_deliveries(&system.deliveries().await), posted);
+    assert_eq!(first_deliveries(&system.bot_calls().await), posted);
     assert_eq!(dead_letters(&system).await, 0);
     eventually("the breakers are closed", SOON, || async {
         breakers(&system)
@@ -359,7 +357,7 @@ async fn blocked_conversations_with_ten_thousand_messages_delay_no_others() {
 
     system.bot_mode(json!({})).await;
     outbound_is_empty(&system, BACKLOG).await;
-    let received = system.deliveries().await;
+    let received = system.bot_calls().await;
     let first = first_deliveries(&received);
     for (contact, ids) in &free {
         assert_eq!(
@@ -371,9 +369,9 @@ async fn blocked_conversations_with_ten_thousand_messages_delay_no_others() {
     for contact in &blocked {
         let delivered = received
             .iter()
-            .filter(|r| r["status"] == 200 && r["body"]["customer_id"] == contact.as_str());
+            .filter(|call| call.succeeded() && call.body["customer_id"] == contact.as_str());
         let contents: Vec<&str> = delivered
-            .map(|r| r["body"]["content"].as_str().unwrap())
+            .map(|call| call.body["content"].as_str().unwrap())
             .collect();
         assert_eq!(contents, in_order);
     }
@@ -448,17 +446,17 @@ async fn a_refused_token_holds_the_companys_messages_until_it_is_replaced() {
     // Others are not concerned, and the refused token is hardly shown again.
     let free = post(&other, &new_contacts(&other, 1).await, 1).await;
     eventually("another company's are delivered", SOON, || async {
-        let received = first_deliveries(&system.deliveries().await);
+        let received = first_deliveries(&system.bot_calls().await);
         free.iter()
             .all(|(contact, ids)| received.get(contact) == Some(ids))
             .then_some(())
     })
     .await;
     let refused = system
-        .deliveries()
+        .bot_calls()
         .await
         .iter()
-        .filter(|r| r["status"] == 401)
+        .filter(|call| call.status == Some(401))
         .count();
     assert!(
         (1..=contacts.len()).contains(&refused),
@@ -481,7 +479,7 @@ async fn a_refused_token_holds_the_companys_messages_until_it_is_replaced() {
         assert_eq!(status, StatusCode::OK, "{answer}");
     }
     outbound_is_empty(&system, SOON).await;
-    let received = first_deliveries(&system.deliveries().await);
+    let received = first_deliveries(&system.bot_calls().await);
     for (contact, ids) in posted.iter().chain(&missing) {
         assert_eq!(received.get(contact), Some(ids));
     }

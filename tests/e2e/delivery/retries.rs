@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::delivery::{calls, delivery};
+use crate::support::delivery::{bot_calls_for, delivery};
 use crate::support::{AFTER_FAULT, SOON, System, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -24,12 +24,16 @@ async fn a_failing_bot_is_retried_and_a_refusal_becomes_a_dead_letter() {
     system.bot_mode(json!({})).await;
     let delivered = delivery(&staff, &id, "delivered").await;
     assert!(delivered.get_i64("attempts").unwrap() >= 2, "{delivered}");
-    assert!(calls(&system, &id).await.len() >= 2);
+    assert!(bot_calls_for(&system, &id).await.len() >= 2);
 
     system.bot_mode(json!({"status": 400})).await;
     let id = operator_message("never").await;
     delivery(&staff, &id, "failed").await;
-    assert_eq!(calls(&system, &id).await.len(), 1, "a refusal is final");
+    assert_eq!(
+        bot_calls_for(&system, &id).await.len(),
+        1,
+        "a refusal is final"
+    );
     let dead = system.operator().await.get_stream("DEAD").await.unwrap();
     let dead_letter = eventually("a dead letter", SOON, || async {
         dead.direct_get(1).await.ok()
@@ -68,7 +72,7 @@ async fn a_delivery_step_that_the_log_refuses_is_retried_without_calling_the_bot
         system.bot_mode(slow).await;
         let id = staff.operator_message(&contact, state).await.id;
         eventually("the bot is called", SOON, || async {
-            (!calls(&system, &id).await.is_empty()).then_some(())
+            (!bot_calls_for(&system, &id).await.is_empty()).then_some(())
         })
         .await;
         let events = jetstream.get_stream("EVENTS").await.unwrap();
@@ -83,7 +87,7 @@ async fn a_delivery_step_that_the_log_refuses_is_retried_without_calling_the_bot
         full.max_messages = -1;
         jetstream.update_stream(&full).await.unwrap();
         delivery(&staff, &id, state).await;
-        assert_eq!(calls(&system, &id).await.len(), 1, "{state}");
+        assert_eq!(bot_calls_for(&system, &id).await.len(), 1, "{state}");
         let dead_letters = jetstream
             .get_stream("DEAD")
             .await

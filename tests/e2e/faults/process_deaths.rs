@@ -8,6 +8,7 @@ use mongodb::bson::{doc, oid::ObjectId};
 use reqwest::StatusCode;
 use serde_json::json;
 
+use crate::support::delivery::BotCall;
 use crate::support::load::Load;
 use crate::support::{AFTER_FAULT, Folder, System, documents, eventually, kill};
 
@@ -58,26 +59,23 @@ async fn nothing_is_missing(system: &System, company: &str, accepted: &[(String,
         "every operator message reached the bot",
         AFTER_FAULT,
         || async {
-            let calls = system.deliveries().await;
+            let calls = system.bot_calls().await;
             // One key a message: calls for the same message repeat it.
             let mut keys: HashMap<String, HashSet<String>> = HashMap::new();
             for call in &calls {
-                let external = call["body"]["external_message_id"]
+                let external = call.body["external_message_id"]
                     .as_str()
                     .unwrap_or_default()
                     .to_owned();
                 keys.entry(external)
                     .or_default()
-                    .insert(call["idempotency_key"].as_str().unwrap().to_owned());
+                    .insert(call.key().to_owned());
             }
             assert!(
                 keys.values().all(|k| k.len() == 1),
                 "a message went out under two keys"
             );
-            let reached: HashSet<&str> = calls
-                .iter()
-                .map(|c| c["idempotency_key"].as_str().unwrap())
-                .collect();
+            let reached: HashSet<&str> = calls.iter().map(BotCall::key).collect();
             outbound.iter().all(|id| reached.contains(id)).then_some(())
         },
     )

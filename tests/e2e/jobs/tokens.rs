@@ -96,13 +96,13 @@ async fn token_in_use(staff: &Staff<'_>) -> Value {
     let delivered = eventually("the bot has it", SOON, || async {
         staff
             .system
-            .deliveries()
+            .bot_calls()
             .await
             .into_iter()
-            .find(|d| d["idempotency_key"] == id && d["status"] == 200)
+            .find(|call| call.key() == id && call.succeeded())
     })
     .await;
-    delivered["body"]["access_token"].clone()
+    delivered.body["access_token"].clone()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,11 +1,39 @@
-//! How far the delivery of one message is, in the database and at the stub bot.
+//! The delivery of one message: its state in the database, and the calls that the stub bot received.
 
 use mongodb::bson::{Document, doc, oid::ObjectId};
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::{AFTER_FAULT, Staff, System, documents, eventually};
 
-/// The message's `delivery`, once it is as wanted.
+/// A call that the stub bot has received.
+#[derive(Clone, Debug, Deserialize)]
+pub struct BotCall {
+    /// The stub bot numbers its calls from 1.
+    pub n: u64,
+    pub idempotency_key: Option<String>,
+    /// Whether the call carried the API key.
+    pub api_key: bool,
+    /// The status of the stub bot's answer; `None` if it gave none.
+    pub status: Option<u16>,
+    pub body: Value,
+}
+
+impl BotCall {
+    /// The idempotency key, which every call must have.
+    pub fn key(&self) -> &str {
+        self.idempotency_key
+            .as_deref()
+            .unwrap_or_else(|| panic!("no idempotency key: {self:?}"))
+    }
+
+    /// Whether the stub bot answered with success.
+    pub fn succeeded(&self) -> bool {
+        self.status == Some(200)
+    }
+}
+
+/// Waits until the message's delivery has this state, and returns the document's `delivery`.
 pub async fn delivery(staff: &Staff<'_>, id: &str, state: &str) -> Document {
     let database = staff.system.database().await;
     let filter = doc! {"_id": ObjectId::parse_str(id).unwrap()};
@@ -17,12 +45,12 @@ pub async fn delivery(staff: &Staff<'_>, id: &str, state: &str) -> Document {
     .await
 }
 
-/// What the bot was asked with this message's key.
-pub async fn calls(system: &System, id: &str) -> Vec<Value> {
+/// The calls that the stub bot received for one message.
+pub async fn bot_calls_for(system: &System, id: &str) -> Vec<BotCall> {
     system
-        .deliveries()
+        .bot_calls()
         .await
         .into_iter()
-        .filter(|d| d["idempotency_key"] == id)
+        .filter(|call| call.idempotency_key.as_deref() == Some(id))
         .collect()
 }

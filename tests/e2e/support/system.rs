@@ -13,6 +13,7 @@ use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::{Instant, interval};
 
+use super::delivery::BotCall;
 use super::{AFTER_FAULT, Staff, eventually};
 
 /// The first start on a machine fetches nats-server and mongod; others wait for it, and on two
@@ -369,13 +370,13 @@ impl System {
         report
     }
 
-    /// What the stub bot has received.
-    pub async fn deliveries(&self) -> Vec<Value> {
-        let mut all: Vec<Value> = Vec::new();
+    /// All calls that the stub bot has received, in order of arrival.
+    pub async fn bot_calls(&self) -> Vec<BotCall> {
+        let mut all: Vec<BotCall> = Vec::new();
         loop {
-            let after = all.last().map_or(0, |d| d["n"].as_u64().unwrap());
+            let after = all.last().map_or(0, |call| call.n);
             let url = format!("{}/stub/deliveries?after={after}", self.url("bot"));
-            let page: Value = self
+            let page: Vec<BotCall> = self
                 .http
                 .get(url)
                 .send()
@@ -384,10 +385,10 @@ impl System {
                 .json()
                 .await
                 .unwrap();
-            match page.as_array().unwrap().as_slice() {
-                [] => return all,
-                page => all.extend_from_slice(page),
+            if page.is_empty() {
+                return all;
             }
+            all.extend(page);
         }
     }
 
