@@ -1,5 +1,6 @@
-//! End-to-end tests: they drive the public surface of the real system (HTTP, WebSocket, the `nats`
-//! CLI, MongoDB), started by the same runner as `cargo run`. Waits are bounded and on state.
+//! End-to-end tests of the public surface of the real system (HTTP, WebSocket, the `nats` CLI,
+//! MongoDB), which the runner of `cargo run` starts. Every wait is bounded and is for a state. What
+//! one module does is tested by the unit tests beside it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test says what is wrong by panicking
 

@@ -1,5 +1,5 @@
-//! Who gets in: kinds of tokens, refresh and reuse, logout, cookies; on two gateways that share
-//! nothing but NATS. Invitations and lockout have files of their own.
+//! Authentication on two gateways that share nothing but NATS: kinds of tokens, refresh and reuse,
+//! logout, cookies. Invitations and lockout are tested in files of their own.
 
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -1,4 +1,4 @@
-//! `POST /messages/batch`: each message by itself, in the order of the list.
+//! `POST /messages/batch`: each message has a result of its own, in the order of the list.
 
 use reqwest::StatusCode;
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! The contact endpoints: enter, search, page, edit.
+//! The contact endpoints: create, search, page and edit.
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};

@@ -1,5 +1,5 @@
-//! The same request again, one after the other and 50 at once, on two gateways: stored once,
-//! answered alike; within the log's duplicate window, where the log knows, and after it, where the
+//! Repeated creates, one after the other and 50 at once, on two gateways: stored once and answered
+//! alike. Within the log's duplicate window the log recognises the repetition; after the window the
 //! database does.
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The integration endpoints; and that a platform's access token is nowhere in the clear.
+//! The integration endpoints. No platform token is stored, logged or returned in the clear.
 
 use contract::domain::Provider;
 use contract::event::{Envelope, Event};

@@ -1,4 +1,4 @@
-//! Who may invite whom, and how often an invitation is good; what a receptionist may not do.
+//! Invitations: who may create one, how often one works, and what a receptionist may not do.
 
 use jsonwebtoken::Algorithm;
 use reqwest::{Method, StatusCode};

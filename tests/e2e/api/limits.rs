@@ -1,6 +1,6 @@
-//! What the gateway does for browsers, and against those who ask too often, too slowly, too much,
-//! or in somebody else's name: a system of its own with small limits. Addresses of 127.0.0.0/8
-//! stand for clients, a different one in each test.
+//! CORS, security headers, rate limits, connection limits and slow clients, on a system of its own
+//! with small limits. Each test uses addresses of 127.0.0.0/8 of its own as clients. Slow: a test
+//! waits until the gateway disconnects a silent client (up to 45 s).
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! Failed logins: how many, on which gateway, of whom, and what the clock tells.
+//! Failed logins: how many lock an email, on every gateway, and which states never count as a
+//! failure. The login times are reported, not asserted.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! The message endpoints: what they answer to what is right and to what is wrong, and pages that
-//! stay stable.
+//! The message endpoints: answers to valid and invalid requests, and stable pages. Repeated creates
+//! are in `idempotency`.
 
 use futures_util::{StreamExt, stream};
 use reqwest::{Method, StatusCode};

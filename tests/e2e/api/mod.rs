@@ -1,4 +1,5 @@
-//! The REST API: what each endpoint answers to good and bad requests, and what protects it.
+//! The REST API: the answers of each endpoint to valid and invalid requests, and the limits that
+//! protect the API. How a stored message is delivered is tested in `delivery`.
 
 mod abuse;
 mod auth;

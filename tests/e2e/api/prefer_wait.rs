@@ -1,5 +1,5 @@
-//! `Prefer: wait=N`: the answer to a create tells what became of the message, as the old backend's
-//! did.
+//! `Prefer: wait=N`: the answer to a create says how the delivery ended, as the Express backend's
+//! answer did.
 
 use std::time::Duration;
 

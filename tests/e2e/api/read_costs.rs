@@ -1,5 +1,5 @@
-//! What reads cost, as MongoDB itself counts it: by index, and by the page that is asked for, never
-//! by what the company has.
+//! The cost of reads as MongoDB's profiler counts it: each read uses an index and costs in
+//! proportion to its page, not to the company's data. Times are not measured.
 
 use mongodb::bson::{Document, doc};
 use reqwest::StatusCode;

@@ -1,6 +1,6 @@
-//! Tenant isolation: every operation that the gateway's OpenAPI document has, asked for with
-//! another company's ids, by that of a manager elsewhere, by nobody, and by a service that names no
-//! company. What may be answered at all stands here by name.
+//! Tenant isolation (law 7): every operation of the OpenAPI document is requested with another
+//! company's ids by a manager of a different company, without credentials, and by an internal
+//! service that names no company. Operations that may succeed are listed here by name.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,5 +1,5 @@
-//! What the READMEs tell a newcomer to type works as printed: the tour with curl, and the cookbook
-//! with the real `nats` CLI.
+//! The commands of the READMEs work as printed: the tour with curl, and the cookbook with the real
+//! `nats` CLI.
 
 use std::path::Path;
 use std::process::Stdio;

@@ -1,4 +1,4 @@
-//! What documents, deployment files and the workspace promise.
+//! The promises of documents, deployment files and the workspace. No test here drives the API.
 
 mod circles;
 mod compose;

@@ -1,5 +1,5 @@
-//! Least privilege: a service that uses a subject outside its permissions is refused by the server,
-//! and its own work is not.
+//! Least privilege: nats-server refuses a service every subject outside its permissions and allows
+//! every subject that the service needs.
 
 use std::time::Duration;
 

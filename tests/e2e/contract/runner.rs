@@ -1,4 +1,5 @@
-//! The runner itself: clean stops, hard deaths, second starts, taken ports.
+//! The runner of `cargo run`: clean stops, kills, second starts and taken ports. The services
+//! themselves are tested in the other groups.
 
 use std::net::TcpListener;
 use std::time::Duration;

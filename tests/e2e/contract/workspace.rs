@@ -1,4 +1,4 @@
-//! The shape of the workspace: who may depend on whom.
+//! The dependencies between the workspace's crates. Circles of files are in `circles`.
 
 use std::collections::BTreeMap;
 use std::process::Command;

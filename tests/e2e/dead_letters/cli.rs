@@ -1,4 +1,5 @@
-//! `petbuddy dead-letters`: what it prints, as text and as JSON, and its exit codes.
+//! `petbuddy dead-letters`: its output, as text and as JSON, and its exit codes. The rules of
+//! replays are tested in the other files of this group.
 
 use std::process::Output;
 

@@ -1,5 +1,5 @@
-//! A dead letter is replayed once: however often it is asked, by whom, and wherever the one who began
-//! has died.
+//! A dead letter is replayed once, over concurrent and repeated replays and over the death of the
+//! process that began the replay.
 
 use std::time::Duration;
 

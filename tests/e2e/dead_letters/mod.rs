@@ -1,5 +1,5 @@
-//! Dead letters from end to end: each reason, the replay after a fix, once and in order; who sees
-//! which.
+//! Dead letters from end to end: each reason, the replay after a fix, once and in order, and who
+//! sees which dead letters.
 
 mod cli;
 mod exactly_once;

@@ -1,4 +1,5 @@
-//! Each reason: dead, mended, replayed, delivered; and what the persister has given up.
+//! For each reason: a message becomes a dead letter, the cause is removed, and a replay delivers
+//! the message. Also dead letters of the persister, whose replay stores a message.
 
 use mongodb::bson::{Document, doc, oid::ObjectId};
 use reqwest::{Method, StatusCode};

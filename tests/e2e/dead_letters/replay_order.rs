@@ -1,5 +1,5 @@
-//! Replays of many: in the conversation's order, before what is newer; and which ones, by filter,
-//! time range and page.
+//! Replays of many dead letters: in the conversation's order and before newer messages; selected by
+//! filter, time range and page.
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};

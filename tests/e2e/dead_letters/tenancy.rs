@@ -1,4 +1,4 @@
-//! Whose dead letters somebody sees, what of them, and what they may have replayed.
+//! Who sees which dead letters, which of their fields, and who may replay them.
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};

@@ -1,4 +1,5 @@
-//! One message's whole way: REST → log → MongoDB, bot and sockets.
+//! The whole way of one message: REST, log, MongoDB, bot and sockets. Faults are tested in
+//! `faults`.
 
 use futures_util::StreamExt;
 use mongodb::bson::{Document, doc, oid::ObjectId};

@@ -1,4 +1,5 @@
-//! The way of an operator's message to the bot: once, in order, retried.
+//! The delivery of an operator's message to the bot: once, in order, with retries. Sockets are
+//! tested in `sockets`.
 
 mod end_to_end;
 mod ordering;

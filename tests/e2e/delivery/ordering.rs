@@ -1,5 +1,6 @@
-//! Delivery in order, whatever the bot and the forwarders do: judged by what the stub bot has
-//! received.
+//! Order of delivery over failures of the bot and of forwarders, judged by the calls that the stub
+//! bot received. Slow: each test sends thousands of messages or waits for an outage to pass (up to
+//! several minutes).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Delivery to a bot that fails: retried with the same key until it works, or given up as a dead
-//! letter.
+//! Delivery to a failing bot: retried with the same key until it succeeds, or ended by a dead
+//! letter. Order over many conversations is in `ordering`.
 
 use serde_json::{Value, json};
 

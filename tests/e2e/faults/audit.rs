@@ -1,5 +1,5 @@
-//! `petbuddy audit` finds what is amiss, by name, and nothing in a system that is well, however
-//! busy it is.
+//! `petbuddy audit` names every difference between log, database and deliveries, and reports none
+//! on a consistent system, even under load.
 
 use mongodb::bson::{Document, doc, oid::ObjectId};
 use reqwest::Method;

@@ -1,5 +1,6 @@
-//! Law 4 on a real MongoDB: events of one conversation give the same documents in any order, twice,
-//! and by two persisters at once.
+//! Law 4 on a real MongoDB: the events of one conversation give the same documents in any order,
+//! applied twice, and by two persisters at once. Starts no other service. Slow: a hundred random
+//! histories.
 
 use contract::domain::{
     Company, Contact, ContactPatch, Content, Delivery, DeliveryState, Direction, Email,

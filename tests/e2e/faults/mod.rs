@@ -1,4 +1,4 @@
-//! What stays true while processes die, events come late or twice, and input cannot be read.
+//! What stays true while processes die, events come late or twice, and input is unreadable.
 
 mod audit;
 mod event_order;

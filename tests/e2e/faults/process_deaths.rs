@@ -1,4 +1,5 @@
-//! What was answered 201 survives the death of any process, and of the database for a while.
+//! Every accepted message (201) survives the death of any process and an outage of the database.
+//! Slow: each test keeps up a load over several faults (minutes).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;

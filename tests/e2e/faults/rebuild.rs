@@ -1,4 +1,5 @@
-//! Law 1: the database can be dropped, and comes back from the log.
+//! Law 1: a dropped database is rebuilt from the log. Also: a deleted consumer is recreated, and
+//! `petbuddy setup` can be repeated.
 
 use mongodb::bson::{Bson, Document, doc};
 use reqwest::Method;

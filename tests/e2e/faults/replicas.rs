@@ -1,4 +1,4 @@
-//! Several replicas: a tick is run once, a socket gets each message once whichever node it is on.
+//! Several replicas: each tick is run once, and each socket gets each message once on any node.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! What is wrong is named, kept and passed over; nothing stops for it.
+//! Unreadable events, settings and frames are reported, and events are kept as dead letters. Other
+//! input is processed meanwhile.
 
 use async_nats::jetstream::consumer::pull;
 use futures_util::{SinkExt, StreamExt};

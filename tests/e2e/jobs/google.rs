@@ -1,6 +1,6 @@
-//! Google's tokens: the first one is fetched, those that are about to expire are renewed once, a
-//! refresh token that is replaced is kept, one that is refused is told to staff; and none of them
-//! is in the clear anywhere.
+//! Google's tokens: the first access token is fetched, a token about to expire is renewed once, a
+//! replaced refresh token is stored, and a refusal is reported to staff. No token is stored or
+//! logged in the clear.
 
 use std::time::Duration;
 

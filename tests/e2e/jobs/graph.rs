@@ -1,8 +1,8 @@
-//! A Graph API that really listens. What becomes of a token stands in its name: `good-…` and
-//! `slow-…` are exchanged for the same with `-renewed`; `busy-…` too, after two answers of 503;
-//! `dead-…` and `slowly-dead-…` are refused; `down-…` gets 503 for ever; `chain-<n>-<generation>`
-//! is exchanged for the next generation, which expires within an hour. Those that are slow, and all
-//! while it is told to hold, are answered once it is told to go on.
+//! A stub of the Graph API on a real port. A token's name decides the answer: `good-…` and `slow-…`
+//! are exchanged for the same name with `-renewed`; `busy-…` likewise, after two answers of 503;
+//! `dead-…` and `slowly-dead-…` are refused; `down-…` always gets 503; `chain-<n>-<generation>` is
+//! exchanged for the next generation, which expires within an hour. Requests with a slow token, and
+//! all requests during a hold, are answered only after `go_on`.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -1,5 +1,5 @@
-//! The jobs of the schedulers, two of them: the bot is probed and let speak again, dead letters are
-//! counted, and `petbuddy jobs` shows it. Tokens have files of their own.
+//! The scheduler's jobs: bot resume, bot probe and dead-letter digest, and the report of `petbuddy
+//! jobs`. Token refresh and SLA have files of their own.
 
 mod google;
 mod graph;

@@ -1,7 +1,7 @@
-//! An OAuth token endpoint that really listens. What becomes of a refresh token stands in its name:
-//! `1//good-…` gets an access token for an hour; `1//busy-…` too, after two answers of 503;
-//! `1//dead-…` is refused; `1//turn-0` gets one for a minute and is replaced by `1//turn-1`, which
-//! gets one for an hour: each of them once, as where refresh tokens rotate.
+//! A stub of an OAuth token endpoint on a real port. A refresh token's name decides the answer:
+//! `1//good-…` gets an access token for an hour; `1//busy-…` likewise, after two answers of 503;
+//! `1//dead-…` is refused; `1//turn-0` gets an access token for a minute and is replaced by
+//! `1//turn-1`, which gets one for an hour. Both `turn` tokens work once, because they rotate.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -1,5 +1,5 @@
-//! What companies promise: reports whose numbers can be known exactly, targets, and breaches, each
-//! reported once.
+//! SLA: exact reports of a known history, targets, and breaches that are each reported once. How
+//! long deliveries really take is not asserted.
 
 use std::time::Duration;
 

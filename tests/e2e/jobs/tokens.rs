@@ -1,5 +1,6 @@
-//! Tokens that are about to expire: each is exchanged once, what is entered meanwhile stays, staff
-//! see what cannot be renewed; and none of it is lost or done twice when a scheduler is killed.
+//! Tokens of Facebook and Instagram that are about to expire: each is exchanged once, a token that
+//! is entered meanwhile stays, and staff see failures. Slow: one test runs ticks for a minute and
+//! kills a scheduler, which must neither lose nor repeat an exchange.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

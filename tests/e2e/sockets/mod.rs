@@ -1,4 +1,4 @@
-//! The sockets: events without a gap, by both transports, with real clients.
+//! The sockets: events without a gap over both transports, with real clients.
 
 mod examples;
 mod real_clients;

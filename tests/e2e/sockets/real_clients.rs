@@ -1,6 +1,6 @@
-//! Real clients on a running system: socket.io-client, python-socketio, the library `websockets`,
-//! and a page in Chromium. The scripts in tests/clients do what such a client does and report what
-//! they saw; what they ought to see stands here.
+//! Real clients on a running system: socket.io-client, python-socketio, the Python library
+//! `websockets`, and a page in Chromium. The scripts in tests/clients use each client and report
+//! what it received; the expected values are asserted here.
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};

@@ -1,5 +1,5 @@
-//! The door `/socket.io/`, packet by packet: what real clients do not do, or do not show. They
-//! themselves are in `clients`.
+//! The transport `/socket.io/` packet by packet, for behaviour that real clients do not trigger or
+//! do not show. Real clients are in `real_clients`.
 
 use std::time::Duration;
 

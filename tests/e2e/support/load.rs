@@ -1,4 +1,4 @@
-//! A steady load of creates over REST, for tests that break something meanwhile.
+//! A steady load of creates over REST, for tests that inject a fault meanwhile.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,10 +10,10 @@ use tokio::task::JoinSet;
 
 use super::{AFTER_FAULT, client, eventually, id_of};
 
-/// Requests under way at once.
+/// Requests in flight at once.
 const WRITERS: usize = 8;
 
-/// A steady load of creates; three in ten go to the bot.
+/// A running load. Three in ten messages go to the bot.
 pub struct Load {
     stop: Arc<AtomicBool>,
     accepted: Arc<AtomicU64>,
@@ -49,8 +49,8 @@ impl Load {
                     });
                     match http.post(format!("{gateway}/api/v1/messages")).bearer_auth(&token).json(&body).send().await {
                         Ok(answer) if answer.status() == StatusCode::CREATED => {
-                            // The status is the promise; a body that breaks off takes only the id
-                            // from us.
+                            // The status is the promise: without its body only the id is unknown,
+                            // so the message is not checked.
                             let Ok(answer) = answer.json::<serde_json::Value>().await else { continue };
                             mine.push((id_of(&answer).to_owned(), outbound));
                             accepted.fetch_add(1, Ordering::Relaxed);
@@ -74,7 +74,7 @@ impl Load {
         }
     }
 
-    /// Waits until so many more are accepted.
+    /// Waits until `count` more messages are accepted.
     pub async fn more(&self, count: u64) {
         let goal = self.accepted.load(Ordering::Relaxed) + count;
         eventually("the load goes on", AFTER_FAULT, || async {

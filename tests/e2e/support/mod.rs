@@ -1,5 +1,5 @@
-//! What the groups of tests share: the system under test, clients of its public surfaces, and waits
-//! on state. Holds no test.
+//! What all test groups share: the system under test, clients of its public surfaces, and bounded
+//! waits for a state. Contains no test.
 
 pub mod dead_letters;
 pub mod delivery;
@@ -20,12 +20,12 @@ use tokio::time::{Instant, interval};
 pub use staff::{Answer, Staff, id_of};
 pub use system::{Folder, START, System, client, kill, petbuddy, runner};
 
-/// Whatever shall become true in a healthy system.
+/// How long a state of a healthy system may take.
 pub const SOON: Duration = Duration::from_secs(30);
-/// The same after a fault: the consumer's ack wait passes first.
+/// How long a state may take after a fault. Longer, because the consumer's ack wait passes first.
 pub const AFTER_FAULT: Duration = Duration::from_secs(90);
 
-/// Asks again until there is an answer, or fails with what was waited for.
+/// Calls `look` until it returns a value. Fails with `what` after `within`.
 pub async fn eventually<T, F: Future<Output = Option<T>>>(
     what: &str,
     within: Duration,
@@ -42,8 +42,8 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(
     }
 }
 
-/// A page without what it is current to: the log goes on with what other companies do, and each
-/// persister looks for itself.
+/// A page without `as_of_seq`. Because other companies write to the log too and each persister reads
+/// it at its own pace, the field differs between two equal pages.
 pub fn without_as_of_seq(mut page: Value) -> Value {
     page.as_object_mut().unwrap().remove("as_of_seq").unwrap();
     page

@@ -1,4 +1,4 @@
-//! A member of staff: REST requests with their token, and answers.
+//! A member of staff: sends REST requests with an access token and returns the answers.
 
 use reqwest::header::HeaderMap;
 use reqwest::{Method, StatusCode};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::System;
 
-/// A whole answer.
+/// A whole HTTP answer.
 #[derive(Debug)]
 pub struct Answer {
     pub status: StatusCode,
@@ -15,7 +15,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// A header as text; empty if it is absent.
+    /// A header as text; empty if the answer has no such header.
     pub fn header(&self, name: &str) -> &str {
         self.headers
             .get(name)
@@ -84,7 +84,7 @@ impl Staff<'_> {
         }
     }
 
-    /// Enters a contact; its id.
+    /// Creates a contact and returns its id.
     pub async fn new_contact(&self) -> String {
         let (status, answer) = self
             .post(
@@ -124,7 +124,6 @@ impl Staff<'_> {
 pub struct Accepted {
     /// The message's id.
     pub id: String,
-    /// The whole answer.
     body: Value,
 }
 
@@ -138,7 +137,7 @@ impl Accepted {
     }
 }
 
-/// What the tests look at only once stays JSON: `accepted["forwarding"]`.
+/// Fields that few tests read stay JSON: `accepted["forwarding"]`.
 impl std::ops::Deref for Accepted {
     type Target = Value;
 

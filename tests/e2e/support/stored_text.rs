@@ -1,4 +1,4 @@
-//! All that a system keeps or shows, as text: for tests that search it for secrets.
+//! All text that a system stores or prints, for tests that search it for secrets.
 
 use mongodb::bson::Document;
 
@@ -9,13 +9,13 @@ pub fn log_lines(system: &System) -> String {
     std::fs::read_to_string(system.folder.0.join("logs/combined.log")).unwrap_or_default()
 }
 
-/// All that is kept or shown, with where: the streams, the database, the log lines and the console.
+/// The text of streams, database, log lines and console, each with the name of its place.
 pub async fn all_stored_text(system: &System) -> Vec<(String, String)> {
     let (mut everything, log) = (Vec::new(), system.operator().await);
     for name in ["EVENTS", "JOBS", "DEAD"] {
         let stream = log.get_stream(name).await.unwrap();
         for seq in 1..=stream.get_info().await.unwrap().state.last_sequence {
-            // Ticks go after a while.
+            // Old ticks have been removed from the stream.
             let Ok(message) = stream.get_raw_message(seq).await else {
                 continue;
             };

@@ -1,6 +1,6 @@
 //! The system under test: the `petbuddy` binary on free ports in a folder of its own, and small
-//! clients for it. When the test process ends, however it ends, the pipe to the runner closes and
-//! the runner stops everything.
+//! clients of it. When the test process ends for any reason, the runner's standard input closes and
+//! the runner stops all of its processes.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -16,8 +16,8 @@ use tokio::time::{Instant, interval};
 use super::delivery::BotCall;
 use super::{AFTER_FAULT, Staff, eventually};
 
-/// The first start on a machine fetches nats-server and mongod; others wait for it, and on two
-/// cores several start at once.
+/// How long a start may take. Because the first start on a machine downloads nats-server and mongod
+/// and the others wait for it, this is long.
 pub const START: Duration = Duration::from_secs(660);
 /// Settings of this shell that a system under test must not get: tests drop databases and delete
 /// consumers.
@@ -56,7 +56,7 @@ const SETTINGS: &[&str] = &[
     "REFRESH_TOKEN_",
     "FRONTEND_URL",
 ];
-/// A folder that is removed with it.
+/// A folder that is removed when the value is dropped, but kept after a failed test.
 pub struct Folder(pub PathBuf);
 
 impl Folder {
@@ -76,8 +76,8 @@ impl Folder {
 }
 
 impl Folder {
-    /// Removes what earlier runs have left: those that failed, and the shared system's, which ends
-    /// with the process.
+    /// Removes the folders that ended test processes left behind: those of failed tests and of the
+    /// shared system.
     fn sweep() {
         for entry in std::fs::read_dir(env!("CARGO_TARGET_TMPDIR"))
             .into_iter()
@@ -98,7 +98,7 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("what the system wrote is kept in {}", self.0.display());
+            eprintln!("the files of the failed system are kept in {}", self.0.display());
         } else {
             let _ = std::fs::remove_dir_all(&self.0);
         }
@@ -114,12 +114,12 @@ pub struct System {
 }
 
 impl System {
-    /// Starts one and waits until it is ready.
+    /// Starts a system and waits until it is ready.
     pub async fn start(args: &[&str]) -> System {
         System::start_with(Folder::new(), args, &[]).await
     }
 
-    /// The same, in a folder that may have seen a run before, with more environment.
+    /// Starts a system in this folder, which may contain an earlier run, with more environment.
     pub async fn start_with(folder: Folder, args: &[&str], environment: &[(&str, &str)]) -> System {
         let _ = std::fs::remove_file(folder.0.join("run.json"));
         let child = runner(&folder.0, args, environment);
@@ -158,7 +158,7 @@ impl System {
         system
     }
 
-    /// One that tests share which break nothing. It runs until the test process ends.
+    /// The system that tests without faults share. It runs until the test process ends.
     pub async fn shared() -> &'static System {
         static SHARED: tokio::sync::OnceCell<System> = tokio::sync::OnceCell::const_new();
         SHARED
@@ -179,7 +179,7 @@ impl System {
             .to_owned()
     }
 
-    /// The ports of a service's replicas.
+    /// The URLs of a service's replicas.
     pub fn services(&self, name: &str) -> Vec<String> {
         self.run["services"][name]
             .as_array()
@@ -204,7 +204,7 @@ impl System {
         pid
     }
 
-    /// Kills a process the hard way and waits until the supervisor has started it anew.
+    /// Kills a process with SIGKILL and waits until the supervisor has restarted it.
     pub async fn kill_and_await_restart(&self, name: &str) {
         let old = self.signal("-KILL", name);
         eventually(&format!("{name} is restarted"), AFTER_FAULT, || async {
@@ -226,7 +226,7 @@ impl System {
         }
     }
 
-    /// A client of a new company.
+    /// A new company without platform tokens, and a manager of it.
     pub async fn new_unconnected_company(&self) -> Staff<'_> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let email = format!(
@@ -256,8 +256,8 @@ impl System {
         }
     }
 
-    /// A company that is connected with what the bot carries, so that its operators' messages are
-    /// delivered.
+    /// A company with tokens for the platforms that the bot serves, so that its operators' messages
+    /// are delivered.
     pub async fn new_company(&self) -> Staff<'_> {
         let staff = self.new_unconnected_company().await;
         for platform in ["facebook", "instagram"] {
@@ -307,7 +307,7 @@ impl System {
             .to_owned()
     }
 
-    /// An access token that no login has: of any user, for so many seconds.
+    /// Signs an access token of any user, without a login, which expires after `seconds`.
     pub fn token(&self, company: &str, user: &str, seconds: u64) -> String {
         let now = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
@@ -318,7 +318,7 @@ impl System {
         jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap()
     }
 
-    /// The log, as the operator.
+    /// JetStream, as the user `operator`.
     pub async fn operator(&self) -> jetstream::Context {
         let user = self.run["operator"]["user"].as_str().unwrap().to_owned();
         let password = self.run["operator"]["password"]
@@ -329,7 +329,7 @@ impl System {
         jetstream::new(options.connect(self.url("nats")).await.unwrap())
     }
 
-    /// The database, as anyone who may read it.
+    /// The database.
     pub async fn database(&self) -> mongodb::Database {
         mongodb::Client::with_uri_str(self.url("mongodb"))
             .await
@@ -352,7 +352,7 @@ impl System {
         command
     }
 
-    /// What `petbuddy audit` says: its exit code, and its report.
+    /// The exit code and the report of `petbuddy audit`.
     pub fn audit(&self, args: &[&str]) -> (Option<i32>, Value) {
         let output = self
             .petbuddy_as_operator(&[&["audit", "--json"], args].concat())
@@ -363,7 +363,7 @@ impl System {
         (output.status.code(), report)
     }
 
-    /// Log, database and deliveries agree, whatever has happened to this system.
+    /// Asserts by `petbuddy audit` that log, database and deliveries agree.
     pub fn assert_audit_clean(&self) -> Value {
         let (code, report) = self.audit(&[]);
         assert_eq!(code, Some(0), "{report}");
@@ -408,12 +408,12 @@ impl System {
         );
     }
 
-    /// What the runner and its children said.
+    /// The output of the runner and of its children.
     pub fn console(&self) -> String {
         std::fs::read_to_string(self.folder.0.join("console.txt")).unwrap_or_default()
     }
 
-    /// SIGTERM, and the runner's exit code.
+    /// Stops the runner with SIGTERM and returns its exit code.
     pub async fn stop(mut self) -> (Option<i32>, Folder) {
         kill("-TERM", u64::from(self.child.id()));
         let status = eventually("the runner stops", Duration::from_secs(60), || {
@@ -425,7 +425,7 @@ impl System {
         (status.code(), folder)
     }
 
-    /// Kills the runner and leaves what it started behind.
+    /// Kills the runner and leaves its children running.
     pub async fn kill_runner(mut self) -> Folder {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -453,7 +453,7 @@ pub fn runner(folder: &Path, args: &[&str], environment: &[(&str, &str)]) -> Chi
         .arg(folder)
         .args(args)
         .env("BCRYPT_SALT_ROUNDS", "10")
-        // Tests ask more often than people; those of the limits set their own.
+        // No rate limits: tests send more requests than people. The tests of the limits set them.
         .envs(
             [
                 "RATE_LIMIT_MAX",
@@ -469,7 +469,7 @@ pub fn runner(folder: &Path, args: &[&str], environment: &[(&str, &str)]) -> Chi
     command.spawn().unwrap()
 }
 
-/// The binary, in an environment without what this shell happens to have set.
+/// The `petbuddy` binary, without the settings of this shell's environment.
 pub fn petbuddy() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_petbuddy"));
     for (name, _) in std::env::vars_os() {
@@ -483,7 +483,7 @@ pub fn petbuddy() -> Command {
     command
 }
 
-/// `kill` by pid.
+/// Sends a signal to a process.
 pub fn kill(signal: &str, pid: u64) {
     let status = Command::new("kill")
         .args([signal, &pid.to_string()])
@@ -492,8 +492,8 @@ pub fn kill(signal: &str, pid: u64) {
     assert!(status.success(), "kill {signal} {pid}");
 }
 
-/// It keeps no connection: a kept one belongs to the runtime of the test that made it, and dies
-/// with that.
+/// An HTTP client that keeps no idle connection. Because each test has a tokio runtime of its own, a
+/// kept connection would end with the runtime of the test that opened it.
 pub fn client() -> Client {
     static PROVIDER: OnceLock<()> = OnceLock::new();
     PROVIDER.get_or_init(|| drop(rustls::crypto::ring::default_provider().install_default()));

@@ -1,4 +1,4 @@
-//! A client of `/ws` for tests: events by name, the cursor, the close code.
+//! A client of `/ws`: reads events by name, sends frames and reports the close code.
 
 use async_nats::jetstream;
 use futures_util::{SinkExt, StreamExt};
@@ -14,12 +14,12 @@ use crate::support::SOON;
 /// An open socket.
 pub struct Socket(pub WebSocketStream<MaybeTlsStream<TcpStream>>);
 
-/// What came.
+/// What a socket receives.
 #[derive(Debug)]
 pub enum Incoming {
     /// An event: its name and data.
     Event(String, Value),
-    /// The end, with the code if there was one.
+    /// The connection closed, with the close code if there was one.
     Closed(Option<u16>),
 }
 
@@ -36,14 +36,14 @@ impl Socket {
         Ok(Socket(tokio_tungstenite::connect_async(url).await?.0))
     }
 
-    /// The same, where it must open.
+    /// Connects to a node, which must accept.
     pub async fn open(node: &str, token: &str, last_seq: Option<u64>) -> Socket {
         Socket::try_open(node, token, last_seq)
             .await
             .unwrap_or_else(|e| panic!("{node}: {e}"))
     }
 
-    /// The next thing that comes. May be dropped without a loss.
+    /// Waits for the next event or the close. Cancel safe: no event is lost if the future is dropped.
     pub async fn receive(&mut self) -> Incoming {
         while let Some(frame) = self.0.next().await {
             match frame {
@@ -64,7 +64,7 @@ impl Socket {
         Incoming::Closed(None)
     }
 
-    /// The data of the next event of this name that satisfies; others are passed over.
+    /// The data of the next event of this name that satisfies `is_it`; other events are skipped.
     pub async fn event_where(&mut self, name: &str, is_it: impl Fn(&Value) -> bool) -> Value {
         let look = async {
             loop {
@@ -85,7 +85,7 @@ impl Socket {
         self.event_where(name, |_| true).await
     }
 
-    /// The sequences of the next stored events, so many.
+    /// The sequences of the next `count` events that are in the log.
     pub async fn seqs(&mut self, count: usize) -> Vec<u64> {
         let mut seqs = Vec::new();
         let read = async {
@@ -105,7 +105,7 @@ impl Socket {
         seqs
     }
 
-    /// The close code, after whatever comes before it.
+    /// Skips all events and returns the close code.
     pub async fn closed(&mut self) -> Option<u16> {
         let look = async {
             loop {
@@ -117,7 +117,6 @@ impl Socket {
         timeout(SOON, look).await.expect("it is closed")
     }
 
-    /// Sends a frame.
     pub async fn send(&mut self, event: &str, data: Value) {
         self.0
             .send(Message::text(
@@ -128,12 +127,12 @@ impl Socket {
     }
 }
 
-/// Whether an event is none of the log, though it may name a sequence.
+/// Whether an event is in the log. `ready` and `resync` are not, though they name a sequence.
 pub fn is_in_log(event: &str) -> bool {
     !["ready", "resync"].contains(&event)
 }
 
-/// The sequences of a company's message events in the log after one, as the server has them.
+/// The sequences of a company's message events in `EVENTS` after the sequence `after`.
 pub async fn log_of(jetstream: &jetstream::Context, company: &str, after: u64) -> Vec<u64> {
     let stream = jetstream.get_stream("EVENTS").await.unwrap();
     let mut seqs = Vec::new();
@@ -148,7 +147,7 @@ pub async fn log_of(jetstream: &jetstream::Context, company: &str, after: u64) -
     seqs
 }
 
-/// Reads events of a socket until one is as wanted.
+/// Reads events of a socket until one satisfies `wanted`.
 pub async fn event<S>(socket: &mut S, what: &str, wanted: impl Fn(&Value) -> bool) -> Value
 where
     S: StreamExt<Item = Result<Frame, tokio_tungstenite::tungstenite::Error>> + Unpin,

@@ -1,4 +1,5 @@
-//! Bodies that are no JSON, or past a bound of it, or called something else; and wrong headers.
+//! Bodies that are not JSON, that exceed a limit on JSON or that have a wrong content type, and
+//! invalid headers. Wrong values inside valid JSON are in `values`.
 
 use super::{Caller, InvalidInput};
 use crate::support::openapi::{OpenApi, Request};

@@ -1,6 +1,6 @@
-//! Input that must be refused, however it comes: each gives a 4xx, as a problem document where
-//! there is a request; nothing is stored, and no process ends. And what looks like it and is taken:
-//! it comes to nothing.
+//! Invalid input, as values, bodies, headers and raw bytes: the gateway refuses each with a 4xx,
+//! and with a problem document where the bytes form a request. Refused input stores nothing and
+//! ends no process. Accepted values that look like database operators are stored as plain text.
 
 mod bodies;
 mod raw;

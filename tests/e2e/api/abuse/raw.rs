@@ -1,5 +1,5 @@
-//! Input that no HTTP client would send, over a socket: paths that lead elsewhere, requests that
-//! two readers may see differently, and what is no HTTP.
+//! Bytes that no HTTP client would send, over a TCP socket: path traversal, request smuggling and
+//! malformed HTTP.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

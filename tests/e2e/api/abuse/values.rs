@@ -1,4 +1,5 @@
-//! Wrong values, in every field and parameter that the OpenAPI document has.
+//! Wrong values in every field and parameter that the OpenAPI document has. Malformed bodies are in
+//! `bodies`.
 
 use serde_json::{Value, json};
 

@@ -1,6 +1,6 @@
-//! The OpenAPI document of the running gateway, and requests that are made from it alone, so that a
-//! route which is added later is tried by itself. Knows names, types and examples; validates
-//! nothing.
+//! The OpenAPI document of the running gateway, and requests that are built from the document
+//! alone. So a new route is tested without a change here. Knows names, types and examples;
+//! validates no answer against the document.
 
 mod request;
 

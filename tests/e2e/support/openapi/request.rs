@@ -1,5 +1,5 @@
-//! Requests about somebody's values, and what is said of them. Which requests there are is in the
-//! document.
+//! Requests that name the ids of one company, and the statuses of their answers. Which requests
+//! exist, the OpenAPI document says.
 
 use reqwest::Method;
 use serde_json::{Value, json};
