@@ -1,6 +1,8 @@
 //! The log as a service uses it: publishing with group commit, and reading by sequence. Consumes
 //! nothing; see `consume`.
 
+#[doc(hidden)]
+pub mod bench;
 pub mod direct_get;
 mod group;
 mod group_commit;
