@@ -14,19 +14,19 @@ use crate::{Id, Timestamp};
 pub enum Reason {
     /// The payload is not an envelope of the contract, or contradicts its subject.
     Malformed,
-    /// An event type or version that this build does not know.
+    /// The event has a type or version that this build does not know.
     UnknownVersion,
-    /// Another message of the platform holds this `external_message_id`.
+    /// Another message of the platform has the same `external_message_id`.
     DuplicateKey,
-    /// The message's contact or another thing it needs does not exist.
+    /// The contact of the message, or another thing that the message needs, does not exist.
     MissingData,
     /// No forwarder carries messages of this platform.
     UnknownPlatform,
-    /// The other side refused it for good (4xx).
+    /// The other side refused the message for good (4xx).
     Refused,
-    /// Retried until its deadline.
+    /// The message was retried until its deadline.
     Expired,
-    /// Failed in a way that no retry mends.
+    /// The message failed in a way that no retry mends.
     Failed,
 }
 
@@ -86,13 +86,13 @@ pub struct UnknownReason;
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(as = DeadLetterState))]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// Nothing. No entry says so.
+    /// Nothing has become of the dead letter yet. It has no entry in the bucket.
     Open,
-    /// Somebody has begun to replay it. Whoever asks again completes that.
+    /// A replay was begun. Asking for the replay again completes it.
     Replaying,
-    /// Its message is in its stream again.
+    /// The message is in its stream again.
     Replayed,
-    /// Somebody has decided that it shall not be replayed.
+    /// The dead letter is not to be replayed.
     Discarded,
 }
 

@@ -1,4 +1,4 @@
-//! Contacts: a company's customers.
+//! Contacts: a company's customers. Knows no message.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -75,7 +75,7 @@ pub struct Social {
 }
 
 impl Social {
-    /// The id on the platform, where it has one.
+    /// The contact's id on a platform; `None` if the contact has none there.
     pub fn on(&self, platform: super::Platform) -> Option<&ShortText> {
         use super::Platform::{Facebook, Instagram, Other, Telegram, Web, Whatsapp};
         match platform {
@@ -106,52 +106,52 @@ pub struct Profile {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ContactPatch {
-    /// A new name; it cannot be removed.
+    /// A new name. A name cannot be removed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub full_name: Option<ShortText>,
-    /// Email.
+    /// The email address.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub email: Option<Option<Email>>,
-    /// Phone.
+    /// The phone number, as it was written.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub phone: Option<Option<ShortText>>,
-    /// The name on the network they came from.
+    /// The name on the network that the contact came from.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub social_network_name: Option<Option<ShortText>>,
-    /// The company's own word for where things stand.
+    /// The company's own word for the state of the contact.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub contact_status: Option<Option<ShortText>>,
-    /// Where they stand in the sale.
+    /// The stage of the sale.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub lead_stage: Option<Option<ShortText>>,
-    /// Silence the bot, or let it speak.
+    /// Whether the bot is to be silent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bot_suspended: Option<bool>,
-    /// Until then.
+    /// When the bot is to speak again.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub bot_suspend_until: Option<Option<Timestamp>>,
-    /// Ids on the networks, each by itself.
+    /// The ids on the networks. Each id is changed by itself.
     #[serde(skip_serializing_if = "SocialPatch::is_empty")]
     pub social: SocialPatch,
-    /// A new profile in place of the old one.
+    /// A new profile, which replaces the old one whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub profile: Option<Profile>,
 }
 
-/// The part of [`ContactPatch`] that is about the networks.
+/// The ids on the networks that an edit changes, as in [`ContactPatch`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SocialPatch {
-    /// Page-scoped id on Facebook.
+    /// The page-scoped id on Facebook.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub facebook_id: Option<Option<ShortText>>,
-    /// Id on Instagram.
+    /// The id on Instagram.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub instagram_id: Option<Option<ShortText>>,
-    /// Id on Telegram.
+    /// The id on Telegram.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub telegram_id: Option<Option<ShortText>>,
-    /// Id on WhatsApp.
+    /// The id on WhatsApp.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub whatsapp_id: Option<Option<ShortText>>,
 }
@@ -162,7 +162,7 @@ impl SocialPatch {
     }
 }
 
-/// A field that is there, even as null.
+/// Reads a field that is present, even as null. An absent field is `None`.
 fn given<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Option<T>>, D::Error> {

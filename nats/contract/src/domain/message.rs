@@ -47,18 +47,18 @@ string_enum!(
 string_enum!(
     /// How far a forwardable message has come.
     DeliveryState, "queued, sending, retrying, held, delivered, failed",
-    /// In the log, waiting for the forwarder. Every forwardable message starts here, without an
-    /// event.
+    /// The message is in the log and waits for the forwarder. Every forwardable message starts in
+    /// this state, without an event.
     Queued = "queued",
     /// A call to the bot is under way.
     Sending = "sending",
-    /// The last call failed; another follows.
+    /// The last call failed, and another follows.
     Retrying = "retrying",
-    /// Waits for something that staff must mend.
+    /// The message waits for something that staff must mend.
     Held = "held",
-    /// The bot took it.
+    /// The bot took the message.
     Delivered = "delivered",
-    /// Given up; it is a dead letter.
+    /// The message was given up. It is a dead letter.
     Failed = "failed"
 );
 
