@@ -13,7 +13,7 @@ use crate::support::{SOON, System, eventually};
 
 pub const PASSWORD: &str = "correct horse";
 
-/// One system with two gateways, for the tests that break nothing.
+/// A shared system with two gateways, for tests without faults.
 pub async fn two_gateways() -> &'static System {
     static SHARED: tokio::sync::OnceCell<System> = tokio::sync::OnceCell::const_new();
     SHARED
@@ -161,7 +161,7 @@ async fn only_correctly_signed_access_tokens_are_accepted() {
         claims
     };
 
-    // Signed by somebody who knows the secret: as good as ours.
+    // A token that is signed with the secret is valid, whoever signed it.
     for token in [
         sign(&access, Algorithm::HS256, &good),
         text(&registered, "accessToken").to_owned(),
@@ -297,7 +297,7 @@ async fn no_kind_of_token_is_accepted_as_another_kind() {
             "FORBIDDEN",
         );
     }
-    // Each with the other's key and all that both say.
+    // Each kind, with all claims of both, signed with the other kind's key.
     let mut all = claims(refresh_token);
     for (name, value) in claims(access)
         .as_object()
@@ -328,7 +328,7 @@ async fn no_kind_of_token_is_accepted_as_another_kind() {
             "INVALID_TOKEN",
         );
     }
-    // None of this has touched the session.
+    // The session is unchanged.
     assert_eq!(
         refresh(system, 0, &json!(refresh_token)).await.0,
         StatusCode::OK
@@ -342,7 +342,7 @@ async fn a_refresh_token_works_once_and_its_reuse_ends_the_session() {
     assert_eq!(first["refreshExpiresIn"], 7 * 86_400);
     let (_, other) = login(system, 1, &email, PASSWORD).await;
 
-    // On either gateway, each time another token.
+    // Each refresh, on either gateway, gives a new token.
     let mut answer = first.clone();
     for gateway in 0..4 {
         let (status, next) = refresh(system, gateway, &answer["refreshToken"]).await;
@@ -358,7 +358,7 @@ async fn a_refresh_token_works_once_and_its_reuse_ends_the_session() {
         );
         answer = next;
     }
-    // A copy of the first is used, at the other gateway than last: the good one falls with it.
+    // Reuse of the first token on the other gateway also invalidates the current token.
     assert_refused(
         refresh(system, 0, &first["refreshToken"]).await,
         StatusCode::UNAUTHORIZED,
@@ -371,7 +371,7 @@ async fn a_refresh_token_works_once_and_its_reuse_ends_the_session() {
             "INVALID_TOKEN",
         );
     }
-    // The user's other session is another family.
+    // The user's other session is unaffected.
     assert_eq!(
         refresh(system, 0, &other["refreshToken"]).await.0,
         StatusCode::OK
@@ -459,7 +459,7 @@ async fn logout_ends_the_session_on_every_gateway_and_may_be_repeated() {
         StatusCode::UNAUTHORIZED,
         "INVALID_TOKEN",
     );
-    // A refresh token beside it ends its session too, if it is one's own.
+    // A refresh token in the body ends its session too, if it is of the same user.
     let with = |answer: &Value| json!({"refreshToken": answer["refreshToken"]});
     assert_refused(
         post(system, 0, "/logout", Some(access), &with(&stranger)).await,
@@ -486,7 +486,7 @@ async fn logout_ends_the_session_on_every_gateway_and_may_be_repeated() {
         StatusCode::UNAUTHORIZED,
         "INVALID_TOKEN",
     );
-    // After a break only the refresh token is still good; that is enough.
+    // With an expired access token the refresh token is enough to log out.
     let (_, idle) = login(system, 0, &email, PASSWORD).await;
     let mut expired = claims(text(&idle, "accessToken"));
     (expired["iat"], expired["exp"]) = (json!(seconds() - 3_600), json!(seconds() - 1_800));
@@ -511,7 +511,7 @@ async fn logout_ends_the_session_on_every_gateway_and_may_be_repeated() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_beyond_the_session_limit_ends_the_least_recently_used_session() {
-    /// As the gateway has it.
+    /// The gateway's limit.
     const MAX_SESSIONS: usize = 16;
     let system = two_gateways().await;
     let (email, first) = register(system).await;
@@ -566,7 +566,7 @@ async fn in_cookie_mode_scripts_cannot_read_the_refresh_token_and_other_sites_ca
     let set = cookies(&answer);
     let ((token, attributes), (csrf, readable)) =
         (set["refreshToken"].clone(), set["csrfToken"].clone());
-    // In development it works without HTTPS.
+    // In development the cookie has no `Secure`, because there is no HTTPS.
     assert_eq!(
         attributes,
         "HttpOnly; SameSite=Strict; Path=/api/v1/auth; Max-Age=3600"
@@ -597,7 +597,7 @@ async fn in_cookie_mode_scripts_cannot_read_the_refresh_token_and_other_sites_ca
         assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{header:?}");
         assert_eq!(answer.json::<Value>().await.unwrap()["code"], "CSRF");
     }
-    // Neither without the cookie, nor from the body.
+    // Refused without the cookie, and with the token in the body.
     assert_refused(
         refresh(&system, 0, &json!(token)).await,
         StatusCode::UNAUTHORIZED,
@@ -670,7 +670,7 @@ async fn session_entries_expire_by_themselves() {
         .get_stream("KV_sessions")
         .await
         .unwrap();
-    // The renewed entry has a time to live like the first.
+    // The renewed entry expires as the first one does.
     eventually("the session is gone", SOON, || async {
         let last = stream.get_last_raw_message_by_subject(&key).await;
         last.ok()
@@ -678,7 +678,7 @@ async fn session_entries_expire_by_themselves() {
             .then_some(())
     })
     .await;
-    // Tokens expire in whole seconds; until then there is just no session.
+    // Tokens expire in whole seconds. Until then the answer is that there is no session.
     eventually("the refresh token has expired", SOON, || async {
         let (status, answer) = refresh(&system, 0, &refreshed["refreshToken"]).await;
         assert_eq!(status, StatusCode::UNAUTHORIZED, "{answer}");

@@ -24,7 +24,7 @@ fn statuses(body: &Value) -> Vec<u64> {
         .collect()
 }
 
-/// The sequences of what was stored, in the order of the list.
+/// The sequences of the stored messages, in the order of the list.
 fn sequences(body: &Value) -> Vec<u64> {
     body["results"]
         .as_array()
@@ -140,8 +140,8 @@ async fn a_batch_is_stored_in_the_order_of_its_list() {
         .collect();
     assert_eq!(newest, ["499", "498", "497"]);
 
-    // One that the log has already refuses the whole group: then its halves are written, and so on,
-    // still in order.
+    // A message that the log has already makes the log refuse the whole group commit. Then its
+    // halves are written, and so on, still in order.
     let known = staff.post("/messages", external(&contact, "known")).await;
     assert_eq!(known.0, StatusCode::CREATED);
     let mut list: Vec<Value> = (0..100)
@@ -169,7 +169,7 @@ async fn a_batch_is_stored_in_the_order_of_its_list() {
         "{:?}",
         sequences(&body)
     );
-    // Not one by one, which would make everybody else wait.
+    // The group is not split into single messages, which would make other requests wait.
     let metrics = system
         .http
         .get(format!("{}/metrics", system.url("gateway")))

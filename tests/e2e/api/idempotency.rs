@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 
 use crate::support::{Answer, SOON, Staff, System, documents, eventually, id_of};
 
-/// Repetitions at once.
+/// Concurrent repetitions.
 const AT_ONCE: usize = 50;
-/// The shortest window that the server takes.
+/// The shortest duplicate window that nats-server accepts.
 const SHORTEST_WINDOW: Duration = Duration::from_millis(100);
 
-/// A message under a key of its caller, under a platform's id, or under both.
+/// A message with an `Idempotency-Key`, with an `external_message_id`, or with both.
 struct Case {
     key: Option<&'static str>,
     external: Option<&'static str>,
@@ -59,7 +59,7 @@ impl Case {
         staff.post_to(gateway, "/messages", &headers, &body).await
     }
 
-    /// `answer` is to a repetition of the request that was first answered with `first`.
+    /// Asserts that `answer` repeats `first`, as it must for a repeated request.
     fn is_repetition(&self, answer: &Answer, first: &Value) {
         match self.key {
             Some(_) => {
@@ -84,7 +84,7 @@ fn is_conflict(answer: &Answer, first: &Value) {
     assert_eq!(answer.body["existing_id"], id_of(first));
 }
 
-/// Everything that a repetition may be, of messages that are stored already.
+/// Tries every kind of repetition of messages that are stored already.
 async fn repetitions(staff: &Staff<'_>, contact: &str, firsts: &[Value]) {
     for (case, first) in CASES.iter().zip(firsts) {
         for gateway in [0, 1] {
@@ -114,7 +114,7 @@ async fn repetitions(staff: &Staff<'_>, contact: &str, firsts: &[Value]) {
             .iter()
             .for_each(|answer| case.is_repetition(answer, first));
     }
-    // The platform's id is known under another key, or under none.
+    // The same `external_message_id` with another key, or with none.
     let other_key = Case {
         key: Some("key-3"),
         external: CASES[2].external,
@@ -139,7 +139,7 @@ async fn a_repeated_message_is_stored_once_within_the_duplicate_window_and_after
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
 
-    // All at once: one of them is stored, and the others are told which.
+    // Of concurrent creates one is stored, and the other answers name its id.
     let mut firsts = Vec::new();
     for case in &CASES {
         let answers =
@@ -227,7 +227,7 @@ async fn repeating_a_message_that_the_log_no_longer_has_is_a_conflict() {
         .delete_message(first["seq"].as_u64().unwrap())
         .await
         .unwrap();
-    // Within the window only the log knows the key, and it has forgotten whose it was.
+    // Within the window only the log knows the key, and the key owner's event is gone.
     let answer = CASES[0].post(&staff, 0, &contact, "as before").await;
     assert_eq!(
         (answer.status, &answer.body["code"]),

@@ -80,7 +80,7 @@ async fn managers_connect_and_disconnect_platforms_and_no_answer_contains_a_toke
         "{list}"
     );
 
-    // Replaced whole.
+    // A second PUT replaces the whole integration.
     let (_, answer) = put(
         "facebook",
         json!({"access_token": "EAAB-second", "account_id": ""}),
@@ -147,7 +147,7 @@ async fn managers_connect_and_disconnect_platforms_and_no_answer_contains_a_toke
         StatusCode::FORBIDDEN
     );
 
-    // A receptionist looks, another company sees nothing, nobody sees everything.
+    // A receptionist may read, another company sees nothing, and no caller sees a token.
     let as_receptionist = async |method: Method, body: Option<&Value>| {
         system
             .request(method, "/integrations/facebook", Some(&receptionist), body)
@@ -250,7 +250,7 @@ async fn platform_tokens_are_never_stored_or_logged_in_the_clear() {
         .await;
     assert_eq!(refused.0, StatusCode::BAD_REQUEST);
 
-    // The log has it sealed, for this company and platform.
+    // The log has the token sealed for this company and platform.
     let log = system.operator().await.get_stream("EVENTS").await.unwrap();
     let stored = log
         .direct_get(answer["seq"].as_u64().unwrap())

@@ -80,7 +80,7 @@ async fn an_invitation_works_once_for_one_email_and_only_managers_create_them() 
         StatusCode::OK
     );
 
-    // A receptionist works for the company, and invites nobody; nor does a service.
+    // Neither a receptionist nor an internal service may invite.
     let (token, company) = (
         text(&joined, "accessToken").to_owned(),
         text(user, "company_id").to_owned(),

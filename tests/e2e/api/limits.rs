@@ -23,7 +23,7 @@ const PROXY: [u8; 4] = [127, 0, 9, 9];
 const MAX: usize = 12;
 const SERVICE_MAX: usize = 15;
 const AUTH_MAX: usize = 5;
-/// Connections of one address.
+/// Open connections that one address may have.
 const CONNECTIONS: usize = 6;
 /// Longer than the gateway waits for a head (10 s) or a body (30 s).
 const CUT_OFF: Duration = Duration::from_secs(45);
@@ -47,7 +47,7 @@ async fn system() -> &'static System {
     SYSTEM.get_or_init(|| start).await
 }
 
-/// A caller at an address of its own.
+/// An HTTP client that connects from an address of its own.
 struct At {
     http: Client,
     gateway: String,
@@ -71,7 +71,7 @@ impl At {
     }
 }
 
-/// A token as the gateway makes them, for anybody. Any token so signed is valid.
+/// A valid access token of any company and user.
 fn token(company: char, user: char) -> String {
     let claims = json!({"userId": user.to_string().repeat(24), "companyId": company.to_string().repeat(24), "role": "receptionist",
         "iat": 1_700_000_000, "exp": 4_000_000_000_u64});
@@ -92,7 +92,7 @@ async fn answer(request: RequestBuilder) -> (StatusCode, HeaderMap, Value) {
     )
 }
 
-/// The statuses of a request that is made so many times.
+/// Sends a request repeatedly and returns the statuses.
 async fn repeated(times: usize, request: impl Fn() -> RequestBuilder) -> Vec<u16> {
     let mut statuses = Vec::new();
     for _ in 0..times {
@@ -232,7 +232,7 @@ async fn users_and_internal_services_have_separate_rate_limits() {
             &json!("RATE_LIMITED")
         )
     );
-    // The next drop comes after a twelfth of the hour, the whole allowance after all of it.
+    // One request is allowed again after a twelfth of the hour, all of them after an hour.
     let seconds = |name: &str| headers[name].to_str().unwrap().parse::<usize>().unwrap();
     assert!(
         (1..=3_600 / MAX).contains(&seconds("retry-after")),
@@ -240,8 +240,8 @@ async fn users_and_internal_services_have_separate_rate_limits() {
     );
     assert_eq!(seconds("ratelimit-reset"), 3_600);
 
-    // Every route counts but those by which a login begins and ends. A colleague at the same
-    // address is not concerned.
+    // Every route counts except login and logout. A colleague at the same address has a limit of
+    // their own.
     assert_eq!(answer(as_user('6')).await.0, StatusCode::OK);
     let elsewhere = async |path: &str| {
         answer(at.ask(Method::GET, path).bearer_auth(token('b', '5')))
@@ -263,7 +263,7 @@ async fn users_and_internal_services_have_separate_rate_limits() {
         logout.send().await.unwrap().status(),
         StatusCode::NO_CONTENT
     );
-    // Nor are internal services, which have one allowance together for all companies.
+    // Internal services share one limit of their own over all companies.
     let as_service = |company: &str| {
         list(json!({"company_id": company.repeat(24)})).header("x-api-key", SERVICE_KEY)
     };
@@ -281,7 +281,7 @@ async fn requests_without_a_token_are_limited_by_address_which_only_trusted_prox
         at.ask(Method::GET, "/api/v1/messages")
             .header("x-forwarded-for", client)
     };
-    // Somebody who claims another address each time is still the same one.
+    // A client that claims another address in each request still counts as one.
     let mut statuses = Vec::new();
     for n in 0..MAX + 2 {
         statuses.push(
@@ -292,7 +292,7 @@ async fn requests_without_a_token_are_limited_by_address_which_only_trusted_prox
         );
     }
     assert_eq!(statuses, all_then_429(401, MAX));
-    // A bad token does not help either.
+    // A request with an invalid token counts by address too.
     assert_eq!(
         answer(from(&stranger, "192.0.2.99").bearer_auth("x.y.z"))
             .await
@@ -300,14 +300,15 @@ async fn requests_without_a_token_are_limited_by_address_which_only_trusted_prox
         StatusCode::TOO_MANY_REQUESTS
     );
 
-    // Through the proxy each client counts for itself, whatever it has put in front.
+    // Behind the trusted proxy each client has its own limit, and addresses that a client has
+    // prepended are ignored.
     assert_eq!(
         repeated(MAX + 2, || from(&proxy, "8.8.8.8, 198.51.100.1")).await,
         all_then_429(401, MAX)
     );
     assert_eq!(repeated(1, || from(&proxy, "198.51.100.1")).await, [429]);
     assert_eq!(repeated(1, || from(&proxy, "198.51.100.2")).await, [401]);
-    // One IPv6 network is one client.
+    // All addresses of one IPv6 network share a limit.
     assert_eq!(
         repeated(MAX + 2, || from(&proxy, "2001:db8:0:1::1")).await,
         all_then_429(401, MAX)
@@ -322,14 +323,14 @@ async fn password_guesses_are_limited_by_address() {
         At::address([127, 0, 1, 5]).await,
         At::address([127, 0, 1, 6]).await,
     );
-    // Another email each time: one that is guessed at too often is locked.
+    // A new email in each guess, because repeated failures would lock one email.
     let count = std::cell::Cell::new(0);
     let login = |at: &At| {
         let email = format!("nobody{}@example.com", count.replace(count.get() + 1));
         at.ask(Method::POST, "/api/v1/auth/login")
             .json(&json!({"email": email, "password": "guess"}))
     };
-    // A valid token does not widen it.
+    // A valid token does not raise the limit.
     assert_eq!(
         repeated(AUTH_MAX + 2, || login(&guesser)
             .bearer_auth(token('a', '1')))
@@ -349,7 +350,7 @@ async fn password_guesses_are_limited_by_address() {
     assert_eq!(answer(login(&other)).await.0, StatusCode::UNAUTHORIZED);
 }
 
-/// Connects from an address, without a request yet.
+/// Connects from an address and sends nothing.
 async fn connect(address: [u8; 4]) -> TcpStream {
     let gateway = system().await.url("gateway");
     let socket = TcpSocket::new_v4().unwrap();
@@ -360,7 +361,7 @@ async fn connect(address: [u8; 4]) -> TcpStream {
         .unwrap()
 }
 
-/// Everything until the gateway closes the connection, which must not take for ever.
+/// Reads until the gateway closes the connection, at most [`CUT_OFF`].
 async fn until_closed(connection: &mut TcpStream) -> String {
     let mut said = Vec::new();
     let read = tokio::time::timeout(CUT_OFF, connection.read_to_end(&mut said)).await;

@@ -15,8 +15,8 @@ use super::auth::{
 };
 use crate::support::{SOON, System, eventually};
 
-/// 40 guesses at once on both gateways; how many got which status. One answer of each status is
-/// returned too.
+/// Makes 40 concurrent guesses on both gateways. Returns the count of each status, and one answer
+/// of each status.
 async fn guess(system: &System, email: &str) -> (BTreeMap<u16, usize>, BTreeMap<u16, Value>) {
     let guesses = (0..40).map(|n| login(system, n, email, "wrong horse"));
     let (mut counts, mut answers) = (BTreeMap::new(), BTreeMap::new());
@@ -35,13 +35,13 @@ async fn five_failures_lock_an_email_on_every_gateway_whether_it_has_a_user_or_n
     let mut answers = Vec::new();
     for email in [&email, &nobody] {
         let (counts, mut answers_of) = guess(system, email).await;
-        // Those that waited too long for their turn are not checked either.
+        // Guesses that waited too long for a password check are refused without one.
         assert_eq!(counts.get(&401), Some(&5), "{counts:?}");
         assert!(
             counts.keys().all(|status| [401, 423, 503].contains(status)),
             "{counts:?}"
         );
-        // The lock holds at either gateway, and for the right password too.
+        // The lock holds on both gateways, and for the right password too.
         for gateway in 0..2 {
             let login = json!({"email": email.to_uppercase(), "password": PASSWORD});
             let answer = ask(system, gateway, Method::POST, "/login")
@@ -116,7 +116,7 @@ async fn logins_are_refused_while_the_lockout_record_is_unavailable() {
         StatusCode::SERVICE_UNAVAILABLE,
         "UNAVAILABLE",
     );
-    // A token that is good needs no record.
+    // A valid access token needs no lockout record.
     assert_eq!(
         me(&system, 0, text(&registered, "accessToken")).await.0,
         StatusCode::OK
@@ -140,7 +140,7 @@ async fn a_login_while_the_view_is_behind_is_not_reported_as_a_wrong_password() 
     let body = json!({"company_name": "New", "fullName": "Nora New", "email": email, "password": PASSWORD});
     let (status, answer) = post(&system, 0, "/register", None, &body).await;
     assert_eq!(status, StatusCode::ACCEPTED, "{answer}");
-    // More often than would lock the email.
+    // More attempts than the lockout allows.
     for _ in 0..6 {
         assert_refused(
             login(&system, 0, &email, PASSWORD).await,
@@ -155,8 +155,8 @@ async fn a_login_while_the_view_is_behind_is_not_reported_as_a_wrong_password() 
     .await;
 }
 
-/// A report, not a test: what the clock tells of who has an account. Medians, in one run, taken in
-/// turns.
+/// Prints the median login times of an unknown email and of a wrong password, measured alternately.
+/// Asserts nothing about them.
 #[tokio::test(flavor = "multi_thread")]
 async fn report_login_times_of_unknown_users_and_wrong_passwords() {
     const ROUNDS: usize = 8;

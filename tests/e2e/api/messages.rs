@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::{SOON, Staff, System, eventually, id_of, without_as_of_seq};
 
-/// Requests of the read-your-writes test under way at once.
+/// Requests of the read-your-writes test in flight at once.
 const READERS: usize = 8;
 
 fn contents(page: &Value) -> Vec<String> {
@@ -59,7 +59,7 @@ async fn messages_are_readable_on_another_gateway_right_after_creation() {
     );
 }
 
-/// Reads pages by cursor to the end, with something done after the first.
+/// Reads pages by cursor to the end. Runs a future after the first page.
 async fn pages(
     staff: &Staff<'_>,
     path: &str,
@@ -95,7 +95,7 @@ async fn cursor_pages_are_stable_while_messages_arrive() {
         assert_eq!(staff.post("/messages", body).await.0, StatusCode::CREATED);
     };
     for n in 0..23 {
-        // Several share a time, so that the cursor has to tell them apart.
+        // Several messages share a time, so that the cursor must distinguish them by id.
         write(n, &format!("2026-01-01T00:00:{:02}Z", n / 4)).await;
     }
     let path = format!("/messages?contact_id={contact}&limit=5");
@@ -230,7 +230,7 @@ async fn the_delivery_endpoint_lists_every_attempt() {
     let history = eventually("it is delivered", SOON, || async {
         let (status, history) = staff.get(&path).await;
         assert_eq!(status, StatusCode::OK, "{history}");
-        // The attempt is written beside the message.
+        // The attempt is written apart from the message, so it may be visible later.
         (history["delivery"]["state"] == "delivered" && history["attempts"] != json!([]))
             .then_some(history)
     })
@@ -366,7 +366,7 @@ async fn an_unknown_conversation_is_not_found() {
             )
             .await
     };
-    // A contact without messages has an empty conversation; one of messages without a contact is a
+    // A contact without messages has an empty conversation. Messages without a contact form a
     // conversation too.
     let (status, page) = staff.get(&format!("/messages?contact_id={known}")).await;
     assert_eq!((status, &page["messages"]), (StatusCode::OK, &json!([])));

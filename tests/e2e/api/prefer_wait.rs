@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::support::{AFTER_FAULT, Answer, Folder, Staff, System, eventually};
 
-/// A quarter of the requests in flight may wait.
+/// At most a quarter of these, [`MAX_WAITS`], may wait for a delivery.
 const MAX_IN_FLIGHT: &str = "40";
 const MAX_WAITS: usize = 10;
 
@@ -27,7 +27,7 @@ async fn prefer_wait_answers_with_the_outcome_of_the_delivery() {
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
 
-    // Delivered; sent again under its key it is still so.
+    // Delivered. A repetition with the same key says so too.
     let key = ("Idempotency-Key", "once");
     let first = post(&staff, &contact, "take it", &[("Prefer", "wait=20"), key]).await;
     let forwarding = &first.body["forwarding"];
@@ -58,7 +58,7 @@ async fn prefer_wait_answers_with_the_outcome_of_the_delivery() {
         (forwarding, &first.body["messageData"]["_id"])
     );
 
-    // Nobody asks to wait, or not in a way that counts, or there is nothing to wait for.
+    // No wait is requested, the header is invalid, or the message is not for the bot.
     for headers in [
         &[][..],
         &[("Prefer", "wait=soon")],
@@ -86,7 +86,7 @@ async fn prefer_wait_answers_with_the_outcome_of_the_delivery() {
         ("", &json!(true))
     );
 
-    // Refused for good.
+    // The bot refuses the message.
     system.bot_mode(json!({"status": 400})).await;
     let failed = post(&staff, &contact, "never", &[("Prefer", "wait=30")]).await;
     let forwarding = &failed.body["forwarding"];
@@ -107,7 +107,7 @@ async fn prefer_wait_answers_with_the_outcome_of_the_delivery() {
         "Message saved, but forwarding to the platform failed"
     );
 
-    // Failing for now: the wait ends before the retries do.
+    // The bot fails: the wait ends before the retries do.
     system.bot_mode(json!({"status": 503})).await;
     let other = staff.new_contact().await;
     let pending = post(&staff, &other, "later", &[("Prefer", "wait=1")]).await;
@@ -129,7 +129,7 @@ async fn prefer_wait_answers_with_the_outcome_of_the_delivery() {
         pending.body
     );
 
-    // Hanging: the wait has its own end, and 0 s is taken for the shortest.
+    // The bot hangs: the wait ends by its own limit, and 0 s means the shortest wait.
     system.bot_mode(json!({"hang_ratio": 1.0})).await;
     let other = staff.new_contact().await;
     let started = Instant::now();
@@ -143,7 +143,7 @@ async fn prefer_wait_answers_with_the_outcome_of_the_delivery() {
     );
     assert!(started.elapsed() >= Duration::from_secs(1));
 
-    // Too many at once: some are not granted the wait, and all are stored.
+    // Beyond the limit of waits a request is answered without a wait, but stored.
     let other = staff.new_contact().await;
     let many = (0..MAX_WAITS + 3).map(|n| {
         let (staff, other) = (&staff, &other);

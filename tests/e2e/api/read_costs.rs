@@ -9,7 +9,7 @@ use crate::support::{SOON, System, documents, eventually};
 
 const CONTACTS: usize = 100;
 const MESSAGES_EACH: usize = 30;
-/// Entries of the pages that are asked for.
+/// Entries of a requested page.
 const PAGE: i64 = 10;
 
 /// The operations that a request causes: namespace, plan, index keys and documents examined.
@@ -102,8 +102,8 @@ async fn reads_use_indexes_and_cost_no_more_than_their_page() {
     .await;
 
     let contact = &contacts[7];
-    // A page, one entry to know whether there is a next one, and for a conversation its six
-    // possible platforms.
+    // A page, one more entry that shows whether there is a next page, and for a conversation its
+    // six possible platforms.
     let bound = 2 * (PAGE + 1) + 6;
     for (what, path, least) in [
         (

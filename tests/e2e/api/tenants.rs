@@ -13,10 +13,10 @@ use crate::support::dead_letters::{list_dead_letters, open_dead_letters};
 use crate::support::openapi::{OpenApi, Request, RequestValues, verdicts};
 use crate::support::{Answer, SOON, Staff, System, documents, eventually, id_of};
 
-/// What a manager may ask with the ids of others, because it is about nobody else, and its status.
-/// All else is 403 or 404.
+/// Operations that succeed with another company's ids, because they concern the manager's own
+/// company only, and their status. All others must give 403 or 404.
 const OPEN: &[(&str, u16)] = &[
-    // Something new in one's own company. A conversation is with whomever one says.
+    // These create something in the manager's own company.
     ("POST /messages NewMessage", 201),
     ("POST /messages/batch", 201),
     ("POST /contacts", 201),
@@ -24,7 +24,7 @@ const OPEN: &[(&str, u16)] = &[
     ("PUT /integrations/google", 200),
     ("PUT /sla/targets", 200),
     ("POST /auth/invitations", 201),
-    // What one has oneself.
+    // These read or change the manager's own company.
     ("GET /contacts", 200),
     ("GET /conversations", 200),
     ("POST /messages/instagram", 200),
@@ -35,19 +35,18 @@ const OPEN: &[(&str, u16)] = &[
     ("POST /dead-letters/replay", 200),
     ("GET /auth/me", 200),
     ("POST /auth/logout", 204),
-    // Nobody is asked who they are: a wrong password, a refresh token that is none, an email that
-    // is taken.
+    // These need no credentials: wrong password, invalid refresh token, email in use.
     ("POST /auth/login", 401),
     ("POST /auth/refresh", 401),
     ("POST /auth/register", 409),
 ];
-/// Where nobody is asked who they are.
+/// Operations without credentials.
 const FOR_ALL: &[&str] = &[
     "POST /auth/login",
     "POST /auth/refresh",
     "POST /auth/register",
 ];
-/// Where a service gets 403, whatever company it names.
+/// Operations that internal services may not use: 403 for any company.
 const STAFF_ONLY: &[&str] = &[
     "POST /auth/invitations",
     "POST /auth/logout",
@@ -71,7 +70,7 @@ const STAFF_ONLY: &[&str] = &[
 /// Every collection of the view; the victim has something in each.
 const COLLECTIONS: usize = 7;
 
-/// A company that has something of everything, each text of it found nowhere else.
+/// A company with data of every kind. Each of its texts is unique in the system.
 struct Victim<'a> {
     staff: Staff<'a>,
     values: RequestValues,
@@ -79,7 +78,7 @@ struct Victim<'a> {
     secrets: Vec<String>,
 }
 
-/// What the log and the database have of a company.
+/// The events and documents of a company.
 #[derive(PartialEq)]
 struct Kept {
     /// Events, by stream and subject.
@@ -199,7 +198,7 @@ impl<'a> Victim<'a> {
         }
     }
 
-    /// Waits until all of it is in the database.
+    /// Waits until all of the company's data is in the database.
     async fn settled(&self) -> Kept {
         eventually("the delivery is in the database", SOON, || async {
             let database = self.staff.system.database().await;
@@ -237,7 +236,7 @@ impl<'a> Victim<'a> {
         let database = self.staff.system.database().await;
         let company: ObjectId = self.staff.company.parse().unwrap();
         let mut documents = BTreeMap::new();
-        // Statistics are written some seconds after what they are about.
+        // `persist_latencies` is left out, because it is written seconds after the events.
         for name in database
             .list_collection_names()
             .await
@@ -277,7 +276,7 @@ impl<'a> Victim<'a> {
         assert_eq!(now.documents.len(), before.documents.len());
     }
 
-    /// Nothing of it is in an answer, but for what the request itself has said.
+    /// Asserts that an answer contains no secret of the victim that the request did not contain.
     fn is_not_in(&self, answer: &Answer, request: &Request) {
         let said = format!(
             "{} {:?} {}",
@@ -304,7 +303,7 @@ impl<'a> Victim<'a> {
     }
 }
 
-/// Each text of a document, with its name.
+/// Calls `found` with the name and value of each text of a document.
 fn texts(value: &Value, found: &mut impl FnMut(&str, &str)) {
     match value {
         Value::Object(object) => {
@@ -321,7 +320,7 @@ fn texts(value: &Value, found: &mut impl FnMut(&str, &str)) {
     }
 }
 
-/// Every company that an answer names.
+/// All company ids in an answer.
 fn companies(answer: &Value) -> BTreeSet<String> {
     let mut answer = answer.clone();
     if let Some(invitation) = answer["invitation"].as_str() {
@@ -380,8 +379,8 @@ async fn no_operation_reaches_another_company() {
             answer.body
         );
     }
-    // First what must be refused: a conversation that the attacker opens under a foreign id is the
-    // attacker's own from then on.
+    // Reads come first. Otherwise a conversation that the attacker creates with a foreign id would
+    // be the attacker's own.
     let is_open = |request: &Request| OPEN.iter().find(|(name, _)| *name == request.name);
     let (open, closed): (Vec<Request>, Vec<Request>) = api
         .requests(&victim.values, false)
@@ -420,7 +419,7 @@ async fn no_operation_reaches_another_company() {
         "not in the document any more"
     );
 
-    // What is asked for now waits until the view has all that was stored before.
+    // A read of this message waits until the view has everything that was stored before.
     let contact = attacker.new_contact().await;
     assert_eq!(
         attacker.get(&format!("/contacts/{contact}")).await.0,
@@ -430,7 +429,7 @@ async fn no_operation_reaches_another_company() {
     assert_eq!(
         list_dead_letters(&victim.staff, "").await.len(),
         1,
-        "nothing has become of its dead letter"
+        "the dead letter is still open"
     );
     let forwarded = system
         .bot_calls()

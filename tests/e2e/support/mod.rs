@@ -42,8 +42,8 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(
     }
 }
 
-/// A page without `as_of_seq`. Because other companies write to the log too and each persister reads
-/// it at its own pace, the field differs between two equal pages.
+/// A page without `as_of_seq`. Because other companies write to the log too, the field differs
+/// between two equal pages.
 pub fn without_as_of_seq(mut page: Value) -> Value {
     page.as_object_mut().unwrap().remove("as_of_seq").unwrap();
     page

@@ -98,7 +98,10 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("the files of the failed system are kept in {}", self.0.display());
+            eprintln!(
+                "the files of the failed system are kept in {}",
+                self.0.display()
+            );
         } else {
             let _ = std::fs::remove_dir_all(&self.0);
         }
@@ -492,8 +495,8 @@ pub fn kill(signal: &str, pid: u64) {
     assert!(status.success(), "kill {signal} {pid}");
 }
 
-/// An HTTP client that keeps no idle connection. Because each test has a tokio runtime of its own, a
-/// kept connection would end with the runtime of the test that opened it.
+/// An HTTP client that keeps no idle connection. Because each test has a tokio runtime of its own,
+/// a kept connection would end with the runtime of the test that opened it.
 pub fn client() -> Client {
     static PROVIDER: OnceLock<()> = OnceLock::new();
     PROVIDER.get_or_init(|| drop(rustls::crypto::ring::default_provider().install_default()));

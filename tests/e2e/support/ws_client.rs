@@ -43,7 +43,7 @@ impl Socket {
             .unwrap_or_else(|e| panic!("{node}: {e}"))
     }
 
-    /// Waits for the next event or the close. Cancel safe: no event is lost if the future is dropped.
+    /// Waits for the next event or the close. Cancel safe: a dropped future loses no event.
     pub async fn receive(&mut self) -> Incoming {
         while let Some(frame) = self.0.next().await {
             match frame {

@@ -4,9 +4,9 @@
 use super::{Caller, InvalidInput};
 use crate::support::openapi::{OpenApi, Request};
 
-/// What the problem says of them.
+/// The detail of the problem for malformed JSON.
 pub const NOT_JSON: &str = "not JSON";
-/// No JSON, or one name twice; with what the problem says of it.
+/// Bodies that are not JSON or not an object, or have a name twice; with the problem's text.
 const BAD: &[(&[u8], &str)] = &[
     (b"{", NOT_JSON),
     (b" ", NOT_JSON),
@@ -40,7 +40,7 @@ const BAD: &[(&[u8], &str)] = &[
     (b"a=b", NOT_JSON),
     (b"<a/>", NOT_JSON),
 ];
-/// No type of JSON.
+/// Content types other than JSON.
 const OTHER_TYPES: &[&str] = &[
     "text/plain",
     "application/x-www-form-urlencoded",
@@ -52,7 +52,7 @@ const OTHER_TYPES: &[&str] = &[
     "text/plain; application/json",
 ];
 
-/// For every body.
+/// Every bad body, for every operation that takes a body.
 pub fn in_bodies(api: &OpenApi, caller: &Caller) -> Vec<InvalidInput> {
     let lists = |depth: usize| {
         format!(
@@ -138,7 +138,7 @@ pub fn in_bodies(api: &OpenApi, caller: &Caller) -> Vec<InvalidInput> {
     inputs
 }
 
-/// In headers: keys, and who one says one is.
+/// Invalid idempotency keys and credentials.
 pub fn in_headers(api: &OpenApi, caller: &Caller) -> Vec<InvalidInput> {
     let mut inputs = Vec::new();
     for operation in api.operations() {

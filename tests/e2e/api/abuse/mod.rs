@@ -16,19 +16,19 @@ use serde_json::{Value, json};
 use crate::support::openapi::{OpenApi, Request, RequestValues, verdicts};
 use crate::support::{SOON, System, eventually, id_of};
 
-/// At least so many inputs.
+/// The test must try at least this many inputs.
 const INPUTS: usize = 200;
-/// Requests at a time.
+/// Requests in flight at once.
 const AT_ONCE: usize = 8;
 
-/// One input.
+/// A request that the gateway must refuse.
 struct InvalidInput {
     request: Request,
     credentials: (&'static str, String),
-    /// `None`: any 4xx.
+    /// The expected status; `None` accepts any 4xx.
     status: Option<u16>,
-    /// One of these is in the problem, if it has that status, or 400 where it may have any: it is
-    /// refused for what is wrong.
+    /// The problem must contain one of these texts if it has the expected status, or 400 if any
+    /// status is accepted. Otherwise the input could be refused for a wrong reason.
     says: Vec<String>,
 }
 
@@ -41,7 +41,8 @@ impl InvalidInput {
     }
 }
 
-/// Who asks, and a company's values: so that what is wrong is the only thing that is.
+/// A manager and the values of the company. Because all other values are valid, an input is refused
+/// only for its one wrong value.
 struct Caller {
     token: String,
     values: RequestValues,
@@ -73,7 +74,7 @@ impl Caller {
         format!("Bearer {}", self.token)
     }
 
-    /// Whether what was stored at first is found, all of it.
+    /// Whether the company's contact and message are found.
     async fn is_served(&self, system: &System) -> bool {
         let (status, page) = system
             .request(Method::GET, "/conversations", Some(&self.token), None)
@@ -101,7 +102,7 @@ impl Caller {
     }
 }
 
-/// What is wrong with the answer.
+/// Sends the input and describes the answer if it is not the expected refusal.
 async fn check_refusal(system: &System, input: InvalidInput) -> Option<String> {
     let (name, value) = &input.credentials;
     let answer = input.request.send(system, Some((name, value))).await;
@@ -135,7 +136,7 @@ async fn check_refusal(system: &System, input: InvalidInput) -> Option<String> {
         .then(|| format!("{}: {} {}", input.request.name, answer.status, answer.body))
 }
 
-/// All that is stored.
+/// The last sequence of `EVENTS`, and all documents.
 async fn stored(system: &System) -> (u64, BTreeMap<String, Vec<RawDocumentBuf>>) {
     let events = system
         .operator()
@@ -150,7 +151,7 @@ async fn stored(system: &System) -> (u64, BTreeMap<String, Vec<RawDocumentBuf>>)
         .last_sequence;
     let database = system.database().await;
     let mut documents = BTreeMap::new();
-    // Statistics are written some seconds after what they are about.
+    // `persist_latencies` is left out, because it is written seconds after the events.
     for name in database
         .list_collection_names()
         .await
@@ -173,7 +174,7 @@ async fn stored(system: &System) -> (u64, BTreeMap<String, Vec<RawDocumentBuf>>)
 async fn invalid_input_is_refused_and_changes_nothing() {
     let system = System::start(&[]).await;
     let (api, caller) = (OpenApi::of(&system).await, Caller::new(&system).await);
-    eventually("what is right is stored", SOON, || async {
+    eventually("the valid data is stored", SOON, || async {
         caller.is_served(&system).await.then_some(())
     })
     .await;
@@ -243,7 +244,7 @@ async fn mongodb_operators_in_accepted_values_are_stored_as_plain_text() {
         }
     };
     is_as_sent(&staff.get(&path).await.1["contact"], &contact);
-    // Each edit is made of what the database has.
+    // The answer to each edit is made from the stored document.
     for (sent, stays) in [
         (&edit, &json!({"profile": profile})),
         (&other, &edit),

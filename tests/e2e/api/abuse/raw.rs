@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use super::Caller;
 use crate::support::{SOON, System};
 
-/// Targets that are nothing of ours, or not written as ours are.
+/// Targets that the gateway does not have, or variant spellings of its targets.
 const TARGETS: &[&str] = &[
     "/api/v1/../../etc/passwd",
     "/api/v1/%2e%2e/%2e%2e/etc/passwd",
@@ -66,7 +66,7 @@ const METHODS: &[&str] = &[
     "G-E-T",
     "X_HTTP_METHOD",
 ];
-/// Heads, or their beginnings, that are no HTTP/1.1.
+/// Request heads, or parts of them, that are not HTTP/1.1.
 const NO_HTTP: &[&[u8]] = &[
     b"GET /api/v1/contacts\r\n\r\n",
     b"GET /api/v1/contacts HTTP/0.9\r\n\r\n",
@@ -89,7 +89,7 @@ const NO_HTTP: &[&[u8]] = &[
     b"SSH-2.0-OpenSSH_9.2\r\n",
     b"{\"jsonrpc\":\"2.0\"}\n",
 ];
-/// Header lines that are none, or that say of the body what cannot be.
+/// Malformed header lines, and contradictory lengths of the body.
 const BAD_LINES: &[&[u8]] = &[
     b"X-Request-Id : a\r\n",
     b" X-Request-Id: a\r\n",
@@ -121,7 +121,7 @@ const BAD_LINES: &[&[u8]] = &[
     b"Transfer-Encoding : chunked\r\n",
     b"Transfer-Encoding\t: chunked\r\n",
 ];
-/// Bodies that say `Transfer-Encoding: chunked` and are not.
+/// Malformed bodies for `Transfer-Encoding: chunked`.
 const BAD_CHUNKS: &[&str] = &[
     "ZZ\r\n{}\r\n0\r\n\r\n",
     "-2\r\n{}\r\n0\r\n\r\n",
@@ -135,25 +135,24 @@ const BAD_CHUNKS: &[&str] = &[
     "{}",
 ];
 
-/// One input.
+/// Bytes that the gateway must refuse.
 pub struct RawInput {
     what: String,
     bytes: Vec<u8>,
     wanted: Wanted,
 }
 
-/// What may come back: never anything but one 4xx.
+/// The expected answer: never anything but one 4xx.
 #[derive(Clone, Copy, PartialEq)]
 enum Wanted {
-    /// It has the form of a request, so the answer has that of a problem.
+    /// The input has the form of a request, so the answer is a problem document.
     Problem,
-    /// It has not.
+    /// The input has not the form of a request: the status is enough.
     Status,
-    /// It ends before one can tell, or is too long to be read; so the connection may just end.
+    /// The input is incomplete or too long, so the connection may end without an answer.
     End,
 }
 
-/// All of them.
 pub fn inputs(caller: &Caller) -> Vec<RawInput> {
     let mut all = Vec::new();
     let mut add = |wanted: Wanted, bytes: Vec<u8>| {
@@ -280,8 +279,7 @@ pub fn inputs(caller: &Caller) -> Vec<RawInput> {
             format!("{post}Transfer-Encoding: chunked\r\n\r\n{body}").into_bytes(),
         );
     }
-    // Whoever believes the other of the two lengths takes the rest for a request of its own, or the
-    // message for a body.
+    // Request smuggling: a reader that believes the other length sees a second request.
     let kept = post.replace("Connection: close", "Connection: keep-alive");
     let inner = format!("{post}Content-Length: {}\r\n\r\n{message}", message.len());
     let ends_early = format!("0\r\n\r\n{inner}");
@@ -327,7 +325,7 @@ pub fn inputs(caller: &Caller) -> Vec<RawInput> {
     all
 }
 
-/// What is wrong with what comes back.
+/// Sends the input and describes the answer if it is not the expected refusal.
 pub async fn check_refusal(system: &System, input: &RawInput) -> Option<String> {
     let answer = exchange(system, input).await;
     let statuses: Vec<&str> = answer
@@ -352,7 +350,7 @@ pub async fn check_refusal(system: &System, input: &RawInput) -> Option<String> 
     })
 }
 
-/// Everything that the gateway says to it until it closes the connection.
+/// Sends the input and reads until the gateway closes the connection.
 async fn exchange(system: &System, input: &RawInput) -> String {
     let gateway = system.url("gateway");
     let mut connection = TcpStream::connect(gateway.strip_prefix("http://").unwrap())
@@ -360,7 +358,7 @@ async fn exchange(system: &System, input: &RawInput) -> String {
         .unwrap();
     let mut said = Vec::new();
     let talk = async {
-        // The gateway may have enough before it has all.
+        // The gateway may close the connection before it has read everything.
         let _ = connection.write_all(&input.bytes).await;
         if input.wanted == Wanted::End {
             let _ = connection.shutdown().await;

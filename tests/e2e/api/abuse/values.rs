@@ -7,8 +7,8 @@ use super::bodies::NOT_JSON;
 use super::{Caller, InvalidInput};
 use crate::support::openapi::{Field, OpenApi, Parameter, Request};
 
-/// Wrong for a field of any type: operators, other types, numbers out of every range, and what is
-/// no JSON.
+/// Wrong for a field of any type: operators, other types, numbers out of every range, and text
+/// that is not JSON.
 const ANYWHERE: &[&str] = &[
     r#"{"$gt":""}"#,
     r#"{"$ne":null}"#,
@@ -100,7 +100,7 @@ fn quoted(text: &str) -> String {
     json!(text).to_string()
 }
 
-/// What cannot be the value of a field.
+/// Invalid values of a field.
 fn wrong_values(field: &Field<'_>) -> Vec<String> {
     let schema = field.form.schema;
     let limit = |name: &str| schema[name].as_u64().map(|limit| limit as usize);
@@ -131,21 +131,20 @@ fn wrong_values(field: &Field<'_>) -> Vec<String> {
     values
 }
 
-/// What is taken, and rightly so.
+/// Whether the value is valid for this field after all.
 fn is_right(field: &Field<'_>, value: &str) -> bool {
     match (field.form.kind(), value) {
         (_, "null") => field.form.nullable,
         ("boolean", "true") => true,
-        // Names that are unknown are ignored, and in a profile kept as they are; no query is ever
-        // made of them.
+        // Unknown names are ignored, or kept as they are in a profile. No query is made of them.
         ("object", value) => value.starts_with('{'),
-        // A message has lines. A password is hashed as it is.
+        // A message may have line breaks. A password is hashed as it is.
         (_, LINES) => field.form.name == "Content" || field.pointer == "/password",
         _ => false,
     }
 }
 
-/// In every field of every body.
+/// Every invalid value, in every field of every body.
 pub fn in_fields(api: &OpenApi, caller: &Caller) -> Vec<InvalidInput> {
     let mut inputs = Vec::new();
     for operation in api.operations() {
@@ -161,7 +160,7 @@ pub fn in_fields(api: &OpenApi, caller: &Caller) -> Vec<InvalidInput> {
                     .split('/')
                     .filter(|name| !name.is_empty() && *name != "0");
                 let says: Vec<&str> = match serde_json::from_str::<Value>(&body) {
-                    // The last one is said of what is in a list.
+                    // The last text is the problem of a list's entry.
                     Ok(_) => names.chain(["must be an object"]).collect(),
                     Err(_) => vec![NOT_JSON],
                 };
@@ -181,7 +180,7 @@ pub fn in_fields(api: &OpenApi, caller: &Caller) -> Vec<InvalidInput> {
     inputs
 }
 
-/// What cannot be the value of a parameter.
+/// Invalid values of a parameter.
 fn wrong_texts(parameter: &Parameter<'_>) -> Vec<String> {
     let schema = parameter.form.schema;
     let of_type = OF_TYPE
@@ -225,9 +224,9 @@ fn wrong_texts(parameter: &Parameter<'_>) -> Vec<String> {
     texts
 }
 
-/// In every parameter of path or query string.
+/// Every invalid value, in every parameter of path or query string.
 pub fn in_parameters(api: &OpenApi, caller: &Caller) -> Vec<InvalidInput> {
-    // Every byte, so that no client tidies it up.
+    // Every byte is encoded, so that the HTTP client does not normalise the path.
     let encoded = |text: &str| {
         text.bytes()
             .map(|byte| format!("%{byte:02X}"))

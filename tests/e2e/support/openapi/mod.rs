@@ -12,23 +12,22 @@ use serde_json::{Value, json};
 use crate::support::System;
 pub use request::{Request, RequestValues, verdicts};
 
-/// In front of every path.
+/// The prefix of every path.
 const PREFIX: &str = "/api/v1";
 
-/// The document.
 pub struct OpenApi(Value);
 
 /// One method of a path.
 pub struct Operation<'a> {
     pub method: Method,
-    /// Without the prefix.
+    /// The path without [`PREFIX`].
     pub path: &'a str,
     described: &'a Value,
 }
 
 /// One form that the body of an operation may have.
 pub struct Body<'a> {
-    /// Of its schema, where there are several.
+    /// The name of the schema, if the operation has several.
     pub name: Option<&'a str>,
     schema: &'a Value,
     pub example: Value,
@@ -36,11 +35,11 @@ pub struct Body<'a> {
 
 /// A field of a body, at any depth.
 pub struct Field<'a> {
-    /// Where it is: a JSON pointer.
+    /// A JSON pointer to the field.
     pub pointer: String,
     pub required: bool,
     pub form: Form<'a>,
-    /// A good body. The field may be absent; what it is in is there.
+    /// A valid body. The field may be absent, but the object around it is present.
     around: Value,
 }
 
@@ -98,8 +97,8 @@ impl OpenApi {
         operations
     }
 
-    /// Every operation with each form of its body, bare and with all that may be given; with the
-    /// company where it takes one, or without.
+    /// Every operation with each form of its body, once with required and once with all values.
+    /// `with_company` adds the company where the operation takes one.
     pub fn requests(&self, values: &RequestValues, with_company: bool) -> Vec<Request> {
         let mut requests = Vec::new();
         for operation in self.operations() {
@@ -134,7 +133,7 @@ impl OpenApi {
         requests
     }
 
-    /// The request but for its body.
+    /// The request without its body.
     pub fn without_body(
         &self,
         operation: &Operation<'_>,
@@ -212,7 +211,7 @@ impl OpenApi {
         forms.into_iter().map(body).collect()
     }
 
-    /// Its fields, those inside of objects and lists too.
+    /// The fields of the body, including those inside objects and lists.
     pub fn fields<'a>(&'a self, body: &Body<'a>, values: &RequestValues) -> Vec<Field<'a>> {
         let mut fields = Vec::new();
         self.fields_inside(body.schema, "", &values.in_example(body), &mut fields);
@@ -273,8 +272,8 @@ impl OpenApi {
         }
     }
 
-    /// The entries of a list. Those of a batch the document leaves open, because one that is wrong
-    /// fails by itself.
+    /// The schema of a list's entries. The document leaves the entries of a batch open, because an
+    /// invalid entry fails by itself.
     fn items<'a>(&'a self, name: &str, list: Form<'a>) -> &'a Value {
         match name {
             "messages" => &self.0["components"]["schemas"]["NewMessage"],
@@ -322,7 +321,7 @@ impl OpenApi {
             .or_else(|| parts.into_iter().find_map(|part| self.example(part)))
     }
 
-    /// The least that is good.
+    /// The smallest valid value of a schema.
     fn sample(&self, schema: &Value) -> Value {
         let form = self.form(schema);
         match (form.name, form.kind()) {
@@ -340,7 +339,7 @@ impl OpenApi {
         }
     }
 
-    /// Gives each object that has this property a value for it; whether there is one.
+    /// Sets the property in each object whose schema has it. Returns whether there was one.
     fn insert(&self, schema: &Value, object: &mut Value, property: &str, value: &str) -> bool {
         let mut inserted = false;
         for (name, inner) in self.properties(schema) {
@@ -362,7 +361,7 @@ impl OpenApi {
     }
 }
 
-/// The other one of two alternatives of which one is null.
+/// The schema that is not null, of two alternatives.
 fn or_null(schema: &Value) -> Option<&Value> {
     let alternatives = schema["oneOf"].as_array()?;
     alternatives
@@ -394,7 +393,7 @@ impl Field<'_> {
         self.pointer.rsplit('/').next().unwrap()
     }
 
-    /// The body with this text of JSON, good or bad, for the field.
+    /// The body with this text, valid JSON or not, as the field's value.
     pub fn with(&self, json: &str) -> String {
         const HERE: &str = "@here@";
         let mut body = self.around.clone();

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{Body, Operation, PREFIX, Parameter};
 use crate::support::{Answer, System};
 
-/// What the requests name.
+/// The values that requests name: ids, keys and texts.
 pub struct RequestValues {
     pub company: String,
     pub contact: String,
@@ -23,20 +23,20 @@ pub struct RequestValues {
 /// A request without credentials.
 #[derive(Clone)]
 pub struct Request {
-    /// As in `POST /messages NewMessage`: the form of the body, where there are several.
+    /// Such as `POST /messages NewMessage`: with the form of the body, if there are several.
     pub name: String,
     pub method: Method,
-    /// Without the prefix, with the query string.
+    /// The path without the prefix, with the query string.
     pub path: String,
     pub headers: Vec<(String, String)>,
     pub body: Option<Vec<u8>>,
     pub names_company: bool,
-    /// Somebody must be known to ask this.
+    /// Whether the operation requires credentials.
     pub asks_who: bool,
 }
 
 impl RequestValues {
-    /// The example, about these values.
+    /// The body's example with these values.
     pub fn in_example(&self, body: &Body<'_>) -> Value {
         let mut example = body.example.clone();
         self.fill(&mut example);
@@ -60,7 +60,7 @@ impl RequestValues {
         }
     }
 
-    /// Whoever adds a parameter says here what it names.
+    /// The value of a parameter. A new parameter must be added here.
     pub fn parameter(&self, operation: &Operation<'_>, parameter: &Parameter<'_>) -> String {
         let entity = operation.path.split('/').nth(1).unwrap_or_default();
         match (parameter.name, entity) {
@@ -89,7 +89,6 @@ impl RequestValues {
 }
 
 impl Request {
-    /// With this for its body.
     pub fn with_body(mut self, content_type: &str, body: Vec<u8>) -> Request {
         self.headers
             .push(("content-type".into(), content_type.into()));
@@ -97,7 +96,7 @@ impl Request {
         self
     }
 
-    /// Sends it with one more header, if there is one.
+    /// Sends the request with the header `credentials`, if given.
     pub async fn send(&self, system: &System, credentials: Option<(&str, &str)>) -> Answer {
         let mut request = system.http.request(
             self.method.clone(),
@@ -127,7 +126,7 @@ impl Request {
     }
 }
 
-/// What an answer says: the status, with the body. A batch says so for each of its messages.
+/// The status and body of an answer, or of each message in the answer to a batch.
 pub fn verdicts(answer: &Answer) -> Vec<(u16, &Value)> {
     match answer.body["results"].as_array() {
         Some(results) => results
