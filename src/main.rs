@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use tokio::runtime::Builder;
 
-use cli::{audit, dead_letters, exit_code, health, jobs, setup, stub_bot, up};
+use cli::{audit, dead_letters, exit_code, health, jobs, settings, setup, stub_bot, up};
 use stack::plan;
 use stack::services::Service;
 
@@ -62,6 +62,8 @@ enum Command {
     /// Each job of the schedulers: its last run, the result, its next run
     #[command(after_help = jobs::HELP)]
     Jobs(jobs::Options),
+    /// Every setting of the services: name, default, accepted values, meaning
+    Settings(settings::Options),
     /// Ask a URL once: exit code 0 if it answers 2xx
     Health {
         /// Such as http://127.0.0.1:4000/health
@@ -90,6 +92,7 @@ fn main() -> ExitCode {
         Command::Audit(options) => block_on(audit::main(options)),
         Command::DeadLetters(options) => block_on(dead_letters::main(options)),
         Command::Jobs(options) => block_on(jobs::main(options)),
+        Command::Settings(options) => settings::main(&options),
         Command::Health { url } => block_on(health::main(&url)),
     }
 }

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
+use runtime::service::settings::{Settings, Spec};
+
 use crate::stack::run_file::Login;
 use crate::stack::secrets::Secrets;
 
@@ -58,48 +60,27 @@ impl Service {
         }
     }
 
-    /// Variables of the user's environment that only this service is given. A `*` at the end stands
-    /// for any ending.
-    fn passed(self) -> &'static [&'static str] {
+    /// The settings that the service reads.
+    pub fn settings(self) -> Vec<Spec> {
+        let mut settings = Settings::of([]);
         match self {
-            Service::Gateway => &[
-                "GATEWAY_*",
-                "CORS_ORIGINS",
-                "FRONTEND_URL",
-                "ACCESS_TOKEN_TTL",
-                "REFRESH_TOKEN_*",
-                "BCRYPT_SALT_ROUNDS",
-                "RATE_LIMIT_*",
-                "TRUSTED_PROXIES",
-                "MAX_IN_FLIGHT",
-                "MAX_CONNECTIONS*",
-            ],
-            Service::Persister => &["PERSISTER_*"],
-            Service::Forwarder => &["FORWARDER_*"],
-            Service::Scheduler => &[
-                "SCHEDULER_*",
-                "JOBS_*",
-                "FACEBOOK_*",
-                "GOOGLE_*",
-                "TOKEN_REFRESH_*",
-                "BOT_PROBE_*",
-                "BOT_RESUME_*",
-                "SLA_SWEEP_*",
-                "DEAD_LETTER_DIGEST_*",
-            ],
-            Service::Realtime => &["REALTIME_*", "CORS_ORIGINS", "MAX_SOCKETS*", "SOCKET_*"],
+            Service::Gateway => drop(gateway::Config::read(&mut settings)),
+            Service::Persister => drop(persister::Config::read(&mut settings)),
+            Service::Forwarder => drop(forwarder::Config::read(&mut settings)),
+            Service::Scheduler => drop(scheduler::Config::read(&mut settings)),
+            Service::Realtime => drop(realtime::Config::read(&mut settings)),
         }
+        settings.specs().to_vec()
     }
 
     /// The whole environment of a replica: the variables that every process needs, the settings
     /// that the user made for this service, and the secrets of this service and of no other.
     pub fn environment(self, port: u16, source: &EnvironmentSource) -> BTreeMap<String, String> {
         let mut environment = base(&source.user);
+        let own = self.settings();
         let passed = |name: &str| {
-            EVERY_SERVICE
-                .iter()
-                .chain(self.passed())
-                .any(|pattern| matches(pattern, name))
+            let is_own = own.iter().any(|setting| setting.name == name);
+            name == SETTINGS_FILE || is_own && !NEVER_PASSED.contains(&name)
         };
         environment.extend(
             source
@@ -169,8 +150,12 @@ const EVERY_PROCESS: [&str; 6] = [
     "RUST_BACKTRACE",
     "LLVM_PROFILE_FILE",
 ];
-/// Settings that every service has.
-const EVERY_SERVICE: [&str; 3] = ["NODE_ENV", "LOG_LEVEL", "PETBUDDY_CONFIG"];
+/// The variable that names the settings file.
+const SETTINGS_FILE: &str = "PETBUDDY_CONFIG";
+/// Settings that no service takes from the user's environment. The runner chooses the login of each
+/// service; the user's own one may be that of the operator. Other settings that the runner chooses
+/// replace those of the user.
+const NEVER_PASSED: [&str; 2] = ["NATS_USER", "NATS_PASSWORD"];
 
 /// The environment of a child that is no service.
 pub fn base(user: &BTreeMap<String, String>) -> BTreeMap<String, String> {
@@ -178,13 +163,6 @@ pub fn base(user: &BTreeMap<String, String>) -> BTreeMap<String, String> {
         .filter(|(name, _)| EVERY_PROCESS.contains(&name.as_str()))
         .map(|(n, v)| (n.clone(), v.clone()))
         .collect()
-}
-
-fn matches(pattern: &str, name: &str) -> bool {
-    match pattern.strip_suffix('*') {
-        Some(beginning) => name.starts_with(beginning),
-        None => name == pattern,
-    }
 }
 
 #[cfg(test)]

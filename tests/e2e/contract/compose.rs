@@ -2,7 +2,7 @@
 //! schema and against the rest of the repository: paths, variables, commands, ports, secrets.
 //! Starts no container: whether the images can be had, built and run together is not shown here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -195,38 +195,33 @@ fn example_variables(example: &str) -> Vec<(&str, &str)> {
         .collect()
 }
 
-/// The settings that the Rust code in these files and folders reads: `settings.text("NAME"` and its
-/// like.
-fn settings_read_in(paths: &[&str]) -> Check<BTreeSet<String>> {
-    fn sources(path: &Path, text: &mut String) -> Check {
-        if path.is_dir() {
-            for entry in fs::read_dir(path)? {
-                sources(&entry?.path(), text)?;
-            }
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            *text += &fs::read_to_string(path)?;
+/// The settings that each program reads, by the name of its service in the compose file: as
+/// `petbuddy settings` lists them.
+fn settings_read() -> Check<BTreeMap<String, BTreeSet<String>>> {
+    let listed = Command::new(env!("CARGO_BIN_EXE_petbuddy"))
+        .arg("settings")
+        .output()?;
+    let mut read: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for row in String::from_utf8(listed.stdout)?.lines().skip(2) {
+        let columns: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [name, _, _, of, _] = columns[..] else {
+            return Err(format!("not a row of five columns: {row}").into());
+        };
+        let every = SERVICES.iter().map(|expected| expected.name);
+        let of: Vec<&str> = match of {
+            "all" => every.chain(["setup"]).collect(),
+            of => of
+                .split(", ")
+                .map(|program| program.strip_prefix("petbuddy ").unwrap_or(program))
+                .collect(),
+        };
+        for program in of {
+            read.entry(program.to_owned())
+                .or_default()
+                .insert(name.trim_matches('`').to_owned());
         }
-        Ok(())
     }
-    let mut text = String::new();
-    for path in paths {
-        sources(&root().join(path), &mut text)?;
-    }
-    if text.contains("Keyring::read(") {
-        sources(&root().join("nats/src/runtime/seal.rs"), &mut text)?;
-    }
-    // `text("NAME"`, over a line break too; `problem("NAME must be…")` reads nothing.
-    let first_arguments = text.split("settings.").skip(1).filter_map(|rest| {
-        let (_, argument) = rest
-            .split_once('(')
-            .filter(|(method, _)| method.bytes().all(|c| c.is_ascii_lowercase() || c == b'_'))?;
-        argument.trim_start().strip_prefix('"')?.split_once('"')
-    });
-    Ok(first_arguments
-        .map(|(name, _)| name)
-        .filter(|name| name.chars().all(is_name_character))
-        .map(str::to_owned)
-        .collect())
+    Ok(read)
 }
 
 /// Open files that a container may have.
@@ -355,19 +350,18 @@ fn variables_and_env_example_agree() -> Check {
 
 #[test]
 fn each_service_gets_exactly_the_settings_that_its_code_reads() -> Check {
-    const COMMON: &str = "nats/src/runtime/settings.rs";
-    let compose = compose()?;
-    let sources = SERVICES.map(|expected| (expected.name, format!("{}/src", expected.name)));
-    for (name, source) in sources
-        .into_iter()
-        .chain([("setup", "src/stack/setup.rs".to_owned())])
+    let (compose, read) = (compose()?, settings_read()?);
+    for name in SERVICES
+        .iter()
+        .map(|expected| expected.name)
+        .chain(["setup"])
     {
         let given: BTreeSet<String> = environment(&compose["services"][name])
             .map(|(key, _)| key.to_owned())
             .collect();
         assert_eq!(
-            given,
-            settings_read_in(&[COMMON, &source])?,
+            Some(&given),
+            read.get(name),
             "{name}: what it is given, and what its code reads"
         );
     }

@@ -126,7 +126,7 @@ impl NatsSettings {
                 "NATS servers. One address may hold a login; then `NATS_USER` and \
                  `NATS_PASSWORD` are not needed.",
             )
-            .accepts("comma-separated")
+            .accepts("a comma-separated list")
             .text("nats://127.0.0.1:4222");
         let password = settings
             .named("NATS_PASSWORD", "Password of the NATS user.")

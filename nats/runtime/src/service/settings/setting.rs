@@ -261,7 +261,7 @@ impl<'a> Setting<'a> {
     /// Texts separated by commas.
     pub fn list(mut self) -> Vec<String> {
         let text = self
-            .look_up(Unset::Nothing, || "comma-separated".into())
+            .look_up(Unset::Nothing, || "a comma-separated list".into())
             .unwrap_or_default();
         text.split(',')
             .map(|t| t.trim().to_owned())
