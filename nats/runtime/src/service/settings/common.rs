@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use secrecy::SecretString;
 
-use super::Settings;
+use super::reader::Settings;
 
 /// Where the process runs; decides defaults that differ between a laptop and the internet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

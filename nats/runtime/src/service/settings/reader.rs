@@ -1,6 +1,7 @@
-//! One setting while it is read. Each reader remembers name, default, accepted values and meaning
-//! as a [`Spec`], which is all that documents need to list it.
+//! Reads settings one by one. Each reader remembers name, default, accepted values and meaning as a
+//! [`Spec`], which is all that documents need to list the setting.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
@@ -8,42 +9,76 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use super::Settings;
 use super::duration::{parse_duration, show_duration};
+use super::source::{self, Values};
+use super::spec::{Spec, Unset};
 
 /// Shortest secret that signs or authenticates anything, in characters. A shorter one is a problem.
 pub const MIN_SECRET: usize = 32;
 
-/// A setting as documents list it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Spec {
-    /// The name, as in the environment.
-    pub name: &'static str,
-    /// One or more sentences for operators.
-    pub meaning: &'static str,
-    /// Which values the reader takes, such as `1 to 10`. Empty for any text.
-    pub accepts: String,
-    /// The value where none is set.
-    pub unset: Unset,
-    /// A value to show where there is no default.
-    pub example: Option<&'static str>,
-    /// Whether the value must not be shown to anybody.
-    pub secret: bool,
+/// Reads settings by name, and gathers what is wrong with them.
+pub struct Settings {
+    values: BTreeMap<String, String>,
+    problems: Vec<String>,
+    specs: Vec<Spec>,
 }
 
-/// What holds where a setting has no value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unset {
-    /// The service does not start.
-    Required,
-    /// The service does not start in production.
-    RequiredInProduction,
-    /// The setting stays without a value.
-    Nothing,
-    /// This default.
-    Value(String),
-    /// A default that depends on something, in words.
-    Described(&'static str),
+/// All that is wrong with the settings.
+#[derive(Debug, thiserror::Error)]
+#[error("the settings have {} problem(s):\n{}", .0.len(), .0.iter().map(|p| format!("  - {p}")).collect::<Vec<_>>().join("\n"))]
+pub struct BadSettings(pub Vec<String>);
+
+impl Settings {
+    /// From `petbuddy.toml` (or the file that `PETBUDDY_CONFIG` names) and the environment of this
+    /// process.
+    pub fn load() -> Settings {
+        Settings::with(source::load())
+    }
+
+    /// From given values only.
+    pub fn of(values: impl IntoIterator<Item = (String, String)>) -> Settings {
+        Settings::with(source::of(values))
+    }
+
+    fn with((values, problems): Values) -> Settings {
+        Settings {
+            values,
+            problems,
+            specs: Vec::new(),
+        }
+    }
+
+    /// Begins to read a setting. `meaning` is a sentence for operators; the documents print it.
+    pub fn named(&mut self, name: &'static str, meaning: &'static str) -> Setting<'_> {
+        Setting::new(self, name, meaning)
+    }
+
+    /// Whether a setting has a value. Reads nothing, so the setting is not among [`Self::specs`].
+    pub fn is_set(&self, name: &str) -> bool {
+        self.values.contains_key(name)
+    }
+
+    /// Names a problem that only the caller can see.
+    pub fn problem(&mut self, text: impl Into<String>) {
+        self.problems.push(text.into());
+    }
+
+    /// The settings that were read so far, in the order of their first reading.
+    pub fn specs(&self) -> &[Spec] {
+        &self.specs
+    }
+
+    /// Ends the reading.
+    ///
+    /// # Errors
+    /// [`BadSettings`] with every problem found.
+    pub fn finish(self) -> Result<(), BadSettings> {
+        if self.problems.is_empty() {
+            Ok(())
+        } else {
+            Err(BadSettings(self.problems))
+        }
+    }
 }
 
 /// One setting, about to be read.
@@ -54,11 +89,7 @@ pub struct Setting<'a> {
 }
 
 impl<'a> Setting<'a> {
-    pub(super) fn new(
-        settings: &'a mut Settings,
-        name: &'static str,
-        meaning: &'static str,
-    ) -> Setting<'a> {
+    fn new(settings: &'a mut Settings, name: &'static str, meaning: &'static str) -> Setting<'a> {
         let spec = Spec {
             name,
             meaning,
