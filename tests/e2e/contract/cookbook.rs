@@ -15,14 +15,14 @@ use crate::support::dead_letters::{
 use crate::support::delivery::delivery;
 use crate::support::{SOON, System, eventually};
 
-/// One line, and whether it runs until it is stopped.
+/// A command, and whether it runs until it is stopped.
 struct Line {
     text: String,
     endless: bool,
 }
 
-/// The lines of the blocks marked ```sh that call `nats`, each with those that it goes on in. A
-/// line with `# until Ctrl-C` is stopped by the test.
+/// The commands of the ```sh blocks that call `nats`, with their continuation lines. The test stops
+/// a command with `# until Ctrl-C`.
 fn lines() -> Vec<Line> {
     let readme =
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("nats/README.md"))
@@ -77,8 +77,8 @@ async fn every_command_of_the_cookbook_works() {
         "message.created.{}.{contact}.web.inbound.user",
         staff.company
     );
-    // Two dead letters: an answer that the bot has refused, which the cookbook replays, and what is
-    // no event.
+    // Two dead letters: a message that the bot refused, which the cookbook replays, and a payload
+    // that is not an event.
     system.bot_mode(json!({"status": 400})).await;
     let refused = send_operator_message(&staff, &contact, "refused, then replayed").await;
     let dead = async |count: u64| {
@@ -98,7 +98,7 @@ async fn every_command_of_the_cookbook_works() {
         .unwrap();
     dead(2).await;
 
-    // What is newer waits, for the company has no token for now.
+    // The newer message waits, because the company has no token.
     assert!(
         staff
             .send(Method::DELETE, "/integrations/facebook", json!({}))
@@ -116,7 +116,7 @@ async fn every_command_of_the_cookbook_works() {
         lines.len()
     );
     for Line { text, endless } in lines {
-        // `nats stream view` wants a terminal.
+        // `nats stream view` requires a terminal.
         let mut shell = Command::new("python3");
         shell
             .args(["-c", "import os,pty,sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(['sh', '-ec', sys.argv[1]])))", &text])
@@ -174,7 +174,7 @@ async fn every_command_of_the_cookbook_works() {
         [refused, newer],
         "the replayed one before what is newer"
     );
-    // To everybody else it is replayed, as if they had done it themselves.
+    // A replay by REST finds the dead letter replayed and publishes nothing.
     let (published, _) = outbound(&system).await;
     let replayed = replay(&staff, 1).await;
     assert_eq!(replayed["fate"]["by"], "operator");

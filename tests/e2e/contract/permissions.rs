@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use crate::support::{SOON, System};
 
-/// Connects as a service does; what the server complains of comes through the channel.
+/// Connects as a service. The server's permission errors arrive on the channel.
 async fn connect(system: &System, service: &str) -> (Client, mpsc::Receiver<String>) {
     let secrets: serde_json::Value =
         serde_json::from_slice(&std::fs::read(system.folder.0.join("secrets.json")).unwrap())
@@ -30,7 +30,7 @@ async fn connect(system: &System, service: &str) -> (Client, mpsc::Receiver<Stri
     (options.connect(system.url("nats")).await.unwrap(), heard)
 }
 
-/// The service's NATS password, wherever the runner's file has it.
+/// The service's NATS password in the runner's secrets, at any depth.
 fn find(secrets: &serde_json::Value, service: &str) -> Option<String> {
     secrets
         .as_object()?
@@ -56,8 +56,8 @@ async fn refused(
             .unwrap();
     }
     client.flush().await.unwrap();
-    // Complaints come in the order of what caused them: one for something forbidden first would be
-    // of something allowed.
+    // Errors arrive in the order of the operations. So an error about an allowed subject would
+    // arrive before the one about the forbidden subject.
     for subject in forbidden_publish {
         client
             .publish(subject.to_string(), "".into())

@@ -15,7 +15,7 @@ async fn the_command_line_lists_shows_replays_and_discards_dead_letters() {
     let system = System::start(&[]).await;
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
-    // It finds the system by its folder, too.
+    // The command line finds the system by its folder, without NATS settings.
     let folder = system.folder.0.to_str().unwrap().to_owned();
     let run = |args: &[&str]| {
         petbuddy()
@@ -119,7 +119,7 @@ async fn the_command_line_lists_shows_replays_and_discards_dead_letters() {
     })
     .await;
 
-    // One more, to be discarded.
+    // A second dead letter, to be discarded.
     system.bot_mode(json!({"status": 400})).await;
     send_operator_message(&staff, &contact, "never mind").await;
     let other = only_dead_letter(&staff, "refused").await.seq.to_string();
@@ -133,7 +133,7 @@ async fn the_command_line_lists_shows_replays_and_discards_dead_letters() {
         json_of(&["list", "--state", "discarded"])["dead_letters"][0]["seq"].to_string(),
         other
     );
-    // 1: something else has become of it, or there is none.
+    // Exit code 1: the dead letter has another resolution, or does not exist.
     for args in [
         &["replay", &other][..],
         &["replay", &other, "--dry-run"],
@@ -153,7 +153,7 @@ async fn the_command_line_lists_shows_replays_and_discards_dead_letters() {
             "{args:?}"
         );
     }
-    // 2: a wrong option.
+    // Exit code 2: a wrong option.
     for args in [
         &["replay"][..],
         &["replay", &seq, "--all"],
@@ -178,7 +178,7 @@ async fn the_command_line_lists_shows_replays_and_discards_dead_letters() {
         "nothing runs there: {}",
         String::from_utf8_lossy(&output.stderr)
     );
-    // 6: nobody answers.
+    // Exit code 6: nats-server does not answer.
     let output = petbuddy()
         .args(["dead-letters", "list"])
         .env("NATS_URL", "nats://127.0.0.1:1")
@@ -193,7 +193,7 @@ async fn the_command_line_lists_shows_replays_and_discards_dead_letters() {
     );
 }
 
-/// Larger than what `OUTBOUND` takes, and not than a dead letter may be.
+/// In bytes: larger than `OUTBOUND` accepts, but within the limit of a dead letter.
 const TOO_LARGE: usize = 550 * 1024;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -285,7 +285,7 @@ async fn an_interrupted_replay_of_all_reports_its_progress_and_the_next_one_fini
         let id = send_operator_message(&staff, &contact, text).await;
         delivery(&staff, &id, "failed").await;
     }
-    // What is replayed stays where it is, and there is no room for a second one.
+    // The first replayed message stays in `OUTBOUND`, which has no room for a second one.
     let (status, _) = staff
         .send(Method::DELETE, "/integrations/facebook", json!({}))
         .await;

@@ -18,7 +18,7 @@ use crate::support::{Answer, SOON, Staff, System, eventually};
 /// Longer ago than the server remembers a `Nats-Msg-Id`.
 const LONG_AGO: Duration = Duration::from_secs(600);
 
-/// A message that the bot refuses, as it does all from here on: its contact, its id and its dead letter.
+/// Makes the bot refuse all calls and sends a message. Returns contact, id and dead letter.
 async fn refused(staff: &Staff<'_>) -> (String, String, DeadLetter) {
     let contact = staff.new_contact().await;
     staff.system.bot_mode(json!({"status": 400})).await;
@@ -97,7 +97,7 @@ async fn fifty_concurrent_replays_by_rest_and_command_line_deliver_once() {
     system.assert_audit_clean();
 }
 
-/// Asks one gateway, again while it has too much to do.
+/// Requests from one gateway, again while it answers 503.
 async fn ask(staff: &Staff<'_>, gateway: usize, path: &str) -> Answer {
     eventually("the gateway has a turn", SOON, || async {
         let answer = staff.post_to(gateway, path, &[], &json!({})).await;
@@ -245,18 +245,18 @@ async fn dry_runs_change_nothing_second_failures_name_the_first_and_discards_are
         );
     }
     assert!(keys_delivered(&system, &contact).await.is_empty());
-    // Given up for good is no loss: the dead letter says so.
+    // A discarded dead letter is not a loss.
     assert_eq!(system.assert_audit_clean()["failed"], 1);
 }
 
-/// What somebody who dies in the middle of a replay leaves behind.
+/// A replay whose process died in the middle.
 struct Abandoned<'a> {
     system: &'a System,
     dead_letter: &'a DeadLetter,
 }
 
 impl Abandoned<'_> {
-    /// The note that it has begun.
+    /// Writes the resolution `replaying`, as a replay does first.
     async fn begin(&self, at: Timestamp) {
         let fates = self
             .system
@@ -272,7 +272,7 @@ impl Abandoned<'_> {
             .unwrap();
     }
 
-    /// The message; its sequence.
+    /// Publishes the message, as a replay does second. Returns its sequence.
     async fn publish(&self) -> u64 {
         let jetstream = self.system.operator().await;
         let stored = jetstream
@@ -335,7 +335,7 @@ async fn an_unfinished_replay_is_completed_once() {
         dead_letter: &cases[n].2,
     };
 
-    // It fails again before anybody looks.
+    // The published message has failed again before the replay is repeated.
     let again_to = left(3).publish().await;
     left(3).begin(long_ago()).await;
     let again = eventually("another dead letter", SOON, || async {
@@ -351,7 +351,7 @@ async fn an_unfinished_replay_is_completed_once() {
     );
 
     system.bot_mode(json!({})).await;
-    // Delivered before anybody looks.
+    // The published message is delivered before the replay is repeated.
     let delivered_to = left(2).publish().await;
     left(2).begin(long_ago()).await;
     delivery(&staff, &cases[2].1, "delivered").await;
@@ -363,18 +363,18 @@ async fn an_unfinished_replay_is_completed_once() {
         replay(&staff, cases[2].2.seq).await.replayed_to,
         Some(delivered_to)
     );
-    // Published a moment ago.
+    // The message was published a moment ago.
     left(1).begin(Timestamp::now()).await;
     let just_to = left(1).publish().await;
     assert_eq!(
         replay(&staff, cases[1].2.seq).await.replayed_to,
         Some(just_to)
     );
-    // Not published at all.
+    // The message was not published.
     left(0).begin(long_ago()).await;
     let to = replay(&staff, cases[0].2.seq).await.replayed_to;
     assert_eq!(to, Some(just_to + 1));
-    // Awaits delivery: the company has no token.
+    // The published message waits, because the company has no token.
     let (status, _) = staff
         .send(Method::DELETE, "/integrations/facebook", json!({}))
         .await;
@@ -405,7 +405,7 @@ async fn an_unfinished_replay_is_completed_once() {
     assert_eq!(
         outbound(&system).await.0,
         waits_at,
-        "nothing was published beside"
+        "nothing else was published"
     );
     assert_eq!(seqs(&list_dead_letters(&staff, "").await), seqs(&[again]));
     assert!(keys_delivered(&system, &cases[3].0).await.is_empty());
@@ -429,8 +429,7 @@ async fn a_repeated_replay_delivers_once_even_after_the_duplicate_window() {
         (outbound(&system).await.1 == 0).then_some(())
     })
     .await;
-    // A server that is started anew knows the ids of what its streams still have, and of nothing
-    // else.
+    // A restarted nats-server knows only the message ids of messages that its streams still have.
     system.kill_and_await_restart("nats-server").await;
     system.await_ready().await;
     assert_eq!(replay(&staff, dead_letter.seq).await.replayed_to, Some(to));

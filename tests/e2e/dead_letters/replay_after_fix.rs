@@ -66,7 +66,7 @@ async fn each_reason_is_named_and_a_replay_after_the_fix_delivers() {
     }
     system.bot_mode(json!({})).await;
 
-    // A contact that is not there: it is entered.
+    // Missing contact: fixed by creating the contact.
     let missing = ObjectId::new().to_hex();
     let id = send_operator_message(&staff, &missing, "who?").await;
     delivery(&staff, &id, "failed").await;
@@ -122,9 +122,9 @@ async fn each_reason_is_named_and_a_replay_after_the_fix_delivers() {
     system.assert_audit_clean();
 }
 
-/// Where this conversation's messages to Facebook await delivery.
+/// The subject in `OUTBOUND` of this conversation's messages to Facebook.
 async fn outbound_subject(system: &System, company: &str, contact: &str) -> String {
-    // A dead letter of the forwarder has it.
+    // The subject is in a dead letter of the forwarder.
     let dead = system.operator().await.get_stream("DEAD").await.unwrap();
     let dead_letter = dead
         .direct_get_first_for_subject(format!(
@@ -146,7 +146,7 @@ async fn replaying_a_persister_dead_letter_stores_the_message_without_delivering
     let (contact, id) = (staff.new_contact().await, ObjectId::new());
     let database = system.database().await;
     let messages = database.collection::<Document>("messages");
-    // Something in the database that is not of the log holds the key.
+    // A document that is not from the log has the same unique key.
     let company: ObjectId = staff.company.parse().unwrap();
     let foreign =
         doc! {"company_id": company, "platform": "facebook", "external_message_id": "mid.7"};
@@ -204,7 +204,7 @@ async fn a_replayed_edit_does_not_undo_a_newer_edit() {
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
     let database = system.database().await;
-    // The database refuses some text for as long as it has this rule.
+    // MongoDB refuses some documents as long as the collection has this validator.
     let rule = async |rule: Document| {
         drop(
             database
@@ -253,7 +253,7 @@ async fn a_replayed_edit_does_not_undo_a_newer_edit() {
         (content(&alone).await == "refused").then_some(())
     })
     .await;
-    // Both replays are in one sequence, and the persister has gone past it.
+    // The persister has applied both replays once this later message is readable.
     let marker = created("after both").await;
     let (status, _) = staff.get(&format!("/messages/{marker}")).await;
     assert_eq!(

@@ -142,7 +142,7 @@ async fn lists_and_replays_select_by_filter_time_range_and_page() {
     }
     assert_eq!(walked, of(&[0, 1, 2, 3, 4]));
 
-    // Replayed likewise: a time range, page by page, by REST; the rest of a reason by the operator.
+    // Replays select likewise: a time range by REST, page by page, and a reason by command line.
     system.bot_mode(json!({})).await;
     let mut body = json!({"from": at(1), "to": at(3), "limit": 1});
     let mut replayed: Vec<Value> = Vec::new();

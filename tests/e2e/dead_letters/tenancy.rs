@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::support::dead_letters::{DeadLetter, list_dead_letters, open_dead_letters, seqs};
 use crate::support::{SOON, Staff, System, eventually};
 
-/// What no manager may see.
+/// A password hash, which no manager may see.
 const HASH: &str = "$2b$12$abcdefghijklmnopqrstuv";
 
 async fn receptionist(staff: &Staff<'_>) -> String {
@@ -164,10 +164,10 @@ async fn managers_see_only_their_companys_dead_letters_and_no_secrets() {
     assert_eq!(
         open_dead_letters(&staff, subjects.len()).await,
         open,
-        "nothing has become of them"
+        "all are still open"
     );
 
-    // What only other services store, only an operator replays; of many it is passed over.
+    // Only an operator may replay events that services store. A manager's bulk replay skips them.
     let (status, answer) = staff
         .post(&format!("/dead-letters/{}/replay", step.seq), json!({}))
         .await;

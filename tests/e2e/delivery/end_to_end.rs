@@ -50,7 +50,7 @@ async fn a_message_reaches_log_database_bot_and_sockets() {
     assert_eq!(calls[0].body["content"], "He is, come at five.");
     assert!(calls[0].api_key);
 
-    // The database, read by someone else.
+    // The database, read with a client of its own.
     let database = system.database().await;
     let company = ObjectId::parse_str(&staff.company).unwrap();
     let delivered = eventually("both are in MongoDB, one delivered", SOON, || async {
@@ -68,7 +68,7 @@ async fn a_message_reaches_log_database_bot_and_sockets() {
         "delivered"
     );
 
-    // The log: five events of this company's messages at least, with their headers.
+    // The log: the event with its headers.
     let log = system.operator().await.get_stream("EVENTS").await.unwrap();
     let stored = log
         .direct_get(outbound["seq"].as_u64().unwrap())
@@ -232,7 +232,7 @@ async fn an_edit_is_answered_after_it_is_applied_and_immutable_fields_are_refuse
         )
         .await;
     assert_eq!(status, StatusCode::NOT_FOUND);
-    // Nothing would be left of it, which no create allows either.
+    // An edit must not leave a message empty, as a create must not.
     let picture = json!([{"type": "image", "url": "https://a.example/b.png"}]);
     for (edit, wanted) in [
         (json!({"content": ""}), StatusCode::CONFLICT),

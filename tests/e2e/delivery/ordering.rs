@@ -19,10 +19,9 @@ use serde_json::{Value, json};
 use crate::support::delivery::BotCall;
 use crate::support::{AFTER_FAULT, Folder, SOON, Staff, System, documents, eventually};
 
-/// Requests under way at once.
+/// Requests in flight at once.
 const WRITERS: usize = 32;
-/// A backlog of thousands, each message a few writes to disk, is worked off within this, also
-/// beside other tests.
+/// How long a backlog of thousands of messages may take, also beside other tests.
 const BACKLOG: Duration = Duration::from_secs(240);
 
 async fn new_contacts(staff: &Staff<'_>, many: usize) -> Vec<String> {
@@ -33,7 +32,7 @@ async fn new_contacts(staff: &Staff<'_>, many: usize) -> Vec<String> {
         .await
 }
 
-/// Posts `each` operator messages to every contact, one after the other in each conversation; their
+/// Posts `each` operator messages to every contact, in sequence within a conversation. Returns the
 /// ids in order, by contact.
 async fn post(
     staff: &Staff<'_>,
@@ -60,7 +59,7 @@ async fn post(
         .await
 }
 
-/// Each conversation's messages in the order of their first delivery, by contact.
+/// The keys of each contact's messages in the order of their first successful delivery.
 fn first_deliveries(calls: &[BotCall]) -> BTreeMap<String, Vec<String>> {
     let mut order: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut delivered = BTreeSet::new();
@@ -101,7 +100,7 @@ async fn dead_letters(system: &System) -> u64 {
         .messages
 }
 
-/// The partitions that each live forwarder says are its own.
+/// The partitions that each live forwarder reports as its own.
 async fn partitions(system: &System) -> Vec<BTreeSet<u64>> {
     let mut all = Vec::new();
     for url in system.services("forwarder") {
@@ -156,7 +155,7 @@ async fn five_thousand_messages_stay_in_order_over_bot_failures_and_forwarder_ki
         "each conversation in order, and nothing missing"
     );
     assert_eq!(dead_letters(&system).await, 0);
-    // Whatever was repeated carried the message's own key, and the same content.
+    // Repeated calls carried the same key and the same content.
     let mut contents: HashMap<&str, &Value> = HashMap::new();
     for call in &received {
         let content = contents.entry(call.key()).or_insert(&call.body);
@@ -220,7 +219,7 @@ async fn partitions_are_shared_evenly_and_move_within_seconds() {
         (union.len() == 16).then_some(())
     };
     eventually("two take over what the third has left", SOON, gone).await;
-    // It is still there, as a process that does nothing: what it had is delivered by the others.
+    // The stopped forwarder still exists, but the others deliver the messages of its partitions.
     let staff = system.new_company().await;
     let contacts = new_contacts(&staff, 40).await;
     let posted = post(&staff, &contacts, 2).await;
@@ -239,7 +238,7 @@ async fn partitions_are_shared_evenly_and_move_within_seconds() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bot_outage_of_a_minute_slows_no_request_and_causes_few_calls() {
     const DOWN: Duration = Duration::from_secs(60);
-    /// In one forwarder: calls under way when the breaker opens, and the trials of a minute.
+    /// Of one forwarder: calls in flight when the breaker opens, and the trials of a minute.
     const CALLS: u64 = 64 + 10;
     let system = System::start(&["--replicas", "forwarder=2"]).await;
     let staff = system.new_company().await;
@@ -251,7 +250,7 @@ async fn a_bot_outage_of_a_minute_slows_no_request_and_causes_few_calls() {
         .bot_mode(json!({"status": 503, "health_status": 503}))
         .await;
     let up_again = tokio::time::Instant::now() + DOWN;
-    // A load for as long as it is down; whoever posts gets their 201.
+    // A load during the outage, every create of which is accepted.
     let mut pace = tokio::time::interval(Duration::from_millis(500));
     while pace.tick().await < up_again {
         for (contact, ids) in post(&staff, &contacts, 1).await {
@@ -317,7 +316,7 @@ async fn blocked_conversations_with_ten_thousand_messages_delay_no_others() {
     let staff = system.new_company().await;
     let blocked = new_contacts(&staff, CONVERSATIONS).await;
     let contacts = new_contacts(&staff, 100).await;
-    // The same load without and with the blocked ones, in one run.
+    // The same load, first without and then with the blocked conversations.
     let free = post(&staff, &contacts, 2).await;
     outbound_is_empty(&system, SOON).await;
     let median_free = median_delivery(&system, &free).await;
@@ -348,9 +347,9 @@ async fn blocked_conversations_with_ten_thousand_messages_delay_no_others() {
         (outbound.get_info().await.ok()?.state.messages == (CONVERSATIONS * EACH) as u64)
             .then_some(())
     };
-    eventually("all of the blocked ones' wait", SOON, waiting).await;
+    eventually("all blocked messages wait", SOON, waiting).await;
     let others = post(&staff, &contacts, 2).await;
-    eventually("only the blocked ones' wait", SOON, waiting).await;
+    eventually("only blocked messages wait", SOON, waiting).await;
     let median_blocked = median_delivery(&system, &others).await;
     println!(
         "median from accepted to delivered: {median_free} ms, beside blocked conversations {median_blocked} ms"
@@ -379,7 +378,7 @@ async fn blocked_conversations_with_ten_thousand_messages_delay_no_others() {
     system.assert_audit_clean();
 }
 
-/// Milliseconds from accepted to delivered, of these messages.
+/// The median time from accepted to delivered of these messages, in milliseconds.
 async fn median_delivery(system: &System, posted: &BTreeMap<String, Vec<String>>) -> i64 {
     let ids: BTreeSet<&str> = posted.values().flatten().map(String::as_str).collect();
     let database = system.database().await;
@@ -424,7 +423,7 @@ async fn a_refused_token_holds_the_companys_messages_until_it_is_replaced() {
     let database = system.database().await;
     let held = || async {
         let held = documents(&database, "messages", doc! {"delivery.state": "held"}).await;
-        // The first of each conversation; those behind it are queued.
+        // The first message of each conversation is held; the others are queued behind it.
         (held.len() == 6).then_some(held)
     };
     let held = eventually("they are held", SOON, held).await;
@@ -444,7 +443,7 @@ async fn a_refused_token_holds_the_companys_messages_until_it_is_replaced() {
             "the company has no access token for facebook"
         ])
     );
-    // Others are not concerned, and the refused token is hardly shown again.
+    // Other companies are unaffected, and the refused token is used at most once a conversation.
     let free = post(&other, &new_contacts(&other, 1).await, 1).await;
     eventually("another company's are delivered", SOON, || async {
         let received = first_deliveries(&system.bot_calls().await);
@@ -503,7 +502,7 @@ async fn a_departing_owner_frees_its_partition_and_a_former_owner_does_not_unpin
         durable_name: Some("partition".into()),
         priority_policy: PriorityPolicy::PinnedClient,
         priority_groups: vec![GROUP.into()],
-        // So that no pin runs out by itself here.
+        // So long that no pin expires during the test.
         priority_timeout: Duration::from_secs(600),
         ..Default::default()
     };
@@ -545,7 +544,7 @@ async fn a_departing_owner_frees_its_partition_and_a_former_owner_does_not_unpin
         member
     };
     let first = member().await;
-    // It asks no more, and so is not the next owner again.
+    // The first member requests no more, so it does not become the owner again.
     eventually("its request has run out", SOON, || async {
         (stream.consumer_info("partition").await.unwrap().num_waiting == 0).then_some(())
     })

@@ -51,7 +51,7 @@ async fn a_failing_bot_is_retried_and_a_refusal_becomes_a_dead_letter() {
     let payload: Value = serde_json::from_slice(&dead_letter.payload).unwrap();
     assert_eq!(payload["data"]["_id"], id.as_str());
 
-    // Others are not held up by it.
+    // The dead letter delays no later message.
     system.bot_mode(json!({})).await;
     let id = operator_message("fine").await;
     delivery(&staff, &id, "delivered").await;
@@ -100,7 +100,7 @@ async fn a_delivery_step_that_the_log_refuses_is_retried_without_calling_the_bot
     system.assert_audit_clean();
 }
 
-/// How often the forwarder could not go on with a message, and looked at it again.
+/// How often the forwarder could not finish a message and tried again.
 async fn again(system: &System) -> u64 {
     let metrics = system
         .http

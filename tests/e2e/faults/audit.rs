@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::load::Load;
 use crate::support::{AFTER_FAULT, SOON, System, documents, eventually, petbuddy};
 
-/// What is named: the difference and the message.
+/// The differences of a report: kind and message id.
 fn named(report: &Value) -> Vec<(String, String)> {
     let differences = report["differences"]
         .as_array()
@@ -75,7 +75,7 @@ async fn the_audit_passes_on_a_busy_system_and_names_every_tampered_message() {
         .await
         .unwrap()
         .unwrap();
-    // One that says it is where another is, and one that says it is where nothing can be.
+    // One document claims the sequence of another message, one a sequence beyond the log.
     let copy = |id: ObjectId, seq: i64| {
         let mut copy = known.clone();
         copy.insert("_id", id);
@@ -108,7 +108,7 @@ async fn the_audit_passes_on_a_busy_system_and_names_every_tampered_message() {
     );
     assert_eq!(system.audit(&["--company", &other.company]).0, Some(0));
 
-    // For people, it is text with the same names.
+    // The text output names the same messages.
     let mut command = petbuddy();
     command
         .arg("audit")

@@ -1,6 +1,6 @@
 //! Law 4 on a real MongoDB: the events of one conversation give the same documents in any order,
-//! applied twice, and by two persisters at once. Starts no other service. Slow: a hundred random
-//! histories.
+//! applied twice, and by two persisters at once. Calls the persister's view directly, not the API.
+//! Slow: a hundred random histories.
 
 use contract::domain::{
     Company, Contact, ContactPatch, Content, Delivery, DeliveryState, Direction, Email,
@@ -22,7 +22,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use crate::support::{System, documents};
 
-/// Histories tried. Each costs about a hundred round trips to MongoDB.
+/// Number of random histories. Each costs about a hundred round trips to MongoDB.
 const CASES: u32 = 100;
 
 /// One step of a history, before ids are given.
@@ -104,8 +104,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A history as the log would hold it: sequences ascend, times need not (two gateways have two
-/// clocks).
+/// A history as the log holds it. Sequences ascend; times need not, because two gateways have two
+/// clocks.
 fn history(steps: &[Step], company: Id, contact: Id) -> Vec<Stored> {
     let mut created: Vec<Id> = Vec::new();
     let mut stored = Vec::new();
@@ -286,8 +286,7 @@ fn history(steps: &[Step], company: Id, contact: Id) -> Vec<Stored> {
     stored
 }
 
-/// The same, but some of what a later change can undo has died at first, and was replayed after
-/// everything else.
+/// The history, but some events became dead letters at first and were replayed after all others.
 fn with_replays(history: &[Stored], seed: u64) -> Vec<Stored> {
     const UNDONE: [&str; 5] = [
         "message.updated.",
@@ -370,10 +369,10 @@ async fn visible_documents(view: &View, company: Id) -> [Vec<Document>; COLLECTI
     let mut all = [const { Vec::new() }; COLLECTIONS.len()];
     for (collection, found) in COLLECTIONS.iter().zip(&mut all) {
         for mut document in documents(view.database(), collection, filter.clone()).await {
-            // How it was made, not what.
+            // `fold` says how the counters were made, not what they count.
             document.remove("fold");
             document.remove("revision");
-            // A document's fields have no order that means something.
+            // The order of a document's fields means nothing.
             found.push(sorted(document));
         }
     }
@@ -494,8 +493,8 @@ async fn a_delivery_step_that_races_the_insert_of_its_message_is_not_lost() {
                 else {
                     unreachable!()
                 };
-                // One kind of step a round: a shell that one has made would hide what happens to
-                // the other.
+                // One kind of step in each round. Otherwise a placeholder that one kind has created
+                // would hide the race of the other.
                 let event = match round % 2 {
                     0 => {
                         let delivery = Delivery {
@@ -554,8 +553,8 @@ async fn a_delivery_step_that_races_the_insert_of_its_message_is_not_lost() {
     }
 }
 
-/// An id is only the caller's word. What another company says of it is rejected, and holds up
-/// nothing else of its batch.
+/// An event with an id of another company's document is rejected, and delays nothing else of its
+/// batch.
 #[tokio::test(flavor = "multi_thread")]
 async fn events_that_use_another_companys_ids_are_rejected() {
     let system = System::shared().await;
@@ -646,7 +645,7 @@ async fn events_that_use_another_companys_ids_are_rejected() {
         .map(|event| (own, event))
         .chain(foreign.map(|event| (other, event)));
     let batch: Vec<Stored> = (1..).zip(events).map(stored).collect();
-    // Once more too: the verdicts are the same.
+    // Applied again, the verdicts are the same.
     for _ in 0..2 {
         let verdicts = view.apply(&batch, 0).await.unwrap();
         let rejected = |v: &persister::Verdict| matches!(v, persister::Verdict::Rejected(..));

@@ -17,7 +17,7 @@ use crate::support::{AFTER_FAULT, Folder, System, documents, eventually, kill};
 const STEADY: u64 = 300;
 
 /// Every accepted message is in MongoDB exactly once, and each for the bot reached it under its id.
-async fn nothing_is_missing(system: &System, company: &str, accepted: &[(String, bool)]) {
+async fn assert_nothing_missing(system: &System, company: &str, accepted: &[(String, bool)]) {
     let database = system.database().await;
     let company = ObjectId::parse_str(company).unwrap();
     let ids: HashSet<&str> = accepted.iter().map(|(id, _)| id.as_str()).collect();
@@ -27,8 +27,8 @@ async fn nothing_is_missing(system: &System, company: &str, accepted: &[(String,
         AFTER_FAULT,
         || async {
             let found = documents(&database, "messages", doc! {"company_id": company}).await;
-            // A step of delivery that came before its message has left a shell
-            // (docs/adr/0001), which will be filled.
+            // A delivery step that came before its message has left a placeholder
+            // (docs/adr/0001), which the message will fill.
             if found.iter().any(|d| !d.contains_key("seq")) {
                 return None;
             }
@@ -61,7 +61,7 @@ async fn nothing_is_missing(system: &System, company: &str, accepted: &[(String,
         AFTER_FAULT,
         || async {
             let calls = system.bot_calls().await;
-            // One key a message: calls for the same message repeat it.
+            // All calls for one message carry the same key.
             let mut keys: HashMap<String, HashSet<String>> = HashMap::new();
             for call in &calls {
                 let external = call.body["external_message_id"]
@@ -104,7 +104,7 @@ async fn kill_9_of_any_process_loses_no_accepted_message() {
         load.more(STEADY).await;
     }
     let accepted = load.end().await;
-    nothing_is_missing(&system, &staff.company, &accepted).await;
+    assert_nothing_missing(&system, &staff.company, &accepted).await;
     system.assert_audit_clean();
 }
 
@@ -129,15 +129,15 @@ async fn a_mongodb_outage_of_20_s_fails_no_create() {
         "creates failed while MongoDB was away"
     );
     let accepted = load.end().await;
-    nothing_is_missing(&system, &staff.company, &accepted).await;
+    assert_nothing_missing(&system, &staff.company, &accepted).await;
     system.assert_audit_clean();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_settles_or_returns_messages_at_once() {
-    // Far below the consumer's ack wait of 30 s, after which it would come again in any case.
+    // Far below the consumer's ack wait of 30 s, after which a message is delivered again anyway.
     const AT_ONCE: Duration = Duration::from_secs(15);
-    // Below the 30 s that a stop may take: nobody waits for the bound.
+    // Below the 30 s that a stop may take, so no service stops only by that limit.
     const STOPPED: Duration = Duration::from_secs(20);
     let system = System::start(&[]).await;
     let staff = system.new_company().await;
@@ -148,7 +148,7 @@ async fn sigterm_settles_or_returns_messages_at_once() {
         contacts.to_vec(),
     );
     load.more(STEADY).await;
-    // A bot that is slow, so that there is a backlog to be given back.
+    // A slow bot makes a backlog, which the stopping forwarder must return.
     system.bot_mode(json!({"delay_ms": 1_500})).await;
     load.more(STEADY).await;
     for name in ["persister", "forwarder", "gateway"] {
@@ -181,9 +181,9 @@ async fn sigterm_settles_or_returns_messages_at_once() {
         (outbound.cached_info().state.messages == 0).then_some(())
     })
     .await;
-    nothing_is_missing(&system, &staff.company, &accepted).await;
+    assert_nothing_missing(&system, &staff.company, &accepted).await;
     system.assert_audit_clean();
-    // Given back once, not again and again to the one who gives it back.
+    // Each message is returned once, and not redelivered to the stopping process.
     let tossed = documents(
         &system.database().await,
         "messages",
@@ -218,9 +218,9 @@ async fn a_hanging_log_is_reported_within_2_s_and_fails_readiness() {
             .json(&body)
             .send()
     };
-    // More at once than are worked on: those wait for the log, the rest is refused at once.
+    // More requests than MAX_IN_FLIGHT: the excess is refused at once, the others wait for the log.
     let answers = futures_util::future::join_all((0..5 * AT_A_TIME).map(|_| post()));
-    // The bound of the issue is 2 s; a machine under load is given some more to answer in.
+    // The promised limit is 2 s. A loaded machine gets some more time to answer.
     let answers = tokio::time::timeout(Duration::from_secs(4), answers)
         .await
         .expect("all are answered");

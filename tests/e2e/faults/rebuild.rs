@@ -16,7 +16,7 @@ const COLLECTIONS: [&str; 6] = [
     "attempts",
 ];
 
-/// Everything in the database, without how conversations were counted.
+/// All documents, without the fields that say how conversations were counted.
 async fn content(database: &mongodb::Database) -> Vec<(String, Vec<Document>)> {
     let mut all = Vec::new();
     for name in COLLECTIONS {
@@ -94,7 +94,7 @@ async fn a_dropped_database_is_rebuilt_from_the_log() {
     database.drop().await.unwrap();
     log.reset_consumer("persister", Some(1)).await.unwrap();
     let after = eventually("the same documents are back", AFTER_FAULT, || async {
-        // Settled first: what is read after that is whole.
+        // The log is applied first. Otherwise the documents could be incomplete.
         settled().await?;
         let now = content(&database).await;
         now.iter()

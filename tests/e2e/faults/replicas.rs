@@ -36,7 +36,7 @@ async fn two_schedulers_run_each_tick_once() {
     )
     .await;
     let jobs = system.operator().await.get_stream("JOBS").await.unwrap();
-    // The server keeps the last hundred ticks; five of two seconds are far from that.
+    // The server keeps the last hundred ticks, far more than this test waits for.
     let ticks = || async {
         let info = jobs
             .info_with_subjects("jobs.tick.token-refresh")
@@ -69,12 +69,12 @@ async fn two_schedulers_run_each_tick_once() {
         runs().await.filter(|n| *n >= TICKS)
     })
     .await;
-    // Runs first: a tick that comes in between may only make it fewer.
+    // Runs are read before ticks, so a tick in between cannot look like a second run.
     eventually("each tick was run once", SOON, || async {
         let (runs, ticks) = (runs().await?, ticks().await?);
         assert!(runs <= ticks, "{runs} runs of {ticks} ticks");
-        // The first tick makes up for a missed one; where a regular one comes before it, it finds
-        // the work done.
+        // The first tick makes up for a missed one. If a regular tick comes before it, the first
+        // tick finds the work done and counts no run.
         (runs + 1 >= ticks).then_some(())
     })
     .await;
@@ -103,8 +103,8 @@ async fn sockets_on_three_nodes_get_each_message_once_and_in_order() {
     for n in 0..MESSAGES {
         sent.push(staff.customer_message(&contact, &format!("{n}")).await.id);
     }
-    // The stranger's own message ends its wait: anything of the other company would have come
-    // before.
+    // The stranger waits for its own last message. An event of the other company would arrive
+    // before it.
     let end = stranger
         .customer_message(&stranger.new_contact().await, "end")
         .await
@@ -130,7 +130,7 @@ async fn sockets_on_three_nodes_get_each_message_once_and_in_order() {
         };
         let _ = tokio::time::timeout(SOON, read).await;
         assert_eq!(seen, expected, "node {node}");
-        // Nothing comes twice: the next thing on the line is not one of them.
+        // No message arrives twice: the next frame is not one of them.
         if let Ok(Some(Ok(Frame::Text(text)))) =
             tokio::time::timeout(Duration::from_millis(200), socket.next()).await
         {

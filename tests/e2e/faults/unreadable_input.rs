@@ -36,7 +36,7 @@ async fn malformed_and_unknown_events_become_dead_letters_and_consumption_goes_o
             .unwrap();
         bad.push((ack.sequence, payload, reason));
     }
-    // What comes after is processed.
+    // A later event is processed.
     let created = staff.customer_message(&contact, "still here").await;
     let (status, _) = staff.get_message(&created.id).await;
     assert_eq!(status, StatusCode::OK);
@@ -61,7 +61,7 @@ async fn malformed_and_unknown_events_become_dead_letters_and_consumption_goes_o
         .await
         .expect("two dead letters");
     for (seq, payload, reason) in bad {
-        // Two persisters: whichever was first.
+        // Two persisters work in parallel, so the order is not known.
         let dead_letter = found
             .iter()
             .find(|l| l.payload == payload.as_bytes())
@@ -104,7 +104,7 @@ async fn an_event_that_mongodb_refuses_becomes_a_dead_letter_without_affecting_o
         "{answer}"
     );
 
-    // The same, past the gateway.
+    // The same contact, published directly to NATS.
     let id = "c".repeat(24);
     let data = json!({"_id": id, "company_id": staff.company, "fullName": "x", "profile": nul["profile"], "created_at": "2026-01-01T00:00:00.000Z"});
     let event = json!({"id": "e".repeat(24), "type": "contact.created", "version": 1, "occurred_at": "2026-01-01T00:00:00.000Z",

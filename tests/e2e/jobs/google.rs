@@ -69,7 +69,7 @@ async fn google_tokens_are_renewed_once_and_refusals_reported_to_staff_once() {
     connect(&turn, "1//turn-0", None).await;
     connect(&dead, "1//dead-1", None).await;
 
-    // Renewed: staff see the new time, and everything else stays.
+    // Renewed: staff see the new expiry, and all other fields stay.
     for staff in [&new, &due, &busy, &turn] {
         let shown = eventually("the token is renewed", AFTER_FAULT, || async {
             let shown = get_integration(staff, "google").await;
@@ -91,7 +91,7 @@ async fn google_tokens_are_renewed_once_and_refusals_reported_to_staff_once() {
         shown["refresh_error"]["error"], "HTTP 400, invalid_grant: the token is invalid",
         "{shown}"
     );
-    // More runs find nothing to do.
+    // More runs find no token to renew.
     for _ in 0..3 {
         good_run_since(&log, "google-token-refresh", Timestamp::now()).await;
     }
@@ -136,7 +136,7 @@ async fn google_tokens_are_renewed_once_and_refusals_reported_to_staff_once() {
     })
     .await;
 
-    // The log has both tokens, sealed; the one that took the other's place too.
+    // The log has the access token and the refresh token sealed, also the replaced refresh token.
     let keys = [(
         "ENCRYPTION_KEYS".to_owned(),
         system.secret("encryption_keys"),
@@ -197,7 +197,7 @@ async fn google_tokens_are_renewed_once_and_refusals_reported_to_staff_once() {
         }
     }
 
-    // Connected again: it is well.
+    // Connected again, the integration has no error.
     connect(&dead, "1//good-again", None).await;
     eventually("it is well again", AFTER_FAULT, || async {
         let shown = get_integration(&dead, "google").await;

@@ -21,7 +21,7 @@ pub const APP_SECRET: &str = "app-secret-that-nobody-logs";
 
 #[derive(Default)]
 struct Recorded {
-    /// Tokens as they were shown, in that order.
+    /// The tokens of all requests, in order.
     calls: Vec<String>,
     held: usize,
     chains_end: bool,
@@ -31,7 +31,7 @@ struct Recorded {
 pub struct Graph {
     address: SocketAddr,
     recorded: Arc<Mutex<Recorded>>,
-    /// Slow ones wait while it is 0, all while it is 1, none at 2.
+    /// 0: requests with a slow token wait. 1: all requests wait. 2: none waits.
     open: Arc<watch::Sender<u8>>,
 }
 
@@ -54,7 +54,7 @@ impl Graph {
         format!("http://{}", self.address)
     }
 
-    /// How often a token was shown.
+    /// The number of requests with this token.
     pub fn calls(&self, token: &str) -> usize {
         self.recorded
             .lock()
@@ -65,7 +65,7 @@ impl Graph {
             .count()
     }
 
-    /// The tokens that were shown last.
+    /// The tokens of the last `count` requests.
     pub fn last_calls(&self, count: usize) -> Vec<String> {
         self.recorded
             .lock()
@@ -78,7 +78,7 @@ impl Graph {
             .collect()
     }
 
-    /// How often each generation of a chain was shown.
+    /// The number of requests with each generation of a chain.
     pub fn generations(&self, chain: usize) -> BTreeMap<usize, usize> {
         let mut generations = BTreeMap::new();
         for token in &self.recorded.lock().unwrap().calls {
@@ -90,22 +90,22 @@ impl Graph {
         generations
     }
 
-    /// Answers nobody until [`Graph::go_on`].
+    /// Holds all requests until [`Graph::go_on`].
     pub fn hold(&self) {
         self.open.send_replace(1);
     }
 
-    /// Answers everybody.
+    /// Answers all requests.
     pub fn go_on(&self) {
         self.open.send_replace(2);
     }
 
-    /// Requests that wait for it.
+    /// The number of waiting requests.
     pub fn held(&self) -> usize {
         self.recorded.lock().unwrap().held
     }
 
-    /// What chains give from now on lasts.
+    /// Makes chains return long-lived tokens from now on.
     pub fn end_chains(&self) {
         self.recorded.lock().unwrap().chains_end = true;
     }
@@ -116,7 +116,7 @@ fn chained(token: &str) -> Option<(usize, usize)> {
     Some((chain.parse().ok()?, generation.parse().ok()?))
 }
 
-/// Counts a request that waits, also if whoever asked is killed.
+/// Counts a waiting request until it is dropped, also if its caller is killed.
 struct Held(Arc<Mutex<Recorded>>);
 
 impl Drop for Held {

@@ -41,7 +41,7 @@ async fn last_run(log: &jetstream::Context, job: &str) -> Option<Value> {
     serde_json::from_slice(&runs.get(job).await.ok()??).ok()
 }
 
-/// The same, once it has ended well and began after a moment.
+/// Waits for a successful run of the job that began after `since`.
 async fn good_run_since(log: &jetstream::Context, job: &str, since: Timestamp) -> Value {
     eventually(&format!("{job} has run"), AFTER_FAULT, || async {
         let run = last_run(log, job).await?;
@@ -51,7 +51,7 @@ async fn good_run_since(log: &jetstream::Context, job: &str, since: Timestamp) -
     .await
 }
 
-/// A gauge of every scheduler: the one with these labels at the end, in their order.
+/// The value of a gauge in each scheduler. The gauge's labels must end with `labels`.
 async fn gauges(system: &System, name: &str, labels: &str) -> Option<Vec<f64>> {
     let (mut found, labels) = (Vec::new(), format!("{labels}}} "));
     for url in system.services("scheduler") {
@@ -76,7 +76,7 @@ async fn gauges(system: &System, name: &str, labels: &str) -> Option<Vec<f64>> {
     Some(found)
 }
 
-/// A subcommand of `petbuddy` on this system.
+/// Runs a subcommand of `petbuddy` on this system.
 fn run(system: &System, args: &[&str]) -> Output {
     petbuddy()
         .args(args)
@@ -86,7 +86,7 @@ fn run(system: &System, args: &[&str]) -> Output {
         .unwrap()
 }
 
-/// What `petbuddy jobs --json` says, by job, and its exit code.
+/// The exit code and the rows, by job, of `petbuddy jobs --json`.
 fn jobs(system: &System) -> (Option<i32>, BTreeMap<String, Value>) {
     let output = run(system, &["jobs", "--json"]);
     let rows: Value =
@@ -161,7 +161,7 @@ async fn a_suspended_bot_resumes_at_its_time_and_not_before() {
         (state(&passes).await == (json!(false), Value::Null)).then_some(())
     })
     .await;
-    // A word about the time that was set before says nothing now.
+    // A `contact.bot_resumed` with the former time has no effect.
     let (company_id, contact_id) = (staff.company.parse().unwrap(), put_off.parse().unwrap());
     let stale = Event::ContactBotResumed(ContactBotResumed {
         contact_id,
@@ -173,7 +173,7 @@ async fn a_suspended_bot_resumes_at_its_time_and_not_before() {
         .unwrap()
         .await
         .unwrap();
-    // Two more sweeps, each of which waits until all of that is in the view.
+    // Two more sweeps, each of which waits until the view has all events so far.
     for _ in 0..2 {
         good_run_since(&log, "bot-resume", Timestamp::now()).await;
     }
@@ -188,7 +188,7 @@ async fn a_suspended_bot_resumes_at_its_time_and_not_before() {
         BTreeMap::from([(subject(&passes), 1), (subject(&put_off), 1)]),
         "once by the schedulers, once by hand"
     );
-    // They were looked up, not searched for.
+    // The sweeps use the index.
     let stats = system
         .database()
         .await
@@ -214,7 +214,7 @@ async fn a_suspended_bot_resumes_at_its_time_and_not_before() {
             > 0,
         "{index}"
     );
-    // Suspended anew: it holds, and ends once more.
+    // A new suspension takes effect and ends at its time.
     let again = Timestamp::now().plus(Duration::from_secs(2));
     let body = json!({"botSuspended": true, "botSuspendUntil": again});
     assert_eq!(
@@ -243,7 +243,7 @@ async fn the_probe_and_the_dead_letter_digest_run_and_petbuddy_jobs_reports_them
         System::start_with(Folder::new(), &["--replicas", "scheduler=2"], &environment).await;
     let log = system.operator().await;
 
-    // The bot, as every replica and the bucket have it.
+    // The probe's result in every replica and in the bucket.
     let bot_is = async |status: &str, gauge: f64| {
         eventually(
             &format!("the bot is seen {status}"),
@@ -267,7 +267,7 @@ async fn the_probe_and_the_dead_letter_digest_run_and_petbuddy_jobs_reports_them
                     .await
                     .ok()?;
                 let check = &gateway["checks"]["meta_bot"];
-                // The gateway shows it, and is ready whatever it is.
+                // The gateway shows the result but stays ready.
                 (gateway["status"] == "ok"
                     && check["status"] == "ok"
                     && check["detail"]["status"] == status)
@@ -305,7 +305,7 @@ async fn the_probe_and_the_dead_letter_digest_run_and_petbuddy_jobs_reports_them
         "{down} {again}"
     );
 
-    // Dead letters: one that is no event; discarded, it counts no more.
+    // The digest counts an open dead letter, and no longer after it is discarded.
     let subject = format!("message.updated.{}.{}", "a".repeat(24), "b".repeat(24));
     log.publish(subject, "no event".into())
         .await
@@ -343,7 +343,7 @@ async fn the_probe_and_the_dead_letter_digest_run_and_petbuddy_jobs_reports_them
     assert!(discarded.status.success(), "{discarded:?}");
     assert_eq!(digest_is(0).await["kinds"], json!([]));
 
-    // What operators see.
+    // The output of `petbuddy jobs`.
     let names = [
         "bot-probe",
         "bot-resume",
@@ -394,7 +394,7 @@ async fn the_probe_and_the_dead_letter_digest_run_and_petbuddy_jobs_reports_them
         "{text}"
     );
 
-    // Ticks that were missed for days are made up for by one run.
+    // One run makes up for ticks that were missed for days.
     let before = counts(&log, "JOBS", "jobs.tick.token-refresh")
         .await
         .values()
@@ -416,11 +416,11 @@ async fn the_probe_and_the_dead_letter_digest_run_and_petbuddy_jobs_reports_them
     );
     good_run_since(&log, "token-refresh", since).await;
     eventually("its ticks are settled", SOON, || {
-        settled_of(&log, "token-refresh", before + 1)
+        ticks_are(&log, "token-refresh", before + 1)
     })
     .await;
 
-    // A job that fails is named, and its next run mends it.
+    // A failed job is reported until its next run succeeds.
     system.signal("-STOP", "persister");
     eventually("a job has failed", AFTER_FAULT, || async {
         let (code, rows) = jobs(&system);
@@ -441,8 +441,8 @@ async fn the_probe_and_the_dead_letter_digest_run_and_petbuddy_jobs_reports_them
     assert_eq!(nowhere.status.code(), Some(6), "{nowhere:?}");
 }
 
-/// Whether a job's stream of ticks has exactly so many.
-async fn settled_of(log: &jetstream::Context, job: &str, ticks: usize) -> Option<()> {
+/// Whether the job has had exactly `ticks` ticks. Fails if it has had more.
+async fn ticks_are(log: &jetstream::Context, job: &str, ticks: usize) -> Option<()> {
     let counted = counts(log, "JOBS", &format!("jobs.tick.{job}"))
         .await
         .values()

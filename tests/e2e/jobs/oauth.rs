@@ -21,7 +21,7 @@ pub const CLIENT_SECRET: &str = "client secret & that nobody=logs";
 #[derive(Clone)]
 pub struct OAuth {
     address: SocketAddr,
-    /// Refresh tokens as they were shown, in that order.
+    /// The refresh tokens of all requests, in order.
     calls: Arc<Mutex<Vec<String>>>,
 }
 
@@ -43,7 +43,7 @@ impl OAuth {
         format!("http://{}/token", self.address)
     }
 
-    /// How often a refresh token was shown.
+    /// The number of requests with this refresh token.
     pub fn calls(&self, token: &str) -> usize {
         self.calls
             .lock()
@@ -55,12 +55,12 @@ impl OAuth {
 }
 
 async fn refresh(State(oauth): State<OAuth>, headers: HeaderMap, body: String) -> Response {
-    // A form is written as a query string is.
+    // A form has the syntax of a query string.
     let form = Url::parse(&format!("http://form/?{body}")).unwrap();
     let form: BTreeMap<String, String> = form.query_pairs().into_owned().collect();
     let given = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
     let refused = |status: StatusCode, error: &str| {
-        // Some say more than they should.
+        // Some endpoints repeat the token in the error. It must not be logged.
         (
             status,
             Json(json!({"error": error, "error_description": given("refresh_token")})),

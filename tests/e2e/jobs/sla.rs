@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::support::ws_client;
 use crate::support::{AFTER_FAULT, Folder, SOON, Staff, System, documents, eventually};
 
-/// A past, written into the log by hand.
+/// A company's history, which the test publishes to the log.
 struct Past<'a> {
     staff: &'a Staff<'a>,
     log: async_nats::jetstream::Context,
@@ -43,8 +43,8 @@ impl Past<'_> {
             .unwrap();
     }
 
-    /// A message that was accepted so many seconds after the beginning, and delivered so many ms
-    /// after that.
+    /// Stores a message that was accepted `seconds` after the beginning, and delivered `took` ms
+    /// later.
     async fn message(
         &self,
         contact: Id,
@@ -55,7 +55,8 @@ impl Past<'_> {
     ) -> Id {
         let at = self.at(second);
         let id = Id::generate(at);
-        // The step first: whatever the forwarder reports now, the first delivery counts.
+        // The delivery step comes first. Because the first delivery counts, later steps of the
+        // forwarder change nothing.
         if let Some(took) = took {
             let delivered_at = Some(at.plus(Duration::from_millis(took)));
             let delivery = Delivery {
@@ -87,7 +88,7 @@ impl Past<'_> {
             content: Content::new("of old").unwrap(),
             attachments: Vec::new(),
             external_message_id: None,
-            // Nobody's word counts but the log's.
+            // Only the log's time counts, so this value must be ignored.
             created_at: Timestamp::from_millis(1),
             extra: serde_json::Map::new(),
         };
@@ -101,7 +102,7 @@ async fn an_sla_report_is_exact() {
     const DELIVERED: u64 = 100;
     let system = System::shared().await;
     let staff = system.new_company().await;
-    // Older than what a sweep looks at, so that nobody adds a breach.
+    // Older than a sweep looks at, so that no sweep adds a breach.
     let begin = Timestamp::from_millis(Timestamp::now().millis() - 30 * 3_600_000);
     let past = Past {
         staff: &staff,
@@ -110,7 +111,7 @@ async fn an_sla_report_is_exact() {
     };
     let contact = || async { staff.new_contact().await.parse::<Id>().unwrap() };
     let (one, two, many) = (contact().await, contact().await, contact().await);
-    // Answered after 30 s; then by the bot; then somebody waits.
+    // Answered after 30 s, then by the bot; the last message is unanswered.
     for (second, role) in [
         (0, Role::User),
         (5, Role::User),
@@ -160,7 +161,7 @@ async fn an_sla_report_is_exact() {
         )
         .await;
     }
-    // No such contact: given up.
+    // The contact does not exist, so the delivery fails.
     past.message(
         Id::generate(begin),
         Role::Operator,
@@ -206,7 +207,7 @@ async fn an_sla_report_is_exact() {
         "{report}"
     );
 
-    // The first breach stays, whichever persister is done first with its own, and clients see it
+    // The first breach stays, whichever persister applies its event first. Clients see the breach
     // with the message.
     eventually("each late message has its first breach", SOON, || async {
         let (_, page) = staff
@@ -326,7 +327,7 @@ async fn a_truncated_sla_report_says_where_it_begins() {
     let begin = Timestamp::from_millis(Timestamp::now().millis() - 48 * 3_600_000);
     let company = ObjectId::parse_str(&staff.company).unwrap();
     let at = |ms: i64| mongodb::bson::DateTime::from_millis(begin.millis() + ms);
-    // Not by way of the log: it is the reading that is tried.
+    // Inserted into the database directly, because only the read is tested.
     let message = |n: i64| {
         doc! {
             "company_id": company, "contact_id": company, "role": "operator", "direction": "outbound", "platform": "facebook", "seq": n,
@@ -347,7 +348,7 @@ async fn a_truncated_sla_report_says_where_it_begins() {
             begin.plus(Duration::from_secs(3_600))
         ))
         .await;
-    // Other tests of this system look at everything that is stored.
+    // Removed, because other tests of the shared system read all stored messages.
     messages
         .delete_many(doc! {"company_id": company})
         .await
@@ -428,7 +429,7 @@ async fn sla_targets_belong_to_a_company_and_only_managers_set_them() {
     );
 }
 
-/// When the sweeps have come past a moment.
+/// Waits until a sweep has covered a moment.
 async fn swept_past(log: &async_nats::jetstream::Context, moment: Timestamp) {
     let runs = log.get_key_value("job-runs").await.unwrap();
     eventually("a sweep has come past it", AFTER_FAULT, || async {
@@ -484,7 +485,7 @@ async fn a_breach_is_reported_once_over_concurrent_and_repeated_sweeps() {
         (state(&in_time).await? == "delivered").then_some(())
     })
     .await;
-    // One is delivered late, one is refused for good; both are not taken when their target passes.
+    // One is delivered late, one is refused. Neither is delivered when its target passes.
     system.bot_mode(json!({"delay_ms": 2_500})).await;
     let slow = staff
         .operator_message(&staff.new_contact().await, "slow")
@@ -530,7 +531,7 @@ async fn a_breach_is_reported_once_over_concurrent_and_repeated_sweeps() {
     wanted.sort();
     assert_eq!(told, wanted);
 
-    // Everything is looked at once more: nothing is told again.
+    // A further sweep reports nothing again.
     swept_past(&log, Timestamp::now()).await;
     let runs = log.get_key_value("job-runs").await.unwrap();
     runs.purge("sla-sweep.swept-to").await.unwrap();
@@ -563,7 +564,7 @@ async fn a_breach_is_reported_once_over_concurrent_and_repeated_sweeps() {
         (&json!(0), &json!(1)),
         "{theirs}"
     );
-    // What was asked was looked up, not searched for.
+    // The sweeps use indexes.
     let stats = database
         .collection::<Document>("messages")
         .aggregate([doc! {"$indexStats": {}}])

@@ -19,7 +19,7 @@ use super::graph::{self, Graph};
 use super::{DAY, counts, last_run};
 use crate::support::{AFTER_FAULT, Folder, SOON, Staff, System, eventually};
 
-/// Two schedulers with a Graph API of ours and with these settings.
+/// Starts two schedulers with the stub of the Graph API and these settings.
 async fn start(graph: &Graph, more: &[(&str, &str)]) -> System {
     let address = graph.url();
     let app = [
@@ -35,7 +35,7 @@ async fn start(graph: &Graph, more: &[(&str, &str)]) -> System {
     .await
 }
 
-/// Enters a token that expires in a while.
+/// Connects a platform with a token that expires after `expires_in`.
 async fn connect(staff: &Staff<'_>, platform: &str, token: &str, expires_in: Duration) {
     let body = json!({"access_token": token, "account_name": "Clinic", "token_expires_at": Timestamp::now().plus(expires_in)});
     let (status, answer) = staff
@@ -44,7 +44,7 @@ async fn connect(staff: &Staff<'_>, platform: &str, token: &str, expires_in: Dur
     assert_eq!(status, StatusCode::OK, "{answer}");
 }
 
-/// A company's integration, as its staff see it.
+/// A company's integration, as the API shows it to staff.
 pub async fn get_integration(staff: &Staff<'_>, platform: &str) -> Value {
     let (status, answer) = staff.get("/integrations").await;
     assert_eq!(status, StatusCode::OK, "{answer}");
@@ -57,12 +57,12 @@ pub async fn get_integration(staff: &Staff<'_>, platform: &str) -> Value {
         .unwrap_or_default()
 }
 
-/// When the platform stops taking it.
+/// When the integration's token expires.
 pub fn expires_at(integration: &Value) -> Option<Timestamp> {
     integration["token_expires_at"].as_str()?.parse().ok()
 }
 
-/// The events about a company's integration, in their order.
+/// The events of a company's integration, in order.
 pub async fn integration_events(log: &jetstream::Context, subject: &str) -> Vec<Envelope> {
     let stream = log.get_stream("EVENTS").await.unwrap();
     let mut found = Vec::new();
@@ -80,7 +80,7 @@ pub async fn integration_events(log: &jetstream::Context, subject: &str) -> Vec<
     found
 }
 
-/// Whether schedulers have nothing in hand and nothing before them, of ticks or of work.
+/// Whether the consumer has no pending and no unacknowledged message.
 pub async fn all_work_settled(log: &jetstream::Context, consumer: &str) -> Option<()> {
     let consumer: jetstream::consumer::PullConsumer =
         log.get_consumer_from_stream(consumer, "JOBS").await.ok()?;
@@ -158,8 +158,8 @@ async fn due_tokens_are_exchanged_once_and_failures_reported_to_staff_once() {
         );
     }
     assert_eq!(token_in_use(&due).await, "good-1-renewed");
-    // Not renewed: they see why. The one is refused, the second given up, the third is too late and
-    // not even asked for.
+    // Not renewed: staff see why. The first is refused, the second given up after retries, the third
+    // expired before its exchange.
     for (staff, platform, why) in [
         (
             &dead,
@@ -196,7 +196,7 @@ async fn due_tokens_are_exchanged_once_and_failures_reported_to_staff_once() {
     );
     assert!(calls("down-1") > 1, "given up at once");
 
-    // Handed out again, as the next day's run does: it is tried again, and nobody is told again.
+    // Enqueued again, as by the next day's run: exchanged again, without a second report.
     let again = |staff: &Staff<'_>, platform: &str| {
         format!("jobs.work.token-refresh.{}.{platform}", staff.company)
     };
@@ -237,8 +237,7 @@ async fn due_tokens_are_exchanged_once_and_failures_reported_to_staff_once() {
             event(&late, "facebook")
         ])
     );
-    // Operators have it as a dead letter, a company's own for its managers, and no payload says a
-    // token.
+    // The failure is a dead letter of the company, and no payload contains a token.
     let dead_letters = eventually("dead letters are there", SOON, || async {
         let counted = counts(&log, "DEAD", "dead.scheduler.>").await;
         (counted.values().sum::<usize>() == 3).then_some(counted)
@@ -249,7 +248,7 @@ async fn due_tokens_are_exchanged_once_and_failures_reported_to_staff_once() {
         "{dead_letters:?}"
     );
 
-    // Connected again: it is well, and as good as any other.
+    // Connected again, the integration has no error and its token is renewed when due.
     connect(&dead, "instagram", "good-2", 60 * DAY).await;
     assert_eq!(
         get_integration(&dead, "instagram").await["refresh_error"],
@@ -388,7 +387,7 @@ async fn a_token_replaced_or_removed_during_its_exchange_stays_so() {
         Value::Null,
         "that was about the old token"
     );
-    // In the log too: what the schedulers got is nowhere.
+    // The log does not have the exchanged tokens either.
     for (staff, entered) in [(&replaced, 2), (&removed, 1), (&refused, 2)] {
         let all = counts(
             &log,
@@ -423,7 +422,7 @@ async fn a_killed_scheduler_neither_loses_nor_repeats_token_work() {
     let mut companies = Vec::new();
     for n in 0..COMPANIES {
         let staff = system.new_unconnected_company().await;
-        // Each token is exchanged for the next one of its chain, which is due again.
+        // Each exchange gives the next token of the chain, which is due at once.
         connect(&staff, "facebook", &format!("chain-{n}-0"), DAY).await;
         companies.push(staff);
     }
@@ -437,7 +436,7 @@ async fn a_killed_scheduler_neither_loses_nor_repeats_token_work() {
         (ticks().await > TICKS / 3).then_some(())
     })
     .await;
-    // Killed in the midst of exchanges.
+    // A scheduler is killed during exchanges.
     graph.hold();
     eventually("exchanges are under way", AFTER_FAULT, || async {
         (graph.held() == COMPANIES).then_some(())
@@ -464,7 +463,7 @@ async fn a_killed_scheduler_neither_loses_nor_repeats_token_work() {
             .then_some(())
     })
     .await;
-    // From now on tokens last: nothing is due any more.
+    // From now on tokens are long-lived, so none is due any more.
     graph.end_chains();
     eventually(
         "a run has found nothing that is due",
@@ -486,8 +485,7 @@ async fn a_killed_scheduler_neither_loses_nor_repeats_token_work() {
     )];
     let keyring = Keyring::read(&mut Settings::of(keys));
     for (n, staff) in companies.iter().enumerate() {
-        // What was handed out, what was exchanged and what was stored are the same chain: nothing
-        // lost, nothing twice.
+        // Enqueued, exchanged and stored tokens are the same chain: none lost, none twice.
         let subject = format!("integration.updated.{}.facebook", staff.company);
         let stored: Vec<String> = integration_events(&log, &subject)
             .await
@@ -532,8 +530,8 @@ async fn a_killed_scheduler_neither_loses_nor_repeats_token_work() {
         );
         assert!(exchanged.len() >= 5, "it has hardly run: {exchanged:?}");
         for (generation, calls) in exchanged {
-            // What the killed one had in hand is asked for again, with the same token, and so with
-            // the same answer.
+            // The killed scheduler's exchange is repeated with the same token, which gives the same
+            // answer.
             let most = if under_way.contains(&format!("chain-{n}-{generation}")) {
                 2
             } else {

@@ -14,14 +14,14 @@ use tokio::time::timeout;
 
 use crate::support::{START, Staff, System};
 
-/// A script's whole run; each of its waits has 20 s.
+/// How long a script may run. Each of its waits is limited to 20 s.
 const SCRIPT: Duration = Duration::from_secs(120);
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients")
 }
 
-/// Where the clients are, once a test process; `None`, said loudly, without Node.
+/// The folder of the clients, fetched once in a test process. `None`, with a warning, without Node.
 async fn clients() -> Option<&'static Path> {
     static CLIENTS: OnceCell<Option<PathBuf>> = OnceCell::const_new();
     CLIENTS.get_or_init(fetch).await.as_deref()
@@ -37,7 +37,7 @@ async fn fetch() -> Option<PathBuf> {
     Some(PathBuf::from(said.lines().last().expect("the folder")))
 }
 
-/// Whether Node and npm are on PATH. Where the environment says that they must be, they are.
+/// Whether Node and npm are on PATH. Fails if the environment requires them and they are not.
 pub async fn node_is_there() -> bool {
     for tool in ["node", "npm"] {
         let mut version = Command::new(tool);
@@ -51,7 +51,7 @@ pub async fn node_is_there() -> bool {
     true
 }
 
-/// Runs a command to its end, and fails with all that it said where it does not succeed.
+/// Runs a command to its end. Fails with its output if the command fails.
 pub async fn ended(name: &str, limit: Duration, mut command: Command) -> Output {
     let running = command.stdin(Stdio::null()).kill_on_drop(true).output();
     let output = timeout(limit, running)
@@ -64,7 +64,7 @@ pub async fn ended(name: &str, limit: Duration, mut command: Command) -> Output 
     output
 }
 
-/// A company of its own on the shared system, and what a script is told of it.
+/// A new company on the shared system, and the configuration of a script.
 async fn setting(system: &'static System) -> (Staff<'static>, Value) {
     let staff = system.new_company().await;
     let contact = staff.new_contact().await;
@@ -76,7 +76,7 @@ async fn setting(system: &'static System) -> (Staff<'static>, Value) {
     (staff, config)
 }
 
-/// Runs a script; its report.
+/// Runs a script and returns its report.
 async fn report(program: &str, script: &str, clients: &Path, config: &Value) -> Value {
     let mut command = Command::new(program);
     command
@@ -95,7 +95,7 @@ fn numbered(name: &str, count: usize) -> Value {
     (1..=count).map(|n| format!("{name} {n}")).collect()
 }
 
-/// Of this shape, with a sequence of the log.
+/// Whether an answer to `message:read` has the right form, with a sequence of the log.
 fn is_read(answer: &Value) -> bool {
     answer["ok"] == true && answer["seq"].as_u64().is_some_and(|seq| seq > 0)
 }

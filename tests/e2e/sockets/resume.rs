@@ -16,7 +16,7 @@ use crate::support::load::Load;
 use crate::support::ws_client::{Incoming, Socket, log_of};
 use crate::support::{AFTER_FAULT, Folder, SOON, Staff, System, eventually};
 
-/// So many messages in one request.
+/// Posts `count` messages in one request.
 async fn messages(staff: &Staff<'_>, contact: &str, count: usize) {
     let message = |n| json!({"contact_id": contact, "role": "user", "platform": "web", "direction": "inbound", "content": format!("{n}")});
     let body = json!({"messages": (0..count).map(message).collect::<Vec<_>>()});
@@ -36,8 +36,7 @@ async fn a_socket_resumes_on_another_node_without_gap_or_repeat() {
     let mut got = first.seqs(3).await;
     drop(first);
     messages(&staff, &contact, 300).await;
-    // This node has not had the company before; the next one asks it again, from the middle, while
-    // it has.
+    // This node has no room of the company yet. The second resume, from the middle, finds a room.
     let mut second = Socket::open(&nodes[1], &staff.token, got.last().copied()).await;
     assert_eq!(
         second.event("ready").await["seq"].as_u64(),
@@ -88,11 +87,11 @@ async fn a_cursor_too_far_back_gets_a_resync_and_then_live_events() {
         let next = socket.seqs(1).await;
         assert!(next[0] > resync["seq"].as_u64().unwrap());
     }
-    // One within the limit gets them.
+    // A cursor within the limit gets the events.
     let log = log_of(&system.operator().await, &staff.company, begin).await;
     let mut socket = Socket::open(&nodes[1], &staff.token, Some(log[3])).await;
     assert_eq!(socket.seqs(log.len() - 4).await, log[4..]);
-    // What the log has dropped cannot be given.
+    // A cursor before the log's first event gets a resync.
     let jetstream = system.operator().await;
     let stream = jetstream.get_stream("EVENTS").await.unwrap();
     stream.purge().sequence(log[10]).await.unwrap();
@@ -134,7 +133,7 @@ async fn a_restart_of_nats_server_under_load_leaves_no_gap_and_closes_no_socket(
         .customer_message(&stranger.new_contact().await, "end")
         .await;
     let jetstream = system.operator().await;
-    // The last steps of delivery are taken.
+    // Waits for the last delivery steps.
     eventually("nothing awaits the bot any more", AFTER_FAULT, || async {
         (jetstream
             .get_stream("OUTBOUND")
@@ -175,8 +174,8 @@ async fn a_socket_attaches_without_a_gap_at_the_as_of_seq_of_a_list() {
             "{list}"
         );
         let (_, conversations) = staff.get("/conversations").await;
-        // Any of the persisters may have answered: it need not be as new as the list, but has all
-        // that it says it has.
+        // Any persister may have answered, so the list may be old, but it has all events up to its
+        // `as_of_seq`.
         let (as_of, latest) = (
             &conversations["as_of_seq"],
             &conversations["contacts"][0]["latestMessage"]["seq"],
@@ -221,7 +220,7 @@ async fn a_socket_attaches_without_a_gap_at_the_as_of_seq_of_a_list() {
     }
 }
 
-/// The sequences of a conversation's messages, as the log has them.
+/// The sequences of a conversation's messages in the log.
 async fn created_in(system: &System, company: &str, contact: &str) -> Vec<u64> {
     let stream = system.operator().await.get_stream("EVENTS").await.unwrap();
     let (mut created, mut from) = (Vec::new(), 1);
@@ -246,8 +245,7 @@ async fn a_socket_that_does_not_read_is_closed_without_affecting_others() {
         Socket::open(&node, &staff.token, None).await,
     );
     let begin = quick.event("ready").await["seq"].as_u64().unwrap();
-    // Much more than the queue and what the system buffers for a connection: each of these is some
-    // 15 kB on the wire.
+    // Much more than the queue and the kernel's buffers take: each frame is about 15 kB.
     let text = "x".repeat(5_000);
     let body = |n: usize| {
         json!({"contact_id": contact, "role": "user", "platform": "web", "direction": "inbound", "content": format!("{n}{}", &text[8..]),
@@ -314,14 +312,14 @@ async fn a_logout_closes_the_sockets_of_that_login_on_every_node() {
     for mut socket in sockets {
         assert_eq!(socket.closed().await, Some(4003));
     }
-    // The access token is good for a while yet, but not for a socket.
+    // The access token has not expired, but opens no socket any more.
     let mut again = Socket::open(&system.url("realtime"), &staff.token, None).await;
     assert_eq!(again.closed().await, Some(4003));
     other
         .customer_message(&other.new_contact().await, "here")
         .await;
     unaffected.event("message:new").await;
-    // As the operator ends somebody's logins, which no core subscriber hears.
+    // An operator deletes the session's entry, of which no core subscription is told.
     let bucket = system
         .operator()
         .await
@@ -358,7 +356,7 @@ async fn presence_is_shared_by_all_nodes_and_ends_with_a_dead_node() {
     watching
         .event_where("presence:update", is(&there, true, json!([contact])))
         .await;
-    // A new socket sees them all at once, on either node.
+    // A new socket on either node gets the whole presence at once.
     for node in &nodes {
         let mut new = Socket::open(node, &token(&here), None).await;
         let all = move |data: &Value| data["users"].as_array().unwrap().len() == 2;
@@ -398,7 +396,7 @@ async fn typing_reaches_other_nodes_and_stops_by_itself() {
     );
     let conversation = json!({"conversationId": contact});
     reader.send("conversation:join", conversation.clone()).await;
-    // Its node has taken it once others are told that they look at it.
+    // The node has joined the room once others see the presence.
     typist
         .event_where("presence:update", |data| {
             data.to_string().contains(&contact)
@@ -424,7 +422,7 @@ async fn typing_reaches_other_nodes_and_stops_by_itself() {
     reader
         .event_where("typing:indicator", is_typing(false))
         .await;
-    // The typist goes without a word.
+    // The typist disconnects without `typing:stop`.
     typist.send("typing:start", conversation).await;
     reader
         .event_where("typing:indicator", is_typing(true))
@@ -498,8 +496,8 @@ async fn a_stopping_node_says_when_to_reconnect_and_sockets_per_user_are_limited
     }
 }
 
-/// A client that follows its company over closed sockets and dead nodes. Once `last` is known, it
-/// ends when it has that and nothing more comes.
+/// A client that follows its company over closed sockets and killed nodes. Once `last` is known, the
+/// client ends when it has received `last` and no event follows.
 async fn follower(
     nodes: Vec<String>,
     token: String,
@@ -515,7 +513,7 @@ async fn follower(
         else {
             continue;
         };
-        // Some sockets drop by themselves after a while.
+        // Some clients close their socket after a while.
         let patience = 40 + 17 * (turn + first) % 200;
         for _ in 0..patience {
             match tokio::time::timeout(Duration::from_millis(500), socket.receive()).await {
@@ -587,8 +585,8 @@ async fn three_hundred_sockets_miss_nothing_while_nodes_and_nats_are_killed() {
                 let body =
                     json!({"contact_id": contact, "role": "user", "platform": "web", "direction": "inbound", "content": format!("{n}")});
                 let gateway = &system.services("gateway")[n % 2];
-                // What is refused while the log is away is sent again; if it was stored all the
-                // same, it is one more message.
+                // A refused create is sent again. If the first was stored after all, there is one
+                // more message.
                 eventually("it is accepted", AFTER_FAULT, || async {
                     let sent = system.http.post(format!("{gateway}/api/v1/messages")).bearer_auth(&staff.token).json(&body).send().await;
                     sent.is_ok_and(|answer| answer.status() == StatusCode::CREATED).then_some(())

@@ -16,7 +16,7 @@ use crate::support::{AFTER_FAULT, Folder, SOON, Staff, System, eventually};
 
 const OPEN: &str = "/socket.io/?EIO=4&transport=polling";
 
-/// A client by WebSocket.
+/// A client over WebSocket.
 struct Web {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     /// Why the server closed it.
@@ -46,7 +46,7 @@ impl Web {
         web
     }
 
-    /// In its company's room.
+    /// Connects and joins the company's room.
     async fn join(url: &str, staff: &Staff<'_>) -> Web {
         let mut web = Web::connect(url).await;
         web.say(&auth(staff)).await;
@@ -75,7 +75,7 @@ impl Web {
         }
     }
 
-    /// All that still comes, and the code of the end.
+    /// All remaining packets, and the close code.
     async fn rest(&mut self) -> (Vec<String>, Option<u16>) {
         let mut packets = Vec::new();
         while let Some(packet) = self.next().await {
@@ -97,7 +97,7 @@ impl Web {
     }
 }
 
-/// A client by polling.
+/// A client over polling.
 struct Poll<'a> {
     staff: &'a Staff<'a>,
     url: String,
@@ -134,7 +134,7 @@ impl<'a> Poll<'a> {
         ask(self.staff.system, Method::GET, &self.url, "").await
     }
 
-    /// The first packet that is wanted; others of its polls are lost.
+    /// Polls until a packet satisfies `wanted`; other packets are dropped.
     async fn packet<T>(&self, what: &str, wanted: impl Fn(&str) -> Option<T>) -> T {
         let look = async {
             loop {
@@ -184,7 +184,7 @@ fn code(body: &str) -> u64 {
         .unwrap()
 }
 
-/// The data of an event of this name, if the packet is one.
+/// The data of the packet, if it is an event of this name.
 fn find(packet: &str, name: &str) -> Option<Value> {
     let event: Value = serde_json::from_str(packet.strip_prefix("42")?).ok()?;
     (event[0] == name).then(|| event[1].clone())
@@ -203,7 +203,7 @@ async fn ask(system: &System, method: Method, url: &str, body: &str) -> (StatusC
     (answer.status(), answer.text().await.unwrap())
 }
 
-/// Enters so many messages of so many characters; the answer's results.
+/// Posts `count` messages of `characters` characters each.
 async fn fill(staff: &Staff<'_>, contact: &str, count: usize, characters: usize) {
     let message = |n| {
         json!({"contact_id": contact, "role": "user", "platform": "web", "direction": "inbound",
@@ -255,7 +255,7 @@ async fn malformed_requests_are_refused_as_by_the_original_socket_io_server() {
             "{method} {query}: {body}"
         );
     }
-    // What a page on another origin needs.
+    // The CORS headers that a page on another origin needs.
     let origin = "https://app.example.com";
     let asked = system
         .http
@@ -290,7 +290,7 @@ async fn a_poll_is_held_until_there_is_data_and_only_one_at_a_time() {
         staff.customer_message(&contact, "hello")
     );
     assert_eq!(message["message"]["content"], "hello");
-    // Several packets in one body, each answered; too large a one is not read.
+    // Each of several packets in one body is answered. A body that is too large is refused.
     let (status, _) = poll
         .say(&format!(
             "421[\"conversation:join\",\"{contact}\"]\u{1e}422[\"no:such\"]"
@@ -311,7 +311,7 @@ async fn a_poll_is_held_until_there_is_data_and_only_one_at_a_time() {
         StatusCode::PAYLOAD_TOO_LARGE
     );
 
-    // Two polls at a time end the session.
+    // Two concurrent polls end the session.
     let (one, two) = tokio::join!(poll.next(), poll.next());
     let said = format!("{one:?} {two:?}");
     assert!(said.contains("closing") && said.contains("1002"), "{said}");
@@ -338,7 +338,7 @@ async fn a_session_upgrades_to_a_websocket_without_loss() {
         closed: None,
     };
     let held = async {
-        // The open poll is let go once the probe is answered.
+        // The open poll is released once the probe is answered.
         poll.packet("6", |packet| (packet == "6").then_some(()))
             .await;
     };
@@ -368,13 +368,13 @@ async fn clients_that_break_the_handshake_are_disconnected() {
     let system = System::shared().await;
     let staff = system.new_company().await;
     let url = system.url("realtime");
-    // An event before it is in; bytes that are no packet.
+    // An event before the connect packet, and bytes that are not a packet.
     for packet in ["42[\"conversation:join\",{}]", "x", "0{}"] {
         let mut web = Web::connect(&url).await;
         web.say(packet).await;
         assert_eq!(web.rest().await, (vec![], Some(1002)), "{packet}");
     }
-    // It may try again with another token, in the same session.
+    // A client may connect again with another token in the same session.
     let mut web = Web::connect(&url).await;
     web.say("40{\"token\":\"bad\"}").await;
     let refused = web.next().await.unwrap();
@@ -389,7 +389,7 @@ async fn clients_that_break_the_handshake_are_disconnected() {
     web.say("41").await;
     assert_eq!(web.rest().await.1, None);
 
-    // Whoever cannot behave does not come back by itself.
+    // A client that is closed for violations does not reconnect by itself.
     let mut flood = Web::join(&url, &staff).await;
     let mut polite = Web::join(&url, &staff).await;
     for _ in 0..500 {
@@ -432,7 +432,7 @@ async fn slow_and_silent_clients_are_closed_and_a_stopping_node_says_when_to_rec
     let contact = staff.new_contact().await;
     let url = system.url("realtime");
 
-    // A page of another origin, and clients that do not say who they are.
+    // A page of an origin that is not allowed, and clients that never authenticate.
     let refused = system
         .http
         .get(format!("{url}{OPEN}"))
@@ -446,7 +446,7 @@ async fn slow_and_silent_clients_are_closed_and_a_stopping_node_says_when_to_rec
     let silent = Poll::open(&staff, &url).await;
     assert_eq!(silent.rest().await, ["1"]);
 
-    // One polls no more; another takes everything.
+    // One client stops polling; another reads everything.
     let slow = Poll::join(&staff, &url).await;
     let mut quick = Web::join(&url, &staff).await;
     fill(&staff, &contact, 300, 4_900).await;
@@ -469,7 +469,7 @@ async fn slow_and_silent_clients_are_closed_and_a_stopping_node_says_when_to_rec
     assert_eq!(packets.last().map(String::as_str), Some("1"));
     assert!(packets.len() < 300, "{}", packets.len());
 
-    // The node stops: both are told, and may come back.
+    // The node stops: both clients are told and may reconnect.
     let poll = Poll::join(&staff, &url).await;
     let held = poll.rest();
     let stop = async {
