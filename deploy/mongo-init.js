@@ -1,10 +1,11 @@
-// Run once at each start by mongosh beside the first member (same network namespace): forms the replica set, makes the
-// administrator and the user `persister`, who may read and write the database `petbuddy` and nothing else. Changes
-// nothing that is already so; a new MONGO_PERSISTER_PASSWORD replaces the old one. It holds no data and makes no index:
-// that is the persister's work.
+// mongosh runs this script once at each start, in the network namespace of the first member. The
+// script forms the replica set and creates the administrator and the user `persister`, who may read
+// and write only the database `petbuddy`. Existing members and users stay, except that a new
+// MONGO_PERSISTER_PASSWORD replaces the old one. Creates no collections and no indexes: the
+// persister does.
 //
-// Environment: MONGO_MEMBERS (host:port of each, comma separated, the first is this one), MONGO_ADMIN_PASSWORD,
-// MONGO_PERSISTER_PASSWORD.
+// Environment: MONGO_MEMBERS (host:port of each member, comma separated, the first being the local
+// one), MONGO_ADMIN_PASSWORD, MONGO_PERSISTER_PASSWORD.
 const PRIMARY_WAIT_MS = 90_000;
 const POLL_MS = 500;
 
@@ -21,7 +22,8 @@ const fail = (why) => {
 const members = setting("MONGO_MEMBERS").split(",");
 const adminPassword = setting("MONGO_ADMIN_PASSWORD");
 const persisterPassword = setting("MONGO_PERSISTER_PASSWORD");
-// Over loopback mongod lets a first user be made ("localhost exception"); as soon as there is one, it must log in.
+// mongod allows the creation of a first user over loopback ("localhost exception"). Once there is a
+// user, the script must log in.
 const port = members[0].split(":")[1];
 const local = connect(`mongodb://127.0.0.1:${port}/admin?directConnection=true`);
 
@@ -40,7 +42,8 @@ if (!local.hello().setName) {
   local.adminCommand({
     replSetInitiate: {
       _id: "rs0",
-      // The first member leads when it can, because users can be made on the leader only, and over loopback.
+      // The first member is preferred as primary, because the first user can be created only on
+      // the primary and over loopback.
       members: members.map((host, index) => ({ _id: index, host, priority: index === 0 ? 2 : 1 })),
     },
   });
@@ -52,7 +55,8 @@ while (!local.hello().isWritablePrimary) {
   sleep(POLL_MS);
 }
 
-// Tried again: another member may have led at first, and on a fresh member the user arrives with replication.
+// Logs in again: another member may have been primary at first, and a fresh member gets the user
+// by replication.
 if (!loggedIn && !logIn()) {
   try {
     local.createUser({ user: "admin", pwd: adminPassword, roles: ["root"] });

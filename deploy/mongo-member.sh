@@ -1,6 +1,7 @@
 #!/bin/sh
-# One member of the replica set, from MONGO_REPLICA_KEY and MONGO_CACHE_GB (GB of memory for its cache).
-# mongod takes the key that the members share from a file only, and only from one that nobody else can read.
+# Starts one member of the replica set. Environment: MONGO_REPLICA_KEY, and MONGO_CACHE_GB (memory
+# for the cache, in GB). mongod reads the members' shared key only from a file that only its
+# owner can read.
 set -eu
 umask 077
 key_file=/run/mongodb/replica.key # on a tmpfs

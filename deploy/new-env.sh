@@ -1,13 +1,14 @@
 #!/bin/sh
-# Makes .env from .env.example with a fresh random value for every secret that is ours to choose (an empty NAME=).
-# What others give us (the bot's URL, Facebook's keys) stays empty, to be filled in by hand. Overwrites nothing. Needs openssl.
+# Writes .env from .env.example, with a fresh random value for each secret that is generated (an
+# empty NAME=). Values from others (the bot's URL, Facebook's keys) stay empty and are filled in by
+# hand. Does not overwrite .env. Requires openssl.
 set -eu
 cd "$(dirname "$0")/.."
 if [ -e .env ]; then
   echo "new-env: .env exists already; it is left as it is" >&2
   exit 1
 fi
-# Tried before anything is written.
+# Checked before anything is written.
 probe=$(openssl rand -hex 32 2>/dev/null) || probe=
 if [ "${#probe}" -ne 64 ]; then
   echo "new-env: openssl, which makes the secrets, is missing or does not work; nothing is written" >&2
