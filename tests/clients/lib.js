@@ -1,9 +1,10 @@
-// What the scripts share: waits with a bound, REST calls, and the report that the test reads from the last line of the output.
+// Shared by the scripts: bounded waits, REST calls, and the report on the last line of the output,
+// which the test reads.
 'use strict';
 const LIMIT_MS = 20_000;
 const config = JSON.parse(process.env.CONFIG);
 
-/** Rejects with `what` if `promise` is not settled in time. */
+/** Rejects with `what` if `promise` is not settled within LIMIT_MS. */
 function within(what, promise) {
   let timer;
   const limit = new Promise((_, reject) => {
@@ -12,7 +13,7 @@ function within(what, promise) {
   return Promise.race([promise, limit]).finally(() => clearTimeout(timer));
 }
 
-/** The next `name` of an emitter that `wanted` accepts. */
+/** Waits for the next event `name` of an emitter that `wanted` accepts. */
 function next(emitter, name, wanted = () => true) {
   return within(name, new Promise((resolve) => {
     const look = (...args) => {
@@ -24,12 +25,12 @@ function next(emitter, name, wanted = () => true) {
   }));
 }
 
-/** An event with a callback; what the callback got. */
+/** Emits an event with a callback and returns the callback's argument. */
 function ask(socket, name, data) {
   return within(`the answer to ${name}`, new Promise((resolve) => socket.emit(name, data, resolve)));
 }
 
-/** A customer's message, stored; its sequence. */
+/** Creates a customer's message and returns its sequence. */
 async function say(content) {
   const body = { contact_id: config.contact, role: 'user', platform: 'facebook', direction: 'inbound', content };
   const answer = await fetch(`${config.gateway}/api/v1/messages`, {
@@ -42,7 +43,7 @@ async function say(content) {
   return JSON.parse(text).seq;
 }
 
-/** Runs `main`, which fills the report. */
+/** Runs `main`, which fills the report, and prints the report. */
 function run(main) {
   const report = {};
   main(report).then(

@@ -1,4 +1,4 @@
-"""What the scripts share: the settings, waits with a bound, REST calls, and the report on the last line of the output."""
+"""Shared by the scripts: settings, bounded waits, REST calls, and the report on the last line."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ config = json.loads(os.environ["CONFIG"])
 
 
 async def say(content):
-    """A customer's message, stored; its sequence."""
+    """Creates a customer's message and returns its sequence."""
     body = {"contact_id": config["contact"], "role": "user", "platform": "facebook", "direction": "inbound", "content": content}
     headers = {"Authorization": "Bearer " + config["token"]}
     async with aiohttp.ClientSession() as session:
@@ -27,7 +27,7 @@ async def within(awaitable):
 
 
 class Inbox:
-    """Events as they came, by name."""
+    """Received events, by name."""
 
     def __init__(self):
         self.queues = {}
@@ -39,7 +39,7 @@ class Inbox:
         self.queue(name).put_nowait(data)
 
     async def take(self, name, wanted=lambda data: True):
-        """The next of that name which is wanted."""
+        """The next event of this name that `wanted` accepts."""
         async def look():
             while True:
                 data = await self.queue(name).get()

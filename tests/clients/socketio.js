@@ -1,4 +1,5 @@
-// socket.io-client as the old web client uses it: io(url, {auth: {token}}) and the old event names, then what is new.
+// socket.io-client as the web client of the Express backend uses it: io(url, {auth: {token}}) and
+// the same event names. Then what the Express backend did not have: resume.
 'use strict';
 const { io } = require('socket.io-client');
 const { config, next, ask, say, run } = require('./lib.js');
@@ -7,7 +8,7 @@ const [first, second] = config.realtime;
 const open = (url, options = {}) => io(url, { auth: { token: config.token }, forceNew: true, ...options });
 const contents = (events) => events.map((e) => e.message.content);
 
-/** Posts so many and waits until the socket has seen the last; what it saw. */
+/** Creates `count` messages and returns the events up to the last of them. */
 async function burst(socket, name, count) {
   const seen = [];
   const look = (event) => seen.push(event);
@@ -20,7 +21,8 @@ async function burst(socket, name, count) {
 }
 
 run(async (report) => {
-  // As the library comes: polling first, then it changes to a WebSocket. In the company's room without asking.
+  // The library's default: polling first, then an upgrade to a WebSocket. The socket is in the
+  // company's room without a join.
   const socket = open(first);
   socket.io.once('open', () => { report.began = socket.io.engine.transport.name; });
   await next(socket, 'connect');
@@ -30,7 +32,7 @@ run(async (report) => {
   const [event] = await burst(socket, 'room', 1);
   report.message = event;
 
-  // Joining, by the object and by the plain id; typing reaches those who joined and does not come back.
+  // Join by object and by plain id. Typing reaches other sockets in the room and not its sender.
   const other = open(second, { transports: ['websocket'] });
   await next(other, 'connect');
   report.joined = await ask(socket, 'conversation:join', { conversationId: config.contact });
@@ -45,12 +47,12 @@ run(async (report) => {
   report.typingCameBack = back;
   report.left = await ask(other, 'conversation:leave', { conversationId: config.contact });
 
-  // Reading, seen by the colleague.
+  // A read, which a colleague's socket sees.
   const status = next(other, 'message:status', (e) => e.status === 'read');
   report.read = await ask(socket, 'message:read', { conversationId: config.contact });
   report.status = await status;
 
-  // What is not understood is said, to the callback or as an event.
+  // Unknown events are answered by the callback, or by an event `error` without a callback.
   report.unknown = await ask(socket, 'no:such', {});
   report.malformed = await ask(socket, 'conversation:join', { conversationId: 'x' });
   const error = next(socket, 'error');
@@ -60,7 +62,7 @@ run(async (report) => {
   report.order = contents(await burst(other, 'order', 30));
   other.disconnect();
 
-  // The connection breaks; meanwhile there are messages. The client comes back by itself and names what it has.
+  // The connection breaks and messages arrive. The client reconnects by itself with `last_seq`.
   let lastSeq = 0;
   const seen = [];
   const resuming = open(first, { auth: (give) => give({ token: config.token, ...(lastSeq && { last_seq: lastSeq }) }), reconnectionDelay: 1500 });
@@ -97,7 +99,7 @@ run(async (report) => {
   report.pollingTransport = polling.io.engine.transport.name;
   polling.disconnect();
 
-  // Who does not get in is told why.
+  // A refused client is told the reason.
   const refused = async (auth, url = first) => {
     const socket = open(url, { auth });
     const error = await next(socket, 'connect_error');
@@ -116,7 +118,7 @@ run(async (report) => {
   socket.disconnect();
   report.disconnected = await left;
 
-  // Who cannot behave is told so, thrown out, and does not come back by itself.
+  // A client with too many violations is told, disconnected, and does not reconnect by itself.
   const rude = open(first, { transports: ['websocket'] });
   await next(rude, 'connect');
   const [closing, thrown] = [next(rude, 'closing'), next(rude, 'disconnect')];

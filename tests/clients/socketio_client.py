@@ -1,4 +1,4 @@
-"""python-socketio's asyncio client, by WebSocket and by polling alone."""
+"""python-socketio's asyncio client, over WebSocket and over polling alone."""
 
 import socketio
 
@@ -23,7 +23,7 @@ class Client:
         return await within(self.sio.call(name, data, timeout=20))
 
     async def contents(self, last):
-        """The messages up to this one."""
+        """The contents of the messages up to `last`."""
         found = []
         while not found or found[-1] != last:
             found.append((await self.inbox.take("message:new"))["message"]["content"])
@@ -46,7 +46,7 @@ async def main(report):
     report["status"] = await web.inbox.take("message:status", lambda s: s["status"] == "read")
     report["unknown"] = await web.ask("no:such", {})
 
-    # Gone while there are messages; back on the other node with what it has.
+    # Disconnected while a message arrives; resumed on the other node with `last_seq`.
     await web.sio.disconnect()
     await say("three")
     again = await Client().open(second, ["websocket"], last_seq=seq)

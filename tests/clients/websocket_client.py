@@ -1,4 +1,4 @@
-"""The library `websockets` on the door /ws."""
+"""The Python library `websockets` on the transport /ws."""
 
 import json
 
@@ -8,7 +8,7 @@ from lib import Inbox, config, run, say, within
 
 
 class Client:
-    """One socket; frames with an `id` are answered by `ack` or `error` of that id."""
+    """One socket. A frame with an `id` is answered by `ack` or `error` with that id."""
 
     def __init__(self, socket):
         self.socket, self.inbox, self.number = socket, Inbox(), 0

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# schemathesis, all checks and all phases, against the running gateway from its own /openapi.json. It is fetched with pip into
-# the cache folder where it is not there yet. Loopback only; what is started here ends with the script.
+# Runs schemathesis, with all checks and phases, against a running gateway and its /openapi.json.
+# pip fetches schemathesis into the cache folder if it is missing. Uses loopback only. All
+# processes that the script starts ends with it.
 #   tests/openapi/run.sh      EXAMPLES=25 (generated inputs for each operation)   SEED=1
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -31,7 +32,7 @@ print(answer["accessToken"], answer["company"]["_id"])
 PY
 )
 config=$PWD/tests/openapi/schemathesis.toml
-# One worker: two can meet in CPython's parser, which then fails (gh-106905).
+# One worker, because two workers can make CPython's parser fail (gh-106905).
 cd "$work" # it keeps what it has found where it runs
 COMPANY_ID=$company PYTHONPATH=$cache python3 -m schemathesis.cli --config-file "$config" run "$gateway/openapi.json" --header "Authorization: Bearer $token" \
   --max-examples "${EXAMPLES:-25}" --seed "${SEED:-1}" --workers 1 "$@"
