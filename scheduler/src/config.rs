@@ -1,5 +1,4 @@
-//! Settings of the scheduler, read and checked once at the start. What they mean is up to those who
-//! get them.
+//! Settings of the scheduler, read and checked once at the start. Does not apply them.
 
 use std::time::Duration;
 
@@ -7,32 +6,32 @@ use runtime::seal::Keyring;
 use runtime::service::settings::{Common, Environment, Settings, meta_bot_base_url};
 use secrecy::SecretString;
 
-/// How often a job may run: the server's schedules count in whole seconds.
+/// Allowed intervals of a job. The server's schedules count in whole seconds.
 const INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30 * 86_400));
-/// How often tokens of Facebook and Instagram may be looked for. They are renewed in the 7 days
-/// before they expire: so two runs see each of them, and the later one has the longest deadline
-/// left.
+/// Allowed intervals of the search for tokens of Facebook and Instagram. Tokens are renewed in the
+/// 7 days before they expire. With these intervals two runs see each token, and the later one still
+/// has the time of the longest deadline.
 const TOKEN_INTERVALS: (Duration, Duration) =
     (Duration::from_secs(1), Duration::from_secs(3 * 86_400));
-/// How often the bot may be probed. With a probe that hangs for as long as it may, its word must
-/// still be younger than the 15 s after which forwarders take it for silence.
+/// Allowed intervals of the bot's probe. Even after a probe that takes its whole time limit, the
+/// last result must be younger than 15 s. Otherwise forwarders would ignore it.
 const PROBE_INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
-/// How long after the start a job that has never run, or is overdue, may wait.
+/// Allowed delays from the start to a run that is already due.
 const FIRST_DELAYS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3_600));
-/// How often Google's tokens may be looked for: more often than they are handed out ahead of their
-/// end.
+/// Allowed intervals of the search for tokens of Google. They are shorter than the time before a
+/// token's end at which the token is enqueued.
 const GOOGLE_INTERVALS: (Duration, Duration) =
     (Duration::from_secs(1), Duration::from_secs(10 * 60));
-/// How long a token may be tried to be renewed, before that is given up until the next run.
+/// Allowed deadlines of a token. After its deadline a token is not tried again until the next run.
 const DEADLINES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(86_400));
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// Facebook's Graph API, for refreshing tokens.
+/// Settings of the Graph API, by which tokens of Facebook and Instagram are renewed.
 #[derive(Clone)]
 pub struct GraphSettings {
-    /// `FACEBOOK_APP_ID`: required in production. Without it no token is refreshed.
+    /// `FACEBOOK_APP_ID`: required in production. Without an id no token is renewed.
     pub app_id: Option<String>,
-    /// `FACEBOOK_APP_SECRET`: likewise.
+    /// `FACEBOOK_APP_SECRET`: required in production. Without a secret no token is renewed.
     pub app_secret: Option<SecretString>,
     /// `FACEBOOK_GRAPH_VERSION`
     pub version: String,
@@ -85,11 +84,10 @@ impl GraphSettings {
     }
 }
 
-/// Google's OAuth, for refreshing tokens.
+/// Settings of Google's OAuth, by which tokens of Google are renewed.
 #[derive(Clone)]
 pub struct GoogleSettings {
-    /// `GOOGLE_CLIENT_ID` and `GOOGLE_CLIENT_SECRET`. Without them no token of Google's is
-    /// refreshed.
+    /// `GOOGLE_CLIENT_ID` and `GOOGLE_CLIENT_SECRET`. Without them no token of Google is renewed.
     pub client: Option<(String, SecretString)>,
     /// `GOOGLE_TOKEN_URL`
     pub token_url: String,
@@ -140,7 +138,7 @@ fn is_version(text: &str) -> bool {
 /// Settings of the scheduler.
 #[derive(Clone)]
 pub struct Config {
-    /// What every service has.
+    /// Settings that every service has.
     pub common: Common,
     /// `SCHEDULER_PORT`: health and metrics.
     pub port: u16,
@@ -152,22 +150,21 @@ pub struct Config {
     pub google: GoogleSettings,
     /// `META_BOT_BASE_URL`, without the last slash.
     pub bot_base_url: String,
-    /// `TOKEN_REFRESH_INTERVAL`: 1 s to 3 days, whole seconds.
+    /// `TOKEN_REFRESH_INTERVAL`: 1 s to 3 days, in whole seconds.
     pub token_refresh_interval: Duration,
     /// `TOKEN_REFRESH_FIRST_DELAY`: from the start to the first run, if one is due. 1 s to 1 h.
     pub token_refresh_first_delay: Duration,
-    /// `TOKEN_REFRESH_DEADLINE`: how long one run's try to renew a token may take, repetitions
-    /// included. 1 s to 24 h.
+    /// `TOKEN_REFRESH_DEADLINE`: how long the tasks of one run are tried, 1 s to 24 h.
     pub token_refresh_deadline: Duration,
-    /// `GOOGLE_REFRESH_INTERVAL`: how often Google's tokens are looked for, and how long one is
-    /// tried then, at least 2 min. 1 s to 10 min.
+    /// `GOOGLE_REFRESH_INTERVAL`: how often tokens of Google are looked for, 1 s to 10 min. Each
+    /// token is tried for the same time, but for at least 2 min.
     pub google_refresh_interval: Duration,
-    /// `BOT_PROBE_INTERVAL`: how often the bot is asked how it is. 1 s to 5 s.
+    /// `BOT_PROBE_INTERVAL`: how often the bot is asked for its health, 1 s to 5 s.
     pub bot_probe_interval: Duration,
-    /// `BOT_RESUME_INTERVAL`: how often contacts are looked for whom the bot may speak to again. 1
-    /// s to 30 days, whole seconds, as the others below.
+    /// `BOT_RESUME_INTERVAL`: how often contacts are looked for whose suspension has ended. This
+    /// and the intervals below are 1 s to 30 days, in whole seconds.
     pub bot_resume_interval: Duration,
-    /// `SLA_SWEEP_INTERVAL`: how often messages are looked for that missed their target.
+    /// `SLA_SWEEP_INTERVAL`: how often messages are looked for that were not delivered in time.
     pub sla_sweep_interval: Duration,
     /// `DEAD_LETTER_DIGEST_INTERVAL`: how often open dead letters are counted.
     pub dead_letter_digest_interval: Duration,

@@ -8,6 +8,7 @@
 
 mod config;
 mod jobs;
+mod last_message;
 mod platforms;
 mod refresh;
 mod ticks;

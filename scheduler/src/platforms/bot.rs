@@ -1,4 +1,4 @@
-//! The Meta bot as the scheduler sees it: whether it answers. It hands the bot no message.
+//! Asks the Meta bot for its health. Sends the bot no message.
 
 use std::time::Duration;
 
@@ -7,32 +7,28 @@ use metrics::{counter, histogram};
 use runtime::net::http_client::{self, Client, Ending, Method, Request, Url};
 use tokio::time::Instant;
 
-/// How long the bot may take to say how it is.
+/// How long the bot may take to answer. After that the bot counts as down.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The bot. Cloning shares its connections.
+/// A client of the Meta bot. Cloning shares its connections.
 #[derive(Clone)]
 pub struct Bot {
     client: Client,
     address: Url,
 }
 
-/// What a probe saw.
+/// The result of one probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Probed {
-    /// How it is.
+pub struct ProbeResult {
     pub status: BotStatus,
-    /// Why it counts as down.
+    /// Why the bot counts as down.
     pub why: Option<String>,
-    /// How long it took.
     pub took: Duration,
 }
 
 impl Bot {
-    /// Connects to nothing yet.
-    ///
     /// # Errors
-    /// The client cannot be made, or the address is none.
+    /// The client cannot be made, or the address is not a URL.
     pub fn new(base_url: &str) -> Result<Bot, String> {
         let address = Url::parse(&format!("{base_url}/health"))
             .map_err(|e| format!("META_BOT_BASE_URL: {e}"))?;
@@ -42,8 +38,8 @@ impl Bot {
         })
     }
 
-    /// Asks it; ends within 5 s.
-    pub async fn probe(&self) -> Probed {
+    /// Asks the bot once, for at most [`TIMEOUT`].
+    pub async fn probe(&self) -> ProbeResult {
         let mut request = Request::new(Method::GET, self.address.clone());
         *request.timeout_mut() = Some(TIMEOUT);
         let started = Instant::now();
@@ -58,7 +54,7 @@ impl Bot {
         histogram!("bot_probe_seconds").record(took.as_secs_f64());
         counter!("bot_probes_total", "result" => if why.is_none() { "up" } else { "down" })
             .increment(1);
-        Probed { status, why, took }
+        ProbeResult { status, why, took }
     }
 }
 
@@ -78,7 +74,7 @@ mod tests {
     use runtime::net::http_client::{Answer, Body};
 
     #[test]
-    fn only_a_good_answer_means_that_it_is_up() {
+    fn the_bot_is_up_only_if_it_answers_with_a_2xx() {
         let answered = |status| {
             Ending::Answered(Answer {
                 status,

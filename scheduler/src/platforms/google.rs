@@ -1,5 +1,5 @@
-//! Google's OAuth over HTTP: a refresh token for a new access token (RFC 6749, section 6). Decides
-//! nothing; see `verdict`.
+//! Fetches a new access token from Google's OAuth with a refresh token (RFC 6749, section 6). Does
+//! not decide what the answer means; see `verdict`.
 
 use std::time::Duration;
 
@@ -10,10 +10,12 @@ use tokio::time::Instant;
 
 use crate::config::GoogleSettings;
 
-/// A whole call: connecting, sending, the answer's head and body. Below the consumer's ack wait.
+/// How long a whole call may take, from connecting to the last byte of the answer. Shorter than the
+/// consumer's ack wait. Otherwise the task could be redelivered meanwhile.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Google's OAuth, as one client of ours. Cloning shares its connections.
+/// A client of Google's OAuth, with the credentials of one OAuth client. Cloning shares its
+/// connections.
 #[derive(Clone)]
 pub struct Google {
     client: Client,
@@ -23,10 +25,10 @@ pub struct Google {
 }
 
 impl Google {
-    /// Connects to nothing yet; `None` without a client.
+    /// Returns `None` without an OAuth client.
     ///
     /// # Errors
-    /// The HTTP client cannot be made, or the address is none.
+    /// The HTTP client cannot be made, or the address is not a URL.
     pub fn new(settings: GoogleSettings) -> Result<Option<Google>, String> {
         let GoogleSettings {
             client: Some((client_id, client_secret)),
@@ -45,7 +47,7 @@ impl Google {
         }))
     }
 
-    /// Asks for a new access token. The refresh token stays good, unless the answer brings another.
+    /// Asks for a new access token. The refresh token stays valid, unless the answer has a new one.
     pub async fn refresh(&self, refresh_token: &SecretString) -> Ending {
         let mut request = Request::new(Method::POST, self.address.clone());
         *request.timeout_mut() = Some(TIMEOUT);
@@ -60,7 +62,7 @@ impl Google {
         ending
     }
 
-    /// A query string is written as a form is; it goes into the body.
+    /// The body of the request. A form is encoded like a query string.
     fn form(&self, refresh_token: &SecretString) -> String {
         let mut form = self.address.clone();
         form.query_pairs_mut()

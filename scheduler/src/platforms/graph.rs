@@ -1,5 +1,5 @@
-//! The Graph API over HTTP: the exchange of a token for one that lives longer. Decides nothing; see
-//! `verdict`.
+//! Exchanges a token at the Graph API for one that lives longer. Does not decide what the answer
+//! means; see `verdict`.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use tokio::time::Instant;
 
 use crate::config::GraphSettings;
 
-/// A whole exchange: connecting, sending, the answer's head and body. Below the consumer's ack
-/// wait.
+/// How long a whole exchange may take, from connecting to the last byte of the answer. Shorter than
+/// the consumer's ack wait. Otherwise the task could be redelivered meanwhile.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The Graph API, as one app of ours. Cloning shares its connections.
+/// A client of the Graph API, with the credentials of one app. Cloning shares its connections.
 #[derive(Clone)]
 pub struct Graph {
     client: Client,
@@ -24,10 +24,10 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// Connects to nothing yet; `None` without an app.
+    /// Returns `None` without an app.
     ///
     /// # Errors
-    /// The client cannot be made, or the address is none.
+    /// The client cannot be made, or the address is not a URL.
     pub fn new(settings: GraphSettings) -> Result<Option<Graph>, String> {
         let GraphSettings {
             app_id: Some(app_id),
@@ -49,7 +49,7 @@ impl Graph {
         }))
     }
 
-    /// Exchanges a token for a long-lived one. The old one stays good, so that a repetition does no
+    /// Exchanges a token for a long-lived one. The old token stays valid, so a repetition does no
     /// harm.
     pub async fn exchange(&self, token: &SecretString) -> Ending {
         let mut address = self.address.clone();

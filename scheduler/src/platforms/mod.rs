@@ -1,5 +1,5 @@
-//! What the scheduler speaks to over HTTP: the Meta bot, the Graph API and Google's OAuth, and what
-//! an answer of theirs means. Stores nothing.
+//! The services outside that the scheduler calls over HTTP: the Meta bot, the Graph API and
+//! Google's OAuth. Also decides what their answers mean. Stores nothing.
 
 pub mod bot;
 pub mod google;

@@ -1,4 +1,4 @@
-//! What the end of a token's exchange means: the one table of it, for the Graph API and for OAuth,
+//! Decides what the end of a token's exchange means, in one table for the Graph API and for OAuth,
 //! and how long a repetition waits. Knows neither HTTP client nor NATS.
 
 use std::time::Duration;
@@ -16,43 +16,42 @@ const BACKOFF: Backoff = Backoff {
     // Otherwise a wrong header could use up a token's days.
     longest_retry_after: Duration::from_secs(6 * 3_600),
 };
-/// Longest token, as the gateway takes it.
+/// Characters of a token, the same limit as the gateway's. A longer token is not taken.
 const TOKEN_CHARS: usize = 4_096;
-/// A token that lives longer than this counts as one without an end.
-const LONGEST_LIFE: u64 = 10 * 365 * 86_400;
+/// Seconds of a token's lifetime. A token with a longer lifetime counts as one that never expires.
+const LONGEST_LIFETIME: u64 = 10 * 365 * 86_400;
 
-/// Graph codes of what may pass: an unknown error, the service being down, and limits on calls of
-/// an app, a user, a page.
-const PASSING: &[i64] = &[1, 2, 4, 17, 32, 341, 613];
-/// Graph codes of a token that is good for nothing any more: a session that ended, a token that
-/// expired or was revoked.
+/// Graph codes of temporary errors: an unknown error, an unavailable service, and limits on the
+/// calls of an app, a user or a page.
+const TEMPORARY: &[i64] = &[1, 2, 4, 17, 32, 341, 613];
+/// Graph codes of an invalid token: its session has ended, or the token has expired or was revoked.
 const INVALID_TOKEN: &[i64] = &[102, 190];
-/// OAuth errors (RFC 6749, section 5.2, and Google's) of what may pass. `invalid_client` is a
-/// mistake of ours, not of the company: whoever runs the schedulers mends it, and nobody has to
-/// connect again.
-const PASSING_OAUTH: &[&str] = &[
+/// Temporary OAuth errors (RFC 6749, section 5.2, and Google's own). `invalid_client` is a mistake
+/// in the scheduler's settings, not the company's. Because an operator can correct it, no staff
+/// have to connect again.
+const TEMPORARY_OAUTH: &[&str] = &[
     "invalid_client",
     "rate_limit_exceeded",
     "temporarily_unavailable",
 ];
-/// The OAuth error of a refresh token that is good for nothing any more: it expired or was revoked.
+/// The OAuth error of an invalid refresh token: the token has expired or was revoked.
 const INVALID_GRANT: &str = "invalid_grant";
-/// Longest OAuth error that is passed on. All known ones are shorter.
+/// Characters of an OAuth error. A longer one, which is none of the known errors, is not passed on.
 const OAUTH_ERROR_CHARS: usize = 40;
 
-/// What follows from an exchange.
+/// The consequence of an exchange.
 #[derive(Debug)]
 pub enum Verdict {
-    /// There is a new token.
-    Renewed(Fresh),
-    /// It may work later.
+    /// The answer has a new token.
+    Renewed(RenewedToken),
+    /// A later exchange may succeed.
     Retry {
         /// Short text for staff, without tokens.
         error: String,
-        /// What the platform asks to wait at least.
-        after: Option<Duration>,
+        /// The least time that the platform asks to wait.
+        retry_after: Option<Duration>,
     },
-    /// It will never work: staff have to connect again.
+    /// No later exchange can succeed. Staff have to connect again.
     Reject {
         /// Short text for staff, without tokens.
         error: String,
@@ -61,16 +60,15 @@ pub enum Verdict {
 
 /// A new token.
 #[derive(Debug)]
-pub struct Fresh {
-    /// The token.
+pub struct RenewedToken {
     pub token: SecretString,
-    /// What takes the place of the refresh token, if the platform gave another.
+    /// The new refresh token, if the platform gives one.
     pub refresh_token: Option<SecretString>,
-    /// How long the platform will take it; `None` if it does not say.
-    pub lives: Option<Duration>,
+    /// How long the token is valid; `None` if the platform does not say.
+    pub lifetime: Option<Duration>,
 }
 
-/// A good answer.
+/// The body of a successful answer.
 #[derive(Deserialize)]
 struct Exchanged {
     access_token: SecretString,
@@ -80,7 +78,7 @@ struct Exchanged {
     expires_in: Option<u64>,
 }
 
-/// What an answer gives as its error.
+/// The error in the body of an answer.
 enum Code {
     /// Of the Graph API: `{"error": {"code": 190}}`.
     Graph(i64),
@@ -89,7 +87,7 @@ enum Code {
 }
 
 impl Code {
-    fn of(body: &[u8]) -> Option<Code> {
+    fn read(body: &[u8]) -> Option<Code> {
         let error = serde_json::from_slice::<serde_json::Value>(body)
             .ok()?
             .get("error")?
@@ -113,19 +111,19 @@ impl Code {
         }
     }
 
-    fn may_pass(&self) -> bool {
+    fn is_temporary(&self) -> bool {
         match self {
-            Code::Graph(code) => PASSING.contains(code),
-            Code::OAuth(error) => PASSING_OAUTH.contains(&error.as_str()),
+            Code::Graph(code) => TEMPORARY.contains(code),
+            Code::OAuth(error) => TEMPORARY_OAUTH.contains(&error.as_str()),
         }
     }
 }
 
-/// The table.
+/// Judges the end of an exchange.
 pub fn judge(ending: &Ending) -> Verdict {
-    let retry = |error: &str, after| Verdict::Retry {
+    let retry = |error: &str, retry_after| Verdict::Retry {
         error: error.to_owned(),
-        after,
+        retry_after,
     };
     let answer = match ending {
         Ending::NoConnection => return retry("no connection to the platform", None),
@@ -133,41 +131,41 @@ pub fn judge(ending: &Ending) -> Verdict {
         Ending::Broken => return retry("the connection to the platform broke", None),
         Ending::Answered(answer) => answer,
     };
-    let (status, after) = (answer.status, answer.retry_after);
-    // The status alone does not tell: Graph's limits come as 400 too.
+    let (status, retry_after) = (answer.status, answer.retry_after);
+    // Without the body the status does not say enough: the Graph API answers 400 to too many calls.
     let Some(body) = answer.body.whole() else {
         return retry(
             &format!("HTTP {status}, an answer that cannot be read"),
-            after,
+            retry_after,
         );
     };
-    let code = Code::of(body);
-    let told = match &code {
+    let code = Code::read(body);
+    let error = match &code {
         None => format!("HTTP {status}"),
         Some(Code::Graph(code)) => format!("HTTP {status}, Graph code {code}"),
         Some(Code::OAuth(error)) => format!("HTTP {status}, {error}"),
     };
     match (status, code) {
         (_, Some(code)) if code.is_of_invalid_token() => Verdict::Reject {
-            error: format!("{told}: the token is invalid"),
+            error: format!("{error}: the token is invalid"),
         },
-        (_, Some(code)) if code.may_pass() => Verdict::Retry { error: told, after },
-        (200..=299, _) => fresh(body).map_or_else(
-            || retry("an answer without a token", after),
+        (_, Some(code)) if code.is_temporary() => Verdict::Retry { error, retry_after },
+        (200..=299, _) => renewed_token(body).map_or_else(
+            || retry("an answer without a token", retry_after),
             Verdict::Renewed,
         ),
         (401 | 403, _) => Verdict::Reject {
-            error: format!("{told}: access refused"),
+            error: format!("{error}: access refused"),
         },
-        (408 | 425 | 429 | 500..=599, _) => Verdict::Retry { error: told, after },
-        (400..=499, _) => Verdict::Reject { error: told },
-        // A redirect, most likely: the address is wrong, which can be mended before the token
-        // expires.
-        _ => Verdict::Retry { error: told, after },
+        (408 | 425 | 429 | 500..=599, _) => Verdict::Retry { error, retry_after },
+        (400..=499, _) => Verdict::Reject { error },
+        // Probably a redirect, because the address in the settings is wrong. An operator can
+        // correct the address before the token expires.
+        _ => Verdict::Retry { error, retry_after },
     }
 }
 
-fn fresh(body: &[u8]) -> Option<Fresh> {
+fn renewed_token(body: &[u8]) -> Option<RenewedToken> {
     use secrecy::ExposeSecret;
     let Exchanged {
         access_token,
@@ -178,18 +176,18 @@ fn fresh(body: &[u8]) -> Option<Fresh> {
         let text = token.expose_secret();
         (1..=TOKEN_CHARS).contains(&text.len()) && text.bytes().all(|c| c.is_ascii_graphic())
     };
-    let lives = expires_in
-        .filter(|seconds| (1..=LONGEST_LIFE).contains(seconds))
+    let lifetime = expires_in
+        .filter(|seconds| (1..=LONGEST_LIFETIME).contains(seconds))
         .map(Duration::from_secs);
-    let good = is_token(&access_token) && refresh_token.as_ref().is_none_or(is_token);
-    good.then_some(Fresh {
+    let is_valid = is_token(&access_token) && refresh_token.as_ref().is_none_or(is_token);
+    is_valid.then_some(RenewedToken {
         token: access_token,
         refresh_token,
-        lives,
+        lifetime,
     })
 }
 
-/// The pause after the try number `attempt` (from 1) has failed; see [`Backoff::pause`].
+/// The pause after exchange number `attempt` (from 1) has failed; see [`Backoff::pause`].
 pub fn pause(attempt: u64, retry_after: Option<Duration>, jitter: f64) -> Duration {
     BACKOFF.pause(attempt, retry_after, jitter)
 }
@@ -197,6 +195,7 @@ pub fn pause(attempt: u64, retry_after: Option<Duration>, jitter: f64) -> Durati
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use runtime::net::http_client::{Answer, Body};
     use secrecy::ExposeSecret;
 
@@ -233,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn every_row() {
+    fn an_ending_is_judged_by_status_and_error_code() {
         let rows = [
             (
                 Ending::NoConnection,
@@ -393,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_comes_with_its_life_if_the_platform_says_it() {
+    fn the_lifetime_is_read_from_the_answer_if_it_is_plausible() {
         for (more, lives) in [
             ("", None),
             (
@@ -404,36 +403,36 @@ mod tests {
             (r#","expires_in":0"#, None),
             (r#","expires_in":18446744073709551615"#, None),
         ] {
-            let Verdict::Renewed(fresh) = judge(&answered(
+            let Verdict::Renewed(renewed) = judge(&answered(
                 200,
                 &format!(r#"{{"access_token":"EAAB-new"{more}}}"#),
             )) else {
                 panic!("{more}")
             };
             assert_eq!(
-                (fresh.token.expose_secret(), fresh.lives),
+                (renewed.token.expose_secret(), renewed.lifetime),
                 ("EAAB-new", lives.map(Duration::from_secs)),
                 "{more}"
             );
-            assert!(!format!("{fresh:?}").contains("EAAB"));
+            assert!(!format!("{renewed:?}").contains("EAAB"));
         }
     }
 
     #[test]
-    fn another_refresh_token_comes_with_it_if_the_platform_gives_one() {
+    fn a_new_refresh_token_is_read_from_the_answer() {
         for (more, refresh_token) in [
             ("", None),
             (r#","refresh_token":null"#, None),
             (r#","refresh_token":"1//next""#, Some("1//next")),
         ] {
-            let Verdict::Renewed(fresh) = judge(&answered(
+            let Verdict::Renewed(renewed) = judge(&answered(
                 200,
                 &format!(r#"{{"access_token":"ya29.new"{more}}}"#),
             )) else {
                 panic!("{more}")
             };
             assert_eq!(
-                fresh.refresh_token.as_ref().map(|t| t.expose_secret()),
+                renewed.refresh_token.as_ref().map(|t| t.expose_secret()),
                 refresh_token,
                 "{more}"
             );
@@ -441,18 +440,117 @@ mod tests {
     }
 
     #[test]
-    fn what_the_platform_asks_for_is_passed_on() {
-        let after = Some(Duration::from_secs(7));
+    fn a_retry_after_is_passed_on() {
+        let retry_after = Some(Duration::from_secs(7));
         for (status, body) in [(429, ""), (503, ""), (400, r#"{"error":{"code":4}}"#)] {
             let ending = Ending::Answered(Answer {
                 status,
-                retry_after: after,
+                retry_after,
                 body: Body::Whole(body.into()),
             });
             assert!(
-                matches!(judge(&ending), Verdict::Retry { after: asked, .. } if asked == after),
+                matches!(judge(&ending), Verdict::Retry { retry_after: asked, .. } if asked == retry_after),
                 "{status}"
             );
+        }
+    }
+
+    /// A JSON value, with the field names of real answers now and then.
+    fn json() -> impl Strategy<Value = serde_json::Value> {
+        let leaf = prop_oneof![
+            any::<i64>().prop_map(Into::into),
+            prop_oneof![Just(4_i64), Just(102), Just(190)].prop_map(Into::into),
+            "invalid_grant|temporarily_unavailable|[ -~]{0,50}|\\PC{0,20}"
+                .prop_map(serde_json::Value::from),
+            Just(serde_json::Value::Null),
+        ];
+        leaf.prop_recursive(3, 24, 4, |inner| {
+            let name = "error|code|access_token|refresh_token|expires_in|[a-z]{1,4}";
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Into::into),
+                prop::collection::btree_map(name, inner, 0..6)
+                    .prop_map(|fields| fields.into_iter().collect()),
+            ]
+        })
+    }
+
+    fn is_token(token: &SecretString) -> bool {
+        let text = token.expose_secret();
+        !text.is_empty() && text.len() <= TOKEN_CHARS && text.bytes().all(|c| c.is_ascii_graphic())
+    }
+
+    /// The properties of every verdict, whatever the platform has answered.
+    fn check(status: u16, verdict: &Verdict) -> Result<(), TestCaseError> {
+        match verdict {
+            Verdict::Renewed(renewed) => {
+                prop_assert!((200..=299).contains(&status));
+                prop_assert!(is_token(&renewed.token));
+                prop_assert!(renewed.refresh_token.as_ref().is_none_or(is_token));
+                let longest = Duration::from_secs(LONGEST_LIFETIME);
+                prop_assert!(renewed.lifetime.is_none_or(|lifetime| lifetime <= longest));
+            }
+            Verdict::Retry { error, .. } | Verdict::Reject { error } => {
+                prop_assert!(!error.is_empty() && error.len() <= 100, "{error}");
+                prop_assert!(error.bytes().all(|c| c == b' ' || c.is_ascii_graphic()));
+            }
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_judged(
+            status in 100u16..=599,
+            body in prop::collection::vec(any::<u8>(), 0..256),
+        ) {
+            let text = String::from_utf8_lossy(&body).into_owned();
+            let verdict = judge(&answered(status, &text));
+            prop_assert!(!matches!(verdict, Verdict::Renewed(_)));
+            check(status, &verdict)?;
+        }
+
+        #[test]
+        fn any_json_is_judged(status in 100u16..=599, body in json()) {
+            check(status, &judge(&answered(status, &body.to_string())))?;
+        }
+
+        #[test]
+        fn an_error_text_never_contains_a_token(
+            status in 100u16..=599,
+            token in "EAAB[A-Za-z0-9]{8,60}",
+            code in any::<i64>(),
+        ) {
+            for body in [
+                format!(r#"{{"error":"{token}"}}"#),
+                format!(r#"{{"error":{{"code":{code},"message":"{token}"}}}}"#),
+                format!(r#"{{"error":{{"code":"{token}"}},"access_token":"{token}"}}"#),
+            ] {
+                let error = match judge(&answered(status, &body)) {
+                    Verdict::Renewed(_) => continue,
+                    Verdict::Retry { error, .. } | Verdict::Reject { error } => error,
+                };
+                prop_assert!(!error.contains(&token), "{error}");
+            }
+        }
+
+        #[test]
+        fn a_valid_answer_is_read_completely(
+            token in "[!-~]{1,60}",
+            refresh_token in prop::option::of("[!-~]{1,60}"),
+            seconds in prop::option::of(1..=LONGEST_LIFETIME),
+        ) {
+            let body = serde_json::json!({
+                "access_token": token,
+                "refresh_token": refresh_token,
+                "expires_in": seconds,
+            });
+            let Verdict::Renewed(renewed) = judge(&answered(200, &body.to_string())) else {
+                return Err(TestCaseError::fail("not renewed"));
+            };
+            prop_assert_eq!(renewed.token.expose_secret(), token);
+            let read = renewed.refresh_token.as_ref().map(|token| token.expose_secret());
+            prop_assert_eq!(read, refresh_token.as_deref());
+            prop_assert_eq!(renewed.lifetime, seconds.map(Duration::from_secs));
         }
     }
 

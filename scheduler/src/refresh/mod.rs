@@ -25,7 +25,7 @@ use tracing::{info, warn};
 
 use crate::platforms::google::Google;
 use crate::platforms::graph::Graph;
-use crate::platforms::verdict::{Fresh, Verdict, judge, pause};
+use crate::platforms::verdict::{RenewedToken, Verdict, judge, pause};
 use crate::refresh::queue::TokenRef;
 use crate::refresh::store::{StoreError, ViewState, store_if_last, view_state};
 
@@ -129,7 +129,7 @@ impl Refresher {
 
     async fn renew(&self, found: FoundToken) -> Settle {
         match self.exchange(&found.view).await {
-            Ok(fresh) => self.keep(&found, fresh).await,
+            Ok(renewed) => self.keep(&found, renewed).await,
             Err(Failure::Temporary { error, retry_after }) => {
                 self.failed(&found, error, retry_after).await
             }
@@ -184,7 +184,7 @@ impl Refresher {
         (self.clock)().plus(wait).since(attempt.since) < deadline
     }
 
-    async fn exchange(&self, view: &IntegrationView) -> Result<Fresh, Failure> {
+    async fn exchange(&self, view: &IntegrationView) -> Result<RenewedToken, Failure> {
         let Integration {
             provider,
             access_token,
@@ -198,11 +198,11 @@ impl Refresher {
                 .google
                 .as_ref()
                 .ok_or_else(|| no_credentials("GOOGLE_CLIENT_ID and GOOGLE_CLIENT_SECRET"))?;
-            let fresh = renewed(judge(&google.refresh(&old).await))?;
-            return Ok(Fresh {
-                refresh_token: fresh.refresh_token.or(Some(old)),
-                lives: fresh.lives.or(Some(GOOGLE_LIFETIME)),
-                ..fresh
+            let renewed = outcome_of(judge(&google.refresh(&old).await))?;
+            return Ok(RenewedToken {
+                refresh_token: renewed.refresh_token.or(Some(old)),
+                lifetime: renewed.lifetime.or(Some(GOOGLE_LIFETIME)),
+                ..renewed
             });
         }
         if token_expires_at.is_some_and(|at| at <= (self.clock)()) {
@@ -216,9 +216,9 @@ impl Refresher {
             .graph
             .as_ref()
             .ok_or_else(|| no_credentials("FACEBOOK_APP_ID and FACEBOOK_APP_SECRET"))?;
-        Ok(Fresh {
+        Ok(RenewedToken {
             refresh_token: None,
-            ..renewed(judge(&graph.exchange(&old).await))?
+            ..outcome_of(judge(&graph.exchange(&old).await))?
         })
     }
 
@@ -242,7 +242,7 @@ impl Refresher {
     }
 
     /// Stores the new token in place of the old one.
-    async fn keep(&self, found: &FoundToken, fresh: Fresh) -> Settle {
+    async fn keep(&self, found: &FoundToken, renewed: RenewedToken) -> Settle {
         let FoundToken { token, view, .. } = found;
         let TokenRef {
             company,
@@ -253,8 +253,8 @@ impl Refresher {
         // newest key.
         let seal = |token: &SecretString| self.keyring.seal(token, company, provider);
         let (access_token, refresh_token) = match (
-            seal(&fresh.token),
-            fresh.refresh_token.as_ref().map(seal).transpose(),
+            seal(&renewed.token),
+            renewed.refresh_token.as_ref().map(seal).transpose(),
         ) {
             (Ok(access_token), Ok(refresh_token)) => (Some(access_token), refresh_token),
             (Err(e), _) | (_, Err(e)) => return Settle::Reject(Reason::Failed, e.to_string()),
@@ -262,7 +262,7 @@ impl Refresher {
         let now = (self.clock)();
         // The time is the token's version, so two versions must not have the same time.
         let updated_at = now.max(version.plus(Duration::from_millis(1)));
-        let token_expires_at = fresh.lives.map(|lives| now.plus(lives));
+        let token_expires_at = renewed.lifetime.map(|lifetime| now.plus(lifetime));
         let integration = Integration {
             access_token,
             refresh_token,
@@ -358,7 +358,7 @@ impl Refresher {
                 );
                 self.finish(token, "postponed", Settle::Done)
             }
-            // This task waits instead. A task of a later run finds the token renewed.
+            // Then this task itself waits, although later runs may enqueue the token again.
             Err(_) => self.retry(token, attempt, error, retry_after),
         }
     }
@@ -430,13 +430,10 @@ impl Refresher {
     }
 }
 
-fn renewed(verdict: Verdict) -> Result<Fresh, Failure> {
+fn outcome_of(verdict: Verdict) -> Result<RenewedToken, Failure> {
     match verdict {
-        Verdict::Renewed(fresh) => Ok(fresh),
-        Verdict::Retry { error, after } => Err(Failure::Temporary {
-            error,
-            retry_after: after,
-        }),
+        Verdict::Renewed(renewed) => Ok(renewed),
+        Verdict::Retry { error, retry_after } => Err(Failure::Temporary { error, retry_after }),
         Verdict::Reject { error } => Err(Failure::Permanent {
             reason: Reason::Refused,
             error,

@@ -10,7 +10,7 @@ use runtime::log::direct_get;
 use runtime::net::connection::Connection;
 use serde::{Deserialize, Serialize};
 
-use crate::refresh::store::last_of;
+use crate::last_message::last_message;
 
 /// The job that enqueues tokens of Facebook and Instagram.
 pub const TOKEN_REFRESH: &str = "token-refresh";
@@ -72,7 +72,7 @@ pub async fn enqueue(
     token: TokenRef,
     now: Timestamp,
 ) -> Result<bool, String> {
-    let last = last_of(&connection.jetstream, inventory::JOBS, &subject_of(token)).await?;
+    let last = last_message(&connection.jetstream, inventory::JOBS, &subject_of(token)).await?;
     let last = last.and_then(|last| Task::about_version(&last.payload, token.version));
     if last.is_some_and(|task| task.wait(now).is_some()) {
         return Ok(false);

@@ -2,16 +2,16 @@
 //! compares and stores in one step. Also compares the log with the view before that. Does not know
 //! what the events mean.
 
-use async_nats::jetstream::Context;
 use async_nats::jetstream::context::PublishErrorKind;
-use async_nats::jetstream::message::{PublishMessage, StreamMessage};
-use async_nats::jetstream::stream::DirectGetErrorKind;
+use async_nats::jetstream::message::PublishMessage;
 use contract::event::Envelope;
 use contract::trace::TraceContext;
 use contract::{header, inventory, subject};
 use runtime::log::direct_get;
 use runtime::log::publisher::Outgoing;
 use runtime::net::connection::{Connection, REQUEST_TIMEOUT};
+
+use crate::last_message::last_message;
 
 /// The service that writes the view. An event that it dead-letters is missing there.
 const VIEW_OWNER: &str = "persister";
@@ -50,7 +50,7 @@ pub async fn view_state(
     filter: &str,
     shown: u64,
 ) -> Result<ViewState, String> {
-    let Some(last) = last_of(&connection.jetstream, inventory::EVENTS, filter).await? else {
+    let Some(last) = last_message(&connection.jetstream, inventory::EVENTS, filter).await? else {
         return Ok(ViewState::Current(0));
     };
     let position = header::log_position(inventory::EVENTS, last.sequence, |name| {
@@ -76,27 +76,6 @@ pub async fn view_state(
     })
 }
 
-/// The last message under a subject or filter. Any replica of the stream answers, which may be a
-/// little behind.
-///
-/// # Errors
-/// The server does not answer.
-pub async fn last_of(
-    jetstream: &Context,
-    stream: &str,
-    subject: &str,
-) -> Result<Option<StreamMessage>, String> {
-    let handle = jetstream
-        .get_stream_no_info(stream)
-        .await
-        .map_err(|e| e.to_string())?;
-    match handle.direct_get_last_for_subject(subject).await {
-        Ok(message) => Ok(Some(message)),
-        Err(e) if e.kind() == DirectGetErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e.to_string()),
-    }
-}
-
 /// Stores an event if the last event under `filter` still has the sequence `last`, or if there is
 /// none and `last` is 0. Takes at most [`REQUEST_TIMEOUT`].
 ///
@@ -113,7 +92,8 @@ pub async fn store_if_last(
     let outgoing = Outgoing::event(envelope, msg_id.to_owned(), TraceContext::generate())
         .map_err(|e| unavailable(e.to_string()))?;
     if !connection.is_connected() {
-        // It would lie in the client's buffer, and be stored after the caller was told otherwise.
+        // The client would keep the event in its buffer and store it later, although the caller
+        // was told that it is not stored.
         return Err(unavailable("not connected to NATS".into()));
     }
     let message = PublishMessage::build()

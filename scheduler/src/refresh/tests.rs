@@ -63,11 +63,11 @@ fn found(provider: Provider, attempt: u64, ago: Duration) -> FoundToken {
     }
 }
 
-fn fresh() -> Fresh {
-    Fresh {
+fn renewed() -> RenewedToken {
+    RenewedToken {
         token: "EAAB-new".into(),
         refresh_token: None,
-        lives: None,
+        lifetime: None,
     }
 }
 
@@ -81,7 +81,7 @@ async fn a_result_that_the_log_does_not_take_waits_longer_each_time() {
                 Settle::Retry(Duration::from_secs(seconds)),
             );
             assert_eq!(
-                refresher.keep(&found, fresh()).await,
+                refresher.keep(&found, renewed()).await,
                 wait,
                 "{provider}, a new token, attempt {attempt}"
             );
@@ -99,7 +99,7 @@ async fn at_the_deadline_a_result_that_the_log_does_not_take_becomes_a_dead_lett
     let refresher = disconnected().await;
     for settle in [
         refresher
-            .keep(&found(Provider::Facebook, 9, DEADLINE), fresh())
+            .keep(&found(Provider::Facebook, 9, DEADLINE), renewed())
             .await,
         refresher
             .give_up(
@@ -115,7 +115,7 @@ async fn at_the_deadline_a_result_that_the_log_does_not_take_becomes_a_dead_lett
         assert!(why.contains("staff could not be told"), "{why}");
     }
     let google = found(Provider::Google, 9, DEADLINE);
-    assert_eq!(refresher.keep(&google, fresh()).await, Settle::Done);
+    assert_eq!(refresher.keep(&google, renewed()).await, Settle::Done);
     assert_eq!(
         refresher
             .give_up(&google, Reason::Refused, "HTTP 400".into())

@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 use tracing::{info, warn};
 
 use crate::jobs::{Job, JobKind, digest};
-use crate::refresh::store::last_of;
+use crate::last_message::last_message;
 use crate::ticks::runs::{Runs, RunsError, is_overdue};
 
 /// The health check of the schedules.
@@ -166,7 +166,7 @@ async fn scheduled(
     jetstream: &Context,
     name: &str,
 ) -> Result<Option<StreamMessage>, ScheduleError> {
-    last_of(jetstream, inventory::JOBS, &subject::job_schedule(name))
+    last_message(jetstream, inventory::JOBS, &subject::job_schedule(name))
         .await
         .map_err(ScheduleError::Jobs)
 }
