@@ -1,5 +1,6 @@
 # syntax=docker/dockerfile:1
-# One image with all binaries; docker-compose.yml chooses the one to run.
+# One image with one binary. Under the name of a service, a link, the binary runs that service;
+# docker-compose.yml chooses the name.
 
 FROM rust:1.95-slim-bookworm AS build
 WORKDIR /src
@@ -13,14 +14,14 @@ COPY forwarder forwarder
 COPY scheduler scheduler
 COPY realtime realtime
 COPY src src
-# The two caches keep dependencies, fetched and compiled, over builds. They are not part of the image, so the binaries are
+# The two caches keep dependencies, fetched and compiled, over builds. They are not part of the image, so the binary is
 # copied out of them in the same step.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --release --locked --workspace --bins \
+    cargo build --profile dist --locked -p petbuddy --bin petbuddy \
     && mkdir /out \
-    && cd target/release \
-    && cp petbuddy gateway persister forwarder scheduler realtime /out/
+    && cp target/dist/petbuddy /out/ \
+    && for service in gateway persister forwarder scheduler realtime; do ln -s petbuddy /out/$service; done
 
 FROM debian:bookworm-slim
 # The roots of trust for HTTPS to the bot and to the Graph API.

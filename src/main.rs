@@ -1,5 +1,6 @@
 //! `petbuddy`: runs the whole system on one machine, or one service of it, and is the operator's
-//! command line. This file only chooses the subcommand.
+//! command line. This file only chooses the subcommand. Under the name of a service, such as
+//! `gateway`, the program runs that service.
 
 mod cli;
 mod failure;
@@ -79,6 +80,11 @@ struct Child {
 }
 
 fn main() -> ExitCode {
+    // As the service's own binary, a link takes no options.
+    let program = std::env::args_os().next().unwrap_or_default();
+    if let Some(service) = Service::of_program(&program) {
+        return service.main();
+    }
     let cli = Cli::parse();
     match cli.command.unwrap_or(Command::Up(cli.up)) {
         Command::Up(options) => block_on(up::main(options)),

@@ -2,6 +2,8 @@
 //! is given. Does not know how a service works.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::path::Path;
 use std::process::ExitCode;
 
 use runtime::service::settings::{Settings, Spec};
@@ -36,6 +38,13 @@ impl Service {
             Service::Scheduler => "scheduler",
             Service::Realtime => "realtime",
         }
+    }
+
+    /// The service that a program of this path is named after. The image has one program, and a
+    /// link to it for each service.
+    pub fn of_program(path: &OsStr) -> Option<Service> {
+        let name = Path::new(path).file_name()?;
+        Service::ALL.into_iter().find(|s| name == s.name())
     }
 
     /// The variable that sets the port, and the default.
@@ -169,6 +178,24 @@ pub fn base(user: &BTreeMap<String, String>) -> BTreeMap<String, String> {
 mod tests {
     use super::*;
     use crate::stack::state_dir::tests::Scratch;
+
+    #[test]
+    fn a_program_named_after_a_service_is_that_service() {
+        let of = |path: &str| Service::of_program(OsStr::new(path));
+        for service in Service::ALL {
+            assert_eq!(of(service.name()), Some(service));
+        }
+        assert_eq!(of("/usr/local/bin/gateway"), Some(Service::Gateway));
+        for path in [
+            "petbuddy",
+            "target/debug/petbuddy",
+            "gateway/petbuddy",
+            "gateway-2",
+            "",
+        ] {
+            assert_eq!(of(path), None, "{path}");
+        }
+    }
 
     #[test]
     fn a_service_gets_its_own_secrets_and_settings_only() {

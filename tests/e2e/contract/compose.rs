@@ -250,15 +250,19 @@ fn copies(dockerfile: &str) -> Vec<Vec<&str>> {
         .collect()
 }
 
-/// The binaries that the image gets: the build stage copies them out in one `cp … /out/`.
+/// The binaries of the image: `petbuddy`, and its links.
 fn binaries(dockerfile: &str) -> Check<Vec<&str>> {
-    let line = dockerfile
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("&& cp ")?.strip_suffix(" /out/"));
-    Ok(line
-        .ok_or("no `cp … /out/` in the Dockerfile")?
-        .split(' ')
-        .collect())
+    let mut lines = dockerfile.lines().map(str::trim);
+    let links = lines.clone().find_map(|line| {
+        line.strip_prefix("&& for service in ")?
+            .strip_suffix("; do ln -s petbuddy /out/$service; done")
+    });
+    assert!(
+        lines.any(|line| line.starts_with("&& cp target/dist/petbuddy /out/")),
+        "the Dockerfile copies no petbuddy"
+    );
+    let links = links.ok_or("no links to petbuddy in the Dockerfile")?;
+    Ok(["petbuddy"].into_iter().chain(links.split(' ')).collect())
 }
 
 #[test]
@@ -533,6 +537,30 @@ fn new_env_writes_nothing_without_a_working_openssl() -> Check {
     Ok(())
 }
 
+/// Runs the service without any setting, so that it lists the settings it lacks, and ends.
+fn by_its_link_and_by_its_subcommand_a_service_is_the_same(service: &str) -> Check {
+    let petbuddy = env!("CARGO_BIN_EXE_petbuddy");
+    let folder = env::temp_dir().join(format!("petbuddy-link-{}", process::id()));
+    fs::create_dir_all(&folder)?;
+    let link = folder.join(service);
+    symlink(petbuddy, &link)?;
+    let run = |program: &Path, arguments: &[&str]| {
+        let output = Command::new(program)
+            .args(arguments)
+            .env_clear()
+            .current_dir(&folder)
+            .output()?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        Ok::<_, std::io::Error>((output.status.code(), said))
+    };
+    let (by_link, by_subcommand) = (run(&link, &[]), run(Path::new(petbuddy), &[service]));
+    fs::remove_dir_all(&folder)?;
+    let by_link = by_link?;
+    assert!(by_link.1.contains("NATS_PASSWORD"), "{by_link:?}");
+    assert_eq!(by_link, by_subcommand?);
+    Ok(())
+}
+
 #[test]
 fn every_command_is_in_the_image() -> Check {
     let (compose, dockerfile) = (compose()?, read("Dockerfile")?);
@@ -545,8 +573,11 @@ fn every_command_is_in_the_image() -> Check {
         };
         assert!(
             root().join(&main).is_file(),
-            "the Dockerfile copies {binary}, but there is no {main}"
+            "the image has {binary}, but there is no {main}"
         );
+    }
+    for service in binaries.iter().filter(|name| **name != "petbuddy") {
+        by_its_link_and_by_its_subcommand_a_service_is_the_same(service)?;
     }
 
     let mut subcommands = BTreeSet::new();
