@@ -33,8 +33,8 @@ prepare() { # name of the result file
   contenders=()
   petbuddy=${PETBUDDY_BIN:-}
   if [ -z "$petbuddy" ]; then
-    cargo build --release --quiet --locked -p petbuddy
-    petbuddy=$target/release/petbuddy
+    cargo build --profile dist --quiet --locked -p petbuddy
+    petbuddy=$target/dist/petbuddy
   fi
   [ -x "$petbuddy" ] || fail "there is no program $petbuddy"
   loadgen=$work/loadgen/release/loadgen
