@@ -1,7 +1,6 @@
 //! What one event costs on its way to the sockets of a company: reading it, encoding its frame, and
 //! delivering the frame to the queues of many sockets. Writes to no connection.
 
-#![allow(missing_docs)]
 #![expect(
     clippy::expect_used,
     reason = "without its input the benchmark cannot run"

@@ -1,7 +1,6 @@
 //! What one event costs in JSON: writing an envelope, reading it, and reading it with the check of
 //! its subject. Sends nothing.
 
-#![allow(missing_docs)]
 #![expect(
     clippy::expect_used,
     reason = "without its input the benchmark cannot run"

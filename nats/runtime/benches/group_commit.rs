@@ -1,7 +1,6 @@
 //! What the publisher's writing task does with a group of events besides waiting for the server.
 //! Connects to none.
 
-#![allow(missing_docs)]
 #![expect(
     clippy::expect_used,
     reason = "without its input the benchmark cannot run"
