@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
+use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::PullConsumer;
-use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind};
-use async_nats::jetstream::{Context, ErrorCode};
+use async_nats::jetstream::stream::ConsumerError;
 use metrics::gauge;
 use serde_json::json;
 use tracing::warn;
@@ -38,9 +38,7 @@ pub async fn find_or_make(
     consumer: &str,
 ) -> Result<PullConsumer, ConsumerError> {
     let missing = match jetstream.get_consumer_from_stream(consumer, stream).await {
-        Err(e) if matches!(e.kind(), ConsumerErrorKind::JetStream(e) if e.error_code() == ErrorCode::CONSUMER_NOT_FOUND) => {
-            e
-        }
+        Err(e) if setup::is_not_found(&e) => e,
         found_or_failed => return found_or_failed,
     };
     let Some((stream, config)) = setup::consumers()

@@ -119,7 +119,11 @@ impl Pull {
         } else {
             EXPIRES
         };
-        let mut request = json!({"batch": batch, "expires": expires.as_nanos() as u64, "idle_heartbeat": HEARTBEAT.as_nanos() as u64});
+        let mut request = json!({
+            "batch": batch,
+            "expires": expires.as_nanos() as u64,
+            "idle_heartbeat": HEARTBEAT.as_nanos() as u64,
+        });
         if let Some((group, pin)) = &self.group {
             request["group"] = json!(group);
             if let Some(pin) = pin {

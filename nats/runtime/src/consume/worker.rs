@@ -255,7 +255,10 @@ impl Worker {
         let drain = async {
             while let Ok(Pulled::Message(message)) = pull.next().await {
                 if let Err(e) = message.ack_with(AckKind::Nak(Some(GIVE_BACK))).await {
-                    warn!(error = %e, "a message could not be given back; it comes again after the ack wait");
+                    warn!(
+                        error = %e,
+                        "a message could not be given back; it comes again after the ack wait"
+                    );
                 }
             }
         };

@@ -176,9 +176,13 @@ mod tests {
         /// Going on after the last message passes over nothing and gives nothing twice, whatever
         /// the lengths of the pages.
         #[test]
-        fn merged_pages_are_walked_without_a_gap(all in proptest::collection::btree_map(1u64..200, any::<bool>(), 0..60), size in 1usize..7) {
+        fn merged_pages_are_walked_without_a_gap(
+            all in proptest::collection::btree_map(1u64..200, any::<bool>(), 0..60),
+            size in 1usize..7,
+        ) {
             let page = |which: bool, after: u64| {
-                all.iter().filter(|(seq, of)| **seq > after && **of == which).take(size).map(|(seq, _)| stored(*seq)).collect::<Vec<_>>()
+                let next = all.iter().filter(|(seq, of)| **seq > after && **of == which);
+                next.take(size).map(|(seq, _)| stored(*seq)).collect::<Vec<_>>()
             };
             let (mut at, mut seen) = (0, Vec::new());
             loop {

@@ -73,7 +73,11 @@ pub async fn store(
             true
         }
         Ok(Err(e)) => {
-            error!(error = %e, stream_seq = failed.stream_seq, "a dead letter could not be stored; the message comes again");
+            error!(
+                error = %e,
+                stream_seq = failed.stream_seq,
+                "a dead letter could not be stored; the message comes again"
+            );
             false
         }
         Err(_) => {
@@ -162,7 +166,8 @@ mod tests {
     #[test]
     fn a_sourced_message_keeps_its_position_in_the_conversation() {
         // As the server writes it.
-        let source = "EVENTS 41 message.created.*.*.facebook.outbound.operator outbound.{{partition(16,1,2)}} message.created.a.b";
+        let source = "EVENTS 41 message.created.*.*.facebook.outbound.operator \
+                      outbound.{{partition(16,1,2)}} message.created.a.b";
         let headers = stored(&[
             ("Nats-Stream-Source", source),
             ("Nats-Msg-Id", "x"),

@@ -189,7 +189,13 @@ pub async fn page_since(
     limit: usize,
 ) -> Result<Vec<StoredMessage>, ReadError> {
     let limit = limit.clamp(1, MAX_PAGE);
-    get(connection, stream, json!({"batch": limit, "max_bytes": MAX_PAGE_BYTES, "start_time": from, "next_by_subj": filter})).await
+    let request = json!({
+        "batch": limit,
+        "max_bytes": MAX_PAGE_BYTES,
+        "start_time": from,
+        "next_by_subj": filter,
+    });
+    get(connection, stream, request).await
 }
 
 /// The last message of each of these subjects, at most [`MAX_LATEST`] of them. A subject without a

@@ -208,7 +208,8 @@ async fn retire(jetstream: &Context, of: &str, name: &str) -> Result<bool, async
     }
 }
 
-fn is_not_found(error: &ConsumerError) -> bool {
+/// Whether the server has no such consumer.
+pub(crate) fn is_not_found(error: &ConsumerError) -> bool {
     matches!(
         error.kind(),
         ConsumerErrorKind::JetStream(e) if e.error_code() == ErrorCode::CONSUMER_NOT_FOUND

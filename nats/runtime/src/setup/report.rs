@@ -42,7 +42,9 @@ impl fmt::Display for Report {
                 Change::Updated(fields) => writeln!(f, "{name}: updated {}", fields.join(", "))?,
                 Change::Drift(fields) => writeln!(
                     f,
-                    "{name}: DIFFERS in {}. Changing it could lose messages, so it was left. Compare with nats/README.md, then use `nats stream edit` or `nats consumer edit`.",
+                    "{name}: DIFFERS in {}. Changing it could lose messages, so it was left. \
+                     Compare with nats/README.md, then use `nats stream edit` or \
+                     `nats consumer edit`.",
                     fields.join(", ")
                 )?,
             }
