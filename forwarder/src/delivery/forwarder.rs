@@ -127,7 +127,6 @@ impl Forwarder {
         for _ in 0..ACK_TRIES {
             let ack = self
                 .connection
-                .client
                 .request(work.item.ack.clone(), AckKind::Ack.into());
             if matches!(tokio::time::timeout(REQUEST_TIMEOUT, ack).await, Ok(Ok(_))) {
                 return self.next(work, true).await;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use contract::subject::{self, PARTITIONS};
 use futures_util::StreamExt;
 use runtime::CancellationToken;
-use runtime::net::connection::Connection;
+use runtime::net::connection::{Connection, REQUEST_TIMEOUT};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -98,7 +98,7 @@ pub async fn watch(
     let me = connection.instance.to_string();
     let subject = subject::members(connection.service);
     let mut beats = loop {
-        match connection.client.subscribe(subject.clone()).await {
+        match connection.subscribe(subject.clone()).await {
             Ok(beats) => break beats,
             Err(error) => {
                 warn!(%error, "the other forwarders cannot be heard yet");
@@ -148,10 +148,6 @@ pub async fn watch(
 }
 
 async fn announce(connection: &Connection, subject: &str, me: &str, leaving: bool) {
-    // Not while disconnected. Otherwise the client would send a heap of old beats later.
-    if !connection.is_connected() {
-        return;
-    }
     let beat = Beat {
         instance: me.to_owned(),
         leaving,
@@ -160,8 +156,7 @@ async fn announce(connection: &Connection, subject: &str, me: &str, leaving: boo
         return;
     };
     if let Err(error) = connection
-        .client
-        .publish(subject.to_owned(), beat.into())
+        .publish_now(subject.to_owned(), beat.into(), REQUEST_TIMEOUT)
         .await
     {
         debug!(%error, "a beat is not sent");

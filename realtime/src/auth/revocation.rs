@@ -29,7 +29,6 @@ pub async fn run(node: Node) {
         loop {
             match node
                 .connection()
-                .client
                 .subscribe(subject::entry(inventory::SESSIONS, "*.*"))
                 .await
             {

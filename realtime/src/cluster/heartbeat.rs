@@ -30,7 +30,6 @@ pub async fn run(node: Node) {
         loop {
             match node
                 .connection()
-                .client
                 .subscribe(subject::members(node.connection().service))
                 .await
             {
@@ -103,14 +102,10 @@ async fn send(node: &Node, gone: bool) {
         node: connection.instance.to_string(),
         gone,
     };
-    // Without a connection the heartbeat would wait in the client's buffer and be sent when it is
-    // no longer true.
-    if let (true, Ok(beat)) = (connection.is_connected(), serde_json::to_vec(&beat)) {
-        let sent = connection
-            .client
-            .publish(subject::members(connection.service), beat.into());
+    if let Ok(beat) = serde_json::to_vec(&beat) {
+        let subject = subject::members(connection.service);
         // A heartbeat that is lost is made up for by the next one.
-        let _ = tokio::time::timeout(BEAT, sent).await;
+        let _ = connection.publish_now(subject, beat.into(), BEAT).await;
     }
 }
 

@@ -8,7 +8,7 @@ use async_nats::{Message, Subscriber};
 use contract::subject;
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::heartbeat;
 use crate::metrics::count_skipped;
@@ -53,7 +53,6 @@ impl PresenceExchange {
     pub async fn subscribe(node: &Node, room: &Room) -> Result<PresenceExchange, String> {
         let messages = node
             .connection()
-            .client
             .subscribe(subject::presence_of_company(room.id))
             .await
             .map_err(|e| e.to_string())?;
@@ -151,15 +150,11 @@ async fn publish(node: &Node, room: &Room, message: &NodeUsers) -> bool {
         count_skipped(room.id, "unwritable", None);
         return false;
     };
-    // Without a connection the message would wait in the client's buffer and be sent when it is no
-    // longer true.
-    if !connection.is_connected() {
-        return false;
-    }
-    let published = connection
-        .client
-        .publish(subject::presence_of_company(room.id), payload.into());
-    matches!(timeout(PUBLISH_AFTER, published).await, Ok(Ok(())))
+    let subject = subject::presence_of_company(room.id);
+    connection
+        .publish_now(subject, payload.into(), PUBLISH_AFTER)
+        .await
+        .is_ok()
 }
 
 #[cfg(test)]

@@ -153,7 +153,6 @@ impl<'a> Feed<'a> {
         let connects = connection.connects();
         let subscribe = |subject: String| async {
             connection
-                .client
                 .subscribe(subject)
                 .await
                 .map_err(|e| e.to_string())
@@ -326,9 +325,7 @@ impl<'a> Feed<'a> {
     /// Tries once to repair. Returns how many events were delivered.
     async fn try_repair(&mut self) -> Result<u64, String> {
         let connection = self.node.connection();
-        if !connection.is_connected() {
-            return Err("not connected to NATS".into());
-        }
+        connection.require().map_err(|e| e.to_string())?;
         // A gap that appears from here on is repaired again.
         self.gaps.mark_unchanged();
         self.connects = connection.connects();

@@ -13,7 +13,6 @@ use metrics::counter;
 use runtime::log::publisher::{Outgoing, PublishError, Publisher};
 use runtime::net::connection::Connection;
 use serde::{Deserialize, Serialize};
-use tokio::time::timeout;
 use tracing::warn;
 
 use crate::auth::session::Session;
@@ -153,23 +152,14 @@ pub async fn publish_typing(
     conversation: Id,
     typing: Typing,
 ) -> Outcome {
-    // Without a connection the indicator would wait in the client's buffer and be sent when it is
-    // no longer true.
-    if !connection.is_connected() {
-        counter!("realtime_typing_dropped_total").increment(1);
-        return Err(Failure::UNAVAILABLE);
-    }
     let payload = serde_json::to_vec(&typing).map_err(|_| Failure::UNAVAILABLE)?;
-    match timeout(
-        TYPING_DEADLINE,
-        connection
-            .client
-            .publish(subject::typing(company, conversation), payload.into()),
-    )
-    .await
+    let subject = subject::typing(company, conversation);
+    match connection
+        .publish_now(subject, payload.into(), TYPING_DEADLINE)
+        .await
     {
-        Ok(Ok(())) => Ok(Done::OK),
-        _ => {
+        Ok(()) => Ok(Done::OK),
+        Err(_) => {
             counter!("realtime_typing_dropped_total").increment(1);
             Err(Failure::UNAVAILABLE)
         }

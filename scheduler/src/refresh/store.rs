@@ -9,7 +9,7 @@ use contract::trace::TraceContext;
 use contract::{header, inventory, subject};
 use runtime::log::direct_get;
 use runtime::log::publisher::Outgoing;
-use runtime::net::connection::{Connection, REQUEST_TIMEOUT};
+use runtime::net::connection::{Connection, REQUEST_TIMEOUT, SendError};
 
 use crate::last_message::last_message;
 
@@ -91,29 +91,21 @@ pub async fn store_if_last(
     let unavailable = |e: String| StoreError::Unavailable(e);
     let outgoing = Outgoing::event(envelope, msg_id.to_owned(), TraceContext::generate())
         .map_err(|e| unavailable(e.to_string()))?;
-    if !connection.is_connected() {
-        // The client would keep the event in its buffer and store it later, although the caller
-        // was told that it is not stored.
-        return Err(unavailable("not connected to NATS".into()));
-    }
     let message = PublishMessage::build()
         .payload(outgoing.payload)
         .headers(outgoing.headers)
         .message_id(msg_id)
         .expected_last_subject_sequence(last)
         .header(header::EXPECTED_SUBJECT, filter);
-    let publish = async {
-        connection
-            .jetstream
-            .send_publish(outgoing.subject, message)
-            .await?
-            .await
-    };
-    match tokio::time::timeout(REQUEST_TIMEOUT, publish).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(e)) if e.kind() == PublishErrorKind::WrongLastSequence => Err(StoreError::Overtaken),
-        Ok(Err(e)) => Err(unavailable(e.to_string())),
-        Err(_) => Err(unavailable(format!("no answer within {REQUEST_TIMEOUT:?}"))),
+    match connection
+        .store_now(outgoing.subject, message, REQUEST_TIMEOUT)
+        .await
+    {
+        Ok(_) => Ok(()),
+        Err(SendError::Failed(e)) if e.kind() == PublishErrorKind::WrongLastSequence => {
+            Err(StoreError::Overtaken)
+        }
+        Err(e) => Err(unavailable(e.to_string())),
     }
 }
 

@@ -55,7 +55,6 @@ impl DeliveryWaits {
         let subscribed = timeout(
             STEP_TIMEOUT,
             self.connection
-                .client
                 .subscribe(subject::live_delivery(company, contact)),
         )
         .await;

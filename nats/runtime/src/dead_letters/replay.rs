@@ -17,6 +17,7 @@ use super::list::DeadLetters;
 use super::model::{DeadLetter, DeadLetterError, Scope};
 use super::resolution::Decided;
 use crate::log::direct_get::{self, StoredMessage};
+use crate::net::connection::SendError;
 use contract::Timestamp;
 use contract::dead_letter::{State, StreamPosition};
 use contract::event::MessageDelivery;
@@ -223,33 +224,28 @@ impl DeadLetters {
         dead_letter: &DeadLetter,
     ) -> Result<StreamPosition, DeadLetterError> {
         let unavailable = |why: String| DeadLetterError::Unavailable(why);
-        if !self.connection.is_connected() {
-            // Otherwise the message would lie in the client's buffer, and be published after the
-            // caller was told that it was not.
-            return Err(unavailable("not connected to NATS".into()));
-        }
         let message = PublishMessage::build()
             .headers(headers(stored))
             .payload(stored.payload.clone())
             .message_id(format!("replay-{}", dead_letter.seq));
-        let publish = async {
-            self.connection
-                .jetstream
-                .send_publish(dead_letter.subject.clone(), message)
-                .await?
-                .await
-        };
-        match tokio::time::timeout(PUBLISH_WITHIN, publish).await {
-            Ok(Ok(ack)) => Ok(StreamPosition {
+        let subject = dead_letter.subject.clone();
+        match self
+            .connection
+            .store_now(subject, message, PUBLISH_WITHIN)
+            .await
+        {
+            Ok(ack) => Ok(StreamPosition {
                 stream: ack.stream,
                 seq: ack.sequence,
             }),
-            Ok(Err(e)) if is_for_good(&e) => Err(DeadLetterError::Refused(e.to_string())),
-            Ok(Err(e)) => Err(unavailable(e.to_string())),
-            Err(_) => Err(unavailable(format!(
+            Err(SendError::Failed(e)) if is_for_good(&e) => {
+                Err(DeadLetterError::Refused(e.to_string()))
+            }
+            Err(SendError::NoAnswer(_)) => Err(unavailable(format!(
                 "{} does not answer",
                 dead_letter.subject
             ))),
+            Err(e) => Err(unavailable(e.to_string())),
         }
     }
 

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use tracing::warn;
 
 use crate::log::direct_get::ReadError;
-use crate::net::connection::{Connection, REQUEST_TIMEOUT};
+use crate::net::connection::{Connection, REQUEST_TIMEOUT, SendError};
 use contract::{inventory, subject};
 
 /// A handle of one bucket. Cloning is cheap.
@@ -91,7 +91,10 @@ impl Bucket {
                 Err(e) => Err(e.to_string()),
             }
         };
-        self.bounded(read).await?.map_err(|e| self.unavailable(e))
+        self.connection
+            .within(REQUEST_TIMEOUT, read)
+            .await
+            .map_err(|e| self.unavailable(e.to_string()))
     }
 
     /// Writes a value that lives for `ttl` (whole seconds, 1 or more) in place of `revision`.
@@ -152,33 +155,18 @@ impl Bucket {
     }
 
     async fn publish(&self, key: &str, message: PublishMessage) -> Result<(), BucketError> {
-        let publish = async {
-            self.connection
-                .jetstream
-                .send_publish(subject::entry(self.name, key), message)
-                .await?
-                .await
-        };
-        self.bounded(publish)
-            .await?
-            .map(drop)
-            .map_err(|e| match e.kind() {
-                PublishErrorKind::WrongLastSequence => BucketError::Overtaken,
-                _ => self.unavailable(e.to_string()),
-            })
-    }
-
-    /// Limits a request to [`REQUEST_TIMEOUT`]. The client's own limit is not enough, because it
-    /// begins only once the client's queue has taken the request.
-    async fn bounded<T>(&self, request: impl Future<Output = T>) -> Result<T, BucketError> {
-        if !self.connection.is_connected() {
-            // Otherwise a write would lie in the client's buffer, and happen after the caller was
-            // told that it did not.
-            return Err(self.unavailable("not connected to NATS".into()));
+        let subject = subject::entry(self.name, key);
+        let stored = self
+            .connection
+            .store_now(subject, message, REQUEST_TIMEOUT)
+            .await;
+        match stored {
+            Ok(_) => Ok(()),
+            Err(SendError::Failed(e)) if e.kind() == PublishErrorKind::WrongLastSequence => {
+                Err(BucketError::Overtaken)
+            }
+            Err(e) => Err(self.unavailable(e.to_string())),
         }
-        tokio::time::timeout(REQUEST_TIMEOUT, request)
-            .await
-            .map_err(|_| self.unavailable(format!("no answer within {REQUEST_TIMEOUT:?}")))
     }
 
     fn unavailable(&self, error: String) -> BucketError {

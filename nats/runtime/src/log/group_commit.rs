@@ -89,11 +89,9 @@ async fn check(hook: &mut Option<Box<dyn PreCommit>>, group: Vec<Waiting>) -> Ve
 }
 
 async fn write_group(connection: &Connection, group: Vec<Waiting>) {
-    if !connection.is_connected() {
-        // A publish now would lie in the client's buffer and be stored after the caller was told
-        // otherwise.
+    if let Err(e) = connection.require() {
         for w in group {
-            w.answer(Err(PublishError::Unavailable("not connected".into())));
+            w.answer(Err(PublishError::Unavailable(e.to_string())));
         }
         return;
     }

@@ -1,13 +1,19 @@
-//! One NATS connection a service, watched: its state and the server's complaints become health, log
-//! lines and metrics.
+//! The NATS connection of a service. The connection is watched: its state and the server's
+//! complaints become health, log lines and metrics. Sends nothing by itself.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use async_nats::client::{PublishError, RequestError, SubscribeError};
 use async_nats::connection::State;
-use async_nats::jetstream::{self, context::ContextBuilder};
-use async_nats::{Client, ConnectOptions, Event, ServerAddr};
+use async_nats::jetstream::context::{ContextBuilder, PublishError as StoreError};
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::{self, publish::PublishAck};
+use async_nats::subject::ToSubject;
+use async_nats::{Client, ConnectOptions, Event, Message, Request, ServerAddr, Subscriber};
+use bytes::Bytes;
 use metrics::counter;
 use secrecy::ExposeSecret;
 use tokio::sync::watch;
@@ -16,22 +22,41 @@ use tracing::{debug, error, info, warn};
 use crate::service::settings::NatsSettings;
 use contract::Id;
 
-/// A server that answers no ping for two of these is given up. The client's default of 60 s would
-/// hide a hung server.
+/// Time between two pings. A server that answers neither of two is given up. Otherwise, with the
+/// client's default of 60 s, a hung server would stay hidden.
 const PING_INTERVAL: Duration = Duration::from_secs(2);
-/// Longest wait between attempts to reconnect.
+/// Longest pause between two attempts to reconnect.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(1);
-/// Any single request to JetStream's API.
+/// How long any single request to JetStream may take. After that the request has failed.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
-/// Messages that may wait in one subscription.
+/// Messages that may wait in one subscription. Further ones are dropped, which is a gap.
 const SUBSCRIPTION_CAPACITY: usize = 65_536;
+
+/// There is no connection, so nothing was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not connected to NATS")]
+pub struct NotConnected;
+
+/// Why something that must be sent now, or not at all, was not sent or not answered.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError<E> {
+    /// See [`NotConnected`].
+    #[error(transparent)]
+    NotConnected(#[from] NotConnected),
+    /// Nothing came back within this limit. The server may have taken the request.
+    #[error("no answer within {0:?}")]
+    NoAnswer(Duration),
+    /// The client or the server has refused.
+    #[error("{0}")]
+    Failed(E),
+}
 
 /// A service's connection.
 #[derive(Clone)]
 pub struct Connection {
-    /// Core NATS.
-    pub client: Client,
-    /// JetStream.
+    pub(crate) client: Client,
+    /// JetStream, for reads. What is stored through it while disconnected is stored later; see
+    /// [`Connection::store_now`].
     pub jetstream: jetstream::Context,
     /// The service's name.
     pub service: &'static str,
@@ -46,7 +71,7 @@ impl Connection {
     /// service starts before NATS does.
     ///
     /// # Errors
-    /// An address that is none.
+    /// `NATS_URL` holds something that is no address.
     pub async fn open(
         settings: &NatsSettings,
         service: &'static str,
@@ -106,6 +131,100 @@ impl Connection {
         self.client.connection_state() == State::Connected
     }
 
+    /// Fails without a connection. Check this before sending something that must not be sent later:
+    /// the client keeps what is sent meanwhile in its buffer, and sends it after the caller was
+    /// told otherwise, or when it is no longer true.
+    ///
+    /// # Errors
+    /// [`NotConnected`]
+    pub fn require(&self) -> Result<(), NotConnected> {
+        match self.is_connected() {
+            true => Ok(()),
+            false => Err(NotConnected),
+        }
+    }
+
+    /// Makes a request, for at most `limit`, if there is a connection. The client's own limit is
+    /// not enough, because it begins only once the client's queue has taken the request.
+    ///
+    /// # Errors
+    /// See [`SendError`].
+    pub async fn within<T, E>(
+        &self,
+        limit: Duration,
+        request: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, SendError<E>> {
+        self.require()?;
+        tokio::time::timeout(limit, request)
+            .await
+            .map_err(|_| SendError::NoAnswer(limit))?
+            .map_err(SendError::Failed)
+    }
+
+    /// Publishes on core NATS now or not at all.
+    ///
+    /// # Errors
+    /// See [`SendError`].
+    pub async fn publish_now(
+        &self,
+        subject: impl ToSubject,
+        payload: Bytes,
+        limit: Duration,
+    ) -> Result<(), SendError<PublishError>> {
+        self.within(limit, self.client.publish(subject, payload))
+            .await
+    }
+
+    /// Sends a request on core NATS now or not at all, and waits for the answer.
+    ///
+    /// # Errors
+    /// See [`SendError`].
+    pub async fn request_now(
+        &self,
+        subject: impl ToSubject,
+        request: Request,
+        limit: Duration,
+    ) -> Result<Message, SendError<RequestError>> {
+        self.within(limit, self.client.send_request(subject, request))
+            .await
+    }
+
+    /// Stores a message in the stream of its subject, now or not at all, and waits for the
+    /// acknowledgement. After [`SendError::NoAnswer`] nobody knows whether the message is stored.
+    ///
+    /// # Errors
+    /// See [`SendError`].
+    pub async fn store_now(
+        &self,
+        subject: impl ToSubject,
+        message: PublishMessage,
+        limit: Duration,
+    ) -> Result<PublishAck, SendError<StoreError>> {
+        let stored = async { self.jetstream.send_publish(subject, message).await?.await };
+        self.within(limit, stored).await
+    }
+
+    /// Sends a request on core NATS, later if there is no connection, and waits for the answer. For
+    /// requests that do no harm when they are late.
+    ///
+    /// # Errors
+    /// There was no answer.
+    pub async fn request(
+        &self,
+        subject: impl ToSubject,
+        payload: Bytes,
+    ) -> Result<Message, RequestError> {
+        self.client.request(subject, payload).await
+    }
+
+    /// Subscribes on core NATS, without waiting for the server.
+    ///
+    /// # Errors
+    /// The client is closed.
+    pub async fn subscribe(&self, subject: impl ToSubject) -> Result<Subscriber, SubscribeError> {
+        self.client.subscribe(subject).await
+    }
+
     /// Changes whenever core subscriptions have missed something: the connection was lost, or one
     /// was too slow.
     pub fn gaps(&self) -> watch::Receiver<u64> {
@@ -118,9 +237,9 @@ impl Connection {
         self.gaps.send_modify(|count| *count += 1);
     }
 
-    /// How often a connection was made, the first included. It is counted before the subscriptions
-    /// are made anew: whoever gets a message and sees the number that he saw before has missed
-    /// nothing by a lost connection.
+    /// How often a connection was made, the first included. The client counts before it makes the
+    /// subscriptions anew. So a subscriber that gets a message and reads the same number as before
+    /// has missed nothing by a lost connection.
     pub fn connects(&self) -> u64 {
         self.client.statistics().connects.load(Ordering::Relaxed)
     }
@@ -151,16 +270,48 @@ fn note(event: &Event, lame_duck: &AtomicBool, gaps: &watch::Sender<u64>) {
             gaps.send_modify(|count| *count += 1);
             warn!(sid, "a subscription is too slow; messages were dropped");
         }
-        // A violation of permissions shows only here; the call itself just times out.
+        // A violation of permissions shows only here: the call itself just times out.
         Event::ServerError(e) => {
             counter!("nats_server_errors_total").increment(1);
             error!(error = %e, "the NATS server refused something");
         }
-        // Mostly one for each try to reconnect; that the connection is lost has been said.
+        // Mostly one for each try to reconnect. The lost connection itself was logged before.
         Event::ClientError(e) => {
             counter!("nats_client_errors_total").increment(1);
             debug!(error = %e, "NATS client error");
         }
         other => info!(event = %other, "NATS"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A connection to a server that is not there.
+    async fn unconnected() -> Connection {
+        let settings = NatsSettings {
+            url: "nats://127.0.0.1:9".into(),
+            user: "nobody".into(),
+            password: "none".into(),
+        };
+        let instance = Id::from_bytes([7; 12]);
+        Connection::open(&settings, "tests", instance)
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn nothing_that_must_be_sent_now_is_begun_without_a_connection() {
+        let connection = unconnected().await;
+        assert_eq!(connection.require(), Err(NotConnected));
+        let begun = async { unreachable!("begun") };
+        let sent: Result<(), SendError<PublishError>> =
+            connection.within(REQUEST_TIMEOUT, begun).await;
+        assert!(matches!(sent, Err(SendError::NotConnected(_))), "{sent:?}");
+        let sent = connection
+            .publish_now("beat", Bytes::new(), REQUEST_TIMEOUT)
+            .await;
+        assert_eq!(sent.unwrap_err().to_string(), "not connected to NATS");
     }
 }

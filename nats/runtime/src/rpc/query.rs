@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument, info_span, warn};
 
 use crate::CancellationToken;
-use crate::net::connection::Connection;
+use crate::net::connection::{Connection, SendError};
 use crate::service::error::ServiceError;
 use contract::header;
 use contract::query::{Priority, Query};
@@ -69,22 +69,14 @@ pub async fn ask_raw<Q: Query>(
         .headers(headers)
         .payload(payload.into())
         .timeout(Some(QUERY_TIMEOUT));
-    if !connection.is_connected() {
-        return Err(QueryError::Unavailable("not connected to NATS".into()));
-    }
-    // The client's own limit begins only once the client's queue has taken the request.
-    let asked = tokio::time::timeout(
-        QUERY_TIMEOUT,
-        connection.client.send_request(Q::SUBJECT, request),
-    )
-    .await;
-    let reply = asked
-        .map_err(|_| QueryError::Unavailable(format!("no answer within {QUERY_TIMEOUT:?}")))?
-        .map_err(|e| match e.kind() {
-            RequestErrorKind::NoResponders => {
+    let reply = connection
+        .request_now(Q::SUBJECT, request, QUERY_TIMEOUT)
+        .await
+        .map_err(|e| match e {
+            SendError::Failed(e) if e.kind() == RequestErrorKind::NoResponders => {
                 QueryError::Unavailable("no persister is there".into())
             }
-            _ => QueryError::Unavailable(e.to_string()),
+            e => QueryError::Unavailable(e.to_string()),
         })?;
     let Some(code) = reply.headers.as_ref().and_then(|h| h.get(ERROR_CODE)) else {
         return Ok(reply.payload);
