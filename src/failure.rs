@@ -9,7 +9,12 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// Another run holds the lock of the state folder.
-    #[error("petbuddy is already running in {}{}: stop that one first, or give this one a folder of its own with --dir", folder.display(), pid.map(|p| format!(" (process {p})")).unwrap_or_default())]
+    #[error(
+        "petbuddy is already running in {}{}: stop that one first, or give this one a folder of \
+         its own with --dir",
+        folder.display(),
+        pid.map(|p| format!(" (process {p})")).unwrap_or_default()
+    )]
     AlreadyRunning {
         folder: PathBuf,
         /// The process that holds the lock, if it is known.
@@ -23,7 +28,8 @@ pub enum Failure {
     PortsTaken(Vec<String>),
     /// A server program that is neither found nor downloaded.
     #[error(
-        "{name} {minimum} or newer is needed: {why}. Install it on PATH, or set {variable} to one that runs."
+        "{name} {minimum} or newer is needed: {why}. Install it on PATH, or set {variable} to one \
+         that runs."
     )]
     MissingProgram {
         /// `nats-server` or `mongod`.
@@ -47,7 +53,10 @@ pub enum Failure {
         reason: String,
     },
     /// A child that ends again and again while it starts.
-    #[error("{what} ended {ends} times while starting. Its last words, from {}:\n{words}", log.display())]
+    #[error(
+        "{what} ended {ends} times while starting. Its last words, from {}:\n{words}",
+        log.display()
+    )]
     KeepsEnding {
         what: String,
         ends: u32,
@@ -62,7 +71,8 @@ pub enum Failure {
     /// The disk has no room for the streams: nats-server takes at most three quarters of the free
     /// space.
     #[error(
-        "the disk of NATS has no room for the streams ({0}): free some, or set EVENTS_MAX_BYTES to less than the default 4294967296"
+        "the disk of NATS has no room for the streams ({0}): free some, or set EVENTS_MAX_BYTES to \
+         less than the default 4294967296"
     )]
     NoRoom(String),
     #[error("{0}")]
@@ -82,7 +92,8 @@ fn storage_sentence(path: &Path, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             format!(
-                "no space is left for {path}: free some, or choose a folder on another disk with --dir"
+                "no space is left for {path}: free some, or choose a folder on another disk with \
+                 --dir"
             )
         }
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {

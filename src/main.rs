@@ -22,12 +22,17 @@ Environment:
   PORT=4000 REALTIME_PORT=4001 PERSISTER_PORT=4010 FORWARDER_PORT=4020 SCHEDULER_PORT=4030
   BOT_PORT=5001 NATS_PORT=4222 MONGODB_PORT=27017      where the parts listen
   NATS_URL, MONGODB_URI, META_BOT_BASE_URL             used instead of a child, where set
-  PETBUDDY_CACHE                                       where fetched programs are kept (~/.cache/petbuddy)
+  PETBUDDY_CACHE=~/.cache/petbuddy                     where fetched programs are kept
 Settings of the services are passed on to them; see docs/operations.md.";
 
 /// PetBuddy Messaging. Without a command: the whole system on this machine.
 #[derive(Parser)]
-#[command(name = "petbuddy", version, after_help = exit_code::TABLE, args_conflicts_with_subcommands = true)]
+#[command(
+    name = "petbuddy",
+    version,
+    after_help = exit_code::TABLE,
+    args_conflicts_with_subcommands = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,

@@ -34,7 +34,8 @@ Exit codes:
   1  there is no such dead letter, or it was decided otherwise, or no stream takes its message
   2  a wrong option or setting
   6  NATS does not answer; what was done until then is printed
-The NATS server is named by NATS_URL, NATS_USER (operator) and NATS_PASSWORD. Without them it is that of the system in --dir.";
+The NATS server is named by NATS_URL, NATS_USER (operator) and NATS_PASSWORD. Without them it is
+that of the system in --dir.";
 
 /// Options of `petbuddy dead-letters`.
 #[derive(Args)]
@@ -59,7 +60,11 @@ enum Command {
         #[arg(long, default_value = "open")]
         state: StateFilter,
         /// At most this many
-        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=MAX_DEAD_LETTERS as i64))]
+        #[arg(
+            long,
+            default_value_t = 50,
+            value_parser = clap::value_parser!(u16).range(1..=MAX_DEAD_LETTERS as i64)
+        )]
         limit: u16,
         /// Continue after this sequence
         #[arg(long, default_value_t = 0)]
@@ -217,10 +222,13 @@ async fn run(Options { dir, json, command }: Options, output: &mut String) -> Re
             };
             let (replayed, done) = replay_all(&dead_letters, filter, &mode).await;
             *output = match json {
-                true => line(
-                    &json!({"dry_run": dry_run, "count": replayed.sequences.len(), "sequences": replayed.sequences,
-                    "skipped": replayed.skipped, "more": replayed.next_cursor.is_some()}),
-                )?,
+                true => line(&json!({
+                    "dry_run": dry_run,
+                    "count": replayed.sequences.len(),
+                    "sequences": replayed.sequences,
+                    "skipped": replayed.skipped,
+                    "more": replayed.next_cursor.is_some(),
+                }))?,
                 false => summary(&replayed, dry_run),
             };
             done.map_err(failed)?;

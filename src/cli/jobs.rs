@@ -28,13 +28,15 @@ const SHOWN_CHARACTERS: usize = 80;
 
 /// Below the options in `petbuddy jobs --help`.
 pub const HELP: &str = "\
-Results: ok, failed (the next run tries again), running, never (its first run is due), unscheduled (no scheduler has it any more).
+Results: ok, failed (the next run tries again), running, never (its first run is due), unscheduled
+(no scheduler has it any more).
 Exit codes:
   0  every job is well
   1  a job's last run failed, or a run is overdue
   2  a wrong option or setting
   6  NATS does not answer
-The NATS server is named by NATS_URL, NATS_USER (operator) and NATS_PASSWORD. Without them it is that of the system in --dir.";
+The NATS server is named by NATS_URL, NATS_USER (operator) and NATS_PASSWORD. Without them it is
+that of the system in --dir.";
 
 /// Options of `petbuddy jobs`.
 #[derive(Args)]

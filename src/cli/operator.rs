@@ -60,7 +60,8 @@ fn login(mut settings: Settings, state_dir: &Path) -> Result<NatsSettings, Failu
             password: run.operator.password.into(),
         }),
         None if !is_set => Err(Failure::Settings(format!(
-            "nothing runs in {}: start it there, name another folder with --dir, or set NATS_URL and NATS_PASSWORD",
+            "nothing runs in {}: start it there, name another folder with --dir, or set NATS_URL and \
+             NATS_PASSWORD",
             state_dir.display()
         ))),
         _ => {
@@ -87,7 +88,7 @@ mod tests {
             Settings::of(values.iter().map(|(n, v)| (n.to_string(), v.to_string())))
         };
         assert!(
-            matches!(login(set(&[]), &scratch.0), Err(Failure::Settings(why)) if why.contains("--dir"))
+            login(set(&[]), &scratch.0).is_err_and(|failure| failure.to_string().contains("--dir"))
         );
         let operator = Login {
             user: "operator".into(),

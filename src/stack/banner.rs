@@ -74,8 +74,15 @@ pub fn text(run: &Run, state_dir: &Path, stub_bot: bool) -> String {
         format!("{cli} stream view EVENTS"),
         String::new(),
         match stub_bot {
-            true => "Ctrl-C stops everything; what was stored stays. Below: what arrives at the bot, and problems of the parts.".into(),
-            false => "Ctrl-C stops everything; what was stored stays. Below: problems of the parts.".into(),
+            true => {
+                "Ctrl-C stops everything; what was stored stays. Below: what arrives at the bot, \
+                     and problems of the parts."
+                    .into()
+            }
+            false => {
+                "Ctrl-C stops everything; what was stored stays. Below: problems of the parts."
+                    .into()
+            }
         },
         String::new(),
     ]);

@@ -21,7 +21,12 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// # Errors
 /// The reason why there is no demo login.
 pub async fn ensure(client: &Client, gateway: &str, password: &str) -> Result<Demo, String> {
-    let registration = json!({"company_name": "Demo Veterinary Clinic", "fullName": "Demo Manager", "email": EMAIL, "password": password});
+    let registration = json!({
+        "company_name": "Demo Veterinary Clinic",
+        "fullName": "Demo Manager",
+        "email": EMAIL,
+        "password": password,
+    });
     let login = json!({"email": EMAIL, "password": password});
     let (register, log_in) = (
         format!("{gateway}/api/v1/auth/register"),

@@ -353,7 +353,8 @@ fn passwords_in(
     if !missing.is_empty() {
         let missing = missing.join(", ");
         return Err(Failure::Settings(format!(
-            "NATS_URL is set without user:password@, so the passwords of the NATS users are needed too; not set: {missing}"
+            "NATS_URL is set without user:password@, so the passwords of the NATS users are \
+             needed too; not set: {missing}"
         )));
     }
     Ok(passwords)

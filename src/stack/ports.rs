@@ -60,7 +60,8 @@ pub fn choose(
         }
         if !is_free(port) {
             taken.push(format!(
-                "port {port}, which {} needs, is taken: end what listens there, or set {variable} to another port",
+                "port {port}, which {} needs, is taken: end what listens there, or set {variable} \
+                 to another port",
                 request.name
             ));
         }

@@ -29,7 +29,7 @@ pub struct Run {
     /// The demo company's manager; `None` if there is no such login. An external database may have
     /// another password.
     pub demo: Option<Demo>,
-    /// Process ids by name: `petbuddy`, `nats-server`, `mongod`, `bot`, `gateway`, `persister-2`, …
+    /// Process ids by name: `petbuddy`, `nats-server`, `mongod`, `bot`, `gateway`, `persister-2` …
     pub pids: BTreeMap<String, u32>,
     /// Base URLs of every replica by service.
     pub services: BTreeMap<String, Vec<String>>,

@@ -174,7 +174,9 @@ impl Keeper {
             let begun = Instant::now();
             let end = match self.spawn() {
                 Ok(mut child) => tokio::select! {
-                    status = child.wait() => status.map_or_else(|e| e.to_string(), |s| s.to_string()),
+                    status = child.wait() => {
+                        status.map_or_else(|e| e.to_string(), |s| s.to_string())
+                    }
                     () = self.stop.cancelled() => return self.end(child).await,
                 },
                 Err(e) => format!("it cannot be started: {e}"),

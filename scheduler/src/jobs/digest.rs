@@ -86,7 +86,16 @@ pub async fn count(tools: &Tools) -> Result<Value, JobError> {
             ..
         } = digest;
         let (kinds, companies) = (json!(digest.kinds), json!(digest.companies));
-        info!(open, truncated, companies_total, of_no_company, ?oldest_at, %kinds, %companies, "open dead letters");
+        info!(
+            open,
+            truncated,
+            companies_total,
+            of_no_company,
+            ?oldest_at,
+            %kinds,
+            %companies,
+            "open dead letters"
+        );
         return Ok(json!(digest));
     }
 }

@@ -156,7 +156,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn windows_are_short_and_cover_the_time_until_now_without_gaps(ago in prop::option::of(-100_000i64..3_000_000_000)) {
+        fn windows_are_short_and_cover_the_time_until_now_without_gaps(
+            ago in prop::option::of(-100_000i64..3_000_000_000),
+        ) {
             let swept_to = ago.map(|ms| Timestamp::from_millis(NOW.millis() - ms));
             let all: Vec<_> = windows(swept_to, NOW).collect();
             prop_assert!(all.iter().all(|(from, to)| from < to && to.since(*from) <= WINDOW));
@@ -166,7 +168,9 @@ mod tests {
                 Some((first, _)) => {
                     prop_assert_eq!(all.last().map(|(_, to)| *to), Some(end));
                     let ago = NOW.since(*first);
-                    let begins = swept_to.map_or(ago == FIRST_LOOK, |at| *first == at || ago == LONGEST_LOOK);
+                    let begins = swept_to.map_or(ago == FIRST_LOOK, |at| {
+                        *first == at || ago == LONGEST_LOOK
+                    });
                     prop_assert!(begins);
                 }
                 None => prop_assert!(swept_to.is_some_and(|at| at >= end)),

@@ -448,10 +448,13 @@ mod tests {
                 retry_after,
                 body: Body::Whole(body.into()),
             });
-            assert!(
-                matches!(judge(&ending), Verdict::Retry { retry_after: asked, .. } if asked == retry_after),
-                "{status}"
-            );
+            let Verdict::Retry {
+                retry_after: asked, ..
+            } = judge(&ending)
+            else {
+                panic!("{status}")
+            };
+            assert_eq!(asked, retry_after, "{status}");
         }
     }
 

@@ -94,8 +94,7 @@ async fn a_result_that_the_log_does_not_take_waits_longer_each_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn at_the_deadline_a_result_that_the_log_does_not_take_becomes_a_dead_letter_or_is_left_to_the_next_run()
- {
+async fn at_the_deadline_an_unstored_result_is_a_dead_letter_or_left_to_the_next_run() {
     let refresher = disconnected().await;
     for settle in [
         refresher

@@ -32,8 +32,8 @@ Exit codes:
   0  log, database and deliveries agree
   1  they do not: every difference is named
   2  the audit could not run to its end; the sentence says why
-It compares the messages that the persister had processed when the audit began. The NATS server is named by NATS_URL,
-NATS_USER (operator) and NATS_PASSWORD; `cargo run` prints them.";
+It compares the messages that the persister had processed when the audit began. The NATS server is
+named by NATS_URL, NATS_USER (operator) and NATS_PASSWORD; `cargo run` prints them.";
 
 /// Options of `petbuddy audit`.
 #[derive(Args)]

@@ -289,6 +289,7 @@ impl Audit<'_> {
 
 fn too_many() -> String {
     format!(
-        "more than {MAX_DIFFERENCES} differences: do the log and the database belong to one another?"
+        "more than {MAX_DIFFERENCES} differences: do the log and the database belong to one \
+         another?"
     )
 }

@@ -138,11 +138,13 @@ impl fmt::Display for Report {
         } = self;
         writeln!(
             f,
-            "log       sequences {from_seq} to {to_seq}: {in_log} messages, {refused} of them refused (dead letters)"
+            "log       sequences {from_seq} to {to_seq}: {in_log} messages, {refused} of them refused \
+             (dead letters)"
         )?;
         writeln!(
             f,
-            "database  {in_database} messages, {deleted} of them deleted, {older_than_log} older than the log"
+            "database  {in_database} messages, {deleted} of them deleted, {older_than_log} older than \
+             the log"
         )?;
         writeln!(
             f,
