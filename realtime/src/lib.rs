@@ -25,7 +25,6 @@ use std::sync::Arc;
 use runtime::CancellationToken;
 use runtime::log::publisher::Publisher;
 use runtime::service::{self, Service, ServiceError};
-use tokio::net::TcpListener;
 
 use crate::auth::{handshake::Handshake, revocation};
 use crate::cluster::{heartbeat, leader};
@@ -61,9 +60,7 @@ pub fn main() -> ExitCode {
 /// The port cannot be opened, or a task ended early; see [`ServiceError`].
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), ServiceError> {
     let address = SocketAddr::new(config.common.host, config.port);
-    let port = TcpListener::bind(address)
-        .await
-        .map_err(|error| ServiceError::Listen { address, error })?;
+    let port = service::listen(address).await?;
     let mut service = Service::start("realtime", &config.common, shutdown).await?;
     service.health.expect(&["hub"]);
     let publisher = Publisher::start(&mut service, None);
@@ -83,13 +80,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     service.spawn("nodes", heartbeat::run(node.clone()));
     service.spawn("sessions", revocation::run(node.clone()));
     service.spawn("lifecycle", lifecycle::run(node, service.health.clone()));
-    let port = listener::Port::new(
-        port,
-        router,
-        &config.limits,
-        service.tasks.clone(),
-        service.stop.clone(),
-    );
-    service.spawn("port", port.run());
+    let server = listener::server(router, &config.limits, &service);
+    service.spawn("port", server.run(port));
     service.finish().await
 }

@@ -1,10 +1,10 @@
-//! The port: accepts so many connections and no more, speaks HTTP/1.1, and gives each a bounded
-//! time to become a socket, and to take its answers. axum's own listener bounds neither, and would
+//! The port of a realtime node: gives each connection a bounded time to become a socket, and to take
+//! its answers. The serving itself is [`HttpServer`]. axum's own listener bounds neither, and would
 //! keep its part of every upgraded connection in memory.
 
 use std::future::Future;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
@@ -12,133 +12,65 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use runtime::CancellationToken;
+use axum::http::Request;
+use runtime::net::http_server::{self, Accepted, Connections, HttpServer, Requests, WhenFull};
+use runtime::service::Service;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Sleep;
-use tokio_util::task::TaskTracker;
-use tower::ServiceExt;
-use tracing::{debug, error};
 
 use crate::config::Limits;
 
 /// Connections beside the open sockets: handshakes under way, those that get 503, the operator's
-/// requests.
+/// requests. Further ones wait in the system's own, bounded, queue.
 const MORE_CONNECTIONS: usize = 512;
-/// Largest head of a request, in bytes.
-const HEAD_BYTES: usize = 16 * 1024;
-/// What one connection buffers before it is a socket, in bytes.
+/// Bytes that one connection buffers before it is a socket. Beyond them the client has to wait.
 const BUFFER_BYTES: usize = 32 * 1024;
-/// After a failed accept, such as for want of file descriptors; some will be free by then.
-const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
-/// A client that takes nothing of an answer for so long is gone. hyper waits for as long as it
-/// likes.
+/// Time in which a client must take something of an answer. After that the connection ends.
+/// Otherwise hyper would wait for as long as the client likes.
 const WRITE_DEADLINE: Duration = Duration::from_secs(30);
-/// Requests that are open at the stop are answered within this.
+/// How long requests that are open at the stop may take. After that their connection is cut.
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 
-/// A TCP port with bounds.
-pub struct Port {
-    listener: TcpListener,
-    router: Router,
-    room: Arc<Semaphore>,
-    handshake: Duration,
-    tasks: TaskTracker,
-    stop: CancellationToken,
-}
-
-impl Port {
-    /// For so many sockets and some more connections. Further ones wait in the system's own,
-    /// bounded, queue.
-    pub fn new(
-        listener: TcpListener,
-        router: Router,
-        limits: &Limits,
-        tasks: TaskTracker,
-        stop: CancellationToken,
-    ) -> Port {
-        let room = Arc::new(Semaphore::new(limits.sockets + MORE_CONNECTIONS));
-        Port {
-            listener,
-            router,
-            room,
-            handshake: limits.handshake,
-            tasks,
-            stop,
-        }
-    }
-
-    /// Serves until the stop. Connections are tasks of the service.
-    pub async fn run(self) {
-        while let Some(Ok(permit)) = self
-            .stop
-            .run_until_cancelled(self.room.clone().acquire_owned())
-            .await
-        {
-            match self.stop.run_until_cancelled(self.listener.accept()).await {
-                Some(Ok((tcp, _))) => drop(self.tasks.spawn(converse(
-                    Stream::new(tcp, permit, self.handshake),
-                    self.router.clone(),
-                    self.handshake,
-                    self.stop.clone(),
-                ))),
-                Some(Err(e)) => {
-                    debug!(error = %e, "accept");
-                    if !was_the_clients(&e) {
-                        error!(error = %e, "no connection can be accepted");
-                        let _ = self
-                            .stop
-                            .run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE))
-                            .await;
-                    }
-                }
-                None => return,
-            }
-        }
-    }
-}
-
-/// One connection, until it ends or has become a socket, or the stop has come and the request that
-/// was open is answered.
-async fn converse(stream: Stream, router: Router, handshake: Duration, stop: CancellationToken) {
-    let lease = stream.lease.clone();
-    let answer = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
-        let mut request = request.map(Body::new);
-        request.extensions_mut().insert(lease.clone());
-        router.clone().oneshot(request)
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(handshake)
-        .max_header_size(HEAD_BYTES)
-        .max_buf_size(BUFFER_BYTES)
-        .serve_connection(TokioIo::new(stream), answer)
-        .with_upgrades();
-    let mut connection = pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            tokio::time::timeout(DRAIN_WITHIN, connection).await.unwrap_or(Ok(()))
-        }
+/// The server of a node's port, with room for the sockets and some more connections.
+pub fn server(router: Router, limits: &Limits, service: &Service) -> HttpServer<Handshakes> {
+    let of_port = http_server::Limits {
+        connections: limits.sockets + MORE_CONNECTIONS,
+        when_full: WhenFull::Wait,
+        idle_within: limits.handshake,
+        buffer_bytes: BUFFER_BYTES,
+        drain_within: DRAIN_WITHIN,
     };
-    if let Err(e) = ended {
-        debug!(error = %e, "connection");
+    let connections = Handshakes {
+        within: limits.handshake,
+    };
+    let (tasks, stop) = (service.tasks.clone(), service.stop.clone());
+    HttpServer::new(router, connections, of_port, tasks, stop)
+}
+
+/// Connections that must become sockets in time.
+pub struct Handshakes {
+    within: Duration,
+}
+
+impl Connections for Handshakes {
+    type Stream = Stream;
+    type Requests = Lease;
+
+    fn open(&self, accepted: Accepted) -> Result<(Stream, Lease), &'static str> {
+        let stream = Stream::new(accepted.tcp, accepted.permit, self.within);
+        let lease = stream.lease.clone();
+        Ok((stream, lease))
     }
 }
 
-/// Errors of one connection, which say nothing about the next.
-fn was_the_clients(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-    )
+impl Requests for Lease {
+    type Guard = ();
+
+    fn begin(&self, request: &mut Request<Body>) {
+        request.extensions_mut().insert(self.clone());
+    }
 }
 
 /// Lets a connection live beyond the handshake's deadline. A request has it as an extension.
@@ -152,8 +84,8 @@ impl Lease {
     }
 }
 
-/// A TCP connection that fails to read after the deadline, unless its lease was extended; and to
-/// write, once nothing of it was taken for [`WRITE_DEADLINE`].
+/// A TCP connection that fails to read after the deadline, unless its lease was extended, and fails
+/// to write once the client has taken nothing for [`WRITE_DEADLINE`].
 pub struct Stream {
     tcp: TcpStream,
     deadline: Option<Pin<Box<Sleep>>>,
@@ -165,10 +97,6 @@ pub struct Stream {
 
 impl Stream {
     fn new(tcp: TcpStream, permit: OwnedSemaphorePermit, handshake: Duration) -> Stream {
-        // Events are small and must not wait for each other.
-        if let Err(e) = tcp.set_nodelay(true) {
-            debug!(error = %e, "TCP_NODELAY");
-        }
         let deadline = Some(Box::pin(tokio::time::sleep(handshake)));
         Stream {
             tcp,
@@ -258,6 +186,8 @@ impl AsyncWrite for Stream {
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::sync::Semaphore;
     use tokio::time::{Instant, timeout};
 
     /// A connection of the port and its client's end.

@@ -1,59 +1,48 @@
-//! The port: accepts connections, so many and no more, and speaks HTTP/1.1 on each within limits of
-//! time and size. What hyper refuses before there is a request (a head that is no HTTP, too large
-//! or too long) gets its bare status and a close. Speaks no TLS and no HTTP/2: both end at the
-//! balancer.
+//! The port of the gateway: the limits of its connections, and how many of them one address may
+//! have. The serving itself is [`HttpServer`].
 
-mod crowd;
-mod stream;
+mod connection_limit;
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use metrics::counter;
+use axum::http::Request;
 use runtime::CancellationToken;
-use runtime::service::{Service, ServiceError};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::task::TaskTracker;
-use tower::ServiceExt;
-use tracing::{debug, error, info};
+use runtime::net::http_server::{
+    self, Accepted, Connections, HttpServer, RequestGuard, RequestTracker, Requests, TimedStream,
+    WhenFull,
+};
+use runtime::service::{self, Service, ServiceError};
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tracing::info;
 
 use crate::middleware::{Peer, TrustedProxies, network};
-use crowd::{Crowd, Seat};
-use stream::{TimedStream, Turns};
+use connection_limit::{ConnectionGuard, ConnectionLimit};
 
-/// A connection that waits for its next request is closed after this; longer than the balancer
-/// keeps one for reuse.
+/// How long a connection may wait for its next request. After that it is closed. Longer than the
+/// balancer keeps a connection for reuse.
 const IDLE_WITHIN: Duration = Duration::from_secs(75);
-/// Largest head of a request, in bytes. Its lines are at most 100, which is hyper's own bound.
-const HEAD_BYTES: usize = 16 * 1024;
-/// What one connection buffers of bodies that nobody has asked for yet, in bytes.
+/// Bytes that one connection buffers of bodies that nobody has asked for yet. Beyond them the client
+/// has to wait.
 const BUFFER_BYTES: usize = 64 * 1024;
-/// After a failed accept, such as for want of file descriptors; some will be free by then.
-const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
-/// Requests that are open at the stop are answered within this; less than the service has to stop
-/// (30 s).
+/// How long requests that are open at the stop may take. After that their connection is cut. Less
+/// than the service has to stop (30 s).
 const DRAIN_WITHIN: Duration = Duration::from_secs(20);
 
 /// How many connections.
 pub struct Limits {
     /// In total; a further one is closed at once.
     pub max_connections: usize,
-    /// From one address, or from one IPv6 network; 0 switches it off.
+    /// From one address, or from one IPv6 network; 0 switches the limit off.
     pub max_per_address: usize,
-    /// Those to whom `max_per_address` does not apply, because they bring everybody's requests.
+    /// Proxies, to which `max_per_address` does not apply, because they bring everybody's requests.
     pub trusted: TrustedProxies,
 }
 
-/// Listens, and serves until the service stops; then open requests are answered.
+/// Listens, and serves until the service stops. Then open requests are answered.
 ///
 /// # Errors
 /// The port cannot be had.
@@ -63,243 +52,72 @@ pub async fn serve(
     router: Router,
     limits: Limits,
 ) -> Result<(), ServiceError> {
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|error| ServiceError::Listen { address, error })?;
+    let listener = service::listen(address).await?;
     info!(%address, "listening");
-    let room = Arc::new(Semaphore::new(limits.max_connections));
     let (tasks, stop) = (service.tasks.clone(), service.stop.clone());
-    let port = Port {
-        router,
-        limits,
-        room,
-        crowd: Crowd::default(),
-        tasks,
-        stop,
+    let of_port = http_server::Limits {
+        connections: limits.max_connections,
+        when_full: WhenFull::Refuse,
+        idle_within: IDLE_WITHIN,
+        buffer_bytes: BUFFER_BYTES,
+        drain_within: DRAIN_WITHIN,
     };
-    service.spawn("http", port.run(listener));
+    let connections = LimitedByAddress {
+        open: ConnectionLimit::default(),
+        max: limits.max_per_address,
+        trusted: limits.trusted,
+        stop: stop.clone(),
+    };
+    let server = HttpServer::new(router, connections, of_port, tasks, stop);
+    service.spawn("http", server.run(listener));
     Ok(())
 }
 
-struct Port {
-    router: Router,
-    limits: Limits,
-    room: Arc<Semaphore>,
-    crowd: Crowd,
-    tasks: TaskTracker,
+/// Connections of which no address has too many.
+struct LimitedByAddress {
+    open: ConnectionLimit,
+    /// 0 switches the limit off.
+    max: usize,
+    trusted: TrustedProxies,
     stop: CancellationToken,
 }
 
-impl Port {
-    async fn run(self, listener: TcpListener) {
-        while let Some(accepted) = self.stop.run_until_cancelled(listener.accept()).await {
-            match accepted {
-                Ok((tcp, peer)) => self.admit(tcp, peer.ip().to_canonical()),
-                Err(e) if was_the_clients(&e) => debug!(error = %e, "accept"),
-                Err(e) => {
-                    error!(error = %e, "no connection can be accepted");
-                    let _ = self
-                        .stop
-                        .run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE))
-                        .await;
-                }
-            }
-        }
-    }
+impl Connections for LimitedByAddress {
+    type Stream = TimedStream<TcpStream>;
+    type Requests = FromPeer;
 
-    /// One that is refused is closed without a word: an answer would cost what it is refused for.
-    fn admit(&self, tcp: TcpStream, peer: IpAddr) {
-        match self.place(peer) {
-            Ok(place) => {
-                let connection = converse(tcp, peer, self.router.clone(), self.stop.clone());
-                self.tasks.spawn(async move {
-                    connection.await;
-                    drop(place);
-                });
-            }
-            Err(reason) => {
-                counter!("http_connections_refused_total", "reason" => reason).increment(1);
-                debug!(%peer, reason, "connection refused");
-            }
-        }
-    }
-
-    fn place(&self, peer: IpAddr) -> Result<(OwnedSemaphorePermit, Option<Seat>), &'static str> {
-        let permit = self.room.clone().try_acquire_owned().map_err(|_| "total")?;
-        let is_counted = self.limits.max_per_address > 0 && !self.limits.trusted.contains(peer);
-        let seat = is_counted
-            .then(|| {
-                self.crowd
-                    .enter(network(peer), self.limits.max_per_address)
-                    .ok_or("address")
-            })
-            .transpose()?;
-        Ok((permit, seat))
-    }
-}
-
-/// One connection, until it ends, or the stop has come and the request that was open then is
-/// answered.
-async fn converse(tcp: TcpStream, peer: IpAddr, router: Router, stop: CancellationToken) {
-    // Answers are small; without it they would wait for the client's acknowledgement.
-    if let Err(e) = tcp.set_nodelay(true) {
-        debug!(error = %e, "TCP_NODELAY");
-    }
-    let turns = Turns::default();
-    let stream = TokioIo::new(TimedStream::new(tcp, turns.clone(), stop.clone()));
-    let answer = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
-        let turn = turns.begin();
-        let mut request = request.map(Body::new);
-        request.extensions_mut().insert(Peer(peer));
-        let answer = router.clone().oneshot(request);
-        async move {
-            let answer = answer.await;
-            drop(turn);
-            answer
-        }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(IDLE_WITHIN)
-        .max_header_size(HEAD_BYTES)
-        .max_buf_size(BUFFER_BYTES)
-        .serve_connection(stream, answer);
-    let mut connection = pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            tokio::time::timeout(DRAIN_WITHIN, connection).await.unwrap_or_else(|_| {
-                counter!("http_connections_cut_total", "reason" => "stop").increment(1);
-                Ok(())
-            })
-        }
-    };
-    if let Err(e) = ended {
-        debug!(error = %e, "connection");
-    }
-}
-
-/// Errors of one connection, which say nothing about the next.
-fn was_the_clients(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use axum::routing::get;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::sync::Notify;
-
-    use super::*;
-
-    const BOUND: Duration = Duration::from_secs(10);
-    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n";
-
-    /// A port whose answers wait for `leave`, and say in `begun` that they do.
-    struct Running {
-        address: SocketAddr,
-        begun: Arc<Notify>,
-        leave: Arc<Notify>,
-        tasks: TaskTracker,
-        stop: CancellationToken,
-    }
-
-    async fn running(max_connections: usize) -> Running {
-        let (begun, leave) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let (starts, waits) = (begun.clone(), leave.clone());
-        let answer = move || async move {
-            starts.notify_one();
-            waits.notified().await;
-            "answered"
+    fn open(&self, accepted: Accepted) -> Result<(Self::Stream, FromPeer), &'static str> {
+        let Accepted { tcp, peer, permit } = accepted;
+        let is_counted = self.max > 0 && !self.trusted.contains(peer);
+        let guard = match is_counted {
+            true => Some(self.open.enter(network(peer), self.max).ok_or("address")?),
+            false => None,
         };
-        let trusted = TrustedProxies::read(&mut runtime::service::settings::Settings::of([]));
-        let port = Port {
-            router: Router::new().route("/", get(answer)),
-            limits: Limits {
-                max_connections,
-                max_per_address: 0,
-                trusted,
-            },
-            room: Arc::new(Semaphore::new(max_connections)),
-            crowd: Crowd::default(),
-            tasks: tasks.clone(),
-            stop: stop.clone(),
+        let requests = RequestTracker::default();
+        let stream = TimedStream::new(tcp, requests.clone(), self.stop.clone());
+        let from_peer = FromPeer {
+            peer,
+            requests,
+            _guard: guard,
+            _permit: permit,
         };
-        let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))
-            .await
-            .unwrap();
-        let address = listener.local_addr().unwrap();
-        tasks.spawn(port.run(listener));
-        tasks.close();
-        Running {
-            address,
-            begun,
-            leave,
-            tasks,
-            stop,
-        }
+        Ok((stream, from_peer))
     }
+}
 
-    async fn until_closed(mut connection: TcpStream) -> String {
-        let mut said = String::new();
-        let read = tokio::time::timeout(BOUND, connection.read_to_string(&mut said)).await;
-        let _ = read.expect("closed in time"); // a reset is an end too
-        said
-    }
+/// The requests of one connection. Each of them is told the [`Peer`].
+struct FromPeer {
+    peer: IpAddr,
+    requests: RequestTracker,
+    _guard: Option<ConnectionGuard>,
+    _permit: OwnedSemaphorePermit,
+}
 
-    #[tokio::test]
-    async fn one_connection_too_many_is_closed_and_the_others_are_served() {
-        let port = running(1).await;
-        let mut first = TcpStream::connect(port.address).await.unwrap();
-        first.write_all(REQUEST).await.unwrap();
-        port.begun.notified().await;
-        assert_eq!(
-            until_closed(TcpStream::connect(port.address).await.unwrap()).await,
-            ""
-        );
-        port.leave.notify_one();
-        let mut answer = vec![0; 15];
-        first.read_exact(&mut answer).await.unwrap();
-        assert_eq!(answer, b"HTTP/1.1 200 OK");
-        port.stop.cancel();
-        tokio::time::timeout(BOUND, port.tasks.wait())
-            .await
-            .expect("nothing is left");
-    }
+impl Requests for FromPeer {
+    type Guard = RequestGuard;
 
-    #[tokio::test]
-    async fn at_the_stop_open_requests_are_answered_and_nobody_else_holds_it_up() {
-        let port = running(9).await;
-        let idle = TcpStream::connect(port.address).await.unwrap();
-        let mut half = TcpStream::connect(port.address).await.unwrap();
-        half.write_all(&REQUEST[..10]).await.unwrap();
-        let mut open = TcpStream::connect(port.address).await.unwrap();
-        open.write_all(REQUEST).await.unwrap();
-        port.begun.notified().await;
-        port.stop.cancel();
-        assert_eq!(
-            (until_closed(idle).await, until_closed(half).await),
-            (String::new(), String::new())
-        );
-        assert!(!port.tasks.is_empty(), "a request is open");
-        port.leave.notify_one();
-        let answer = until_closed(open).await;
-        assert!(
-            answer.starts_with("HTTP/1.1 200 OK")
-                && answer.contains("connection: close")
-                && answer.ends_with("answered"),
-            "{answer}"
-        );
-        tokio::time::timeout(BOUND, port.tasks.wait())
-            .await
-            .expect("nothing is left");
-        assert!(TcpStream::connect(port.address).await.is_err());
+    fn begin(&self, request: &mut Request<Body>) -> RequestGuard {
+        request.extensions_mut().insert(Peer(self.peer));
+        self.requests.begin()
     }
 }

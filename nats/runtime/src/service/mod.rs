@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
@@ -24,12 +25,22 @@ use self::health::Health;
 use self::telemetry::Telemetry;
 use crate::CancellationToken;
 use crate::net::connection::Connection;
+use crate::net::http_server::{HttpServer, Limits, Timed, WhenFull};
 use crate::rpc::query::Answers;
 use crate::service::settings::{Common, Settings};
 use contract::{Id, Timestamp, subject};
 
 pub use self::error::ServiceError;
 
+/// The limits of the operator's port of a service that has no other port. Its clients are health
+/// checks and a collector of metrics.
+const OPS_LIMITS: Limits = Limits {
+    connections: 128,
+    when_full: WhenFull::Refuse,
+    idle_within: Duration::from_secs(75),
+    buffer_bytes: 16 * 1024,
+    drain_within: Duration::from_secs(5),
+};
 /// From the signal to the end of the process.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(30);
 /// Kept of it for the runtime itself to end.
@@ -127,18 +138,11 @@ impl Service {
     /// # Errors
     /// The port cannot be had.
     pub async fn serve_ops(&mut self, address: SocketAddr) -> Result<(), ServiceError> {
-        let listener = tokio::net::TcpListener::bind(address)
-            .await
-            .map_err(|error| ServiceError::Listen { address, error })?;
-        let (router, stop) = (self.ops_routes(), self.stop.clone());
-        self.spawn("operations port", async move {
-            if let Err(e) = axum::serve(listener, router)
-                .with_graceful_shutdown(stop.cancelled_owned())
-                .await
-            {
-                error!(error = %e, "operations port");
-            }
-        });
+        let listener = listen(address).await?;
+        let (tasks, stop) = (self.tasks.clone(), self.stop.clone());
+        let connections = Timed { stop: stop.clone() };
+        let server = HttpServer::new(self.ops_routes(), connections, OPS_LIMITS, tasks, stop);
+        self.spawn("operations port", server.run(listener));
         Ok(())
     }
 
@@ -182,6 +186,16 @@ impl Service {
             (None, Err(_)) => Err(ServiceError::StopTimeout(STOP_DEADLINE)),
         }
     }
+}
+
+/// Listens on a port.
+///
+/// # Errors
+/// [`ServiceError::Listen`]
+pub async fn listen(address: SocketAddr) -> Result<TcpListener, ServiceError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| ServiceError::Listen { address, error })
 }
 
 /// The whole `main` of a service: reads the settings with `read`, runs `run` until SIGINT or

@@ -1,7 +1,7 @@
-//! A TCP connection on which neither half of a conversation may take for ever: once a request has
-//! begun its head must be complete in time, and once an answer no longer fits into the system's
-//! buffer the client must take all of it in time. Bodies are bounded where they are read, idle time
-//! and sizes by hyper.
+//! A TCP connection on which neither half of a conversation may take for ever. Once a request has
+//! begun, its head must be complete in time. Once an answer no longer fits into the system's buffer,
+//! the client must take all of the answer in time. Does not bound bodies, which are bounded where
+//! they are read, nor idle time and sizes, which hyper bounds.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -12,66 +12,81 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use metrics::counter;
-use runtime::CancellationToken;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-/// From the first byte of a request, or the beginning of the connection, to the end of the head.
+use crate::CancellationToken;
+
+/// Time from the first byte of a request, or from the beginning of the connection, to the end of the
+/// head. A later head ends the connection.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
-/// From when an answer began to wait for the client until it is all in the system's buffer.
+/// Time from when an answer began to wait for the client until all of it is in the system's buffer.
+/// A client that takes longer loses the connection.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
-/// Counts the beginnings and ends of requests on a connection: while it is odd, one is worked on.
+/// Tells whether a request of the connection is being worked on. Counts the beginnings and the ends
+/// of requests, so the count also tells one request from the next.
 #[derive(Clone, Default)]
-pub struct Turns(Arc<AtomicU32>);
+pub struct RequestTracker(Arc<AtomicU32>);
 
-/// A request that is worked on until this is dropped.
-pub struct Turn(Turns);
+/// A request that is being worked on until the guard is dropped.
+pub struct RequestGuard(RequestTracker);
 
-impl Turns {
-    /// The head is complete.
-    pub fn begin(&self) -> Turn {
+impl RequestTracker {
+    /// Begins a request: its head is complete.
+    pub fn begin(&self) -> RequestGuard {
         self.0.fetch_add(1, Ordering::Relaxed);
-        Turn(self.clone())
+        RequestGuard(self.clone())
     }
 
-    fn now(&self) -> u32 {
-        self.0.load(Ordering::Relaxed)
+    fn count(&self) -> Count {
+        Count(self.0.load(Ordering::Relaxed))
     }
 }
 
-impl Drop for Turn {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
         self.0.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// The beginnings and ends of requests at one moment.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Count(u32);
+
+impl Count {
+    /// Each request is counted twice, so an odd count means that one has not ended.
+    fn is_busy(self) -> bool {
+        !self.0.is_multiple_of(2)
     }
 }
 
 /// The connection.
 pub struct TimedStream<S> {
     inner: S,
-    turns: Turns,
+    requests: RequestTracker,
     stop: CancellationToken,
-    /// Until when the head must be there that began at this turn.
-    head: Option<(u32, Pin<Box<Sleep>>)>,
-    /// Until when the answer must be gone that waits for the client.
+    /// The deadline of the head that began at this count.
+    head: Option<(Count, Pin<Box<Sleep>>)>,
+    /// The deadline of the answer that waits for the client.
     answer: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> TimedStream<S> {
-    /// Its first head is due from now. After `stop` no head is waited for; hyper alone would wait
-    /// for the first one.
-    pub fn new(inner: S, turns: Turns, stop: CancellationToken) -> TimedStream<S> {
-        let head = Some((turns.now(), Box::pin(tokio::time::sleep(HEAD_WITHIN))));
+    /// The time of the first head begins now. After `stop` the connection waits for no head.
+    /// Otherwise hyper would wait for the first one.
+    pub fn new(inner: S, requests: RequestTracker, stop: CancellationToken) -> TimedStream<S> {
+        let head = Some((requests.count(), Box::pin(tokio::time::sleep(HEAD_WITHIN))));
         TimedStream {
             inner,
-            turns,
+            requests,
             stop,
             head,
             answer: None,
         }
     }
 
-    /// The client has not taken the last bytes yet; ends the connection once that has lasted too
+    /// The client has not taken the last bytes yet. Ends the connection once that has lasted too
     /// long.
     fn poll_answer<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         let deadline = self
@@ -94,14 +109,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for TimedStream<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let turn = this.turns.now();
-        this.head.take_if(|(began, _)| *began != turn);
+        let now = this.requests.count();
+        this.head.take_if(|(began, _)| *began != now);
         let before = buffer.filled().len();
         match Pin::new(&mut this.inner).poll_read(cx, buffer) {
             Poll::Ready(result) => {
-                let is_idle = turn.is_multiple_of(2);
-                if is_idle && this.head.is_none() && buffer.filled().len() > before {
-                    this.head = Some((turn, Box::pin(tokio::time::sleep(HEAD_WITHIN))));
+                if !now.is_busy() && this.head.is_none() && buffer.filled().len() > before {
+                    this.head = Some((now, Box::pin(tokio::time::sleep(HEAD_WITHIN))));
                 }
                 Poll::Ready(result)
             }
@@ -183,7 +197,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_head_that_comes_in_drops_is_cut_off_and_so_is_silence_at_the_beginning() {
         let (mut client, server) = duplex(64);
-        let mut stream = TimedStream::new(server, Turns::default(), CancellationToken::new());
+        let mut stream =
+            TimedStream::new(server, RequestTracker::default(), CancellationToken::new());
         let start = Instant::now();
         let drops = async {
             loop {
@@ -201,7 +216,7 @@ mod tests {
         assert_eq!(
             read_error(&mut TimedStream::new(
                 server,
-                Turns::default(),
+                RequestTracker::default(),
                 CancellationToken::new()
             ))
             .await,
@@ -212,19 +227,19 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn work_and_idle_time_do_not_count_and_each_head_has_its_own_time() {
         let (mut client, server) = duplex(64);
-        let turns = Turns::default();
-        let mut stream = TimedStream::new(server, turns.clone(), CancellationToken::new());
+        let requests = RequestTracker::default();
+        let mut stream = TimedStream::new(server, requests.clone(), CancellationToken::new());
         for _ in 0..2 {
             client.write_all(b"head").await.unwrap();
             stream.read_exact(&mut [0; 4]).await.unwrap();
-            let turn = turns.begin();
+            let request = requests.begin();
             assert!(
                 tokio::time::timeout(HEAD_WITHIN * 3, stream.read_u8())
                     .await
                     .is_err(),
                 "the body is slow"
             );
-            drop(turn);
+            drop(request);
             assert!(
                 tokio::time::timeout(HEAD_WITHIN * 3, stream.read_u8())
                     .await
@@ -241,7 +256,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_is_taken_in_drops_is_cut_off_and_one_that_is_taken_is_not() {
         let (mut client, server) = duplex(64);
-        let mut stream = TimedStream::new(server, Turns::default(), CancellationToken::new());
+        let mut stream =
+            TimedStream::new(server, RequestTracker::default(), CancellationToken::new());
         let drops = async {
             loop {
                 tokio::time::sleep(ANSWER_WITHIN / 8).await;
@@ -256,7 +272,8 @@ mod tests {
         assert!(start.elapsed() < ANSWER_WITHIN + LITTLE);
 
         let (mut client, server) = duplex(64);
-        let mut stream = TimedStream::new(server, Turns::default(), CancellationToken::new());
+        let mut stream =
+            TimedStream::new(server, RequestTracker::default(), CancellationToken::new());
         for _ in 0..3 {
             let taken = async {
                 tokio::time::sleep(ANSWER_WITHIN / 2).await;
