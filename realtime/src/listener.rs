@@ -89,7 +89,7 @@ impl Lease {
 pub struct Stream {
     tcp: TcpStream,
     deadline: Option<Pin<Box<Sleep>>>,
-    /// While a write waits.
+    /// Set while a write waits.
     write_deadline: Option<Pin<Box<Sleep>>>,
     lease: Lease,
     permit: OwnedSemaphorePermit,
@@ -107,7 +107,7 @@ impl Stream {
         }
     }
 
-    /// What has become of a write; a failure, if it has waited for too long.
+    /// The result of a write, or a failure if the write has waited for too long.
     fn in_time(
         &mut self,
         cx: &mut Context<'_>,
@@ -126,7 +126,7 @@ impl Stream {
             .map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// The bare connection, and its place among this node's.
+    /// The bare connection, and its permit among the connections of this node.
     pub fn into_parts(self) -> (TcpStream, OwnedSemaphorePermit) {
         (self.tcp, self.permit)
     }

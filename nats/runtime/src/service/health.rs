@@ -1,9 +1,10 @@
 //! Health of one service: named checks that the workers keep fresh, and the routes `/health`,
-//! `/ready`, `/metrics`. Ready means: every check is good, and was confirmed within its limit. A
-//! worker that hangs goes stale by itself.
+//! `/ready`, `/metrics`. Ready means that every check is good and was confirmed within
+//! [`STALE_AFTER`]. So the check of a worker that hangs goes stale by itself. Makes no check but
+//! that of the connection.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::State;
@@ -12,12 +13,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::CancellationToken;
 use crate::net::connection::Connection;
 
-/// A check that was not confirmed for so long counts as failed.
+/// How long a confirmation of a check holds. After that the check counts as failed.
 pub const STALE_AFTER: Duration = Duration::from_secs(10);
 
 struct Check {
@@ -36,7 +38,7 @@ pub struct Health {
 }
 
 impl Health {
-    /// No checks yet. Cancelling `stopping` makes it unready for good.
+    /// Begins without checks. Once `stopping` is cancelled, the service stays unready.
     pub fn new(service: &'static str, instance: Arc<str>, stopping: CancellationToken) -> Health {
         Health {
             service,
@@ -64,23 +66,19 @@ impl Health {
     }
 
     fn set(&self, name: &'static str, good: bool, detail: Value) {
-        // A poisoned lock still holds a whole map: every write is one insert.
-        self.checks
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(
-                name,
-                Check {
-                    good,
-                    detail,
-                    at: Instant::now(),
-                },
-            );
+        self.checks.lock().insert(
+            name,
+            Check {
+                good,
+                detail,
+                at: Instant::now(),
+            },
+        );
     }
 
-    /// Whether the service can do its work, and why or why not.
+    /// Whether the service can do its work, and the state of each check.
     pub fn report(&self) -> (bool, Value) {
-        let checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
+        let checks = self.checks.lock();
         let mut ready = !self.stopping.is_cancelled();
         let mut details = serde_json::Map::new();
         for (name, check) in &*checks {
@@ -108,7 +106,7 @@ impl Health {
     }
 }
 
-/// Confirms the check `nats` every second while the connection stands.
+/// Confirms the check `nats` every second while there is a connection.
 pub async fn watch_connection(health: Health, connection: Connection, stop: CancellationToken) {
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
@@ -138,7 +136,7 @@ pub fn routes(health: Health, metrics: PrometheusHandle) -> Router {
         .with_state(Ops { health, metrics })
 }
 
-/// 200 while the process answers at all; what it depends on is in the body.
+/// Answers 200 as long as the process answers at all. The checks are in the body.
 async fn show_health(State(ops): State<Ops>) -> Json<Value> {
     Json(ops.health.report().1)
 }

@@ -1,6 +1,6 @@
 //! The life of a service process: settings, telemetry, connection, signals, and an end within 30 s
-//! in which what was accepted is answered and what was pulled is settled. A task that ends early
-//! ends the process; someone restarts it.
+//! in which accepted requests are answered and pulled messages are settled. A task that ends early
+//! ends the process. Restarts nothing; that is up to the runner or the orchestrator.
 
 pub(crate) mod error;
 pub mod health;
@@ -41,22 +41,21 @@ const OPS_LIMITS: Limits = Limits {
     buffer_bytes: 16 * 1024,
     drain_within: Duration::from_secs(5),
 };
-/// From the signal to the end of the process.
+/// Time from the signal to the end of the process. Work that takes longer is given up; its messages
+/// come again.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(30);
-/// Kept of it for the runtime itself to end.
+/// The part of [`STOP_DEADLINE`] in which the runtime itself ends.
 const STOP_RESERVE: Duration = Duration::from_secs(2);
 
-/// What a running service has.
+/// A running service.
 pub struct Service {
-    /// Its connection.
     pub connection: Connection,
-    /// Its checks.
     pub health: Health,
-    /// Its micro service.
+    /// The micro service, to which endpoints are added.
     pub answers: Answers,
-    /// Cancelled when it shall stop.
+    /// Cancelled when the service shall stop.
     pub stop: CancellationToken,
-    /// Short tasks that are waited for at the end.
+    /// Short tasks, for which the end waits.
     pub tasks: TaskTracker,
     metrics: PrometheusHandle,
     critical: JoinSet<()>,
@@ -66,10 +65,11 @@ pub struct Service {
 }
 
 impl Service {
-    /// Telemetry, connection, registration as a micro service with the endpoint `health.<service>`.
+    /// Sets up telemetry and connection, and registers the micro service with the endpoint
+    /// `health.<service>`.
     ///
     /// # Errors
-    /// See [`ServiceError`]. A NATS that is not there yet is none.
+    /// See [`ServiceError`]. A NATS server that is not there yet is no error.
     pub async fn start(
         name: &'static str,
         common: &Common,
@@ -128,12 +128,12 @@ impl Service {
         });
     }
 
-    /// `/health`, `/ready`, `/metrics`.
+    /// The routes `/health`, `/ready` and `/metrics`.
     pub fn ops_routes(&self) -> axum::Router {
         health::routes(self.health.clone(), self.metrics.clone())
     }
 
-    /// Serves the operator's routes on a port of their own, for a service that has no other.
+    /// Serves the operator's routes on a port of their own, for a service that has no other port.
     ///
     /// # Errors
     /// The port cannot be had.
@@ -238,7 +238,7 @@ where
         });
         run(config, stop).await
     });
-    // Everything that matters has been waited for.
+    // `Service::finish` has waited for all tasks that matter.
     runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,

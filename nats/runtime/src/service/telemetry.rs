@@ -1,6 +1,6 @@
-//! Logs and metrics. JSON lines go to `combined.log` and `error.log`; the console is for people in
-//! development and JSON in production. Message bodies and tokens are never given to it. Exports no
-//! traces.
+//! Logs and metrics. JSON lines go to `combined.log` and `error.log`. The console shows lines for
+//! people in development, and JSON in production. Message bodies and tokens must never be logged.
+//! Exports no traces.
 
 use std::fmt;
 use std::io::IsTerminal;
@@ -19,8 +19,7 @@ use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::service::settings::{Common, Environment};
 
-/// Log lines that may wait for the disk; beyond it they are dropped, which `tracing_appender`
-/// counts.
+/// Log lines that may wait for the disk. Further lines are dropped; `tracing_appender` counts them.
 const LOG_QUEUE_LINES: usize = 16_384;
 
 /// Buckets of every duration histogram, in seconds.
@@ -96,7 +95,7 @@ pub fn init(common: &Common, service: &'static str) -> Result<Telemetry, Telemet
             .with_ansi(std::io::stdout().is_terminal())
             .boxed(),
     };
-    // async_nats logs each reconnect attempt itself; ours say it once.
+    // Otherwise async_nats would log each attempt to reconnect; `net::connection` says it once.
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| {
         format!(
             "{},async_nats=warn,mongodb=warn,hyper=warn,reqwest=warn",
@@ -115,7 +114,7 @@ pub fn init(common: &Common, service: &'static str) -> Result<Telemetry, Telemet
         .map_err(twice)?
         .install_recorder()
         .map_err(twice)?;
-    // Which build runs where; and a process that has done nothing yet answers with something.
+    // Says which build runs. Otherwise a process that has done nothing yet would show no metric.
     metrics::gauge!("build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     Ok(Telemetry {
         metrics,
