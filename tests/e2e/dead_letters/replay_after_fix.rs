@@ -103,7 +103,7 @@ async fn each_reason_is_named_and_a_replay_after_the_fix_delivers() {
     let first = only_dead_letter(&staff, "unknown_platform").await;
     replay(&staff, first.seq).await;
     let second = failed_again(&staff, &first).await;
-    // Whoever sent it astray sends it where it belongs, and nobody needs the dead letter any more.
+    // The sender corrects the subject and sends the message again, so the dead letter is not needed.
     let place = outbound_subject(&system, &staff.company, &contact).await;
     let body = json!({"reason": "was for facebook, and is sent there"});
     let (status, answer) = staff
