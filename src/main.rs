@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use tokio::runtime::Builder;
 
-use cli::{audit, dead_letters, exit_code, health, jobs, settings, setup, stub_bot, up};
+use cli::{audit, dead_letters, exit_code, health, jobs, servers, settings, setup, stub_bot, up};
 use stack::plan;
 use stack::services::Service;
 
@@ -70,6 +70,9 @@ enum Command {
     Jobs(jobs::Options),
     /// Every setting of the services: name, default, accepted values, meaning
     Settings(settings::Options),
+    /// Where the nats-server and the mongod are that `up` starts; fetches them if need be
+    #[command(after_help = servers::HELP)]
+    Servers,
     /// Ask a URL once: exit code 0 if it answers 2xx
     Health {
         /// Such as http://127.0.0.1:4000/health
@@ -104,6 +107,7 @@ fn main() -> ExitCode {
         Command::DeadLetters(options) => block_on(dead_letters::main(options)),
         Command::Jobs(options) => block_on(jobs::main(options)),
         Command::Settings(options) => settings::main(&options),
+        Command::Servers => block_on(servers::main()),
         Command::Health { url } => block_on(health::main(&url)),
     }
 }

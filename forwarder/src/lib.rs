@@ -2,14 +2,15 @@
 //! order, and tells the log how far each message has come. Calls nothing but the bot, and keeps no
 //! message: a message that waits, waits in the stream.
 //!
-//! `partition` shares the partitions among the forwarders, and decides whose turn it is in a
-//! partition's lanes. `delivery` takes one message as far as it goes. `bot` makes the calls, and its
-//! `admission` with the `breaker` decides when a call may begin. The folders depend on one another in
-//! this order only.
+//! `relay` brings the messages from the log into `OUTBOUND`. `partition` shares the partitions among
+//! the forwarders, and decides whose turn it is in a partition's lanes. `delivery` takes one message
+//! as far as it goes. `bot` makes the calls, and its `admission` with the `breaker` decides when a
+//! call may begin. The folders depend on one another in this order only.
 
 mod bot;
 mod delivery;
 mod partition;
+mod relay;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -152,6 +153,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
         clock: Timestamp::now,
         jitter: rand::random,
     };
+    relay::start(&mut service);
     let (sender, assigned) = watch::channel(BTreeSet::new());
     service.spawn(
         "members",

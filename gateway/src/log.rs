@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::stream::DirectGetErrorKind;
+use async_nats::jetstream::stream::{DirectGetErrorKind, RawMessageErrorKind};
 use contract::event::{Envelope, Event};
 use contract::outcome::Outcome;
 use contract::query::Query;
@@ -30,11 +30,6 @@ use crate::auth::Caller;
 const MAX_BATCHES: usize = 4;
 /// How long a batch waits for its turn. Beyond it the batch is refused.
 const BATCH_WAIT: Duration = Duration::from_secs(2);
-/// How often an event is read that is not found, because the replica that answers may be a little
-/// behind.
-const READS: u32 = 5;
-/// The pause between two reads.
-const READ_PAUSE: Duration = Duration::from_millis(50);
 /// The time within which the log must answer, and the time between two probes. Beyond it the
 /// gateway is not ready.
 const PROBE: Duration = Duration::from_secs(1);
@@ -148,20 +143,22 @@ impl Log {
             .get_stream_no_info(inventory::EVENTS)
             .await
             .map_err(|e| unavailable(&e))?;
-        for read in 1..=READS {
-            match stream.direct_get(seq).await {
-                Ok(message) => {
-                    return Envelope::from_json(&message.payload)
-                        .map_err(|e| PublishError::Refused(e.to_string()));
+        let payload = match stream.direct_get(seq).await {
+            Ok(message) => message.payload,
+            // The replica that has answered may be behind. The leader is not.
+            Err(e) if e.kind() == DirectGetErrorKind::NotFound => {
+                match stream.get_raw_message(seq).await {
+                    Ok(message) => message.payload,
+                    Err(e) if e.kind() == RawMessageErrorKind::NoMessageFound => {
+                        let why = format!("the log does not keep {seq} any more");
+                        return Err(PublishError::Refused(why));
+                    }
+                    Err(e) => return Err(unavailable(&e)),
                 }
-                Err(e) if e.kind() != DirectGetErrorKind::NotFound => return Err(unavailable(&e)),
-                Err(_) if read < READS => tokio::time::sleep(READ_PAUSE).await,
-                Err(_) => {}
             }
-        }
-        Err(PublishError::Refused(format!(
-            "the log does not keep {seq} any more"
-        )))
+            Err(e) => return Err(unavailable(&e)),
+        };
+        Envelope::from_json(&payload).map_err(|e| PublishError::Refused(e.to_string()))
     }
 
     /// Asks the persister.

@@ -11,7 +11,7 @@
 //! The parts, from the bottom up:
 //! - `room`: the sockets of one company, the fan-out, and what clients are told;
 //! - `node`: the services and the registry of rooms that all sockets use;
-//! - `cluster`: the other realtime nodes, and the leader of the log;
+//! - `cluster`: the other realtime nodes;
 //! - `log`: follows a company for its room, and catches a socket up;
 //! - `auth`: tokens, pages, and the end of logins;
 //! - `subscriber`: one open socket, its commands and limits;
@@ -27,7 +27,7 @@ use runtime::log::publisher::Publisher;
 use runtime::service::{self, Service, ServiceError};
 
 use crate::auth::{handshake::Handshake, revocation};
-use crate::cluster::{heartbeat, leader};
+use crate::cluster::heartbeat;
 use crate::node::Node;
 use crate::transport::{socketio, ws};
 
@@ -76,7 +76,6 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
         .merge(socketio::routes(handshake, node.clone()))
         .merge(asyncapi::routes())
         .merge(service.ops_routes());
-    service.spawn("leader watch", leader::watch(node.clone()));
     service.spawn("nodes", heartbeat::run(node.clone()));
     service.spawn("sessions", revocation::run(node.clone()));
     service.spawn("lifecycle", lifecycle::run(node, service.health.clone()));

@@ -1,7 +1,6 @@
 //! What all sockets of this node use: the connection, the way to the log, the limits, and the
 //! registry of rooms. Admits no socket and follows no room; see `admission` and `log::feed`.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -44,7 +43,6 @@ struct Inner {
     sockets: Arc<Semaphore>,
     reads: Semaphore,
     repairs: Semaphore,
-    leader_changes: AtomicU64,
     hub: Hub,
     membership: Mutex<Membership>,
 }
@@ -70,7 +68,6 @@ impl Node {
                 sockets: Arc::new(Semaphore::new(limits.sockets)),
                 reads: Semaphore::new(READS),
                 repairs: Semaphore::new(REPAIRS),
-                leader_changes: AtomicU64::new(0),
                 hub: Hub::default(),
                 membership: Mutex::default(),
             }),
@@ -146,18 +143,6 @@ impl Node {
             .ok()
             .and_then(Result::ok)
             .ok_or_else(|| "too many companies are being read".into())
-    }
-
-    /// Counts a change of the log's leader and marks a gap for every feed. Because the leader
-    /// before may have stored an event without passing it on, the feeds look into the log.
-    pub fn note_new_leader(&self) {
-        self.inner.leader_changes.fetch_add(1, Ordering::Relaxed);
-        self.inner.connection.note_gap();
-    }
-
-    /// How often the log's leader has changed since this node began to watch.
-    pub fn leader_changes(&self) -> u64 {
-        self.inner.leader_changes.load(Ordering::Relaxed)
     }
 }
 

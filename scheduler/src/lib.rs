@@ -8,7 +8,6 @@
 
 mod config;
 mod jobs;
-mod last_message;
 mod platforms;
 mod refresh;
 mod ticks;
@@ -58,7 +57,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     let connection = service.connection.clone();
     let runs = Runs::new(connection.jetstream.clone());
     let keeper = ScheduleKeeper {
-        jetstream: connection.jetstream.clone(),
+        connection: connection.clone(),
         jobs: jobs.clone(),
         runs: runs.clone(),
         health: service.health.clone(),

@@ -8,6 +8,7 @@ pub mod exit_code;
 pub mod health;
 pub mod jobs;
 mod operator;
+pub mod servers;
 pub mod settings;
 pub mod setup;
 pub mod stub_bot;

@@ -2,9 +2,9 @@
 //! alike. It begins in `up`. No service runs in the runner's own process.
 
 mod banner;
-mod binaries;
+pub mod binaries;
 mod child_output;
-mod console;
+pub mod console;
 mod demo;
 mod orphans;
 pub mod plan;

@@ -7,6 +7,7 @@
 mod support;
 
 mod api;
+mod cluster;
 mod contract;
 mod dead_letters;
 mod delivery;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use contract::Timestamp;
 use contract::dead_letter::Reason;
-use contract::domain::{Contact, DeliveryState, Integration, LaneEntry};
+use contract::domain::{Contact, DeliveryState, Integration, LaneEntry, Message};
 use contract::query::{GetContact, GetIntegration};
 use contract::trace::TraceContext;
 use metrics::counter;
@@ -20,6 +20,7 @@ use crate::bot::admission::Permit;
 use crate::bot::answer::Ending;
 use crate::bot::backoff;
 use crate::delivery::forwarder::{Forwarder, LOOK_AGAIN, NotStored, wait};
+use crate::delivery::history::{self, Past};
 use crate::delivery::outbound::OutboundMessage;
 use crate::delivery::report::{self, FinalStep, Step, StepContext};
 use crate::delivery::token_holds::{TokenState, Version};
@@ -34,6 +35,8 @@ pub struct Attempt<'a> {
     pub outbound: &'a OutboundMessage,
     /// The deadline counts from this time.
     pub since: Timestamp,
+    /// Whether the message is the replay of a dead letter.
+    pub is_replay: bool,
     /// Whether the bot may have been called for the message before this work: by an earlier owner of
     /// the partition, or before the message was a dead letter.
     pub is_repeated: bool,
@@ -44,6 +47,8 @@ pub struct Attempt<'a> {
 
 /// What a call needs.
 struct Prepared {
+    /// What staff have made of the message, if it was edited.
+    edited: Option<Message>,
     contact: Contact,
     token: SecretString,
     /// The token that is used.
@@ -56,6 +61,10 @@ struct Prepared {
 enum Obstacle {
     /// A stop is under way.
     Stopped,
+    /// The message has ended before, so nothing is left but to settle this copy.
+    Ended,
+    /// Staff have deleted the message.
+    Deleted,
     /// Something that the message needs does not answer.
     NoAnswer(String),
     /// The message can never be delivered.
@@ -73,6 +82,21 @@ impl Attempt<'_> {
         match self.prepare().await {
             Ok(prepared) => self.call(prepared, permit).await,
             Err(Obstacle::Stopped) => wait(self.work),
+            Err(Obstacle::Ended) => {
+                counter!("forward_known_total").increment(1);
+                info!(
+                    seq = self.work.item.seq,
+                    "the message had ended before; only settled"
+                );
+                self.forwarder.settle(self.work).await
+            }
+            Err(Obstacle::Deleted) => {
+                let final_step = FinalStep {
+                    step: self.step(DeliveryState::Cancelled),
+                    dead_letter: None,
+                };
+                self.finish(final_step).await
+            }
             Err(Obstacle::NoAnswer(why)) => self.forwarder.look_again(self.work, &why),
             Err(Obstacle::Failed(reason, why)) => {
                 let step = self.step(DeliveryState::Failed);
@@ -93,6 +117,7 @@ impl Attempt<'_> {
         StepContext {
             message: &self.outbound.message,
             stream_seq: self.work.item.seq,
+            position: self.work.item.log_position.filter(|_| !self.is_replay),
             trace: self.trace,
         }
     }
@@ -105,7 +130,9 @@ impl Attempt<'_> {
         (self.forwarder.clock)()
     }
 
-    async fn prepare(&self) -> Result<Prepared, Obstacle> {
+    async fn prepare(&mut self) -> Result<Prepared, Obstacle> {
+        // First: a message that has ended does not expire.
+        let edited = self.look_back().await?;
         let deadline = self.forwarder.deadline;
         if is_expired(self.since, self.now(), deadline) {
             let why = format!("older than {}", text(deadline));
@@ -120,11 +147,36 @@ impl Attempt<'_> {
             return Err(Obstacle::Stopped);
         }
         Ok(Prepared {
+            edited,
             contact,
             token,
             version,
             is_trial,
         })
+    }
+
+    /// Asks what has become of the message already. Returns the message as staff have edited it.
+    async fn look_back(&mut self) -> Result<Option<Message>, Obstacle> {
+        let copy = history::Copy {
+            message: &self.outbound.message,
+            position: self.work.item.log_position,
+            outbound_seq: self.work.item.seq,
+            is_replay: self.is_replay,
+        };
+        match history::ask(&self.forwarder.connection, copy, self.trace).await {
+            Ok(Past::Ended) => Err(Obstacle::Ended),
+            Ok(Past::Deleted) => Err(Obstacle::Deleted),
+            Ok(Past::Open { calls, edited }) => {
+                self.calls = self.calls.max(calls);
+                self.is_repeated |= calls > 0;
+                Ok(edited.map(|(content, attachments)| Message {
+                    content,
+                    attachments,
+                    ..self.outbound.message.clone()
+                }))
+            }
+            Err(why) => Err(Obstacle::NoAnswer(why)),
+        }
     }
 
     /// Asks the persister for the contact and the company's access to the platform.
@@ -190,13 +242,14 @@ impl Attempt<'_> {
     /// Announces the call, calls the bot, and applies the verdict.
     async fn call(&mut self, prepared: Prepared, permit: Permit) -> Outcome {
         let Prepared {
+            edited,
             contact,
             token,
             version,
             is_trial,
         } = prepared;
         let forwarder = self.forwarder;
-        let message = &self.outbound.message;
+        let message = edited.as_ref().unwrap_or(&self.outbound.message);
         self.calls = self.calls.saturating_add(1);
         let sending = self.step(DeliveryState::Sending);
         let announced =

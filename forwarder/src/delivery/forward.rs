@@ -28,8 +28,9 @@ impl Forwarder {
         };
         let has = |name: &str| content.headers.get(name).is_some();
         let is_replay = has(header::REPLAY_OF);
-        // A message that was replayed into `EVENTS`, for the persister. Its first copy has been in
-        // `OUTBOUND` too, so this copy is not delivered.
+        // A message that was replayed into `EVENTS`, for the persister, and that a server sourced
+        // from there before the relay. Its first copy has been in `OUTBOUND` too, so this copy is
+        // not delivered.
         if is_replay && has(header::STREAM_SOURCE) {
             return self.settle(work).await;
         }
@@ -56,6 +57,7 @@ impl Forwarder {
             } else {
                 outbound.accepted_at
             },
+            is_replay,
             is_repeated: work.item.repeated || is_replay,
             trace,
             calls: work.item.calls,

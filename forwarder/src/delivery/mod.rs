@@ -4,6 +4,7 @@
 mod attempt;
 mod forward;
 pub mod forwarder;
+mod history;
 pub mod lane_store;
 mod outbound;
 pub mod report;

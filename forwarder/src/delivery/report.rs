@@ -25,6 +25,8 @@ pub struct StepContext<'a> {
     pub message: &'a Message,
     /// The message's sequence in `OUTBOUND`.
     pub stream_seq: u64,
+    /// The message's log position; `None` for a replay, which is delivered out of order.
+    pub position: Option<u64>,
     pub trace: TraceContext,
 }
 
@@ -111,6 +113,7 @@ fn outgoing(of: StepContext<'_>, step: &Step, now: Timestamp) -> Result<Outgoing
     let StepContext {
         message,
         stream_seq,
+        position,
         trace,
     } = of;
     let Delivery {
@@ -120,6 +123,7 @@ fn outgoing(of: StepContext<'_>, step: &Step, now: Timestamp) -> Result<Outgoing
     let event = Event::MessageDelivery(MessageDelivery {
         message_id: message.id,
         contact_id: message.contact_id,
+        message_seq: position,
         delivery: step.delivery.clone(),
         status: step.status,
         duration_ms: step

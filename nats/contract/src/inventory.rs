@@ -5,7 +5,8 @@ use std::time::Duration;
 
 /// The stream of the log: every change, in one sequence.
 pub const EVENTS: &str = "EVENTS";
-/// The stream of operator messages that await the bot. The server sources them from `EVENTS`.
+/// The stream of operator messages that await the bot. The forwarder's relay copies them from
+/// `EVENTS`.
 pub const OUTBOUND: &str = "OUTBOUND";
 /// The stream of dead letters: messages that could not be processed.
 pub const DEAD: &str = "DEAD";
@@ -14,10 +15,13 @@ pub const JOBS: &str = "JOBS";
 
 /// The persister's durable consumer of `EVENTS`, shared by its replicas.
 pub const PERSISTER: &str = "persister";
+/// The durable consumer of `EVENTS` that copies what awaits the bot into `OUTBOUND`. The server pins
+/// the consumer to one forwarder.
+pub const RELAY: &str = "relay";
 /// The one durable consumer of `OUTBOUND` before partitions had consumers of their own. `setup`
 /// deletes it.
 pub const RETIRED_FORWARDER: &str = "forwarder";
-/// The priority group of the partitions' consumers. The server pins each consumer to one member.
+/// The priority group of the relay's and the partitions' consumers. The server pins each consumer to one member.
 pub const FORWARDER_GROUP: &str = "forwarders";
 /// The scheduler's durable consumer of ticks, shared by its replicas.
 pub const SCHEDULER: &str = "scheduler";
@@ -58,8 +62,8 @@ pub const MAX_EVENT_BYTES: i32 = 512 * 1024;
 pub const EVENTS_MAX_BYTES: i64 = 4 * 1024 * 1024 * 1024;
 /// Bytes on disk that `DEAD` may take. Beyond them the oldest dead letters are deleted.
 pub const DEAD_MAX_BYTES: i64 = 512 * 1024 * 1024;
-/// Bytes on disk that `OUTBOUND` may take. Beyond them the server stops sourcing, and goes on once
-/// there is room. No message is lost, because `EVENTS` has them all.
+/// Bytes on disk that `OUTBOUND` may take. Beyond them the relay waits, and goes on once there is
+/// room. No message is lost, because `EVENTS` has them all.
 pub const OUTBOUND_MAX_BYTES: i64 = 1024 * 1024 * 1024;
 /// Ticks of one job that `JOBS` keeps, for people to look at. Older ticks are deleted.
 pub const JOBS_MAX_PER_SUBJECT: i64 = 100;
@@ -82,6 +86,15 @@ pub const PERSISTER_MAX_ACK_PENDING: i64 = 20_000;
 /// The forwarder holds only their sequences. Beyond the limit, newer messages stay in the stream
 /// until older ones are delivered or have passed their deadline.
 pub const PARTITION_MAX_ACK_PENDING: i64 = 50_000;
+/// Events that the relay has in work. The server delivers no more before some are copied.
+pub const RELAY_MAX_ACK_PENDING: i64 = 2_000;
+/// The [`ACK_WAIT`] of the relay's consumer: longer than the copying of a batch may take, and short,
+/// because a forwarder that dies leaves its last batch for this time.
+pub const RELAY_ACK_WAIT: Duration = Duration::from_secs(4);
+/// How far back the relay's consumer begins when it takes the place of the server's own sourcing:
+/// longer than any message waits. Messages that were delivered since then are copied once more, and
+/// the forwarder finds in the log that it has delivered them.
+pub const RELAY_LOOK_BACK: Duration = Duration::from_secs(25 * 3_600);
 /// The time after which a forwarder that asks for no messages loses its partition to another.
 pub const PARTITION_PIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// The [`ACK_WAIT`] of a partition's consumer, longer than any message waits. It is only a safety

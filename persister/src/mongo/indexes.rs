@@ -30,9 +30,13 @@ pub const EMAIL_INDEX: &str = "email";
 /// Matches messages that await delivery. The query of the backlog and the partial index that serves
 /// this query must agree.
 pub fn undelivered() -> Document {
-    let open = DeliveryState::ALL
-        .iter()
-        .filter(|state| !matches!(state, DeliveryState::Delivered | DeliveryState::Failed));
+    let has_ended = |state: &DeliveryState| {
+        matches!(
+            state,
+            DeliveryState::Delivered | DeliveryState::Failed | DeliveryState::Cancelled
+        )
+    };
+    let open = DeliveryState::ALL.iter().filter(|state| !has_ended(state));
     doc! {"delivery.state": {"$in": open.map(|state| state.as_str()).collect::<Vec<_>>()}}
 }
 

@@ -244,6 +244,7 @@ mod tests {
         MessageDelivery {
             message_id,
             contact_id,
+            message_seq: None,
             delivery: Delivery {
                 state,
                 ..Delivery::queued()

@@ -117,7 +117,7 @@ pub async fn insert_attempts(
     let is_attempt = |step: &&Positioned<MessageDelivery>| {
         !matches!(
             step.event.delivery.state,
-            DeliveryState::Queued | DeliveryState::Sending
+            DeliveryState::Queued | DeliveryState::Sending | DeliveryState::Cancelled
         )
     };
     let attempts: Vec<Document> = events

@@ -8,10 +8,12 @@
 //!   makes the subscriptions again, so no message slips by.
 //! - The client reports that the connection is lost, or that a subscription was too slow for it.
 //! - A message names the message before it on its subject, and that one was not delivered.
-//! - The log has another leader (`cluster::leader`). The leader before may have stored an event
-//!   without passing it on.
-//! - The log has a newer event of the company when the feed asks for its last sequence, which it
-//!   does from time to time.
+//! - The log has a newer event of the company when the feed looks, which it does from time to time.
+//!
+//! At each such look the feed also compares what was delivered with the log. A republished message
+//! is only a hint: a leader that dies, or a broken route between two NATS servers, loses some
+//! without any client noticing. An event that was passed over can no longer be delivered in order,
+//! so the clients are told to fetch.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,8 +40,12 @@ use crate::room::{FeedState, Room};
 /// How long the subscriptions outlive the last socket. A page that reloads within this time finds
 /// them open.
 const GRACE: Duration = Duration::from_secs(5);
-/// How often the log is asked whether an event has not arrived.
-const CHECK_INTERVAL: Duration = Duration::from_secs(30);
+/// How often the delivered events are compared with the log. An event that was lost on its way is
+/// found within this time.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// When the first such look comes after the subscriptions were made or made again. The NATS server
+/// may have had them a little later than it seemed.
+const FIRST_CHECK: Duration = Duration::from_secs(1);
 /// How long the sockets wait while NATS is away or missed events cannot be read. Beyond it, they
 /// are closed with 1013.
 const REPAIR_DEADLINE: Duration = Duration::from_secs(60);
@@ -83,6 +89,16 @@ pub async fn run(node: Node, room: Arc<Room>) {
 /// The company's events cannot be followed any more.
 struct FeedLost;
 
+/// The result of a comparison with the log.
+enum Verified {
+    /// The log has nothing that was not delivered.
+    Complete,
+    /// The log has events that are newer than the last delivered one.
+    Newer,
+    /// An event was passed over: it was not delivered, but newer ones were.
+    Missed,
+}
+
 /// Ends the room and its sockets when it is dropped.
 struct EndGuard<'a> {
     node: &'a Node,
@@ -114,8 +130,6 @@ struct Feed<'a> {
     typing: Subscriber,
     typists: Typists,
     presence: PresenceExchange,
-    /// The log's changes of leader after which the delivered events were compared with the log.
-    verified_leader_changes: u64,
     check_at: Instant,
     /// When the feed ends, if the room is empty and stays so.
     ends_at: Option<Instant>,
@@ -129,8 +143,8 @@ impl<'a> Feed<'a> {
     async fn open(node: &'a Node, room: &'a Arc<Room>) -> Option<Feed<'a>> {
         let opened = async {
             let feed = Feed::subscribe(node, room).await?;
-            // The request goes the same way as the subscriptions, so the server has these when the
-            // stream's leader answers. Events that are stored after the answer will arrive.
+            // In a cluster the answer may be faster than the subscriptions, by another way. What is
+            // lost between the two is found at the first check.
             let bounds = direct_get::bounds(node.connection(), inventory::EVENTS)
                 .await
                 .map_err(|e| e.to_string())?;
@@ -168,8 +182,7 @@ impl<'a> Feed<'a> {
             typing,
             typists: Typists::default(),
             presence,
-            verified_leader_changes: node.leader_changes(),
-            check_at: Instant::now() + CHECK_INTERVAL,
+            check_at: Instant::now() + FIRST_CHECK,
             ends_at: None,
             gaps,
             connects,
@@ -282,17 +295,60 @@ impl<'a> Feed<'a> {
         }
     }
 
-    /// Repairs if the log has an event that should have arrived by now.
+    /// Compares the delivered events with the log, and repairs if the log has newer ones.
     async fn check(&mut self) -> Result<(), FeedLost> {
+        match self.verify().await {
+            Ok(Verified::Newer) => self.repair("check").await,
+            Ok(Verified::Missed) => {
+                error!(
+                    company = %self.room.id,
+                    "an event was passed over; the clients have to fetch"
+                );
+                counter!("realtime_resyncs_total", "reason" => ResyncReason::Late.as_str())
+                    .increment(1);
+                self.room.resync_all(ResyncReason::Late);
+                Ok(())
+            }
+            Ok(Verified::Complete) => Ok(()),
+            // If there is no answer, the connection reports a gap, or the next check compares.
+            Err(error) => {
+                debug!(company = %self.room.id, error, "the log cannot be compared");
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads the events of the log that were not compared yet, up to the first that is newer than
+    /// the last delivered one. A replica that is behind shows fewer; the next check compares those.
+    async fn verify(&self) -> Result<Verified, String> {
         let filter = subject::of_company(self.room.id);
         let connection = self.node.connection();
-        let last = direct_get::last_seq_of_a_replica(connection, inventory::EVENTS, &filter).await;
-        match last {
-            // The event may only be on its way. Reading it does no harm then.
-            Ok(last) if last > self.room.last_seq() => self.repair("check").await,
-            // If there is no answer, the connection reports a gap, or the next check finds it.
-            _ => Ok(()),
+        let last = direct_get::last_seq_of_a_replica(connection, inventory::EVENTS, &filter)
+            .await
+            .map_err(|e| e.to_string())?;
+        while self.room.verified_to() < last {
+            let _permit = self.node.repair_permit().await?;
+            let from = self.room.verified_to() + 1;
+            let page = direct_get::page(connection, inventory::EVENTS, &filter, from, PAGE_EVENTS)
+                .await
+                .map_err(|e| e.to_string())?;
+            let last_delivered = self.room.last_seq();
+            let mut compared = None;
+            for stored in &page {
+                if stored.seq > last_delivered {
+                    compared.inspect(|seq| self.room.verify_to(*seq));
+                    // The event may only be on its way. Reading it does no harm then.
+                    return Ok(Verified::Newer);
+                }
+                if self.room.has_missed(stored.seq) && payload::of_stored(stored).is_some() {
+                    return Ok(Verified::Missed);
+                }
+                compared = Some(stored.seq);
+            }
+            let Some(compared) = compared else { break };
+            self.room.verify_to(compared);
         }
+        Ok(Verified::Complete)
     }
 
     /// Delivers the events that the log has after the last delivered one. If they come again by the
@@ -349,43 +405,8 @@ impl<'a> Feed<'a> {
                 .filter(|stored| self.deliver(stored.seq, payload::of_stored(stored)))
                 .count() as u64;
         }
-        let leader_changes = self.node.leader_changes();
-        if leader_changes != self.verified_leader_changes {
-            self.verify().await?;
-            self.verified_leader_changes = leader_changes;
-        }
+        self.check_at = self.check_at.min(Instant::now() + FIRST_CHECK);
         Ok(found)
-    }
-
-    /// Compares the delivered events that are still remembered with the log. If one is missing, all
-    /// clients are told to fetch.
-    async fn verify(&self) -> Result<(), String> {
-        let filter = subject::of_company(self.room.id);
-        let connection = self.node.connection();
-        let mut from = self.room.remembers_after() + 1;
-        while from <= self.room.last_seq() {
-            let _permit = self.node.repair_permit().await?;
-            let page = direct_get::page(connection, inventory::EVENTS, &filter, from, PAGE_EVENTS)
-                .await
-                .map_err(|e| e.to_string())?;
-            let Some(last) = page.last() else {
-                return Ok(());
-            };
-            from = last.seq + 1;
-            if page.iter().any(|stored| {
-                self.room.has_missed(stored.seq) && payload::of_stored(stored).is_some()
-            }) {
-                error!(
-                    company = %self.room.id,
-                    "an event was passed over; the clients have to fetch"
-                );
-                counter!("realtime_resyncs_total", "reason" => ResyncReason::Late.as_str())
-                    .increment(1);
-                self.room.resync_all(ResyncReason::Late);
-                return Ok(());
-            }
-        }
-        Ok(())
     }
 }
 

@@ -12,6 +12,7 @@ pub mod queue;
 pub mod recent;
 pub mod server_event;
 pub mod typing;
+pub mod unverified;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,6 +27,7 @@ use self::payload::ResyncReason;
 use self::presence::{Presence, User, Users};
 use self::queue::Queue;
 use self::recent::Recent;
+use self::unverified::Unverified;
 use crate::auth::session::{Login, Session};
 
 /// How long before its token expires a client is told, so that it can come back with a fresh token
@@ -77,6 +79,7 @@ struct State {
     /// Every event up to this sequence was delivered.
     last_seq: u64,
     recent: Recent,
+    unverified: Unverified,
     presence: Presence,
     /// The frame with all users who are online, for new sockets. It is made when the first socket
     /// needs it.
@@ -152,6 +155,7 @@ impl Room {
         let mut state = self.state();
         state.last_seq = seq;
         state.recent = Recent::after(seq);
+        state.unverified = Unverified::after(seq);
     }
 
     /// Adds a socket. The socket gets no events before [`Room::start`].
@@ -200,6 +204,7 @@ impl Room {
             return None;
         }
         state.last_seq = seq;
+        state.unverified.push(seq);
         let Some(frame) = frame else { return Some(0) };
         let reached = state
             .members
@@ -332,16 +337,19 @@ impl Room {
         }
     }
 
-    /// The sequence after which the delivered events are remembered.
-    pub fn remembers_after(&self) -> u64 {
-        self.state().recent.floor()
+    /// The sequence up to which the delivered events were compared with the log.
+    pub fn verified_to(&self) -> u64 {
+        self.state().unverified.verified_to()
     }
 
-    /// Whether the event at `seq`, which sockets are told of, should have been delivered and was
-    /// not.
+    /// Says that the delivered events up to `seq` were compared with the log.
+    pub fn verify_to(&self, seq: u64) {
+        self.state().unverified.verify_to(seq);
+    }
+
+    /// Whether the event at `seq` should have been delivered before a newer one, and was not.
     pub fn has_missed(&self, seq: u64) -> bool {
-        let state = self.state();
-        state.recent.floor() < seq && seq <= state.last_seq && !state.recent.has(seq)
+        self.state().unverified.has_missed(seq)
     }
 
     /// Tells every live socket's client to fetch, because an event was missed that can no longer be
@@ -352,6 +360,7 @@ impl Room {
         // Forgets the remembered events. Otherwise a socket that comes back with an older cursor
         // would be given the same gap again.
         state.recent = Recent::after(last_seq);
+        state.unverified = Unverified::after(last_seq);
         let Ok(frame) = payload::of_resync(last_seq, reason) else {
             return;
         };

@@ -58,18 +58,6 @@ impl Recent {
         }
     }
 
-    /// The sequence after which all events are remembered.
-    pub fn floor(&self) -> u64 {
-        self.floor
-    }
-
-    /// Whether the event at `seq` is remembered.
-    pub fn has(&self, seq: u64) -> bool {
-        self.frames
-            .binary_search_by_key(&seq, |(at, _)| *at)
-            .is_ok()
-    }
-
     /// Every event after `seq`; `None` if not all of them are remembered.
     pub fn since(&self, seq: u64) -> Option<impl Iterator<Item = &Frame>> {
         let from = self.frames.partition_point(|(at, _)| *at <= seq);
@@ -104,10 +92,6 @@ mod tests {
         assert_eq!(since(&recent, 10).unwrap(), ["12", "15", "20"]);
         assert_eq!(since(&recent, 13).unwrap(), ["15", "20"]);
         assert_eq!(since(&recent, 20).unwrap(), [""; 0]);
-        assert_eq!(
-            ([12, 13, 20].map(|seq| recent.has(seq)), recent.floor()),
-            ([true, false, true], 10)
-        );
     }
 
     #[test]

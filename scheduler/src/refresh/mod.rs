@@ -301,8 +301,8 @@ impl Refresher {
         envelope: &Envelope,
         msg_id: &str,
     ) -> Result<(), StoreError> {
-        let filter = subject::integration_of(found.token.company, found.token.provider);
-        store_if_last(&self.connection, envelope, msg_id, &filter, found.last_seq).await
+        let about = (found.token.company, found.token.provider);
+        store_if_last(&self.connection, envelope, msg_id, about, found.last_seq).await
     }
 
     fn retry(

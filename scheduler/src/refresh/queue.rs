@@ -10,8 +10,6 @@ use runtime::log::direct_get;
 use runtime::net::connection::Connection;
 use serde::{Deserialize, Serialize};
 
-use crate::last_message::last_message;
-
 /// The job that enqueues tokens of Facebook and Instagram.
 pub const TOKEN_REFRESH: &str = "token-refresh";
 /// The job that enqueues tokens of Google.
@@ -72,7 +70,9 @@ pub async fn enqueue(
     token: TokenRef,
     now: Timestamp,
 ) -> Result<bool, String> {
-    let last = last_message(&connection.jetstream, inventory::JOBS, &subject_of(token)).await?;
+    let last = direct_get::last(connection, inventory::JOBS, &subject_of(token))
+        .await
+        .map_err(|e| e.to_string())?;
     let last = last.and_then(|last| Task::about_version(&last.payload, token.version));
     if last.is_some_and(|task| task.wait(now).is_some()) {
         return Ok(false);

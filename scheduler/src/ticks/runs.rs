@@ -5,10 +5,11 @@
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
-use async_nats::jetstream::kv::{Operation, Store, UpdateErrorKind};
+use async_nats::jetstream::kv::{Operation, Store};
 use contract::domain::{JobOutcome as Outcome, JobRun};
 use contract::inventory;
 use contract::{Timestamp, domain};
+use runtime::net::connection::is_overtaken;
 use tracing::warn;
 
 use crate::jobs::{Job, RUN_TIMEOUT};
@@ -128,9 +129,9 @@ impl Runs {
             .await?
             .update(&run.job, value.into(), revision)
             .await
-            .map_err(|e| match e.kind() {
-                UpdateErrorKind::WrongLastRevision => RunsError::Overtaken,
-                _ => unavailable(e),
+            .map_err(|e| match is_overtaken(&e) {
+                true => RunsError::Overtaken,
+                false => unavailable(e),
             })
     }
 

@@ -7,19 +7,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::header::{NATS_SCHEDULE, NATS_SCHEDULE_TARGET, NATS_SCHEDULE_TTL};
-use async_nats::jetstream::Context;
-use async_nats::jetstream::message::{PublishMessage, StreamMessage};
+use async_nats::jetstream::message::PublishMessage;
 use contract::Timestamp;
 use contract::domain::JobOutcome as Outcome;
 use contract::{inventory, subject};
 use metrics::gauge;
 use runtime::CancellationToken;
+use runtime::log::direct_get::{self, StoredMessage};
+use runtime::net::connection::Connection;
 use runtime::service::health::Health;
 use serde_json::{Map, Value, json};
 use tracing::{info, warn};
 
 use crate::jobs::{Job, JobKind, digest};
-use crate::last_message::last_message;
 use crate::ticks::runs::{Runs, RunsError, is_overdue};
 
 /// The health check of the schedules.
@@ -45,7 +45,7 @@ enum ScheduleError {
 
 /// Keeps the schedules for one replica.
 pub struct ScheduleKeeper {
-    pub jetstream: Context,
+    pub connection: Connection,
     pub jobs: Arc<[Job]>,
     pub runs: Runs,
     pub health: Health,
@@ -124,7 +124,7 @@ impl ScheduleKeeper {
 
     async fn keep_recurring(&self, job: &Job, replace: bool) -> Result<(), ScheduleError> {
         let every = format!("@every {}s", job.interval.as_secs());
-        let is_current = match scheduled(&self.jetstream, job.name).await? {
+        let is_current = match scheduled(&self.connection, job.name).await? {
             Some(have) => !replace || matches(&have, job, &every),
             None => false,
         };
@@ -137,7 +137,7 @@ impl ScheduleKeeper {
     /// Schedules a run soon, unless that is done already. A replacement would delay the run.
     async fn catch_up(&self, job: &Job) -> Result<(), ScheduleError> {
         let name = format!("{}{CATCH_UP}", job.name);
-        if scheduled(&self.jetstream, &name).await?.is_none() {
+        if scheduled(&self.connection, &name).await?.is_none() {
             let at = (self.clock)().plus(job.first_delay);
             self.publish(&name, job, &format!("@at {at}")).await?;
         }
@@ -150,6 +150,7 @@ impl ScheduleKeeper {
             .header(NATS_SCHEDULE_TARGET, subject::job_tick(job.name))
             .header(NATS_SCHEDULE_TTL, TICK_TTL);
         let ack = self
+            .connection
             .jetstream
             .send_publish(subject::job_schedule(name), message)
             .await;
@@ -163,16 +164,16 @@ impl ScheduleKeeper {
 
 /// The schedule of this name on the server.
 async fn scheduled(
-    jetstream: &Context,
+    connection: &Connection,
     name: &str,
-) -> Result<Option<StreamMessage>, ScheduleError> {
-    last_message(jetstream, inventory::JOBS, &subject::job_schedule(name))
+) -> Result<Option<StoredMessage>, ScheduleError> {
+    direct_get::last(connection, inventory::JOBS, &subject::job_schedule(name))
         .await
-        .map_err(ScheduleError::Jobs)
+        .map_err(|e| ScheduleError::Jobs(e.to_string()))
 }
 
 /// Whether the schedule on the server is as this replica would make it.
-fn matches(have: &StreamMessage, job: &Job, every: &str) -> bool {
+fn matches(have: &StoredMessage, job: &Job, every: &str) -> bool {
     let header = |name| have.headers.get(name).map(|v| v.as_str());
     header(NATS_SCHEDULE) == Some(every)
         && header(NATS_SCHEDULE_TARGET) == Some(&subject::job_tick(job.name))

@@ -1,6 +1,6 @@
 //! Runs one audit: compares the log with the view, the view with the log, and the undelivered
-//! messages with `OUTBOUND` and `DEAD`. Keeps a page of each in memory, and at most [`MAX_OPEN`]
-//! open messages before they are resolved.
+//! messages with `OUTBOUND` and `DEAD`; looks in the delivery steps for calls after a delivery.
+//! Keeps a page of each in memory, and at most [`MAX_OPEN`] open messages before they are resolved.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -11,8 +11,8 @@ use contract::{header, inventory, subject};
 use runtime::net::connection::Connection;
 
 use super::judge::{
-    BotDelivery, Difference, Entry, Finding, Report, bot_delivery, compare, extra, message_id,
-    ranges,
+    BotDelivery, Difference, Entry, Finding, Report, Taken, bot_delivery, compare, extra,
+    message_id, ranges,
 };
 use super::pages::{Pages, entry};
 
@@ -50,6 +50,7 @@ pub async fn audit(connection: &Connection, company: Option<Id>) -> Result<Repor
         undelivered: HashMap::new(),
     };
     audit.log_against_view().await?;
+    audit.calls_again().await?;
     audit.view_against_log().await?;
     audit.report.differences.sort_by_key(|finding| finding.seq);
     Ok(audit.report)
@@ -60,6 +61,7 @@ struct Filters {
     outbound: String,
     refused: String,
     failed: String,
+    steps: String,
 }
 
 impl Filters {
@@ -75,6 +77,7 @@ impl Filters {
             outbound,
             refused,
             failed,
+            steps: subject::deliveries_of(company),
         }
     }
 }
@@ -122,6 +125,26 @@ impl Audit<'_> {
             }
         }
         self.resolve_open().await
+    }
+
+    /// Finds messages that the bot was called for after it had taken them.
+    async fn calls_again(&mut self) -> Result<(), String> {
+        let (mut taken, mut next) = (Taken::default(), self.report.from_seq);
+        loop {
+            let page = self
+                .pages
+                .page(inventory::EVENTS, &self.filters.steps, next)
+                .await?;
+            let Some(last) = page.last() else {
+                return Ok(());
+            };
+            next = last.seq + 1;
+            for step in &page {
+                if let Some(finding) = taken.see(step.seq, &step.payload) {
+                    self.report_difference(finding)?;
+                }
+            }
+        }
     }
 
     /// Explains every open message, or reports it as a difference.
@@ -207,6 +230,7 @@ impl Audit<'_> {
                 BotDelivery::Delivered => &mut self.report.delivered,
                 BotDelivery::Waiting => &mut self.report.waiting,
                 BotDelivery::Failed => &mut self.report.failed,
+                BotDelivery::Cancelled => &mut self.report.cancelled,
                 BotDelivery::Unexplained(difference) => {
                     let Entry {
                         seq, company_id, ..

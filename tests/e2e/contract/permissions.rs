@@ -98,14 +98,13 @@ const EVERYBODYS_TABOO: [&str; 3] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_gateway_may_publish_events_and_query_but_read_no_stream() {
+async fn the_gateway_may_publish_events_and_query_but_consume_no_stream() {
     let system = System::shared().await;
     let publish = [
         "message.delivery.a.b",
         "jobs.schedule.x",
         "$JS.API.CONSUMER.MSG.NEXT.EVENTS.persister",
         "dead.gateway.x",
-        "$JS.API.STREAM.MSG.GET.EVENTS",
         "$JS.API.CONSUMER.CREATE.KV_sessions",
         "$JS.API.STREAM.PURGE.KV_sessions",
         "$KV.job-runs.x",
@@ -127,6 +126,7 @@ async fn the_gateway_may_publish_events_and_query_but_read_no_stream() {
         ],
         &[
             "query.x",
+            "$JS.API.STREAM.MSG.GET.EVENTS",
             "$JS.API.STREAM.MSG.GET.KV_sessions",
             "$JS.API.DIRECT.GET.KV_sessions",
             "$JS.API.STREAM.MSG.GET.KV_lockouts",
@@ -164,13 +164,21 @@ async fn the_forwarder_may_consume_outbound_and_report_deliveries() {
         "message.created.a.b.web.inbound.user",
         "query.user.by_email",
         "$JS.API.CONSUMER.MSG.NEXT.EVENTS.persister",
+        // These could read the log's password hashes.
+        "$JS.API.CONSUMER.CREATE.EVENTS.relay",
+        "$JS.API.DIRECT.GET.EVENTS",
+        "$JS.API.DIRECT.GET.EVENTS.company.created.a.a",
     ];
     refused(
         system,
         "forwarder",
         &[&publish[..], &EVERYBODYS_TABOO].concat(),
         &["query.>", "live.message.>"],
-        &["query.contact.get"],
+        &[
+            "query.contact.get",
+            "$JS.API.CONSUMER.INFO.EVENTS.relay",
+            "$JS.API.DIRECT.GET.EVENTS.message.delivery.a.b",
+        ],
     )
     .await;
 }

@@ -2,5 +2,6 @@
 //! tested in `sockets`.
 
 mod end_to_end;
+mod history;
 mod ordering;
 mod retries;

@@ -169,6 +169,7 @@ fn history(steps: &[Step], company: Id, contact: Id) -> Vec<Stored> {
                 Event::MessageDelivery(MessageDelivery {
                     message_id,
                     contact_id: contact,
+                    message_seq: None,
                     delivery,
                     status: None,
                     duration_ms: None,
@@ -505,6 +506,7 @@ async fn a_delivery_step_that_races_the_insert_of_its_message_is_not_lost() {
                         Event::MessageDelivery(MessageDelivery {
                             message_id: message.id,
                             contact_id: contact,
+                            message_seq: None,
                             delivery,
                             status,
                             duration_ms,
@@ -603,6 +605,7 @@ async fn events_that_use_another_companys_ids_are_rejected() {
         Event::MessageDelivery(MessageDelivery {
             message_id,
             contact_id,
+            message_seq: None,
             delivery,
             status: None,
             duration_ms: None,

@@ -68,6 +68,7 @@ impl Past<'_> {
             let step = MessageDelivery {
                 message_id: id,
                 contact_id: contact,
+                message_seq: None,
                 delivery,
                 status: Some(200),
                 duration_ms: Some(5),

@@ -1,6 +1,7 @@
 //! What all test groups share: the system under test, clients of its public surfaces, and bounded
 //! waits for a state. Contains no test.
 
+pub mod cluster;
 pub mod dead_letters;
 pub mod delivery;
 pub mod load;

@@ -329,7 +329,9 @@ impl System {
             .unwrap()
             .to_owned();
         let options = async_nats::ConnectOptions::new().user_and_password(user, password);
-        jetstream::new(options.connect(self.url("nats")).await.unwrap())
+        let url = self.url("nats");
+        let servers: Vec<&str> = url.split(',').collect();
+        jetstream::new(options.connect(servers).await.unwrap())
     }
 
     /// The database.

@@ -269,7 +269,7 @@ impl Created {
                 };
                 (Forwarding::Delivered(delivered), None)
             }
-            DeliveryState::Failed | DeliveryState::Held => {
+            DeliveryState::Failed | DeliveryState::Held | DeliveryState::Cancelled => {
                 let failed = Failed {
                     success: false,
                     failed: true,

@@ -133,7 +133,10 @@ impl DeliveryWait {
 fn has_outcome(delivery: &Delivery) -> bool {
     matches!(
         delivery.state,
-        DeliveryState::Delivered | DeliveryState::Failed | DeliveryState::Held
+        DeliveryState::Delivered
+            | DeliveryState::Failed
+            | DeliveryState::Held
+            | DeliveryState::Cancelled
     )
 }
 

@@ -46,7 +46,7 @@ string_enum!(
 );
 string_enum!(
     /// How far a forwardable message has come.
-    DeliveryState, "queued, sending, retrying, held, delivered, failed",
+    DeliveryState, "queued, sending, retrying, held, delivered, failed, cancelled",
     /// The message is in the log and waits for the forwarder. Every forwardable message starts in
     /// this state, without an event.
     Queued = "queued",
@@ -59,7 +59,9 @@ string_enum!(
     /// The bot took the message.
     Delivered = "delivered",
     /// The message was given up. It is a dead letter.
-    Failed = "failed"
+    Failed = "failed",
+    /// Staff deleted the message before the bot was called.
+    Cancelled = "cancelled"
 );
 
 impl Platform {

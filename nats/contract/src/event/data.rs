@@ -46,6 +46,10 @@ pub struct MessageDelivery {
     pub message_id: Id,
     /// The conversation: the id of its contact.
     pub contact_id: Id,
+    /// The log position of the message. `None` for a replay, which is delivered out of order, and on
+    /// steps of older builds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message_seq: Option<u64>,
     /// The message's `delivery` after this step.
     #[serde(flatten)]
     pub delivery: Delivery,

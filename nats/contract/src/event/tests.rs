@@ -142,6 +142,7 @@ fn examples() -> Vec<(&'static str, Event)> {
             Event::MessageDelivery(MessageDelivery {
                 message_id: id('c'),
                 contact_id: id('b'),
+                message_seq: None,
                 delivery,
                 status: Some(503),
                 duration_ms: Some(12),

@@ -71,6 +71,12 @@ pub fn of_company(company: Id) -> String {
     format!("*.*.{company}.>")
 }
 
+/// The filter of everything that `EVENTS` stores of a conversation, but for its messages: steps,
+/// edits, deletions, marks.
+pub fn of_conversation(company: Id, contact: Id) -> String {
+    format!("message.*.{company}.{contact}")
+}
+
 /// `outbound.<partition>.<company>.<contact>.<platform>`: a message that awaits the forwarder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outbound {
@@ -88,19 +94,30 @@ pub struct Outbound {
 pub const PARTITIONS: u32 = 16;
 
 impl Outbound {
-    /// The server's subject transforms from `EVENTS`, one for each forwardable platform, as
-    /// `(source, destination)`.
-    pub fn transforms() -> Vec<(String, String)> {
-        let forwardable = Platform::ALL.iter().filter(|p| p.is_forwardable());
-        forwardable
-            .map(|platform| {
-                let source = format!("message.created.*.*.{platform}.outbound.operator");
-                let partition = format!("{{{{partition({PARTITIONS},1,2)}}}}");
-                let rest = format!("{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}.{platform}");
-                (source, format!("outbound.{partition}.{rest}"))
-            })
-            .collect()
+    /// The subject of a conversation's message on a platform. The partition is the one that the
+    /// server's own `{{partition(16,1,2)}}` computes of company and contact: FNV-1a.
+    pub fn of(company: Id, contact: Id, platform: Platform) -> Outbound {
+        let (company_text, contact_text) = (company.to_string(), contact.to_string());
+        let bytes = company_text.bytes().chain(contact_text.bytes());
+        let hash = bytes.fold(0x811c_9dc5_u32, |hash, byte| {
+            (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+        });
+        Outbound {
+            partition: hash % PARTITIONS,
+            company,
+            contact,
+            platform,
+        }
     }
+}
+
+/// The filters of the events of `EVENTS` that await the forwarder, one for each forwardable
+/// platform.
+pub fn forwardable() -> Vec<String> {
+    let forwardable = Platform::ALL.iter().filter(|p| p.is_forwardable());
+    forwardable
+        .map(|platform| format!("message.created.*.*.{platform}.outbound.operator"))
+        .collect()
 }
 
 impl fmt::Display for Outbound {
@@ -142,6 +159,13 @@ impl FromStr for Outbound {
 pub fn created_of(company: Option<Id>) -> String {
     company.map_or("message.created.>".to_owned(), |company| {
         format!("message.created.{company}.>")
+    })
+}
+
+/// The filter of the delivery steps of a company, or of all.
+pub fn deliveries_of(company: Option<Id>) -> String {
+    company.map_or("message.delivery.>".to_owned(), |company| {
+        format!("message.delivery.{company}.>")
     })
 }
 

@@ -108,17 +108,17 @@ proptest! {
     }
 
     #[test]
-    fn the_server_forwards_the_messages_that_the_domain_calls_forwardable(
+    fn the_relay_takes_the_messages_that_the_domain_calls_forwardable(
         company in id(),
         contact in id(),
         facets in facets(),
     ) {
         let subject = EventSubject::MessageCreated { company, contact, facets }.to_string();
-        let sourced = Outbound::transforms().iter().any(|(source, _)| matches(source, &subject));
-        let forwardable = facets.role == Role::Operator
+        let relayed = forwardable().iter().any(|filter| matches(filter, &subject));
+        let is_forwardable = facets.role == Role::Operator
             && facets.direction == Direction::Outbound
             && facets.platform.is_forwardable();
-        prop_assert_eq!(sourced, forwardable);
+        prop_assert_eq!(relayed, is_forwardable);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::CancellationToken;
 use crate::consume::durable::find_or_make;
 use crate::consume::pull::{Pull, Pulled};
 use crate::dead_letters::store;
-use crate::net::connection::Connection;
+use crate::net::connection::{Connection, REQUEST_TIMEOUT};
 use crate::service::health::Health;
 use contract::Timestamp;
 use contract::dead_letter::Reason;
@@ -31,7 +31,15 @@ pub use crate::consume::durable::{Lag, Source, lag, watch_lag};
 /// First and longest pause before a pull is rebuilt.
 const REBUILD_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// How often a loop that receives nothing confirms its health.
-const IDLE_BEAT: Duration = Duration::from_secs(1);
+const IDLE_BEAT: Duration = Duration::from_millis(500);
+/// How often a worker of batches looks for messages that nobody settles.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Looks in a row that must find the same first unsettled message before all messages from there on
+/// are taken over. A batch of another replica may take almost as long.
+const LOOKS: u32 = 4;
+/// The least time between two takeovers by one worker. Otherwise a slow database would be given the
+/// same work again and again.
+const TAKEOVER_PAUSE: Duration = Duration::from_secs(10);
 /// Messages in a batch from which on the next batch is gathered. After a smaller batch the next one
 /// takes only the messages that are there at once.
 const BUSY_BATCH: usize = 32;
@@ -63,6 +71,50 @@ pub struct Worker {
     stop: CancellationToken,
     pull: Option<Pull>,
     pause: Duration,
+    /// Looks for messages that nobody settles, where these may be taken over.
+    lookout: Option<Lookout>,
+}
+
+/// What the last looks have found.
+struct Lookout {
+    looked: Instant,
+    /// No message up to this sequence was unsettled.
+    settled_to: u64,
+    /// Looks in a row that have found that sequence and unsettled messages behind it.
+    looks: u32,
+    /// When messages were taken over.
+    took_over: Option<Instant>,
+}
+
+impl Lookout {
+    fn new() -> Lookout {
+        Lookout {
+            looked: Instant::now(),
+            settled_to: 0,
+            looks: 0,
+            took_over: None,
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        self.looked.elapsed() >= LOOK_EVERY
+    }
+
+    /// Takes in a look. Says whether the unsettled messages are to be taken over now.
+    fn see(&mut self, found: Lag) -> bool {
+        let is_stuck = found.in_work > 0 && found.settled_to == self.settled_to;
+        self.settled_to = found.settled_to;
+        self.looks = if is_stuck { self.looks + 1 } else { 0 };
+        let is_rested = self
+            .took_over
+            .is_none_or(|at| at.elapsed() >= TAKEOVER_PAUSE);
+        if self.looks < LOOKS || !is_rested {
+            return false;
+        }
+        self.looks = 0;
+        self.took_over = Some(Instant::now());
+        true
+    }
 }
 
 impl Worker {
@@ -81,18 +133,24 @@ impl Worker {
             stop,
             pull: None,
             pause: REBUILD_PAUSE.0,
+            lookout: None,
         }
     }
 
     /// Hands batches of at most `max` messages to `handle`, which answers one [`Settle`] a message,
     /// in order. A batch holds the messages that are there at once, or under load those that arrive
     /// within `gather`. Returns when stopped, with every message settled or given back.
+    ///
+    /// The worker takes over what another replica, or a crashed server, has left unsettled. So a
+    /// message may be handled twice at the same time, and settled messages may come again: `handle`
+    /// must be idempotent and independent of order.
     pub async fn run_batches<F, Fut>(mut self, max: usize, gather: Duration, mut handle: F)
     where
         F: FnMut(Arc<Vec<Delivery>>) -> Fut,
         Fut: Future<Output = Vec<Settle>>,
     {
         let mut busy = false;
+        self.lookout = Some(Lookout::new());
         while let Some(first) = self.next().await {
             let mut batch = vec![first];
             let until = Instant::now() + gather;
@@ -165,11 +223,48 @@ impl Worker {
         }
     }
 
+    /// Has the server send again the messages that it has sent and that nobody settles: those of a
+    /// replica that died, and those that were lost with a connection. Otherwise they would come
+    /// again only after the ack wait, and reads that must see them would be refused until then.
+    async fn look(&mut self) {
+        let found = lag(&self.connection, self.source).await;
+        let Some(lookout) = &mut self.lookout else {
+            return;
+        };
+        lookout.looked = Instant::now();
+        let Ok(found) = found else { return };
+        if !lookout.see(found) {
+            return;
+        }
+        let Source {
+            stream, consumer, ..
+        } = self.source;
+        counter!("worker_takeovers_total", "consumer" => consumer).increment(1);
+        info!(
+            consumer,
+            messages = found.in_work,
+            "messages that nobody settles are taken over"
+        );
+        let jetstream = &self.connection.jetstream;
+        let reset = async {
+            let stream = jetstream.get_stream_no_info(stream).await;
+            let stream = stream.map_err(|e| e.to_string())?;
+            let reset = stream.reset_consumer(consumer, None).await;
+            reset.map(drop).map_err(|e| e.to_string())
+        };
+        if let Err(error) = self.connection.within(REQUEST_TIMEOUT, reset).await {
+            warn!(consumer, %error, "the messages could not be taken over");
+        }
+    }
+
     /// The next message; `None` once stopped, and never otherwise.
     async fn next(&mut self) -> Option<Delivery> {
         loop {
             if self.stop.is_cancelled() {
                 return None;
+            }
+            if self.lookout.as_ref().is_some_and(Lookout::is_due) {
+                self.look().await;
             }
             let Some(pull) = &mut self.pull else {
                 self.open().await;
@@ -332,5 +427,49 @@ async fn with_progress<F: Future>(deliveries: &[Delivery], work: F) -> F::Output
                 warn!(error = %e, "progress could not be reported");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STUCK: Lag = Lag {
+        pending: 3,
+        in_work: 2,
+        settled_to: 7,
+        delivered_to: 9,
+    };
+
+    /// What a row of looks decides.
+    fn see(lookout: &mut Lookout, found: &[Lag]) -> Vec<bool> {
+        found.iter().map(|found| lookout.see(*found)).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn messages_that_stay_unsettled_are_taken_over_once_in_a_while() {
+        let mut lookout = Lookout::new();
+        let found = see(&mut lookout, &[STUCK; 7]);
+        assert_eq!(found, [false, false, false, false, true, false, false]);
+        assert_eq!(see(&mut lookout, &[STUCK; 9]), [false; 9]);
+        tokio::time::advance(TAKEOVER_PAUSE).await;
+        assert!(lookout.see(STUCK));
+    }
+
+    #[tokio::test]
+    async fn messages_that_are_settled_one_after_another_are_left() {
+        let mut lookout = Lookout::new();
+        let moving: Vec<Lag> = (0..20)
+            .map(|n| Lag {
+                settled_to: n,
+                ..STUCK
+            })
+            .collect();
+        let idle = Lag {
+            in_work: 0,
+            ..STUCK
+        };
+        assert!(!see(&mut lookout, &moving).contains(&true));
+        assert!(!see(&mut lookout, &[idle; 20]).contains(&true));
     }
 }

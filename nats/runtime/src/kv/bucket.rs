@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use metrics::counter;
@@ -13,8 +12,13 @@ use serde::de::DeserializeOwned;
 use tracing::warn;
 
 use crate::log::direct_get::ReadError;
-use crate::net::connection::{Connection, REQUEST_TIMEOUT, SendError};
+use crate::net::connection::{Connection, REQUEST_TIMEOUT, SendError, is_overtaken};
 use contract::{inventory, subject};
+
+/// Shortest and longest pause before a write is said to be overtaken. The other write may still be
+/// on its way to the replicas: the caller's next read shall find it. The pause is random, so that
+/// those who were overtaken together do not meet again.
+const OVERTAKEN_PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(40));
 
 /// A handle of one bucket. Cloning is cheap.
 #[derive(Clone)]
@@ -162,7 +166,9 @@ impl Bucket {
             .await;
         match stored {
             Ok(_) => Ok(()),
-            Err(SendError::Failed(e)) if e.kind() == PublishErrorKind::WrongLastSequence => {
+            Err(SendError::Failed(e)) if is_overtaken(&e) => {
+                let pause = rand::random_range(OVERTAKEN_PAUSE.0..=OVERTAKEN_PAUSE.1);
+                tokio::time::sleep(pause).await;
                 Err(BucketError::Overtaken)
             }
             Err(e) => Err(self.unavailable(e.to_string())),

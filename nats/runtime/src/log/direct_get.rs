@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use async_nats::jetstream::stream::{DirectGetErrorKind, LastRawMessageErrorKind};
 use async_nats::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -215,6 +215,33 @@ pub async fn latest(
     }
 }
 
+/// The last message under a subject or filter. Any replica answers, which may be a little behind.
+/// Needs no more permission than for this subject.
+///
+/// # Errors
+/// See [`page`].
+pub async fn last(
+    connection: &Connection,
+    stream: &str,
+    filter: &str,
+) -> Result<Option<StoredMessage>, ReadError> {
+    let asked = async {
+        let handle = connection
+            .jetstream
+            .get_stream_no_info(stream)
+            .await
+            .map_err(client)?;
+        match handle.direct_get_last_for_subject(filter).await {
+            Ok(message) => Ok(Some(StoredMessage::from(message))),
+            Err(e) if e.kind() == DirectGetErrorKind::NotFound => Ok(None),
+            Err(e) => Err(client(e)),
+        }
+    };
+    tokio::time::timeout(WAIT, asked)
+        .await
+        .map_err(|_| ReadError::NoAnswer(stream.to_owned()))?
+}
+
 /// The same as [`last_seq`], as any replica knows it, which may be a little behind. That is cheaper
 /// for the server.
 ///
@@ -274,11 +301,17 @@ async fn get(
 
 fn stored(message: async_nats::Message) -> Result<StoredMessage, ReadError> {
     let message = StreamMessage::try_from(message).map_err(client)?;
-    Ok(StoredMessage {
-        seq: message.sequence,
-        subject: message.subject.to_string(),
-        stored_at: message.time.into(),
-        headers: message.headers,
-        payload: message.payload,
-    })
+    Ok(message.into())
+}
+
+impl From<StreamMessage> for StoredMessage {
+    fn from(message: StreamMessage) -> StoredMessage {
+        StoredMessage {
+            seq: message.sequence,
+            subject: message.subject.to_string(),
+            stored_at: message.time.into(),
+            headers: message.headers,
+            payload: message.payload,
+        }
+    }
 }

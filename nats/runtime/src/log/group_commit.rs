@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use async_nats::RequestErrorKind;
 use async_nats::client::Request;
-use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::response::Response;
+use async_nats::jetstream::{self, ErrorCode};
 use futures_util::future::join_all;
 use metrics::{counter, histogram};
 use tokio::sync::mpsc;
@@ -28,8 +28,9 @@ const MAX_SINGLES: usize = 16;
 /// The time that one try of a publish may take. A lost answer is asked for again, until the
 /// caller's deadline.
 const TRY_TIMEOUT: Duration = Duration::from_millis(800);
-/// Pause before the next try, while there is no leader.
-const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// First and longest pause before an event is published again whose outcome is open. The pause
+/// doubles, because a whole batch of events may ask again at the same time.
+const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(320));
 /// What [`ErrorCode::STREAM_STORE_FAILED`] says of a stream at one of its limits. The code alone
 /// does not tell a full stream from one that is being closed, which a retry outlasts.
 const LIMIT_REACHED: &str = "exceeded";
@@ -111,7 +112,7 @@ async fn write_group(connection: &Connection, group: Vec<Waiting>) {
             .max()
             .unwrap_or_else(Instant::now);
         let written = if has_repeated_id(&part) {
-            Err(BatchError::Duplicate)
+            Err(BatchError::KnownId)
         } else {
             write_batch(connection, &part, deadline).await
         };
@@ -125,9 +126,9 @@ async fn write_group(connection: &Connection, group: Vec<Waiting>) {
                     }));
                 }
             }
-            // The server does not say which event is the duplicate. Halves find it in a few
-            // batches. Otherwise every event behind would wait for single publishes.
-            Err(BatchError::Duplicate) => {
+            // The server does not say which event it knows. Halves find it in a few batches.
+            // Otherwise every event behind would wait for single publishes.
+            Err(BatchError::KnownId) => {
                 counter!("publish_batch_halved_total").increment(1);
                 parts.extend(halves(part));
             }
@@ -145,8 +146,9 @@ async fn write_group(connection: &Connection, group: Vec<Waiting>) {
 }
 
 enum BatchError {
-    /// The log, or the batch itself, has one of the ids already. Nothing was stored.
-    Duplicate,
+    /// The log, or the batch itself, has one of the ids already, or the log is about to store one.
+    /// Nothing of the batch was stored.
+    KnownId,
     /// The batch was refused, or nobody knows what became of it. Each event is published by itself:
     /// its `Nats-Msg-Id` tells whether the log has it.
     OneByOne(String),
@@ -188,11 +190,7 @@ async fn write_batch(
             .map_err(|e| fail(&e))?;
         return match serde_json::from_slice::<Response<PublishAck>>(&reply.payload) {
             Ok(Response::Ok(ack)) => Ok(ack.sequence),
-            Ok(Response::Err { error })
-                if error.error_code() == ErrorCode::ATOMIC_PUBLISH_CONTAINS_DUPLICATE_MESSAGE =>
-            {
-                Err(BatchError::Duplicate)
-            }
+            Ok(Response::Err { error }) if is_known_id(&error) => Err(BatchError::KnownId),
             Ok(Response::Err { error }) => {
                 warn!(%error, "the log refused a batch");
                 Err(fail(&error))
@@ -227,6 +225,7 @@ async fn write_single(
 ) -> Result<Receipt, PublishError> {
     let mut headers = event.headers.clone();
     headers.insert(header::MSG_ID, event.msg_id.as_str());
+    let mut pause = RETRY_PAUSE.0;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() || !connection.is_connected() {
@@ -254,14 +253,27 @@ async fn write_single(
                 _ => e.to_string(),
             },
         };
-        if Instant::now() + RETRY_PAUSE >= deadline {
+        if Instant::now() + pause >= deadline {
             return Err(PublishError::Unavailable(error));
         }
-        tokio::time::sleep(RETRY_PAUSE).await;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY_PAUSE.1);
     }
 }
 
-/// Reads a publish acknowledgement.
+/// Whether the server refuses a batch because of an id that it has, or that the stream's replicas
+/// are just storing.
+fn is_known_id(error: &jetstream::Error) -> bool {
+    [
+        ErrorCode::ATOMIC_PUBLISH_CONTAINS_DUPLICATE_MESSAGE,
+        ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT,
+    ]
+    .contains(&error.error_code())
+}
+
+/// Reads a publish acknowledgement. Only the codes that are named here are final. Any other code,
+/// such as that of an id in process, leaves open whether the event is stored: the caller asks
+/// again with the same id.
 fn read_ack(payload: &[u8]) -> Result<Receipt, PublishError> {
     match serde_json::from_slice::<Response<PublishAck>>(payload) {
         Ok(Response::Ok(ack)) => Ok(Receipt {
@@ -273,10 +285,11 @@ fn read_ack(payload: &[u8]) -> Result<Receipt, PublishError> {
             ErrorCode::STREAM_STORE_FAILED if error.to_string().contains(LIMIT_REACHED) => {
                 Err(PublishError::Full)
             }
-            _ if error.code() >= 500 || error.code() == 429 => {
-                Err(PublishError::Unavailable(error.to_string()))
+            ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM
+            | ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM => {
+                Err(PublishError::Refused(error.to_string()))
             }
-            _ => Err(PublishError::Refused(error.to_string())),
+            _ => Err(PublishError::Unavailable(error.to_string())),
         },
         Err(e) => Err(PublishError::Unavailable(format!(
             "unreadable acknowledgement: {e}"
@@ -324,6 +337,15 @@ mod tests {
             error(400, 10_054, "message size exceeds maximum allowed"),
             Err(PublishError::Refused(_))
         ));
-        assert!(matches!(read_ack(b"?"), Err(PublishError::Unavailable(_))));
+        for open in [
+            error(409, 10_158, "duplicate message id is in process"),
+            error(400, 19_999, "a code of a later version"),
+            read_ack(b"?"),
+        ] {
+            assert!(
+                matches!(open, Err(PublishError::Unavailable(_))),
+                "{open:?}"
+            );
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The NATS connection of a service. The connection is watched: its state and the server's
 //! complaints become health, log lines and metrics. Sends nothing by itself.
 
+use std::error::Error;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +11,7 @@ use async_nats::client::{PublishError, RequestError, SubscribeError};
 use async_nats::connection::State;
 use async_nats::jetstream::context::{ContextBuilder, PublishError as StoreError};
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::{self, publish::PublishAck};
+use async_nats::jetstream::{self, ErrorCode, publish::PublishAck};
 use async_nats::subject::ToSubject;
 use async_nats::{Client, ConnectOptions, Event, Message, Request, ServerAddr, Subscriber};
 use bytes::Bytes;
@@ -49,6 +50,20 @@ pub enum SendError<E> {
     /// The client or the server has refused.
     #[error("{0}")]
     Failed(E),
+}
+
+/// Whether a write that expects a sequence was refused because another write has overtaken it. While
+/// the replicas of a stream are just storing the other one, the server's code is another than the
+/// client knows, so the error and its sources are searched for both.
+pub fn is_overtaken(error: &(dyn Error + 'static)) -> bool {
+    let codes = [
+        ErrorCode::STREAM_WRONG_LAST_SEQUENCE,
+        ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT,
+    ];
+    let sources = std::iter::successors(Some(error), |error| Error::source(*error));
+    sources
+        .filter_map(|error| error.downcast_ref::<jetstream::Error>())
+        .any(|error| codes.contains(&error.error_code()))
 }
 
 /// A service's connection.
@@ -231,12 +246,6 @@ impl Connection {
         self.gaps.subscribe()
     }
 
-    /// Says that core subscriptions may have missed something, for a reason that the connection
-    /// cannot see.
-    pub fn note_gap(&self) {
-        self.gaps.send_modify(|count| *count += 1);
-    }
-
     /// How often a connection was made, the first included. The client counts before it makes the
     /// subscriptions anew. So a subscriber that gets a message and reads the same number as before
     /// has missed nothing by a lost connection.
@@ -287,6 +296,7 @@ fn note(event: &Event, lame_duck: &AtomicBool, gaps: &watch::Sender<u64>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use async_nats::jetstream::context::PublishErrorKind;
 
     /// A connection to a server that is not there.
     async fn unconnected() -> Connection {
@@ -299,6 +309,18 @@ mod tests {
         Connection::open(&settings, "tests", instance)
             .await
             .unwrap()
+    }
+
+    #[test]
+    fn a_write_that_meets_another_one_on_its_way_is_overtaken() {
+        let refused = |code: u64| {
+            let error = format!(r#"{{"code":400,"err_code":{code},"description":"refused"}}"#);
+            let error: jetstream::Error = serde_json::from_str(&error).unwrap();
+            StoreError::with_source(PublishErrorKind::Other, error)
+        };
+        assert!(is_overtaken(&refused(10_071)));
+        assert!(is_overtaken(&refused(10_164)));
+        assert!(!is_overtaken(&refused(10_077)));
     }
 
     #[tokio::test]

@@ -8,12 +8,13 @@ mod report;
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::pull;
+use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::context::{ConsumerInfoErrorKind, GetStreamError, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config, ConsumerError, ConsumerErrorKind, DiscardPolicy};
 use async_nats::jetstream::{Context, ErrorCode, kv};
 
 use contract::inventory;
+use time::OffsetDateTime;
 
 use self::difference::Difference;
 use self::plan::{buckets, streams};
@@ -44,6 +45,10 @@ fn about<E: Into<async_nats::Error>>(what: &str) -> impl FnOnce(E) -> SetupError
 /// The first thing that the server refuses. Calling it again goes on.
 pub async fn reconcile(jetstream: &Context, sizes: Sizes) -> Result<Report, SetupError> {
     let mut report = Report::default();
+    let what = format!("consumer {}/{}", inventory::EVENTS, inventory::RELAY);
+    if let Some(change) = relieve_sourcing(jetstream).await.map_err(about(&what))? {
+        report.0.push((what, change));
+    }
     for config in streams(sizes) {
         let name = format!("stream {}", config.name);
         let change = reconcile_stream(jetstream, config)
@@ -74,6 +79,37 @@ pub async fn reconcile(jetstream: &Context, sizes: Sizes) -> Result<Report, Setu
         report.0.push((what, change));
     }
     Ok(report)
+}
+
+/// Before the relay there was a server that sourced `OUTBOUND` from `EVENTS`. While it still does,
+/// this makes the relay's consumer, far enough back that no message falls between the two. Returns
+/// `None` if there is nothing to do.
+async fn relieve_sourcing(jetstream: &Context) -> Result<Option<Change>, async_nats::Error> {
+    let outbound = stream_config(jetstream, inventory::OUTBOUND).await?;
+    if outbound.is_none_or(|config| config.sources.is_none_or(|sources| sources.is_empty())) {
+        return Ok(None);
+    }
+    let Some((_, config)) = consumers()
+        .into_iter()
+        .find(|(_, c)| c.durable_name.as_deref() == Some(inventory::RELAY))
+    else {
+        return Ok(None);
+    };
+    let start_time = OffsetDateTime::now_utc() - inventory::RELAY_LOOK_BACK;
+    let config = pull::Config {
+        deliver_policy: DeliverPolicy::ByStartTime { start_time },
+        ..config
+    };
+    let stream = jetstream.get_stream_no_info(inventory::EVENTS).await?;
+    match stream.consumer_info(inventory::RELAY).await {
+        // An earlier setup was interrupted after this.
+        Ok(_) => Ok(None),
+        Err(e) if e.kind() == ConsumerInfoErrorKind::NotFound => {
+            stream.create_consumer(config).await?;
+            Ok(Some(Change::Created))
+        }
+        Err(e) => Err(e.into()),
+    }
 }
 
 /// The configuration that the server has; `None` if it has no such stream.
@@ -142,7 +178,14 @@ async fn reconcile_stream(jetstream: &Context, want: Config) -> Result<Change, a
             .flat_map(|source| source.subject_transforms.clone())
             .collect()
     };
-    d.manual("sources", &transforms(&have), &transforms(&want));
+    // The relay has taken over, see `relieve_sourcing`.
+    let is_relieved = want.sources.is_none();
+    d.when(
+        is_relieved,
+        "sources",
+        &transforms(&have),
+        &transforms(&want),
+    );
     let change = d.change();
     if matches!(change, Change::Updated(_)) {
         jetstream.update_stream(want).await?;
@@ -177,6 +220,11 @@ async fn reconcile_consumer(
     d.widening("max_deliver", have.max_deliver, want.max_deliver);
     d.manual("filter_subject", &have.filter_subject, &want.filter_subject);
     d.manual(
+        "filter_subjects",
+        &have.filter_subjects,
+        &want.filter_subjects,
+    );
+    d.manual(
         "priority",
         &(
             &have.priority_policy,
@@ -190,7 +238,10 @@ async fn reconcile_consumer(
         ),
     );
     d.manual("ack_policy", &have.ack_policy, &want.ack_policy);
-    d.manual("deliver_policy", &have.deliver_policy, &want.deliver_policy);
+    // Where a consumer began does not matter any more.
+    if !matches!(have.deliver_policy, DeliverPolicy::ByStartTime { .. }) {
+        d.manual("deliver_policy", &have.deliver_policy, &want.deliver_policy);
+    }
     let change = d.change();
     if matches!(change, Change::Updated(_)) {
         stream.update_consumer(want).await?;

@@ -4,7 +4,7 @@
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PriorityPolicy, pull};
 use async_nats::jetstream::kv;
 use async_nats::jetstream::stream::{
-    Config, DiscardPolicy, Republish, RetentionPolicy, Source, StorageType, SubjectTransform,
+    Config, DiscardPolicy, Republish, RetentionPolicy, StorageType,
 };
 
 use contract::{inventory, subject};
@@ -37,12 +37,6 @@ pub(super) fn streams(sizes: Sizes) -> Vec<Config> {
         max_message_size: inventory::MAX_EVENT_BYTES,
         ..Config::default()
     };
-    let transforms = subject::Outbound::transforms()
-        .into_iter()
-        .map(|(source, destination)| SubjectTransform {
-            source,
-            destination,
-        });
     vec![
         Config {
             description: Some("The log: every change, in one sequence.".into()),
@@ -59,18 +53,13 @@ pub(super) fn streams(sizes: Sizes) -> Vec<Config> {
             ..file(inventory::EVENTS, subject::EVENTS)
         },
         Config {
-            description: Some("Operator messages that await the bot, sourced from EVENTS.".into()),
+            description: Some("Operator messages that await the bot.".into()),
             retention: RetentionPolicy::WorkQueue,
             max_bytes: inventory::OUTBOUND_MAX_BYTES,
             discard: DiscardPolicy::New,
-            // Within this window a replay is published once.
+            // Within this window the relay's copy of an event, and a replay, are stored once.
             duplicate_window: inventory::DUPLICATE_WINDOW,
-            sources: Some(vec![Source {
-                name: inventory::EVENTS.into(),
-                subject_transforms: transforms.collect(),
-                ..Source::default()
-            }]),
-            // For replays. The server sources the other messages, and nobody else may publish here.
+            allow_atomic_publish: true,
             ..file(inventory::OUTBOUND, &[subject::OUTBOUND])
         },
         Config {
@@ -128,17 +117,31 @@ pub fn consumers() -> Vec<(&'static str, pull::Config)> {
             "Does what jobs hand out, piece by piece.",
         )
     };
-    let partition = |partition: u32| pull::Config {
-        filter_subject: subject::outbound_of_partition(partition),
-        ack_wait: inventory::PARTITION_ACK_WAIT,
+    let pinned = |config: pull::Config| pull::Config {
         priority_policy: PriorityPolicy::PinnedClient,
         priority_groups: vec![inventory::FORWARDER_GROUP.into()],
         priority_timeout: inventory::PARTITION_PIN_TIMEOUT,
+        ..config
+    };
+    let relay = pinned(pull::Config {
+        filter_subjects: subject::forwardable(),
+        ack_wait: inventory::RELAY_ACK_WAIT,
         ..durable(
-            &inventory::forwarder(partition),
-            inventory::PARTITION_MAX_ACK_PENDING,
-            "Calls the bot, one conversation at a time in order.",
+            inventory::RELAY,
+            inventory::RELAY_MAX_ACK_PENDING,
+            "Copies what awaits the bot into OUTBOUND.",
         )
+    });
+    let partition = |partition: u32| {
+        pinned(pull::Config {
+            filter_subject: subject::outbound_of_partition(partition),
+            ack_wait: inventory::PARTITION_ACK_WAIT,
+            ..durable(
+                &inventory::forwarder(partition),
+                inventory::PARTITION_MAX_ACK_PENDING,
+                "Calls the bot, one conversation at a time in order.",
+            )
+        })
     };
     let mut consumers = vec![
         (
@@ -149,6 +152,7 @@ pub fn consumers() -> Vec<(&'static str, pull::Config)> {
                 "Writes MongoDB.",
             ),
         ),
+        (inventory::EVENTS, relay),
         (inventory::JOBS, ticks),
         (inventory::JOBS, work),
     ];

@@ -116,7 +116,9 @@ pub fn tally(rows: &mut [Row], targets: &Targets, now: i64, end: i64) -> Tally {
     rows.sort_unstable_by_key(|row| row.seq);
     let mut took = Vec::new();
     let mut delivery = DeliveryCounts::default();
-    for (row, step) in rows.iter().filter_map(|row| Some((row, row.delivery?))) {
+    let of_bot = rows.iter().filter_map(|row| Some((row, row.delivery?)));
+    // What staff deleted before the bot was called counts neither way.
+    for (row, step) in of_bot.filter(|(_, step)| step.state != DeliveryState::Cancelled) {
         let target = ms(targets.at(row.accepted_at).delivery_seconds);
         let latency = step.delivered_at.map(|at| since(at, row.accepted_at));
         delivery.forwardable += 1;

@@ -8,12 +8,14 @@
 //! - `lost`: a message for the bot is neither delivered nor failed, and does not wait in
 //!   `OUTBOUND`.
 //! - `no_dead_letter`: a message for the bot has failed, and there is no dead letter about it.
+//! - `called_again`: the bot was called for a message that it had already taken.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 
 use contract::Id;
 use contract::domain::DeliveryState;
+use contract::event::{Envelope, Event};
 use contract::query::AuditLine;
 use contract::subject::EventSubject;
 use serde::{Deserialize, Serialize};
@@ -75,13 +77,15 @@ pub enum Difference {
     Extra,
     Lost,
     NoDeadLetter,
+    CalledAgain,
 }
 
 /// One difference between log, database and deliveries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     pub difference: Difference,
-    /// The message's sequence in the log. The sequence of an `extra` message is from the database.
+    /// The message's sequence in the log. The sequence of an `extra` message is from the database,
+    /// and that of a message that was called again is the sequence of the step that says so.
     pub seq: u64,
     pub id: Option<Id>,
     pub company_id: Option<Id>,
@@ -112,6 +116,8 @@ pub struct Report {
     pub waiting: u64,
     /// Messages for the bot that were given up. Each one is a dead letter.
     pub failed: u64,
+    /// Messages for the bot that staff deleted before their delivery.
+    pub cancelled: u64,
     pub differences: Vec<Finding>,
 }
 
@@ -134,6 +140,7 @@ impl fmt::Display for Report {
             delivered,
             waiting,
             failed,
+            cancelled,
             ..
         } = self;
         writeln!(
@@ -148,7 +155,8 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "bot       {delivered} delivered, {waiting} waiting, {failed} failed (dead letters)"
+            "bot       {delivered} delivered, {waiting} waiting, {failed} failed (dead letters), \
+             {cancelled} cancelled"
         )?;
         for Finding {
             difference,
@@ -167,6 +175,7 @@ impl fmt::Display for Report {
                     state.map_or("unknown", DeliveryState::as_str)
                 ),
                 Difference::NoDeadLetter => "failed without a dead letter".to_owned(),
+                Difference::CalledAgain => "called again after its delivery".to_owned(),
             };
             writeln!(
                 f,
@@ -203,6 +212,7 @@ pub fn compare(entries: &[Entry], lines: &[AuditLine], report: &mut Report) -> O
             Some(line) if line.seq != entry.seq => {}
             Some(line) if entry.forwardable => match line.state {
                 Some(DeliveryState::Delivered) => report.delivered += 1,
+                Some(DeliveryState::Cancelled) => report.cancelled += 1,
                 state => open.undelivered.push((*entry, state)),
             },
             Some(_) => {}
@@ -233,6 +243,48 @@ pub fn extra<'a>(
         })
 }
 
+/// Delivered messages that are remembered while the steps are read. Beyond it the oldest are
+/// forgotten, and a call that comes so much later is not found.
+const MAX_DELIVERED: usize = 2_000_000;
+
+/// The messages that the bot has taken, by the steps that were read so far.
+#[derive(Default)]
+pub struct Taken {
+    messages: HashSet<Id>,
+    order: VecDeque<Id>,
+}
+
+impl Taken {
+    /// Takes in the next step of the log. Returns a finding if the step announces a call for a
+    /// message that the bot had taken before.
+    pub fn see(&mut self, seq: u64, payload: &[u8]) -> Option<Finding> {
+        let envelope = Envelope::from_json(payload).ok()?;
+        let company_id = Some(envelope.company_id);
+        let Event::MessageDelivery(step) = envelope.event else {
+            return None;
+        };
+        let id = step.message_id;
+        match step.delivery.state {
+            DeliveryState::Delivered if self.messages.insert(id) => {
+                self.order.push_back(id);
+                if self.order.len() > MAX_DELIVERED {
+                    let oldest = self.order.pop_front()?;
+                    self.messages.remove(&oldest);
+                }
+                None
+            }
+            DeliveryState::Sending if self.messages.contains(&id) => Some(Finding {
+                difference: Difference::CalledAgain,
+                seq,
+                id: Some(id),
+                company_id,
+                state: Some(DeliveryState::Delivered),
+            }),
+            _ => None,
+        }
+    }
+}
+
 /// The state of a message for the bot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BotDelivery {
@@ -241,6 +293,8 @@ pub enum BotDelivery {
     Waiting,
     /// The message was given up and is a dead letter.
     Failed,
+    /// Staff deleted the message before its delivery.
+    Cancelled,
     /// The message counts as a difference, unless it is on its way.
     Unexplained(Difference),
 }
@@ -250,6 +304,7 @@ pub enum BotDelivery {
 pub fn bot_delivery(state: Option<DeliveryState>, is_waiting: bool, is_dead: bool) -> BotDelivery {
     match state {
         Some(DeliveryState::Delivered) => BotDelivery::Delivered,
+        Some(DeliveryState::Cancelled) => BotDelivery::Cancelled,
         _ if is_waiting => BotDelivery::Waiting,
         Some(DeliveryState::Failed) if is_dead => BotDelivery::Failed,
         Some(DeliveryState::Failed) => BotDelivery::Unexplained(Difference::NoDeadLetter),

@@ -57,6 +57,23 @@ fn an_entry_is_read_from_subject_and_payload() {
 }
 
 #[test]
+fn a_call_after_the_delivery_is_found_and_a_retry_before_it_is_not() {
+    let file = format!(
+        "{}/nats/golden/message.delivery.v1.json",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    let golden = std::fs::read_to_string(file).unwrap();
+    let step = |state: &str| golden.replace("\"retrying\"", &format!("{state:?}"));
+    let mut taken = Taken::default();
+    for state in ["sending", "retrying", "sending", "delivered"] {
+        assert_eq!(taken.see(1, step(state).as_bytes()), None, "{state}");
+    }
+    let found = taken.see(9, step("sending").as_bytes()).unwrap();
+    assert_eq!((found.difference, found.seq), (Difference::CalledAgain, 9));
+    assert_eq!(taken.see(10, b"{"), None);
+}
+
+#[test]
 fn a_delivery_is_judged_by_its_state_queue_and_dead_letter() {
     use DeliveryState::*;
     for (state, is_waiting, is_dead, expected) in [
