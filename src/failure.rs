@@ -24,7 +24,7 @@ pub enum Failure {
     #[error("{0}")]
     Settings(String),
     /// Ports that other programs use; one sentence for each port.
-    #[error("{}", .0.join("\n"))]
+    #[error("{}\nOr start with --free-ports.", .0.join("\n"))]
     PortsTaken(Vec<String>),
     /// A server program that is neither found nor downloaded.
     #[error(

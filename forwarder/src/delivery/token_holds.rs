@@ -9,13 +9,14 @@ use std::time::Duration;
 use contract::Timestamp;
 use contract::query::GetIntegration;
 use contract::trace::TraceContext;
+use futures_util::{StreamExt, stream};
 use metrics::{counter, gauge};
 use runtime::CancellationToken;
 use runtime::net::connection::Connection;
 use runtime::rpc::query::{self, QueryError};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::delivery::work::Scope;
 
@@ -23,6 +24,8 @@ use crate::delivery::work::Scope;
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Questions at one look at most. With more holds each is looked at less often.
 const QUESTIONS: usize = 200;
+/// Questions of one look that are open at the same time.
+const QUESTIONS_AT_ONCE: usize = 8;
 /// How long after a refusal one message tries the same token again, because the refusal may have been
 /// the bot's own mistake.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(15 * 60);
@@ -171,35 +174,39 @@ impl TokenHolds {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
             let batch = self.next_batch(&mut after);
-            for (scope, hold) in batch {
-                // Without a token there can be no trial.
-                if hold.version.is_some() && self.begin_trial(scope) {
-                    continue;
-                }
-                let question = GetIntegration {
-                    company_id: scope.0,
-                    provider: scope.1,
-                };
-                let Some(answer) = stop
-                    .run_until_cancelled(query::ask(
-                        &connection,
-                        &question,
-                        TraceContext::generate(),
-                    ))
-                    .await
-                else {
-                    return;
-                };
-                let version = match answer {
-                    Ok(found) => Some(found.integration.updated_at),
-                    Err(QueryError::NotFound) => None,
-                    // The persister does not answer now. The next look asks again.
-                    Err(_) => break,
-                };
-                if version != hold.version {
-                    self.release(scope, "the token was replaced");
-                }
+            // At the same time, and each for itself: a scope that cannot be asked about must not
+            // keep the others waiting.
+            let looks = stream::iter(batch)
+                .map(|(scope, hold)| self.look(&connection, scope, hold))
+                .buffer_unordered(QUESTIONS_AT_ONCE)
+                .collect::<()>();
+            if stop.run_until_cancelled(looks).await.is_none() {
+                return;
             }
+        }
+    }
+
+    /// Releases a scope that has a new token, or begins a trial of the old one if it is time.
+    async fn look(&self, connection: &Connection, scope: Scope, hold: Hold) {
+        // Without a token there can be no trial.
+        if hold.version.is_some() && self.begin_trial(scope) {
+            return;
+        }
+        let question = GetIntegration {
+            company_id: scope.0,
+            provider: scope.1,
+        };
+        let version = match query::ask(connection, &question, TraceContext::generate()).await {
+            Ok(found) => Some(found.integration.updated_at),
+            Err(QueryError::NotFound) => None,
+            // The next look asks again.
+            Err(error) => {
+                debug!(company = %scope.0, platform = %scope.1, %error, "no answer about a token");
+                return;
+            }
+        };
+        if version != hold.version {
+            self.release(scope, "the token was replaced");
         }
     }
 

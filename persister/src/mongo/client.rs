@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mongodb::error::{Error, ErrorKind};
-use mongodb::options::{Acknowledgment, ClientOptions, ReadConcern, WriteConcern};
+use mongodb::options::{Acknowledgment, ClientOptions, ReadConcern, ReadPreference, WriteConcern};
 use mongodb::{Client, Database};
 use secrecy::{ExposeSecret, SecretString};
 
@@ -89,6 +89,9 @@ pub async fn open(uri: &SecretString) -> Result<Database, DatabaseError> {
             .build(),
     );
     options.read_concern = Some(ReadConcern::local());
+    // A secondary lacks what the primary has just acknowledged. Whoever reads it would take a message
+    // for missing, or for written by somebody else.
+    options.selection_criteria = Some(ReadPreference::Primary.into());
     let name = options.default_database.clone().ok_or_else(|| {
         DatabaseError::Refused(
             "MONGODB_URI must name the database, as in mongodb://host:27017/petbuddy".into(),
@@ -111,4 +114,19 @@ pub async fn limited<T>(
                 "no answer within {OPERATION:?}"
             )))
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mongodb::options::SelectionCriteria;
+
+    #[tokio::test]
+    async fn reads_go_to_the_primary_whatever_the_uri_says() {
+        let uri = "mongodb://127.0.0.1:1/petbuddy?readPreference=secondaryPreferred";
+        let database = open(&SecretString::from(uri)).await.unwrap();
+        let criteria = database.selection_criteria().cloned();
+        let primary = SelectionCriteria::from(ReadPreference::Primary);
+        assert_eq!(format!("{criteria:?}"), format!("{:?}", Some(primary)));
+    }
 }

@@ -4,14 +4,18 @@ use std::collections::HashMap;
 
 use contract::event::MessageRead;
 use contract::outcome::Outcome;
+use mongodb::Collection;
 use mongodb::bson::{DateTime, Document, doc};
 
 use super::conversations::{Folded, Key};
 use super::events_by_kind::{EventsByKind, Positioned, Verdict};
-use crate::mongo::bulk::update_many;
-use crate::mongo::client::DatabaseError;
+use crate::mongo::bulk::{Updated, update_many};
+use crate::mongo::client::{DatabaseError, limited};
 use crate::mongo::collections::Collections;
 use crate::mongo::document::{date, long, oid};
+
+/// Messages that one command marks.
+const WINDOW: u64 = 10_000;
 
 /// Marks the messages that this batch's read events cover, and the messages of this batch that
 /// earlier-applied read events cover.
@@ -44,8 +48,7 @@ pub async fn apply(
             filter.insert("platform", platform.as_str());
         }
         filter.extend(unread_at(seq));
-        let mark = doc! {"q": filter, "u": set_read(seq, date(r.occurred_at)), "multi": true};
-        let done = update_many(messages, vec![mark]).await?;
+        let done = mark_all(messages, filter, set_read(seq, date(r.occurred_at))).await?;
         verdicts[r.position] = Verdict::Applied(Outcome::Applied {
             matched: done.matched,
             modified: done.modified,
@@ -62,6 +65,41 @@ pub async fn apply(
         update_many(messages, late).await?;
     }
     Ok(())
+}
+
+/// Marks what the filter matches, some [`WINDOW`] messages with each command. A conversation may have
+/// millions of unread messages, and one command for all of them would keep every other company's
+/// events waiting until it times out, again and again.
+async fn mark_all(
+    messages: &Collection<Document>,
+    filter: Document,
+    set: Document,
+) -> Result<Updated, DatabaseError> {
+    let mut all = Updated::default();
+    loop {
+        let last = limited(async {
+            let found = messages
+                .find_one(filter.clone())
+                .sort(doc! {"seq": 1})
+                .skip(WINDOW)
+                .projection(doc! {"seq": 1});
+            Ok(found.await?)
+        });
+        let last = last
+            .await?
+            .and_then(|document| document.get_i64("seq").ok());
+        let mut window = filter.clone();
+        if let (Some(last), Ok(between)) = (last, window.get_document_mut("seq")) {
+            between.insert("$lt", last);
+        }
+        let mark = doc! {"q": window, "u": set.clone(), "multi": true};
+        let done = update_many(messages, vec![mark]).await?;
+        all.matched += done.matched;
+        all.modified += done.modified;
+        if last.is_none() {
+            return Ok(all);
+        }
+    }
 }
 
 /// Matches messages that no read event up to this sequence has marked.

@@ -2,10 +2,11 @@
 //! are in `idempotency`.
 
 use futures_util::{StreamExt, stream};
+use mongodb::bson::{Document, doc, oid::ObjectId};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::support::{SOON, Staff, System, eventually, id_of, without_as_of_seq};
+use crate::support::{AFTER_FAULT, SOON, Staff, System, eventually, id_of, without_as_of_seq};
 
 /// Requests of the read-your-writes test in flight at once.
 const READERS: usize = 8;
@@ -493,4 +494,31 @@ async fn the_documentation_page_loads_nothing_from_other_hosts() {
             .1
             .contains("/openapi.json")
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conversation_of_more_messages_than_one_command_marks_is_read_whole() {
+    const BATCHES: usize = 22;
+    const EACH: usize = 500;
+    let system = System::shared().await;
+    let staff = system.new_company().await;
+    let contact = staff.new_contact().await;
+    let message = json!({"contact_id": contact, "role": "user", "platform": "web", "direction": "inbound", "content": "hello"});
+    for _ in 0..BATCHES {
+        let body = json!({"messages": vec![message.clone(); EACH]});
+        let (status, answer) = staff.post("/messages/batch", body).await;
+        assert!(status.is_success(), "{status} {answer}");
+    }
+    let body = json!({"contact_id": contact});
+    let (status, answer) = staff.send(Method::PUT, "/messages/mark-read", body).await;
+    assert!(status.is_success(), "{status} {answer}");
+    let database = system.database().await;
+    let company = ObjectId::parse_str(&staff.company).unwrap();
+    eventually("all are read", AFTER_FAULT, || async {
+        let read = doc! {"company_id": company, "read": true};
+        let messages = database.collection::<Document>("messages");
+        let count = messages.count_documents(read).await.ok()?;
+        (count == (BATCHES * EACH) as u64).then_some(())
+    })
+    .await;
 }

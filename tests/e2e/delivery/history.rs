@@ -70,8 +70,8 @@ async fn a_message_that_is_deleted_while_it_waits_is_never_sent() {
     let deleted = staff.operator_message(&contact, "a mistake").await;
     let kept = staff.operator_message(&contact, "as meant").await;
     delivery(&staff, &deleted.id, "held").await;
-    let path = format!("/messages/{}", deleted.id);
-    let (status, answer) = staff.send(Method::DELETE, &path, json!({})).await;
+    let body = json!({"_id": deleted.id});
+    let (status, answer) = staff.send(Method::DELETE, "/messages", body).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
     connect(&staff).await;
     delivery(&staff, &kept.id, "delivered").await;
@@ -86,9 +86,8 @@ async fn a_message_that_is_edited_while_it_waits_is_sent_as_it_reads_then() {
     let contact = staff.new_contact().await;
     let message = staff.operator_message(&contact, "come at five").await;
     delivery(&staff, &message.id, "held").await;
-    let path = format!("/messages/{}", message.id);
-    let body = json!({"content": "come at six"});
-    let (status, answer) = staff.send(Method::PATCH, &path, body).await;
+    let body = json!({"_id": message.id, "content": "come at six"});
+    let (status, answer) = staff.send(Method::PATCH, "/messages", body).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
     connect(&staff).await;
     delivery(&staff, &message.id, "delivered").await;

@@ -3,5 +3,6 @@
 
 mod end_to_end;
 mod history;
+mod holds;
 mod ordering;
 mod retries;

@@ -64,15 +64,12 @@ pub struct Cluster {
 impl Cluster {
     /// Starts the servers and waits until each is healthy.
     pub async fn start() -> Cluster {
-        // The first clusters of all test processes of a machine get different addresses.
-        static COUNT: AtomicU8 = AtomicU8::new(0);
-        let [.., high, low] = std::process::id().to_be_bytes();
-        let second = 64 + high % 128;
-        let fourth = 16 * COUNT.fetch_add(1, Ordering::Relaxed);
-        let servers = (0..SERVERS)
-            .map(|n| Server {
+        let servers = addresses::<SERVERS>()
+            .into_iter()
+            .enumerate()
+            .map(|(n, address)| Server {
                 name: format!("nats-{}", n + 1),
-                address: Ipv4Addr::new(127, second, low, fourth + 1 + n as u8),
+                address,
                 child: None,
             })
             .collect();
@@ -145,12 +142,7 @@ impl Cluster {
             .collect();
         let config = concat!(env!("CARGO_MANIFEST_DIR"), "/nats/server/cluster.conf");
         let address = server.address.to_string();
-        // When this process ends for any reason, the watcher's input ends and it kills the server.
-        let watched =
-            "exec 3<&0; (cat <&3 >/dev/null; kill -KILL $$) & exec \"$@\" 3<&- </dev/null";
-        let child = Command::new("sh")
-            .args(["-c", watched, "sh"])
-            .arg(nats_server())
+        let child = watched(server_program("nats-server"))
             .args(["-c", config, "-a", &address])
             .args([
                 "--cluster",
@@ -163,7 +155,6 @@ impl Cluster {
             .env("NATS_ROUTE_PASSWORD", PASSWORD)
             .env("NATS_MAX_FILE_STORE", "16GB")
             .envs(passwords())
-            .stdin(Stdio::piped())
             .stdout(output.try_clone().unwrap())
             .stderr(output)
             .spawn()
@@ -249,6 +240,16 @@ impl Drop for Cluster {
     }
 }
 
+/// Loopback addresses that no other server has.
+pub fn addresses<const N: usize>() -> [Ipv4Addr; N] {
+    // The first servers of all test processes of a machine get different addresses.
+    static COUNT: AtomicU8 = AtomicU8::new(0);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let second = 64 + high % 128;
+    let fourth = 16 * COUNT.fetch_add(1, Ordering::Relaxed);
+    std::array::from_fn(|n| Ipv4Addr::new(127, second, low, fourth + 1 + n as u8))
+}
+
 /// `NATS_<USER>_PASSWORD` of every user.
 fn passwords() -> Vec<(String, String)> {
     USERS
@@ -260,18 +261,27 @@ fn passwords() -> Vec<(String, String)> {
         .collect()
 }
 
-/// The nats-server that `petbuddy up` starts.
-fn nats_server() -> &'static PathBuf {
-    static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| {
+/// A server program that `petbuddy up` starts, by its name in `petbuddy servers`.
+pub fn server_program(name: &str) -> PathBuf {
+    static PRINTED: OnceLock<String> = OnceLock::new();
+    let printed = PRINTED.get_or_init(|| {
         let output = petbuddy().arg("servers").output().unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
-        let path = text
-            .lines()
-            .find_map(|line| line.strip_prefix("nats-server "));
-        path.unwrap_or_else(|| panic!("no nats-server in {text}"))
-            .into()
-    })
+        String::from_utf8(output.stdout).unwrap()
+    });
+    let mut lines = printed.lines().filter_map(|line| line.split_once(' '));
+    let found = lines.find(|(of, _)| *of == name);
+    let (_, path) = found.unwrap_or_else(|| panic!("no {name} in {printed}"));
+    path.into()
+}
+
+/// A command that runs a server until this process ends for any reason. The standard input of the
+/// command belongs to its watcher, which kills the server at the end of the input.
+pub fn watched(program: PathBuf) -> Command {
+    let watch = "exec 3<&0; (cat <&3 >/dev/null; kill -KILL $$) & exec \"$@\" 3<&- </dev/null";
+    let mut command = Command::new("sh");
+    command.args(["-c", watch, "sh"]).arg(program);
+    command.stdin(Stdio::piped());
+    command
 }
 
 /// The runtime of the proxies. It outlives the test that starts a cluster, because tests share one.

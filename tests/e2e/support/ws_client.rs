@@ -134,7 +134,7 @@ pub fn is_in_log(event: &str) -> bool {
 
 /// The sequences of a company's message events in `EVENTS` after the sequence `after`.
 pub async fn log_of(jetstream: &jetstream::Context, company: &str, after: u64) -> Vec<u64> {
-    let stream = jetstream.get_stream("EVENTS").await.unwrap();
+    let stream = jetstream.get_stream_no_info("EVENTS").await.unwrap();
     let mut seqs = Vec::new();
     let mut from = after + 1;
     while let Ok(message) = stream

@@ -4,10 +4,11 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream::AckKind;
-use futures_util::FutureExt;
+use futures_util::{FutureExt, StreamExt, stream};
 use metrics::{counter, histogram};
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -40,6 +41,8 @@ const LOOKS: u32 = 4;
 /// The least time between two takeovers by one worker. Otherwise a slow database would be given the
 /// same work again and again.
 const TAKEOVER_PAUSE: Duration = Duration::from_secs(10);
+/// Messages of a batch that are settled at the same time.
+const SETTLES_AT_ONCE: usize = 32;
 /// Messages in a batch from which on the next batch is gathered. After a smaller batch the next one
 /// takes only the messages that are there at once.
 const BUSY_BATCH: usize = 32;
@@ -172,9 +175,7 @@ impl Worker {
             let batch = Arc::new(batch);
             let settles = with_progress(&batch, handle(batch.clone())).await;
             debug_assert_eq!(settles.len(), batch.len());
-            for (delivery, settle) in batch.iter().zip(settles) {
-                self.settle(delivery, settle).await;
-            }
+            self.settle_all(&batch, settles).await;
         }
         self.give_back().await;
     }
@@ -372,8 +373,26 @@ impl Worker {
         }
     }
 
-    async fn settle(&self, delivery: &Delivery, settle: Settle) {
-        self.settler().settle(delivery, settle).await;
+    /// Settles a batch, several messages at a time. Storing a dead letter that nobody takes lasts for
+    /// seconds, so after the first one that fails the others are not tried now.
+    async fn settle_all(&self, batch: &[Delivery], settles: Vec<Settle>) {
+        let (settler, can_store) = (self.settler(), AtomicBool::new(true));
+        stream::iter(batch.iter().zip(settles))
+            .for_each_concurrent(SETTLES_AT_ONCE, |(delivery, settle)| {
+                let (settler, can_store) = (&settler, &can_store);
+                async move {
+                    let settle = match settle {
+                        Settle::Reject(..) if !can_store.load(Ordering::Relaxed) => {
+                            Settle::Retry(DEAD_LETTER_RETRY)
+                        }
+                        settle => settle,
+                    };
+                    if !settler.settle(delivery, settle).await {
+                        can_store.store(false, Ordering::Relaxed);
+                    }
+                }
+            })
+            .await;
     }
 }
 
@@ -387,20 +406,22 @@ struct Settler {
 const DEAD_LETTER_RETRY: Duration = Duration::from_secs(5);
 
 impl Settler {
-    async fn settle(&self, delivery: &Delivery, settle: Settle) {
+    /// Says whether a dead letter could be stored, if there was one.
+    async fn settle(&self, delivery: &Delivery, settle: Settle) -> bool {
+        let mut is_stored = true;
         let (kind, result) = match settle {
             Settle::Done => (AckKind::Ack, "done"),
             Settle::Retry(after) => (AckKind::Nak(Some(after)), "retry"),
             Settle::Reject(reason, why) => {
-                match store::store(
+                is_stored = store::store(
                     &self.connection,
                     delivery.into(),
                     reason,
                     &why,
                     Timestamp::now(),
                 )
-                .await
-                {
+                .await;
+                match is_stored {
                     true => (AckKind::Term, "dead"),
                     false => (AckKind::Nak(Some(DEAD_LETTER_RETRY)), "retry"),
                 }
@@ -412,6 +433,7 @@ impl Settler {
             // The message comes again, and handlers are idempotent.
             warn!(error = %e, stream_seq = delivery.stream_seq, "a message could not be settled");
         }
+        is_stored
     }
 }
 

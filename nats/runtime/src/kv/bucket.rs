@@ -9,7 +9,7 @@ use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use metrics::counter;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::log::direct_get::ReadError;
 use crate::net::connection::{Connection, REQUEST_TIMEOUT, SendError, is_overtaken};
@@ -177,7 +177,11 @@ impl Bucket {
 
     fn unavailable(&self, error: String) -> BucketError {
         counter!("bucket_unavailable_total", "bucket" => self.name).increment(1);
-        warn!(bucket = self.name, error, "a bucket does not answer");
+        // A lost connection was logged before, once.
+        match self.connection.is_connected() {
+            true => warn!(bucket = self.name, error, "a bucket does not answer"),
+            false => debug!(bucket = self.name, error, "a bucket does not answer"),
+        }
         BucketError::Unavailable(error)
     }
 }
