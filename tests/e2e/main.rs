@@ -13,4 +13,5 @@ mod dead_letters;
 mod delivery;
 mod faults;
 mod jobs;
+mod soak;
 mod sockets;

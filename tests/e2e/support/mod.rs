@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod dead_letters;
 pub mod delivery;
 pub mod load;
+pub mod mongo_set;
 pub mod openapi;
 mod staff;
 pub mod stored_text;

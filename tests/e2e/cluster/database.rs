@@ -1,0 +1,196 @@
+//! Every accepted message (201) survives what happens to a replica set of three mongods: a primary
+//! that steps down, dies, or wakes up as the primary that it no longer is. Slow.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::pull;
+use mongodb::bson::{doc, oid::ObjectId};
+use reqwest::StatusCode;
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::support::load::Load;
+use crate::support::mongo_set::SystemOnSet;
+use crate::support::{AFTER_FAULT, Staff, documents, eventually, id_of};
+
+/// Messages that must be accepted before and after each fault.
+const STEADY: u64 = 300;
+
+/// A load with three contacts.
+async fn start_load(staff: &Staff<'_>) -> Load {
+    let contacts = vec![
+        staff.new_contact().await,
+        staff.new_contact().await,
+        staff.new_contact().await,
+    ];
+    let gateway = staff.system.url("gateway");
+    let load = Load::start(gateway, staff.token.clone(), contacts);
+    load.more(STEADY).await;
+    load
+}
+
+/// Ends the load, and waits until the persister has applied what the log has, and the forwarder has
+/// delivered the messages for the bot. Returns the ids of the accepted messages.
+async fn settled(staff: &Staff<'_>, load: Load) -> HashSet<String> {
+    let t0 = std::time::Instant::now();
+    let refused = load.refused.load(Ordering::Relaxed);
+    assert_eq!(refused, 0, "creates failed because of MongoDB");
+    let accepted = load.end().await;
+    let ids: HashSet<String> = accepted.iter().map(|(id, _)| id.clone()).collect();
+    assert_eq!(ids.len(), accepted.len(), "an id was given twice");
+    let jetstream = staff.system.operator().await;
+    eventually("log and bot have settled", AFTER_FAULT, || async {
+        let outbound = jetstream.get_stream("OUTBOUND").await.ok()?;
+        let events = jetstream.get_stream("EVENTS").await.ok()?;
+        let persister = events.get_consumer::<pull::Config>("persister").await;
+        let persister = persister.ok()?.cached_info().clone();
+        let is_applied = persister.num_pending == 0 && persister.num_ack_pending == 0;
+        (is_applied && outbound.cached_info().state.messages == 0).then_some(())
+    })
+    .await;
+    eprintln!("T settled {:?} {}", t0.elapsed(), ids.len());
+    ids
+}
+
+/// Asserts that the view is as the log says: every accepted message is stored once, counted once and
+/// if it was for the bot delivered, and there is no dead letter.
+async fn assert_nothing_missing(on: &SystemOnSet, staff: &Staff<'_>, accepted: &HashSet<String>) {
+    let dead = on.system.operator().await.get_stream("DEAD").await.unwrap();
+    assert_eq!(dead.cached_info().state.messages, 0, "dead letters");
+    let (database, company) = (on.set.database().await, &staff.company);
+    let of_company = doc! {"company_id": ObjectId::parse_str(company).unwrap()};
+    let messages = documents(&database, "messages", of_company.clone()).await;
+    let mut external: HashSet<&str> = HashSet::new();
+    let mut conversations: HashMap<ObjectId, (i64, i64, i64)> = HashMap::new();
+    for message in &messages {
+        if let Ok(id) = message.get_str("external_message_id") {
+            assert!(external.insert(id), "stored twice: {message}");
+        }
+        let seq = message.get_i64("seq").expect("no placeholder is left");
+        let is_inbound = message.get_str("direction").unwrap() == "inbound";
+        if !is_inbound {
+            let delivery = message.get_document("delivery").unwrap();
+            assert_eq!(delivery.get_str("state").unwrap(), "delivered", "{message}");
+        }
+        let contact = message.get_object_id("contact_id").unwrap();
+        let (total, unread, latest) = conversations.entry(contact).or_default();
+        *total += 1;
+        *unread += i64::from(is_inbound);
+        *latest = seq.max(*latest);
+    }
+    let stored: HashSet<String> = messages
+        .iter()
+        .map(|message| message.get_object_id("_id").unwrap().to_hex())
+        .collect();
+    let missing: Vec<&String> = accepted.difference(&stored).collect();
+    assert!(missing.is_empty(), "not in MongoDB: {missing:?}");
+    let counted: HashMap<ObjectId, (i64, i64, i64)> =
+        documents(&database, "conversations", of_company)
+            .await
+            .iter()
+            .map(|conversation| {
+                let count = |name: &str| conversation.get_i64(name).unwrap();
+                let latest = conversation.get_document("latest").unwrap();
+                let latest = latest.get_i64("seq").unwrap();
+                let contact = conversation.get_object_id("contact_id").unwrap();
+                (contact, (count("total"), count("unread"), latest))
+            })
+            .collect();
+    assert_eq!(counted, conversations, "counters differ from the messages");
+    on.system.assert_audit_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_step_downs_of_the_primary_lose_no_accepted_message_and_refuse_none() {
+    let on = SystemOnSet::start().await;
+    let staff = on.system.new_company().await;
+    let load = start_load(&staff).await;
+    for _ in 0..3 {
+        on.set.step_down().await;
+        load.more(STEADY).await;
+    }
+    let accepted = settled(&staff, load).await;
+    assert_nothing_missing(&on, &staff, &accepted).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kill_9_of_the_primary_loses_no_accepted_message_and_refuses_none() {
+    let mut on = SystemOnSet::start().await;
+    let (token, company) = {
+        let staff = on.system.new_company().await;
+        (staff.token.clone(), staff.company.clone())
+    };
+    let staff = Staff {
+        system: &on.system,
+        token,
+        company,
+    };
+    let load = start_load(&staff).await;
+    let old = on.set.primary().await;
+    on.set.end("-KILL", old);
+    assert_ne!(on.set.primary().await, old);
+    load.more(STEADY).await;
+    on.set.restart(old).await;
+    load.more(STEADY).await;
+    let accepted = settled(&staff, load).await;
+    assert_nothing_missing(&on, &staff, &accepted).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_primary_that_wakes_up_after_an_election_answers_nothing_wrong() {
+    /// Longer than the other members wait before they elect a primary.
+    const FROZEN: Duration = Duration::from_secs(12);
+    let on = SystemOnSet::start().await;
+    let staff = on.system.new_company().await;
+    let load = start_load(&staff).await;
+    let old = on.set.primary().await;
+    on.set.signal("-STOP", old);
+    let back = Instant::now() + FROZEN;
+    let mut for_new_contacts = Vec::new();
+    while Instant::now() < back {
+        let contact = staff.new_contact().await;
+        let message = staff.operator_message(&contact, "welcome").await;
+        for_new_contacts.push(message.id);
+        load.more(STEADY / 3).await;
+    }
+    assert_ne!(on.set.primary().await, old);
+    eprintln!("T cont");
+    on.set.signal("-CONT", old);
+    // Contacts that only the new primary has.
+    for _ in 0..10 {
+        let contact = staff.new_contact().await;
+        let message = staff.operator_message(&contact, "welcome").await;
+        for_new_contacts.push(message.id);
+    }
+    load.more(STEADY).await;
+    let mut accepted = settled(&staff, load).await;
+    accepted.extend(for_new_contacts);
+    assert_nothing_missing(&on, &staff, &accepted).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_is_found_at_once_whatever_read_preference_the_uri_names() {
+    const ROUNDS: usize = 200;
+    let on = SystemOnSet::start_with("&readPreference=secondaryPreferred").await;
+    let (system, staff) = (&on.system, on.system.new_company().await);
+    let contact = staff.new_contact().await;
+    on.set.hold_a_secondary_back().await;
+    let body = json!({
+        "contact_id": contact, "role": "user", "platform": "facebook", "direction": "inbound",
+        "content": "hello",
+    });
+    for round in 0..ROUNDS {
+        let (here, there) = (round % 2, (round + 1) % 2);
+        let answer = staff.post_to(here, "/messages", &[], &body).await;
+        assert_eq!(answer.status, StatusCode::CREATED, "{answer:?}");
+        let gateway = &system.services("gateway")[there];
+        let url = format!("{gateway}/api/v1/messages/{}", id_of(&answer.body));
+        let found = system.http.get(url).bearer_auth(&staff.token).send().await;
+        let found = found.unwrap();
+        let (status, said) = (found.status(), found.text().await);
+        assert_eq!(status, StatusCode::OK, "round {round}: {said:?}");
+    }
+    system.assert_audit_clean();
+}
