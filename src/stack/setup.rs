@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use async_nats::jetstream::ErrorCode;
 use contract::{Id, Timestamp, inventory};
 use runtime::net::connection::Connection;
 use runtime::service::settings::{NatsSettings, Settings};
@@ -56,10 +57,25 @@ pub async fn run(nats: &NatsSettings, sizes: Sizes) -> Result<Report, Failure> {
         }
         match reconcile(&connection.jetstream, sizes).await {
             Ok(report) => return Ok(report),
-            Err(e) if e.to_string().contains("insufficient storage resources") => {
-                return Err(Failure::NoRoom(e.to_string()));
-            }
-            Err(e) => reason = e.to_string(),
+            Err(e) => match e.code() {
+                Some(ErrorCode::STORAGE_RESOURCES_EXCEEDED | ErrorCode::INSUFFICIENT_RESOURCES) => {
+                    return Err(Failure::NoRoom(e.to_string()));
+                }
+                Some(ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED) => {
+                    return Err(Failure::Settings(format!(
+                        "NATS_REPLICAS is {}, but the server of NATS_URL belongs to no cluster ({e})",
+                        sizes.replicas
+                    )));
+                }
+                // A cluster that is still forming has too few servers as well.
+                Some(ErrorCode::CLUSTER_NO_PEERS) => {
+                    reason = format!(
+                        "fewer than NATS_REPLICAS={} servers are up, or one of them has no room ({e})",
+                        sizes.replicas
+                    );
+                }
+                _ => reason = e.to_string(),
+            },
         }
     }
     Err(Failure::NotReady {

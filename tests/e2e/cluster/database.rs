@@ -6,13 +6,18 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull;
+use contract::domain::{ContactPatch, Content, Direction, Message, Platform, Role, ShortText};
+use contract::event::{Actor, ContactUpdated, Envelope, Event, MessageRead};
+use contract::{Id, Timestamp};
+use futures_util::future::join_all;
 use mongodb::bson::{doc, oid::ObjectId};
+use persister::{Stored, View};
 use reqwest::StatusCode;
 use serde_json::json;
 use tokio::time::Instant;
 
 use crate::support::load::Load;
-use crate::support::mongo_set::SystemOnSet;
+use crate::support::mongo_set::{MongoSet, SystemOnSet};
 use crate::support::{AFTER_FAULT, Staff, documents, eventually, id_of};
 
 /// Messages that must be accepted before and after each fault.
@@ -34,7 +39,6 @@ async fn start_load(staff: &Staff<'_>) -> Load {
 /// Ends the load, and waits until the persister has applied what the log has, and the forwarder has
 /// delivered the messages for the bot. Returns the ids of the accepted messages.
 async fn settled(staff: &Staff<'_>, load: Load) -> HashSet<String> {
-    let t0 = std::time::Instant::now();
     let refused = load.refused.load(Ordering::Relaxed);
     assert_eq!(refused, 0, "creates failed because of MongoDB");
     let accepted = load.end().await;
@@ -50,7 +54,6 @@ async fn settled(staff: &Staff<'_>, load: Load) -> HashSet<String> {
         (is_applied && outbound.cached_info().state.messages == 0).then_some(())
     })
     .await;
-    eprintln!("T settled {:?} {}", t0.elapsed(), ids.len());
     ids
 }
 
@@ -156,7 +159,6 @@ async fn a_frozen_primary_that_wakes_up_after_an_election_answers_nothing_wrong(
         load.more(STEADY / 3).await;
     }
     assert_ne!(on.set.primary().await, old);
-    eprintln!("T cont");
     on.set.signal("-CONT", old);
     // Contacts that only the new primary has.
     for _ in 0..10 {
@@ -193,4 +195,153 @@ async fn a_message_is_found_at_once_whatever_read_preference_the_uri_names() {
         assert_eq!(status, StatusCode::OK, "round {round}: {said:?}");
     }
     system.assert_audit_clean();
+}
+
+/// Events of one company, with the sequences that the log would give them.
+struct Log {
+    company: Id,
+    seq: u64,
+}
+
+impl Log {
+    fn store(&mut self, event: Event) -> Stored {
+        self.seq += 1;
+        let now = Timestamp::now();
+        let envelope = Envelope::new(now, Actor::System, self.company, event);
+        Stored {
+            seq: self.seq,
+            log_position: self.seq,
+            subject: envelope.subject().to_string(),
+            payload: envelope.to_json().unwrap().into(),
+        }
+    }
+
+    /// A customer's message.
+    fn message(&mut self, contact: Id) -> Stored {
+        let now = Timestamp::now();
+        let company_id = self.company;
+        self.store(Event::MessageCreated(Message {
+            id: Id::generate(now),
+            company_id,
+            contact_id: contact,
+            role: Role::User,
+            platform: Platform::Facebook,
+            direction: Direction::Inbound,
+            content: Content::new("hello").unwrap(),
+            attachments: Vec::new(),
+            external_message_id: None,
+            created_at: now,
+            extra: serde_json::Map::new(),
+        }))
+    }
+
+    fn read(&mut self, contact: Id) -> Stored {
+        self.store(Event::MessageRead(MessageRead {
+            contact_id: contact,
+            platform: Some(Platform::Facebook),
+        }))
+    }
+
+    fn edit(&mut self, contact: Id, patch: ContactPatch) -> Stored {
+        self.store(Event::ContactUpdated(Box::new(ContactUpdated {
+            contact_id: contact,
+            patch,
+        })))
+    }
+}
+
+async fn open_view(set: &MongoSet) -> View {
+    let view = View::open(&set.uri().into()).await.unwrap();
+    view.create_indexes().await.unwrap();
+    view
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_is_never_folded_into_what_a_new_primary_has_rolled_back() {
+    const EACH: usize = 4;
+    let text = |text: &str| ShortText::new(text).unwrap();
+    let set = MongoSet::start().await;
+    let first = open_view(&set).await;
+    let new_ids = || -> Vec<Id> { (0..EACH).map(|_| Id::generate(Timestamp::now())).collect() };
+    // Of the first contacts the messages are counted, the others are edited.
+    let (counted, edited) = (new_ids(), new_ids());
+    let mut log = Log {
+        company: Id::generate(Timestamp::now()),
+        seq: 0,
+    };
+    let name = |n: &str| ContactPatch {
+        full_name: Some(text(n)),
+        ..ContactPatch::default()
+    };
+    let mut batch: Vec<Stored> = counted.iter().map(|c| log.message(*c)).collect();
+    batch.extend(edited.iter().map(|c| log.edit(*c, name("before"))));
+    first.apply(&batch, 0).await.unwrap();
+    // One persister for each event, so that each has a connection to the primary.
+    let late = join_all((0..2 * EACH).map(|_| open_view(&set))).await;
+
+    let old = set.primary().await;
+    set.cut_off_the_primary(old).await;
+    let reads: Vec<Stored> = counted.iter().map(|c| log.read(*c)).collect();
+    let phone = ContactPatch {
+        phone: Some(Some(text("+49 170"))),
+        ..ContactPatch::default()
+    };
+    let phones: Vec<Stored> = edited.iter().map(|c| log.edit(*c, phone.clone())).collect();
+    let rolled_back = async { tokio::join!(first.apply(&reads, 0), first.apply(&phones, 0)) };
+    let on_the_old = set.database_of(old);
+    let is_written = eventually("the old primary has the writes", AFTER_FAULT, || async {
+        let second = doc! {"revision": {"$ne": 1}};
+        let conversations = documents(&on_the_old, "conversations", second.clone()).await;
+        let contacts = documents(&on_the_old, "contacts", second).await;
+        (conversations.len() == EACH && contacts.len() == EACH).then_some(())
+    });
+    tokio::select! {
+        () = is_written => {}
+        _ = rolled_back => panic!("written without a majority"),
+    }
+
+    // From here on the old primary answers what it is asked only after it wakes up.
+    set.signal("-STOP", old);
+    let status = ContactPatch {
+        contact_status: Some(Some(text("late"))),
+        ..ContactPatch::default()
+    };
+    let mut late_events: Vec<Stored> = counted.iter().map(|c| log.read(*c)).collect();
+    late_events.extend(edited.iter().map(|c| log.edit(*c, status.clone())));
+    let pending: Vec<_> = late
+        .iter()
+        .cloned()
+        .zip(late_events.clone())
+        .map(|(view, event)| tokio::spawn(async move { view.apply(&[event], 0).await }))
+        .collect();
+    let new = (old + 1) % 3;
+    for n in (0..3).filter(|n| *n != old) {
+        set.signal("-CONT", n);
+    }
+    set.step_up(new).await;
+    let second = open_view(&set).await;
+    let mut batch: Vec<Stored> = counted.iter().map(|c| log.message(*c)).collect();
+    batch.extend(edited.iter().map(|c| log.edit(*c, name("after"))));
+    second.apply(&batch, 0).await.unwrap();
+    set.signal("-CONT", old);
+
+    let results: Vec<_> = join_all(pending)
+        .await
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
+    eprintln!("T {results:?}");
+    // The log gives again what was not applied.
+    for event in reads.into_iter().chain(phones).chain(late_events) {
+        second.apply(&[event], 0).await.unwrap();
+    }
+    let database = set.database().await;
+    for conversation in documents(&database, "conversations", doc! {}).await {
+        assert_eq!(conversation.get_i64("total").unwrap(), 2, "{conversation}");
+    }
+    for contact in documents(&database, "contacts", doc! {}).await {
+        let has = |field: &str, value: &str| contact.get_str(field).unwrap() == value;
+        let has_all = has("fullName", "after") && has("phone", "+49 170");
+        assert!(has_all && has("contactStatus", "late"), "{contact}");
+    }
 }

@@ -4,4 +4,5 @@
 mod database;
 mod delivery;
 mod publishing;
+mod servers;
 mod sockets;

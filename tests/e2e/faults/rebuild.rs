@@ -5,6 +5,7 @@ use mongodb::bson::{Bson, Document, doc};
 use reqwest::Method;
 use serde_json::json;
 
+use crate::support::delivery::{bot_calls_for, delivery};
 use crate::support::{AFTER_FAULT, SOON, System, documents, eventually};
 
 const COLLECTIONS: [&str; 6] = [
@@ -214,4 +215,61 @@ async fn setup_is_idempotent_and_only_reports_changes_that_could_lose_data() {
         (bucket.max_bytes, bucket.allow_message_ttl),
         (64 << 20, true)
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn setup_moves_a_sourced_queue_over_to_the_relay_without_losing_or_repeating_a_message() {
+    use async_nats::jetstream::stream::{Source, SubjectTransform};
+    let system = System::start(&[]).await;
+    let staff = system.new_company().await;
+    let contact = staff.new_contact().await;
+    let jetstream = system.operator().await;
+    // As it was before the relay.
+    let events = jetstream.get_stream("EVENTS").await.unwrap();
+    events.delete_consumer("relay").await.unwrap();
+    let outbound = jetstream.get_stream("OUTBOUND").await.unwrap();
+    let mut config = outbound.cached_info().config.clone();
+    let transform = SubjectTransform {
+        source: "message.created.*.*.facebook.outbound.operator".into(),
+        destination: "outbound.{{partition(16,1,2)}}.{{wildcard(1)}}.{{wildcard(2)}}.facebook"
+            .into(),
+    };
+    config.sources = Some(vec![Source {
+        name: "EVENTS".into(),
+        subject_transforms: vec![transform],
+        ..Source::default()
+    }]);
+    jetstream.update_stream(&config).await.unwrap();
+    let before = staff.operator_message(&contact, "sourced").await;
+    delivery(&staff, &before.id, "delivered").await;
+
+    let output = system.petbuddy_as_operator(&["setup"]).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        said.contains("consumer EVENTS/relay: created")
+            && said.contains("stream OUTBOUND: updated sources"),
+        "{said}"
+    );
+    let after = staff.operator_message(&contact, "relayed").await;
+    delivery(&staff, &after.id, "delivered").await;
+    let again = system.petbuddy_as_operator(&["setup"]).output().unwrap();
+    let said = String::from_utf8(again.stdout).unwrap();
+    assert!(
+        said.lines().all(|l| l.ends_with("as it should be")),
+        "{said}"
+    );
+    for message in [&before.id, &after.id] {
+        assert_eq!(bot_calls_for(&system, message).await.len(), 1, "{message}");
+    }
+    system.assert_audit_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn setup_for_a_cluster_says_at_once_that_there_is_none() {
+    let system = System::shared().await;
+    let mut setup = system.petbuddy_as_operator(&["setup"]);
+    let output = setup.env("NATS_REPLICAS", "3").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("belongs to no cluster"), "{said}");
 }

@@ -42,7 +42,6 @@ pub struct MongoSet {
 impl MongoSet {
     /// Starts the members and waits until one is primary and the others follow.
     pub async fn start() -> MongoSet {
-        let t0 = std::time::Instant::now();
         let members = addresses::<MEMBERS>().map(|address| Member {
             address,
             child: None,
@@ -57,18 +56,15 @@ impl MongoSet {
             let what = format!("{} answers", set.host(n));
             eventually(&what, SOON, || set.hello(n)).await;
         }
-        eprintln!("T answers {:?}", t0.elapsed());
         let hosts = (0..MEMBERS).map(|n| doc! {"_id": n as i32, "host": set.host(n)});
         let config = doc! {"_id": "rs0", "members": hosts.collect::<Vec<_>>()};
         let initiate = doc! {"replSetInitiate": config};
         set.members[0].admin.run_command(initiate).await.unwrap();
-        eprintln!("T initiated {:?}", t0.elapsed());
-        set.primary().await;
-        eprintln!("T primary {:?}", t0.elapsed());
+        // Otherwise the members wait for 10 s before they elect the first primary.
+        set.step_up(0).await;
         for n in 0..MEMBERS {
             set.await_member(n).await;
         }
-        eprintln!("T members {:?}", t0.elapsed());
         set
     }
 
@@ -82,6 +78,11 @@ impl MongoSet {
     pub async fn database(&self) -> Database {
         let client = Client::with_uri_str(self.uri()).await.unwrap();
         client.default_database().unwrap()
+    }
+
+    /// The database, as one member has it: also writes that no other member has yet.
+    pub fn database_of(&self, n: usize) -> Database {
+        self.members[n].admin.client().database("petbuddy")
     }
 
     fn host(&self, n: usize) -> String {
@@ -128,16 +129,17 @@ impl MongoSet {
 
     /// The primary. Of two members that both call themselves primary, the one that was elected later.
     pub async fn primary(&self) -> usize {
-        eventually("the set has a primary", AFTER_FAULT, || async {
-            let answers = join_all((0..MEMBERS).map(|n| self.hello(n))).await;
-            let primaries = answers.iter().enumerate().filter_map(|(n, hello)| {
-                let hello = hello.as_ref().filter(|h| says(h, "isWritablePrimary"))?;
-                // The term of the election is a part of its id.
-                Some((hello.get_object_id("electionId").ok()?, n))
-            });
-            primaries.max().map(|(_, n)| n)
-        })
-        .await
+        eventually("the set has a primary", AFTER_FAULT, || self.primary_now()).await
+    }
+
+    async fn primary_now(&self) -> Option<usize> {
+        let answers = join_all((0..MEMBERS).map(|n| self.hello(n))).await;
+        let primaries = answers.iter().enumerate().filter_map(|(n, hello)| {
+            let hello = hello.as_ref().filter(|h| says(h, "isWritablePrimary"))?;
+            // The term of the election is a part of its id.
+            Some((hello.get_object_id("electionId").ok()?, n))
+        });
+        primaries.max().map(|(_, n)| n)
     }
 
     /// Makes the primary step down, and waits until another member is primary.
@@ -150,6 +152,34 @@ impl MongoSet {
             // Refused while no other member is up to date. A closed connection is an error as well.
             let _ = self.members[old].admin.run_command(command.clone()).await;
             (self.primary().await != old).then_some(())
+        })
+        .await;
+    }
+
+    /// Makes a member stand for election, and waits until this member is primary.
+    pub async fn step_up(&self, n: usize) {
+        let what = format!("{} is primary", self.host(n));
+        eventually(&what, SOON, || async {
+            // Refused while the member is not up to date.
+            let command = self.members[n].admin.run_command(doc! {"replSetStepUp": 1});
+            let _ = timeout(SOON, command).await;
+            (self.primary_now().await? == n).then_some(())
+        })
+        .await;
+    }
+
+    /// Freezes the secondaries, and waits until no read of the log of the primary is open. So the
+    /// primary applies writes that no other member will have.
+    pub async fn cut_off_the_primary(&self, primary: usize) {
+        let secondaries = (0..MEMBERS).filter(|n| *n != primary);
+        secondaries.for_each(|n| self.signal("-STOP", n));
+        let reads = doc! {
+            "currentOp": 1, "ns": "local.oplog.rs", "command.getMore": {"$exists": true},
+        };
+        eventually("no secondary awaits a write", SOON, || async {
+            let admin = &self.members[primary].admin;
+            let open = admin.run_command(reads.clone()).await.ok()?;
+            open.get_array("inprog").ok()?.is_empty().then_some(())
         })
         .await;
     }
@@ -232,7 +262,6 @@ impl SystemOnSet {
         let arguments = ["--replicas", "gateway=2,persister=2"];
         let environment = [("MONGODB_URI", uri.as_str())];
         let system = System::start_with(Folder::new(), &arguments, &environment).await;
-        eprintln!("T system up");
         SystemOnSet { system, set }
     }
 }

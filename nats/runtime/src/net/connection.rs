@@ -1,5 +1,6 @@
 //! The NATS connection of a service. The connection is watched: its state and the server's
-//! complaints become health, log lines and metrics. Sends nothing by itself.
+//! complaints become health, log lines and metrics. Sends nothing by itself, but moves to another
+//! server of a cluster some time after it had to.
 
 use std::error::Error;
 use std::future::Future;
@@ -13,7 +14,10 @@ use async_nats::jetstream::context::{ContextBuilder, PublishError as StoreError}
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, ErrorCode, publish::PublishAck};
 use async_nats::subject::ToSubject;
-use async_nats::{Client, ConnectOptions, Event, Message, Request, ServerAddr, Subscriber};
+use async_nats::{
+    Client, ConnectOptions, Event, Message, ReconnectToServer, Request, Server, ServerAddr,
+    Subscriber,
+};
 use bytes::Bytes;
 use metrics::counter;
 use secrecy::ExposeSecret;
@@ -28,6 +32,10 @@ use contract::Id;
 const PING_INTERVAL: Duration = Duration::from_secs(2);
 /// Longest pause between two attempts to reconnect.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(1);
+/// Shortest and longest time from a lost connection to the move to a server that is drawn at random.
+/// After the servers were restarted one by one, the last one has no client and the others have all.
+/// By then the restart is over.
+const SPREAD_AFTER: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(60));
 /// How long any single request to JetStream may take. After that the request has failed.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// Messages that may wait in one subscription. Further ones are dropped, which is a gap.
@@ -96,6 +104,8 @@ impl Connection {
         let duck = lame_duck.clone();
         let gaps = Arc::new(watch::Sender::new(0));
         let gap = gaps.clone();
+        let moves = Arc::new(AtomicBool::new(false));
+        let is_move = moves.clone();
         let instance: Arc<str> = format!("{service}-{instance}").into();
         let options = ConnectOptions::new()
             .name(&*instance)
@@ -106,6 +116,10 @@ impl Connection {
             .retry_on_initial_connect()
             .reconnect_delay_callback(|attempt| {
                 Duration::from_millis(50 * attempt as u64).min(MAX_RECONNECT_DELAY)
+            })
+            .reconnect_to_server_callback(move |servers, _| {
+                let is_move = is_move.swap(false, Ordering::Relaxed);
+                std::future::ready(is_move.then(|| any_of(&servers)).flatten())
             })
             .event_callback(move |event| {
                 note(&event, &duck, &gap);
@@ -127,7 +141,11 @@ impl Connection {
             )
         });
         let options = options.user_and_password(user, password);
+        let is_cluster = servers.len() > 1;
         let client = options.connect(servers).await?;
+        if is_cluster {
+            tokio::spawn(spread(client.clone(), gaps.subscribe(), moves));
+        }
         let jetstream = ContextBuilder::new()
             .timeout(REQUEST_TIMEOUT)
             .build(client.clone());
@@ -256,6 +274,33 @@ impl Connection {
     /// Whether the server has said that it is about to stop.
     pub fn is_lame_duck(&self) -> bool {
         self.lame_duck.load(Ordering::Relaxed)
+    }
+}
+
+/// A server drawn at random, to connect to at once.
+fn any_of(servers: &[Server]) -> Option<ReconnectToServer> {
+    let server = servers.get(rand::random_range(0..servers.len().max(1)))?;
+    Some(ReconnectToServer {
+        addr: server.addr.clone(),
+        delay: Some(Duration::ZERO),
+    })
+}
+
+/// Some time after the connection was lost, moves the client to a server that is drawn at random. Goes
+/// on for as long as the process runs.
+async fn spread(client: Client, mut gaps: watch::Receiver<u64>, moves: Arc<AtomicBool>) {
+    while gaps.changed().await.is_ok() {
+        let pause = rand::random_range(SPREAD_AFTER.0..=SPREAD_AFTER.1);
+        tokio::time::sleep(pause).await;
+        if client.connection_state() == State::Connected {
+            moves.store(true, Ordering::Relaxed);
+            if client.force_reconnect().await.is_err() {
+                return;
+            }
+            // The move itself is a gap, after which nobody needs to move.
+            let _ = tokio::time::timeout(REQUEST_TIMEOUT, gaps.changed()).await;
+            gaps.mark_unchanged();
+        }
     }
 }
 

@@ -6,10 +6,14 @@ mod difference;
 mod plan;
 mod report;
 
+use std::error::Error;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
-use async_nats::jetstream::context::{ConsumerInfoErrorKind, GetStreamError, GetStreamErrorKind};
+use async_nats::jetstream::context::{
+    ConsumerInfoErrorKind, CreateStreamError, CreateStreamErrorKind, GetStreamError,
+    GetStreamErrorKind,
+};
 use async_nats::jetstream::stream::{Config, ConsumerError, ConsumerErrorKind, DiscardPolicy};
 use async_nats::jetstream::{Context, ErrorCode, kv};
 
@@ -29,6 +33,25 @@ pub struct SetupError {
     what: String,
     #[source]
     error: async_nats::Error,
+}
+
+impl SetupError {
+    /// The server's own code, if the server has refused something.
+    pub fn code(&self) -> Option<ErrorCode> {
+        let error: &(dyn Error + 'static) = &*self.error;
+        std::iter::successors(Some(error), |error| Error::source(*error)).find_map(code_of)
+    }
+}
+
+/// The code in one error of the client, which keeps it in several places.
+fn code_of(error: &(dyn Error + 'static)) -> Option<ErrorCode> {
+    if let Some(error) = error.downcast_ref::<async_nats::jetstream::Error>() {
+        return Some(error.error_code());
+    }
+    match error.downcast_ref::<CreateStreamError>()?.kind() {
+        CreateStreamErrorKind::JetStream(error) => Some(error.error_code()),
+        _ => None,
+    }
 }
 
 /// Names the thing that an error is about.
