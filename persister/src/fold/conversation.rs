@@ -45,7 +45,8 @@ struct Entry {
 /// The state of one conversation on one platform.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Conversation {
-    /// Grows with each write. A write onto an older revision is refused.
+    /// Each write gives another one. A write onto an older revision is refused. 0 means that there is
+    /// no document.
     pub revision: i64,
     /// The newest message's sequence and id. `None` if there is no message, or if the newest one was
     /// deleted and its successor must be looked for.

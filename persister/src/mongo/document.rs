@@ -39,6 +39,14 @@ pub fn long(seq: u64) -> i64 {
     i64::try_from(seq).unwrap_or(i64::MAX)
 }
 
+/// A revision that no other write gives. Because a primary that is replaced rolls writes back, a
+/// count would come to the same number again, with other content.
+pub fn new_revision() -> i64 {
+    let [_, _, _, _, of_process_and_count @ ..] = ObjectId::new().bytes();
+    // Never 0, which stands for a document that is not there.
+    (i64::from_be_bytes(of_process_and_count) & i64::MAX).max(1)
+}
+
 /// Whether a document belongs to a company.
 pub fn is_of(document: &Document, company: ObjectId) -> bool {
     document

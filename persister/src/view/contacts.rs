@@ -159,16 +159,13 @@ fn fold_onto(mut known: HashMap<ObjectId, Document>, changes: &Changes<'_>) -> F
 }
 
 fn write(id: ObjectId, mut document: Document, is_new: bool) -> Document {
-    match document.get_i64("revision") {
-        Ok(known) => {
-            document.insert("revision", known + 1);
-            doc! {"q": {"_id": id, "revision": known}, "u": document}
-        }
+    let known = document.insert("revision", document::new_revision());
+    match known {
+        Some(known) => doc! {"q": {"_id": id, "revision": known}, "u": document},
         // The document is new, or is as it was entered. If another replica makes or changes it in
         // between, the upsert meets its `_id`. A new document must not match one that has been
         // entered in between, which has a sequence and no revision.
-        Err(_) => {
-            document.insert("revision", 1_i64);
+        None => {
             doc! {"q": {"_id": id, "revision": {"$exists": false}, "seq": {"$exists": !is_new}}, "u": document, "upsert": true}
         }
     }

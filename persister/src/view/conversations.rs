@@ -12,7 +12,7 @@ use crate::fold::conversation::{Conversation, Effect, floor};
 use crate::mongo::bulk::update_many;
 use crate::mongo::client::{DatabaseError, limited};
 use crate::mongo::collections::Collections;
-use crate::mongo::document::{date, deleted_by, long, oid};
+use crate::mongo::document::{date, deleted_by, long, new_revision, oid};
 
 /// Rounds of reading and writing at most. In each round another replica may have written one of the
 /// conversations in between, and at least one replica gets through. Beyond that the batch fails and
@@ -191,7 +191,7 @@ pub async fn fold(
             }
             if has_changed {
                 conversation.compact(floor(settled_to));
-                conversation.revision = known + 1;
+                conversation.revision = new_revision();
                 writes.push(write(key, &conversation, known));
             }
             conversations.insert(*key, conversation);

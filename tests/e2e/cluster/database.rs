@@ -14,11 +14,11 @@ use mongodb::bson::{doc, oid::ObjectId};
 use persister::{Stored, View};
 use reqwest::StatusCode;
 use serde_json::json;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::support::load::Load;
-use crate::support::mongo_set::{MongoSet, SystemOnSet};
-use crate::support::{AFTER_FAULT, Staff, documents, eventually, id_of};
+use crate::support::mongo_set::{ANSWER, MongoSet, SystemOnSet};
+use crate::support::{AFTER_FAULT, SOON, Staff, documents, eventually, id_of};
 
 /// Messages that must be accepted before and after each fault.
 const STEADY: u64 = 300;
@@ -206,8 +206,7 @@ struct Log {
 impl Log {
     fn store(&mut self, event: Event) -> Stored {
         self.seq += 1;
-        let now = Timestamp::now();
-        let envelope = Envelope::new(now, Actor::System, self.company, event);
+        let envelope = Envelope::new(Timestamp::now(), Actor::System, self.company, event);
         Stored {
             seq: self.seq,
             log_position: self.seq,
@@ -216,40 +215,67 @@ impl Log {
         }
     }
 
-    /// A customer's message.
-    fn message(&mut self, contact: Id) -> Stored {
-        let now = Timestamp::now();
-        let company_id = self.company;
-        self.store(Event::MessageCreated(Message {
-            id: Id::generate(now),
-            company_id,
-            contact_id: contact,
+    fn message(&mut self, contact_id: &Id) -> Stored {
+        let at = Timestamp::now();
+        let message = Message {
+            id: Id::generate(at),
+            company_id: self.company,
+            contact_id: *contact_id,
             role: Role::User,
             platform: Platform::Facebook,
             direction: Direction::Inbound,
             content: Content::new("hello").unwrap(),
             attachments: Vec::new(),
             external_message_id: None,
-            created_at: now,
+            created_at: at,
             extra: serde_json::Map::new(),
-        }))
+        };
+        self.store(Event::MessageCreated(message))
     }
 
-    fn read(&mut self, contact: Id) -> Stored {
+    fn read(&mut self, contact_id: &Id) -> Stored {
         self.store(Event::MessageRead(MessageRead {
-            contact_id: contact,
+            contact_id: *contact_id,
             platform: Some(Platform::Facebook),
         }))
     }
 
-    fn edit(&mut self, contact: Id, patch: ContactPatch) -> Stored {
+    fn edit(&mut self, contact_id: &Id, patch: ContactPatch) -> Stored {
         self.store(Event::ContactUpdated(Box::new(ContactUpdated {
-            contact_id: contact,
+            contact_id: *contact_id,
             patch,
         })))
     }
+
+    fn name(&mut self, contact_id: &Id, name: &str) -> Stored {
+        let full_name = Some(ShortText::new(name).unwrap());
+        let patch = ContactPatch {
+            full_name,
+            ..ContactPatch::default()
+        };
+        self.edit(contact_id, patch)
+    }
+
+    fn phone(&mut self, contact_id: &Id) -> Stored {
+        let phone = Some(ShortText::new("+49 170").ok());
+        let patch = ContactPatch {
+            phone,
+            ..ContactPatch::default()
+        };
+        self.edit(contact_id, patch)
+    }
+
+    fn stage(&mut self, contact_id: &Id) -> Stored {
+        let lead_stage = Some(ShortText::new("won").ok());
+        let patch = ContactPatch {
+            lead_stage,
+            ..ContactPatch::default()
+        };
+        self.edit(contact_id, patch)
+    }
 }
 
+/// A persister's view, which has a connection to the primary.
 async fn open_view(set: &MongoSet) -> View {
     let view = View::open(&set.uri().into()).await.unwrap();
     view.create_indexes().await.unwrap();
@@ -257,91 +283,79 @@ async fn open_view(set: &MongoSet) -> View {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_is_never_folded_into_what_a_new_primary_has_rolled_back() {
+async fn no_event_is_written_onto_what_an_old_primary_alone_had() {
+    /// Conversations, and as many contacts.
     const EACH: usize = 4;
-    let text = |text: &str| ShortText::new(text).unwrap();
     let set = MongoSet::start().await;
+    let ids = || (0..EACH).map(|_| Id::generate(Timestamp::now()));
+    let (conversations, contacts): (Vec<Id>, Vec<Id>) = (ids().collect(), ids().collect());
+    let company = Id::generate(Timestamp::now());
+    let mut log = Log { company, seq: 0 };
+    let mut batch: Vec<Stored> = conversations.iter().map(|c| log.message(c)).collect();
+    batch.extend(contacts.iter().map(|c| log.name(c, "before")));
     let first = open_view(&set).await;
-    let new_ids = || -> Vec<Id> { (0..EACH).map(|_| Id::generate(Timestamp::now())).collect() };
-    // Of the first contacts the messages are counted, the others are edited.
-    let (counted, edited) = (new_ids(), new_ids());
-    let mut log = Log {
-        company: Id::generate(Timestamp::now()),
-        seq: 0,
-    };
-    let name = |n: &str| ContactPatch {
-        full_name: Some(text(n)),
-        ..ContactPatch::default()
-    };
-    let mut batch: Vec<Stored> = counted.iter().map(|c| log.message(*c)).collect();
-    batch.extend(edited.iter().map(|c| log.edit(*c, name("before"))));
     first.apply(&batch, 0).await.unwrap();
-    // One persister for each event, so that each has a connection to the primary.
-    let late = join_all((0..2 * EACH).map(|_| open_view(&set))).await;
+    let waiting = join_all((0..2 * EACH).map(|_| open_view(&set))).await;
 
+    // Writes that the primary alone has, and that are not acknowledged.
     let old = set.primary().await;
-    set.cut_off_the_primary(old).await;
-    let reads: Vec<Stored> = counted.iter().map(|c| log.read(*c)).collect();
-    let phone = ContactPatch {
-        phone: Some(Some(text("+49 170"))),
-        ..ContactPatch::default()
-    };
-    let phones: Vec<Stored> = edited.iter().map(|c| log.edit(*c, phone.clone())).collect();
-    let rolled_back = async { tokio::join!(first.apply(&reads, 0), first.apply(&phones, 0)) };
-    let on_the_old = set.database_of(old);
-    let is_written = eventually("the old primary has the writes", AFTER_FAULT, || async {
-        let second = doc! {"revision": {"$ne": 1}};
-        let conversations = documents(&on_the_old, "conversations", second.clone()).await;
-        let contacts = documents(&on_the_old, "contacts", second).await;
-        (conversations.len() == EACH && contacts.len() == EACH).then_some(())
+    let others = [(old + 1) % 3, (old + 2) % 3];
+    for n in others {
+        set.set_replication(n, false).await;
+    }
+    let reads: Vec<Stored> = conversations.iter().map(|c| log.read(c)).collect();
+    let phones: Vec<Stored> = contacts.iter().map(|c| log.phone(c)).collect();
+    let on_old = set.database_of(old);
+    let are_there = eventually("the primary has the writes", AFTER_FAULT, || async {
+        let read = documents(&on_old, "conversations", doc! {"unread": 0}).await;
+        let called = documents(&on_old, "contacts", doc! {"phone": {"$exists": true}}).await;
+        (read.len() == EACH && called.len() == EACH).then_some(())
     });
+    let unacknowledged = async { tokio::join!(first.apply(&reads, 0), first.apply(&phones, 0)) };
     tokio::select! {
-        () = is_written => {}
-        _ = rolled_back => panic!("written without a majority"),
+        () = are_there => {}
+        answers = unacknowledged => panic!("not replicated, but answered: {answers:?}"),
     }
 
-    // From here on the old primary answers what it is asked only after it wakes up.
+    // Persisters ask the primary, which does not answer before another member has replaced it.
     set.signal("-STOP", old);
-    let status = ContactPatch {
-        contact_status: Some(Some(text("late"))),
-        ..ContactPatch::default()
-    };
-    let mut late_events: Vec<Stored> = counted.iter().map(|c| log.read(*c)).collect();
-    late_events.extend(edited.iter().map(|c| log.edit(*c, status.clone())));
-    let pending: Vec<_> = late
-        .iter()
-        .cloned()
-        .zip(late_events.clone())
+    let mut late: Vec<Stored> = conversations.iter().map(|c| log.read(c)).collect();
+    late.extend(contacts.iter().map(|c| log.stage(c)));
+    let answers = waiting.iter().cloned().zip(late.clone());
+    let answers: Vec<_> = answers
         .map(|(view, event)| tokio::spawn(async move { view.apply(&[event], 0).await }))
         .collect();
-    let new = (old + 1) % 3;
-    for n in (0..3).filter(|n| *n != old) {
-        set.signal("-CONT", n);
+    for n in others {
+        set.set_replication(n, true).await;
     }
-    set.step_up(new).await;
+    set.step_up(others[0]).await;
     let second = open_view(&set).await;
-    let mut batch: Vec<Stored> = counted.iter().map(|c| log.message(*c)).collect();
-    batch.extend(edited.iter().map(|c| log.edit(*c, name("after"))));
+    let mut batch: Vec<Stored> = conversations.iter().map(|c| log.message(c)).collect();
+    batch.extend(contacts.iter().map(|c| log.name(c, "after")));
     second.apply(&batch, 0).await.unwrap();
+    for view in &waiting {
+        eventually("a persister has found the new primary", SOON, || async {
+            let ping = view.database().run_command(doc! {"ping": 1});
+            timeout(ANSWER, async { ping.await.ok() }).await.ok()?
+        })
+        .await;
+    }
     set.signal("-CONT", old);
+    let answers = join_all(answers).await;
+    let went_on = answers.iter().any(|a| a.as_ref().unwrap().is_ok());
+    assert!(went_on, "nobody has gone on after the wait: {answers:?}");
 
-    let results: Vec<_> = join_all(pending)
-        .await
-        .into_iter()
-        .map(Result::unwrap)
-        .collect();
-    eprintln!("T {results:?}");
-    // The log gives again what was not applied.
-    for event in reads.into_iter().chain(phones).chain(late_events) {
+    // The log gives once more what was not acknowledged, and all of that changes nothing else.
+    for event in reads.into_iter().chain(phones).chain(late) {
         second.apply(&[event], 0).await.unwrap();
     }
     let database = set.database().await;
     for conversation in documents(&database, "conversations", doc! {}).await {
-        assert_eq!(conversation.get_i64("total").unwrap(), 2, "{conversation}");
+        let count = |name: &str| conversation.get_i64(name).unwrap();
+        assert_eq!((count("total"), count("unread")), (2, 1), "{conversation}");
     }
     for contact in documents(&database, "contacts", doc! {}).await {
-        let has = |field: &str, value: &str| contact.get_str(field).unwrap() == value;
-        let has_all = has("fullName", "after") && has("phone", "+49 170");
-        assert!(has_all && has("contactStatus", "late"), "{contact}");
+        let fields = ["fullName", "phone", "leadStage"].map(|f| contact.get_str(f).unwrap());
+        assert_eq!(fields, ["after", "+49 170", "won"], "{contact}");
     }
 }

@@ -1,6 +1,7 @@
 //! What stays true while processes die, events come late or twice, and input is unreadable.
 
 mod audit;
+mod durability;
 mod event_order;
 mod process_deaths;
 mod rebuild;

@@ -14,13 +14,14 @@ use std::time::Duration;
 
 use contract::event::{Envelope, Event};
 use contract::{Id, Timestamp, inventory};
+use mongodb::bson::doc;
 use runtime::log::direct_get;
 use runtime::net::connection::Connection;
 use runtime::service::settings::NatsSettings;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::cluster::ClusteredSystem;
-use crate::support::{AFTER_FAULT, System, eventually};
+use crate::support::{AFTER_FAULT, System, documents, eventually};
 use checker::{Created, Logged, Witnessed, check};
 use clients::{Company, Notes};
 
@@ -101,6 +102,8 @@ async fn clients_see_no_broken_promise_while_faults_are_drawn_at_random() {
     let svg = concat!(env!("CARGO_TARGET_TMPDIR"), "/soak.svg");
     std::fs::write(svg, timeline::svg(&notes.timeline())).unwrap();
     println!("{} in {seconds} s; {svg}", summary(&witnessed));
+    println!("{}", timeline::table(&notes.timeline()));
+    println!("{}", delivery_times(system).await);
     let objections = check(&witnessed);
     assert!(objections.is_empty(), "SOAK_SEED={seed}: {objections:?}");
     system.assert_audit_clean();
@@ -114,6 +117,27 @@ fn summary(witnessed: &Witnessed) -> String {
         witnessed.log.len(),
         witnessed.calls.len(),
     )
+}
+
+/// How long operators' messages took from the POST to the bot's answer.
+async fn delivery_times(system: &System) -> String {
+    let delivered = doc! {"delivery.state": "delivered"};
+    let messages = documents(&system.database().await, "messages", delivered).await;
+    let mut took: Vec<i64> = messages
+        .iter()
+        .filter_map(|message| {
+            let delivery = message.get_document("delivery").ok()?;
+            let at = delivery
+                .get_datetime("delivered_at")
+                .ok()?
+                .timestamp_millis();
+            Some(at - message.get_datetime("created_at").ok()?.timestamp_millis())
+        })
+        .collect();
+    took.sort_unstable();
+    let of = |percent: usize| took.get((took.len() * percent / 100).min(took.len() - 1));
+    let (half, most, all) = (of(50), of(99), took.last());
+    format!("from POST to delivered, ms: p50 {half:?}, p99 {most:?}, max {all:?}")
 }
 
 /// The events `message.*` of the log, in order.

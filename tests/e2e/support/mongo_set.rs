@@ -19,8 +19,8 @@ use super::{AFTER_FAULT, Folder, SOON, System, eventually, kill};
 const MEMBERS: usize = 3;
 /// The port of each member.
 const PORT: u16 = 27_017;
-/// How long a member may take to say what it is. A frozen member says nothing.
-const ANSWER: Duration = Duration::from_millis(500);
+/// How long a member may take for a simple answer. A frozen member gives none.
+pub const ANSWER: Duration = Duration::from_millis(500);
 /// How long a member that has stepped down cannot be elected, in seconds. Three step-downs in a row
 /// need members that can be elected.
 const NO_PRIMARY_AGAIN: i32 = 2;
@@ -104,6 +104,8 @@ impl MongoSet {
             .args(["--port", &PORT.to_string()])
             .args(["--replSet", "rs0", "--nounixsocket"])
             .args(["--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "990"])
+            // For `set_replication`.
+            .args(["--setParameter", "enableTestCommands=1"])
             .stdout(output)
             .stderr(Stdio::inherit())
             .spawn()
@@ -160,28 +162,24 @@ impl MongoSet {
     pub async fn step_up(&self, n: usize) {
         let what = format!("{} is primary", self.host(n));
         eventually(&what, SOON, || async {
+            let admin = &self.members[n].admin;
             // Refused while the member is not up to date.
-            let command = self.members[n].admin.run_command(doc! {"replSetStepUp": 1});
-            let _ = timeout(SOON, command).await;
+            let _ = timeout(ANSWER, admin.run_command(doc! {"replSetStepUp": 1})).await;
+            // Otherwise the member waits for what only a frozen member has.
+            let _ = admin
+                .run_command(doc! {"replSetAbortPrimaryCatchUp": 1})
+                .await;
             (self.primary_now().await? == n).then_some(())
         })
         .await;
     }
 
-    /// Freezes the secondaries, and waits until no read of the log of the primary is open. So the
-    /// primary applies writes that no other member will have.
-    pub async fn cut_off_the_primary(&self, primary: usize) {
-        let secondaries = (0..MEMBERS).filter(|n| *n != primary);
-        secondaries.for_each(|n| self.signal("-STOP", n));
-        let reads = doc! {
-            "currentOp": 1, "ns": "local.oplog.rs", "command.getMore": {"$exists": true},
-        };
-        eventually("no secondary awaits a write", SOON, || async {
-            let admin = &self.members[primary].admin;
-            let open = admin.run_command(reads.clone()).await.ok()?;
-            open.get_array("inprog").ok()?.is_empty().then_some(())
-        })
-        .await;
+    /// Stops or continues the replication to a member, which otherwise works as usual. The primary
+    /// then applies writes that the member does not have.
+    pub async fn set_replication(&self, n: usize, is_on: bool) {
+        let mode = if is_on { "off" } else { "alwaysOn" };
+        let command = doc! {"configureFailPoint": "stopReplProducer", "mode": mode};
+        self.members[n].admin.run_command(command).await.unwrap();
     }
 
     /// Makes one of the secondaries show its present state to readers for good: it applies no more
