@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use reqwest::Client;
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
@@ -59,6 +60,7 @@ pub struct Cluster {
     /// The state of the link from one server to another.
     links: Vec<(usize, usize, watch::Sender<LinkState>)>,
     folder: Folder,
+    http: Client,
 }
 
 impl Cluster {
@@ -77,6 +79,7 @@ impl Cluster {
             servers,
             links: Vec::new(),
             folder: Folder::new(),
+            http: client(),
         };
         for from in 0..SERVERS {
             for to in (0..SERVERS).filter(|to| *to != from) {
@@ -165,7 +168,6 @@ impl Cluster {
     /// Waits until a server says that it is healthy: connected, and up to date with the others.
     pub async fn await_healthy(&self, n: usize) {
         let url = format!("http://{}:8222/healthz", self.servers[n].address);
-        let http = client();
         let what = format!("{} is healthy", self.servers[n].name);
         eventually(&what, AFTER_FAULT, || async {
             let pid = self.servers[n].child.as_ref().unwrap().id();
@@ -175,7 +177,8 @@ impl Cluster {
                 "{what}: it has ended; see {}",
                 self.folder.0.display()
             );
-            http.get(&url).send().await.ok()?.error_for_status().ok()
+            let answer = self.http.get(&url).send().await.ok()?;
+            answer.error_for_status().ok()
         })
         .await;
     }
@@ -217,14 +220,8 @@ impl Cluster {
     /// The names of the clients that are connected to a server.
     pub async fn clients_of(&self, n: usize) -> Vec<String> {
         let url = format!("http://{}:8222/connz", self.servers[n].address);
-        let answer: Value = client()
-            .get(url)
-            .send()
-            .await
-            .unwrap()
-            .json()
-            .await
-            .unwrap();
+        let answer = self.http.get(url).send().await.unwrap();
+        let answer: Value = answer.json().await.unwrap();
         let connections = answer["connections"].as_array().unwrap();
         let names = connections.iter().filter_map(|c| c["name"].as_str());
         names.map(str::to_owned).collect()

@@ -182,16 +182,6 @@ impl MongoSet {
         self.members[n].admin.run_command(command).await.unwrap();
     }
 
-    /// Makes one of the secondaries show its present state to readers for good: it applies no more
-    /// writes.
-    pub async fn hold_a_secondary_back(&self) {
-        let primary = self.primary().await;
-        let secondary = (primary + 1) % MEMBERS;
-        let lock = doc! {"fsync": 1, "lock": true};
-        let admin = &self.members[secondary].admin;
-        admin.run_command(lock).await.unwrap();
-    }
-
     /// Sends a signal to a member.
     pub fn signal(&self, signal: &str, n: usize) {
         let child = self.members[n].child.as_ref().unwrap();
