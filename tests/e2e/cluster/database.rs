@@ -17,7 +17,7 @@ use serde_json::json;
 use tokio::time::{Instant, timeout};
 
 use crate::support::load::Load;
-use crate::support::mongo_set::{ANSWER, MongoSet, SystemOnSet};
+use crate::support::mongo_set::{ANSWER, MongoSet, SystemOnSet, others};
 use crate::support::{AFTER_FAULT, SOON, Staff, documents, eventually, id_of};
 
 /// Messages that must be accepted before and after each fault.
@@ -132,8 +132,11 @@ async fn kill_9_of_the_primary_loses_no_accepted_message_and_refuses_none() {
     };
     let load = start_load(&staff).await;
     let old = on.set.primary().await;
+    on.set.set_replication(&others(old), false).await;
+    load.more(STEADY).await;
     on.set.end("-KILL", old);
-    assert_ne!(on.set.primary().await, old);
+    on.set.set_replication(&others(old), true).await;
+    on.set.step_up(others(old)[0]).await;
     load.more(STEADY).await;
     on.set.restart(old).await;
     load.more(STEADY).await;
@@ -149,7 +152,10 @@ async fn a_frozen_primary_that_wakes_up_after_an_election_answers_nothing_wrong(
     let staff = on.system.new_company().await;
     let load = start_load(&staff).await;
     let old = on.set.primary().await;
+    on.set.set_replication(&others(old), false).await;
+    load.more(STEADY).await;
     on.set.signal("-STOP", old);
+    on.set.set_replication(&others(old), true).await;
     let back = Instant::now() + FROZEN;
     let mut for_new_contacts = Vec::new();
     while Instant::now() < back {
@@ -179,8 +185,8 @@ async fn a_message_is_found_at_once_whatever_read_preference_the_uri_names() {
     let (system, staff) = (&on.system, on.system.new_company().await);
     let contact = staff.new_contact().await;
     // This secondary shows no message from here on.
-    let secondary = (on.set.primary().await + 1) % 3;
-    on.set.set_replication(secondary, false).await;
+    let [secondary, _] = others(on.set.primary().await);
+    on.set.set_replication(&[secondary], false).await;
     let body = json!({
         "contact_id": contact, "role": "user", "platform": "facebook", "direction": "inbound",
         "content": "hello",
@@ -301,10 +307,7 @@ async fn no_event_is_written_onto_what_an_old_primary_alone_had() {
 
     // Writes that the primary alone has, and that are not acknowledged.
     let old = set.primary().await;
-    let others = [(old + 1) % 3, (old + 2) % 3];
-    for n in others {
-        set.set_replication(n, false).await;
-    }
+    set.set_replication(&others(old), false).await;
     let reads: Vec<Stored> = conversations.iter().map(|c| log.read(c)).collect();
     let phones: Vec<Stored> = contacts.iter().map(|c| log.phone(c)).collect();
     let on_old = set.database_of(old);
@@ -327,10 +330,8 @@ async fn no_event_is_written_onto_what_an_old_primary_alone_had() {
     let answers: Vec<_> = answers
         .map(|(view, event)| tokio::spawn(async move { view.apply(&[event], 0).await }))
         .collect();
-    for n in others {
-        set.set_replication(n, true).await;
-    }
-    set.step_up(others[0]).await;
+    set.set_replication(&others(old), true).await;
+    set.step_up(others(old)[0]).await;
     let second = open_view(&set).await;
     let mut batch: Vec<Stored> = conversations.iter().map(|c| log.message(c)).collect();
     batch.extend(contacts.iter().map(|c| log.name(c, "after")));

@@ -259,3 +259,33 @@ async fn a_hanging_log_is_reported_within_2_s_and_fails_readiness() {
     assert_eq!(status, StatusCode::CREATED, "{answer}");
     system.assert_audit_clean();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_an_outage_no_slot_is_spent_on_questions_that_nobody_waits_for() {
+    const QUESTIONS: usize = 200;
+    let system = System::start(&[]).await;
+    let staff = system.new_company().await;
+    let contact = staff.new_contact().await;
+    let id = staff.customer_message(&contact, "hello").await.id;
+    let path = format!("/messages/{id}");
+    let mongod = system.signal("-STOP", "mongod");
+    // More than the persister answers at a time: the others wait for a slot.
+    let answers = futures_util::future::join_all((0..QUESTIONS).map(|_| staff.get(&path))).await;
+    kill("-CONT", mongod);
+    let refused = answers
+        .iter()
+        .filter(|(status, _)| *status == StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(refused.count(), QUESTIONS);
+    let metrics = format!("{}/metrics", system.services("persister")[0]);
+    let what = "old questions are refused, not worked on";
+    eventually(what, AFTER_FAULT, || async {
+        let answer = system.http.get(&metrics).send().await.ok()?;
+        let metrics = answer.text().await.ok()?;
+        metrics.contains("query_refused_total{").then_some(())
+    })
+    .await;
+    eventually("reads go on", AFTER_FAULT, || async {
+        (staff.get(&path).await.0 == StatusCode::OK).then_some(())
+    })
+    .await;
+}

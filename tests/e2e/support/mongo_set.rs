@@ -174,12 +174,14 @@ impl MongoSet {
         .await;
     }
 
-    /// Stops or continues the replication to a member, which otherwise works as usual. The primary
-    /// then applies writes that the member does not have.
-    pub async fn set_replication(&self, n: usize, is_on: bool) {
+    /// Stops or continues the replication to members, which otherwise work as usual. The primary then
+    /// applies writes that these members do not have.
+    pub async fn set_replication(&self, members: &[usize], is_on: bool) {
         let mode = if is_on { "off" } else { "alwaysOn" };
-        let command = doc! {"configureFailPoint": "stopReplProducer", "mode": mode};
-        self.members[n].admin.run_command(command).await.unwrap();
+        for n in members {
+            let command = doc! {"configureFailPoint": "stopReplProducer", "mode": mode};
+            self.members[*n].admin.run_command(command).await.unwrap();
+        }
     }
 
     /// Sends a signal to a member.
@@ -210,6 +212,11 @@ impl Drop for MongoSet {
             let _ = child.wait();
         }
     }
+}
+
+/// The members other than this one.
+pub fn others(n: usize) -> [usize; MEMBERS - 1] {
+    std::array::from_fn(|i| (n + 1 + i) % MEMBERS)
 }
 
 fn says(hello: &Document, what: &str) -> bool {

@@ -6,14 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::client::Request;
-use async_nats::service::ServiceExt;
 use async_nats::service::error::Error as MicroError;
+use async_nats::service::{Request as ServiceRequest, ServiceExt};
 use async_nats::{HeaderMap, RequestErrorKind};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use metrics::{counter, histogram};
 use serde::Serialize;
 use tokio::sync::Semaphore;
+use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, info_span, warn};
 
@@ -27,8 +29,13 @@ use contract::trace::TraceContext;
 /// How long a query may take, including the time in which the persister catches up. Beyond it the
 /// caller gets [`QueryError::Unavailable`].
 pub const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Queries of [`Priority::Read`] that one replica answers at a time. Further ones wait in the
-/// subscription, up to the connection's limit.
+/// How long a query may wait for a slot. Beyond it its caller has little time left and will ask again,
+/// so the slot goes to a younger query. Otherwise a queue that was once too long would stay so: all
+/// answers would come too late.
+const WORTH_ANSWERING: Duration = Duration::from_millis(2_500);
+/// Queries of one subject that wait for a slot. Further ones are refused at once.
+const WAITING_QUERIES: usize = 2_048;
+/// Queries of [`Priority::Read`] that one replica answers at a time.
 pub const CONCURRENT_QUERIES: usize = 64;
 /// Queries of [`Priority::Write`] that one replica answers at a time. Because each gateway asks one
 /// at a time, few slots are enough.
@@ -211,13 +218,26 @@ impl Answers {
             .await
             .map_err(|e| ServiceError::Nats(e.to_string()))?;
         let (tasks, stop, handle) = (self.tasks.clone(), self.stop.clone(), Arc::new(handle));
+        let (queue, mut waiting) = mpsc::channel(WAITING_QUERIES);
         self.tasks.spawn(async move {
-            // At shutdown the endpoint takes no further questions. The taken ones are answered by
-            // their tasks.
+            // At shutdown the endpoint takes no further questions. The taken ones are answered.
             while let Some(Some(request)) = stop.run_until_cancelled(requests.next()).await {
+                if let Err(TrySendError::Full((_, request))) =
+                    queue.try_send((Instant::now(), request))
+                {
+                    refuse(subject, &request).await;
+                }
+            }
+        });
+        self.tasks.spawn(async move {
+            while let Some((arrived, request)) = waiting.recv().await {
                 let Ok(slot) = slots.clone().acquire_owned().await else {
                     break;
                 };
+                if arrived.elapsed() > WORTH_ANSWERING {
+                    refuse(subject, &request).await;
+                    continue;
+                }
                 let handle = handle.clone();
                 let trace = request
                     .message
@@ -228,7 +248,7 @@ impl Answers {
                 let span = info_span!("query", subject, trace_id = trace.map(|t| t.trace_id()));
                 tasks.spawn(
                     async move {
-                        let started = tokio::time::Instant::now();
+                        let started = Instant::now();
                         let answer = handle(request.message.payload.clone()).await;
                         histogram!("query_seconds", "subject" => subject)
                             .record(started.elapsed().as_secs_f64());
@@ -243,6 +263,18 @@ impl Answers {
             }
         });
         Ok(())
+    }
+}
+
+/// Answers a query that waits for too long, or among too many.
+async fn refuse(subject: &'static str, request: &ServiceRequest) {
+    counter!("query_refused_total", "subject" => subject).increment(1);
+    let busy = MicroError {
+        status: "too many questions wait".to_owned(),
+        code: 503,
+    };
+    if let Err(e) = request.respond(Err(busy)).await {
+        warn!(error = %e, "an answer could not be sent");
     }
 }
 
