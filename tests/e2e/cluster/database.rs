@@ -1,5 +1,6 @@
 //! Every accepted message (201) survives what happens to a replica set of three mongods: a primary
-//! that steps down, dies, or wakes up as the primary that it no longer is. Slow.
+//! that steps down, dies, or wakes up as the primary that it no longer is. One test calls the
+//! persister's view directly, because that test must hold persisters between read and write. Slow.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
@@ -57,8 +58,8 @@ async fn settled(staff: &Staff<'_>, load: Load) -> HashSet<String> {
     ids
 }
 
-/// Asserts that the view is as the log says: every accepted message is stored once, counted once and
-/// if it was for the bot delivered, and there is no dead letter.
+/// Asserts that the view is as the log says: every accepted message is stored once, counted once,
+/// and delivered if it was for the bot. There is no dead letter.
 async fn assert_nothing_missing(on: &SystemOnSet, staff: &Staff<'_>, accepted: &HashSet<String>) {
     let dead = on.system.operator().await.get_stream("DEAD").await.unwrap();
     assert_eq!(dead.cached_info().state.messages, 0, "dead letters");
@@ -121,17 +122,10 @@ async fn three_step_downs_of_the_primary_lose_no_accepted_message_and_refuse_non
 #[tokio::test(flavor = "multi_thread")]
 async fn kill_9_of_the_primary_loses_no_accepted_message_and_refuses_none() {
     let mut on = SystemOnSet::start().await;
-    let (token, company) = {
-        let staff = on.system.new_company().await;
-        (staff.token.clone(), staff.company.clone())
-    };
-    let staff = Staff {
-        system: &on.system,
-        token,
-        company,
-    };
+    let staff = on.system.new_company().await;
     let load = start_load(&staff).await;
     let old = on.set.primary().await;
+    // What the primary writes from here on is lost with it.
     on.set.set_replication(&others(old), false).await;
     load.more(STEADY).await;
     on.set.end("-KILL", old);
@@ -152,6 +146,7 @@ async fn a_frozen_primary_that_wakes_up_after_an_election_answers_nothing_wrong(
     let staff = on.system.new_company().await;
     let load = start_load(&staff).await;
     let old = on.set.primary().await;
+    // What the primary writes from here on is rolled back later.
     on.set.set_replication(&others(old), false).await;
     load.more(STEADY).await;
     on.set.signal("-STOP", old);

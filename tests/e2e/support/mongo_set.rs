@@ -1,9 +1,9 @@
-//! Three mongods as one replica set, and the faults that a test can bring upon them. Each member has
-//! a loopback address of its own. Starts no service; see [`SystemOnSet`] for a whole system on such a
-//! set.
+//! Three mongods as one replica set, and the faults that a test can bring upon them. Each member
+//! has a loopback address of its own. Starts no service; see [`SystemOnSet`] for a whole system on
+//! such a set.
 
 use std::net::Ipv4Addr;
-use std::process::{Child, Stdio};
+use std::process::Child;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -106,8 +106,8 @@ impl MongoSet {
             .args(["--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "990"])
             // For `set_replication`.
             .args(["--setParameter", "enableTestCommands=1"])
-            .stdout(output)
-            .stderr(Stdio::inherit())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
             .spawn()
             .unwrap();
         self.members[n].child = Some(child);
@@ -129,7 +129,8 @@ impl MongoSet {
         .await;
     }
 
-    /// The primary. Of two members that both call themselves primary, the one that was elected later.
+    /// The primary. Of two members that both call themselves primary, the one that was elected
+    /// later.
     pub async fn primary(&self) -> usize {
         eventually("the set has a primary", AFTER_FAULT, || self.primary_now()).await
     }
@@ -174,8 +175,8 @@ impl MongoSet {
         .await;
     }
 
-    /// Stops or continues the replication to members, which otherwise work as usual. The primary then
-    /// applies writes that these members do not have.
+    /// Stops or continues the replication to members, which otherwise work as usual. The primary
+    /// then applies writes that these members do not have.
     pub async fn set_replication(&self, members: &[usize], is_on: bool) {
         let mode = if is_on { "off" } else { "alwaysOn" };
         for n in members {
