@@ -24,13 +24,14 @@ use crate::support::{AFTER_FAULT, SOON, Staff, documents, eventually, id_of};
 /// Messages that must be accepted before and after each fault.
 const STEADY: u64 = 300;
 
-/// A load with three contacts.
+/// A load with so many contacts that the bot soon has what has piled up in a fault. The messages of
+/// one contact go to the bot one after another.
 async fn start_load(staff: &Staff<'_>) -> Load {
-    let contacts = vec![
-        staff.new_contact().await,
-        staff.new_contact().await,
-        staff.new_contact().await,
-    ];
+    const CONTACTS: usize = 16;
+    let mut contacts = Vec::new();
+    for _ in 0..CONTACTS {
+        contacts.push(staff.new_contact().await);
+    }
     let gateway = staff.system.url("gateway");
     let load = Load::start(gateway, staff.token.clone(), contacts);
     load.more(STEADY).await;
