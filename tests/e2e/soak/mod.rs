@@ -2,7 +2,7 @@
 //! at random from a seed. At the end the `checker` compares what was witnessed, and `petbuddy audit`
 //! compares log, database and deliveries. Leaves a timeline in `target/tmp/soak.svg`.
 //!
-//! `SOAK_SECONDS` (60) is how long faults are brought about, `SOAK_SEED` repeats a run's faults.
+//! `SOAK_SECONDS` (120) is how long faults are brought about, `SOAK_SEED` repeats a run's faults.
 
 mod checker;
 mod clients;
@@ -28,7 +28,7 @@ use clients::{Company, Notes};
 /// Companies, each with clients of its own.
 const COMPANIES: usize = 3;
 /// How long a soak lasts by default.
-const SECONDS: u64 = 60;
+const SECONDS: u64 = 120;
 
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
