@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use contract::dead_letter::Reason;
 use contract::{Timestamp, header, inventory};
 use metrics::{counter, histogram};
 use runtime::CancellationToken;
@@ -13,7 +12,7 @@ use runtime::net::connection::Connection;
 use runtime::rpc::outcome;
 use runtime::service::health::Health;
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::mongo::client::{DatabaseError, limited};
 use crate::view::{Stored, Verdict, View};
@@ -32,9 +31,6 @@ pub const SOURCE: Source = Source {
 /// How long a batch is kept and tried again here. Beyond that the batch is given back. This time is
 /// shorter than the consumer's ack wait.
 const KEEP: Duration = Duration::from_secs(12);
-/// How long an event that this build does not know is given back, because another replica may be of
-/// a newer build. Beyond it the event is a dead letter. During an upgrade the persisters come first.
-const UPGRADE_WINDOW: Duration = Duration::from_secs(30);
 /// The pause between tries while MongoDB is away.
 const PAUSE: Duration = Duration::from_millis(500);
 /// When a batch that was given back comes again.
@@ -117,12 +113,6 @@ async fn write(
                     outcome::send(connection, inbox, &result).await;
                 }
                 Settle::Done
-            }
-            Verdict::Rejected(Reason::UnknownVersion, why)
-                if now.since(delivery.stored_at) < UPGRADE_WINDOW =>
-            {
-                debug!(seq = delivery.stream_seq, why, "left to a newer persister");
-                Settle::Retry(GIVE_BACK)
             }
             Verdict::Rejected(reason, why) => Settle::Reject(reason, why),
         });

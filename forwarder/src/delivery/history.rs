@@ -124,7 +124,9 @@ pub async fn ask(
     let view = match query::ask(connection, &question, trace).await {
         Ok(view) => view,
         // The view hides what was deleted.
-        Err(QueryError::NotFound) => return Ok(Past::Deleted),
+        Err(QueryError::NotFound) if copy.position.is_some() => return Ok(Past::Deleted),
+        // Somebody has stored the message in `OUTBOUND` alone, so the view never had it.
+        Err(QueryError::NotFound) => return Ok(Past::NEW),
         Err(e) => return Err(e.to_string()),
     };
     if edit.is_some_and(|event| is_behind(&view, &event)) {
@@ -206,4 +208,90 @@ fn is_behind(view: &MessageView, edit: &StoredMessage) -> bool {
         .ok()
         .map(|envelope| envelope.occurred_at);
     about(edit) == Some(view.message.id) && edited_at.is_some_and(|at| view.updated_at < at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use contract::domain::Delivery;
+
+    const GOLDEN: &str = include_str!("../../../nats/golden/message.created.v1.json");
+    const OTHER: Id = Id::from_bytes([9; 12]);
+
+    fn message() -> Message {
+        match Envelope::from_json(GOLDEN.as_bytes()).unwrap().event {
+            Event::MessageCreated(message) => message,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn copy(message: &Message, is_replay: bool) -> Copy<'_> {
+        Copy {
+            message,
+            position: Some(10),
+            outbound_seq: 5,
+            is_replay,
+        }
+    }
+
+    fn step(of: Id, message_seq: Option<u64>, state: DeliveryState) -> Option<LastStep> {
+        let delivery = Delivery {
+            state,
+            attempts: 3,
+            ..Delivery::queued()
+        };
+        let step = MessageDelivery {
+            message_id: of,
+            contact_id: OTHER,
+            message_seq,
+            delivery,
+            status: None,
+            duration_ms: None,
+        };
+        Some(LastStep {
+            step,
+            outbound_seq: Some(5),
+        })
+    }
+
+    #[test]
+    fn the_last_step_of_a_conversation_tells_of_its_message_and_of_all_earlier_ones() {
+        use DeliveryState::{Cancelled, Delivered, Failed, Held, Retrying, Sending};
+        let message = message();
+        let first = copy(&message, false);
+        for state in [Delivered, Failed, Cancelled] {
+            assert_eq!(said(step(message.id, Some(10), state), first), Said::Ended);
+        }
+        for state in [Sending, Retrying, Held] {
+            assert_eq!(
+                said(step(message.id, Some(10), state), first),
+                Said::Calls(3)
+            );
+        }
+        // A later message has had its turn, an earlier one has it, one without a position tells nothing.
+        for (seq, expected) in [
+            (Some(11), Said::Ended),
+            (Some(9), Said::Nothing),
+            (None, Said::Unknown),
+        ] {
+            assert_eq!(said(step(OTHER, seq, Sending), first), expected, "{seq:?}");
+        }
+        assert_eq!(said(None, first), Said::Unknown);
+    }
+
+    #[test]
+    fn only_its_own_steps_tell_of_a_replay() {
+        let message = message();
+        let replay = copy(&message, true);
+        let of_first_copy = |mut last: Option<LastStep>| {
+            last.as_mut().unwrap().outbound_seq = Some(1);
+            last
+        };
+        let delivered = || step(message.id, None, DeliveryState::Delivered);
+        let failed = step(message.id, Some(10), DeliveryState::Failed);
+        assert_eq!(said(of_first_copy(failed), replay), Said::Nothing);
+        assert_eq!(said(delivered(), replay), Said::Ended);
+        let later = step(OTHER, Some(11), DeliveryState::Delivered);
+        assert_eq!(said(later, replay), Said::Nothing);
+    }
 }

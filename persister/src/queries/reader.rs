@@ -9,6 +9,7 @@ use mongodb::Collection;
 use mongodb::action::Find;
 use mongodb::bson::raw::{RawDocument, RawDocumentBuf};
 use mongodb::bson::{Bson, Document, doc};
+use mongodb::options::ReadConcern;
 use runtime::consume::worker;
 use runtime::net::connection::Connection;
 use runtime::rpc::query::QueryError;
@@ -101,6 +102,19 @@ impl Reader {
         Ok(limited(async { Ok(collection.find_one(filter).max_time(MAX_TIME).await?) }).await?)
     }
 
+    /// The same as [`Reader::one`] for a filter by `_id`, confirmed by a majority of the replica set.
+    /// That nothing is found is final: a message may become a dead letter by it. A primary that was
+    /// replaced and does not know it yet could not say so.
+    async fn one_confirmed<T: DeserializeOwned + Send + Sync>(
+        &self,
+        collection: &Collection<T>,
+        filter: Document,
+    ) -> Result<Option<T>, QueryError> {
+        let find = collection.find_one(filter).max_time(MAX_TIME);
+        let find = find.read_concern(ReadConcern::linearizable());
+        Ok(limited(async { Ok(find.await?) }).await?)
+    }
+
     /// The document with this `_id`, if it passes `is_it`. Looks by `_id` alone, because MongoDB does
     /// that without planning. While the view is behind the log as the log was at the first look,
     /// this function looks again, for [`CATCH_UP`] at most.
@@ -128,7 +142,9 @@ impl Reader {
                 return Ok(found);
             }
             if is_done {
-                return Err(QueryError::NotFound);
+                let found = self.one_confirmed(collection, filter).await?;
+                let found = found.filter(|found| is_it(found));
+                return found.ok_or(QueryError::NotFound);
             }
             catch_up.pause().await?;
         }

@@ -19,7 +19,7 @@ const ROUNDS: usize = 40;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_key_at_two_gateways_at_the_same_time_is_stored_once_and_answered_alike() {
-    let clustered = ClusteredSystem::shared().await;
+    let clustered = ClusteredSystem::start().await;
     let staff = clustered.system.new_company().await;
     let contact = staff.new_contact().await;
     for round in 0..ROUNDS {
@@ -48,7 +48,7 @@ async fn one_key_at_two_gateways_at_the_same_time_is_stored_once_and_answered_al
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_external_id_at_two_gateways_at_the_same_time_is_created_once_and_else_a_conflict() {
-    let clustered = ClusteredSystem::shared().await;
+    let clustered = ClusteredSystem::start().await;
     let staff = clustered.system.new_company().await;
     let contact = staff.new_contact().await;
     for round in 0..ROUNDS {
@@ -105,7 +105,7 @@ async fn log_in(staff: &Staff<'_>, gateway: usize, email: &str, password: &str) 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn logins_of_one_person_at_the_same_time_do_not_hinder_each_other() {
-    let clustered = ClusteredSystem::shared().await;
+    let clustered = ClusteredSystem::start().await;
     let staff = clustered.system.new_company().await;
     let (status, me) = staff.get("/auth/me").await;
     assert_eq!(status, StatusCode::OK, "{me}");

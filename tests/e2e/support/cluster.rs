@@ -13,7 +13,7 @@ use reqwest::Client;
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use super::{AFTER_FAULT, Folder, System, client, eventually, kill, petbuddy};
 
@@ -360,6 +360,14 @@ pub struct ClusteredSystem {
     // Dropped first: the services end before their servers.
     pub system: System,
     pub cluster: Cluster,
+    _only: SemaphorePermit<'static>,
+}
+
+/// A permit for a system with three servers of one kind. Tests run side by side, and two such systems
+/// at once would be too much for two cores.
+pub async fn only_one() -> SemaphorePermit<'static> {
+    static ONE: Semaphore = Semaphore::const_new(1);
+    ONE.acquire().await.unwrap()
 }
 
 impl ClusteredSystem {
@@ -367,14 +375,9 @@ impl ClusteredSystem {
         ClusteredSystem::start_with(&[]).await
     }
 
-    /// The system that tests without faults share. It runs until the test process ends.
-    pub async fn shared() -> &'static ClusteredSystem {
-        static SHARED: tokio::sync::OnceCell<ClusteredSystem> = tokio::sync::OnceCell::const_new();
-        SHARED.get_or_init(ClusteredSystem::start).await
-    }
-
     /// With more environment.
     pub async fn start_with(environment: &[(&str, &str)]) -> ClusteredSystem {
+        let only = only_one().await;
         let cluster = Cluster::start().await;
         let of_cluster = cluster.environment();
         let environment: Vec<(&str, &str)> = of_cluster
@@ -385,7 +388,11 @@ impl ClusteredSystem {
         let replicas = "gateway=2,persister=2,forwarder=2,scheduler=2,realtime=2";
         let arguments = ["--replicas", replicas];
         let system = System::start_with(Folder::new(), &arguments, &environment).await;
-        ClusteredSystem { system, cluster }
+        ClusteredSystem {
+            system,
+            cluster,
+            _only: only,
+        }
     }
 
     /// The server that leads a stream.

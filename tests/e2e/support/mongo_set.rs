@@ -10,9 +10,10 @@ use futures_util::future::join_all;
 use mongodb::bson::{Document, doc};
 use mongodb::options::{ClientOptions, ServerAddress};
 use mongodb::{Client, Database};
+use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
 
-use super::cluster::{addresses, server_program, watched};
+use super::cluster::{addresses, only_one, server_program, watched};
 use super::{AFTER_FAULT, Folder, SOON, System, eventually, kill};
 
 /// Members of a set.
@@ -37,11 +38,13 @@ struct Member {
 pub struct MongoSet {
     members: Vec<Member>,
     folder: Folder,
+    _only: SemaphorePermit<'static>,
 }
 
 impl MongoSet {
     /// Starts the members and waits until one is primary and the others follow.
     pub async fn start() -> MongoSet {
+        let only = only_one().await;
         let members = addresses::<MEMBERS>().map(|address| Member {
             address,
             child: None,
@@ -50,6 +53,7 @@ impl MongoSet {
         let mut set = MongoSet {
             members: members.into(),
             folder: Folder::new(),
+            _only: only,
         };
         (0..MEMBERS).for_each(|n| set.launch(n));
         for n in 0..MEMBERS {
