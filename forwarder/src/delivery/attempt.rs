@@ -131,14 +131,28 @@ impl Attempt<'_> {
     }
 
     async fn prepare(&mut self) -> Result<Prepared, Obstacle> {
+        let (past, asked) = tokio::join!(self.look_back(), self.ask());
         // First: a message that has ended does not expire.
-        let edited = self.look_back().await?;
+        let edited = match past? {
+            Past::Ended => return Err(Obstacle::Ended),
+            Past::Deleted => return Err(Obstacle::Deleted),
+            Past::Open { calls, edited } => {
+                self.calls = self.calls.max(calls);
+                self.is_repeated |= calls > 0;
+                edited
+            }
+        };
+        let edited = edited.map(|(content, attachments)| Message {
+            content,
+            attachments,
+            ..self.outbound.message.clone()
+        });
         let deadline = self.forwarder.deadline;
         if is_expired(self.since, self.now(), deadline) {
             let why = format!("older than {}", text(deadline));
             return Err(Obstacle::Failed(Reason::Expired, why));
         }
-        let (contact, integration) = self.ask().await?;
+        let (contact, integration) = asked?;
         let version = integration.as_ref().map(|i| i.updated_at);
         let (token, is_trial) = self
             .token(integration.as_ref())
@@ -155,28 +169,16 @@ impl Attempt<'_> {
         })
     }
 
-    /// Asks what has become of the message already. Returns the message as staff have edited it.
-    async fn look_back(&mut self) -> Result<Option<Message>, Obstacle> {
+    /// Asks what has become of the message already.
+    async fn look_back(&self) -> Result<Past, Obstacle> {
         let copy = history::Copy {
             message: &self.outbound.message,
             position: self.work.item.log_position,
             outbound_seq: self.work.item.seq,
             is_replay: self.is_replay,
         };
-        match history::ask(&self.forwarder.connection, copy, self.trace).await {
-            Ok(Past::Ended) => Err(Obstacle::Ended),
-            Ok(Past::Deleted) => Err(Obstacle::Deleted),
-            Ok(Past::Open { calls, edited }) => {
-                self.calls = self.calls.max(calls);
-                self.is_repeated |= calls > 0;
-                Ok(edited.map(|(content, attachments)| Message {
-                    content,
-                    attachments,
-                    ..self.outbound.message.clone()
-                }))
-            }
-            Err(why) => Err(Obstacle::NoAnswer(why)),
-        }
+        let past = history::ask(&self.forwarder.connection, copy, self.trace).await;
+        past.map_err(Obstacle::NoAnswer)
     }
 
     /// Asks the persister for the contact and the company's access to the platform.

@@ -21,16 +21,20 @@ use runtime::dead_letters::store::{self, Failed};
 use runtime::log::ordering_key::OrderingKey;
 use runtime::log::publisher::{Outgoing, PublishError, Publisher};
 use runtime::net::connection::Connection;
+use runtime::service::Service;
 use runtime::service::health::Health;
 use serde_json::json;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{info, warn};
 
 /// Messages that wait in memory for their copying. The relay asks for no more before some are
 /// copied.
 const MAX_WAITING: usize = 256;
-/// The pause before the consumer is asked for again after a failure.
-const REOPEN_PAUSE: Duration = Duration::from_millis(100);
+/// First and longest pause before the consumer is asked for again after a failure. The pause
+/// doubles, because a full `OUTBOUND` fails every time.
+const REOPEN_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// Work for this long without a failure ends the doubling.
+const RECOVERED_AFTER: Duration = Duration::from_secs(10);
 /// How often the server is asked how far the relay is behind.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Messages that await the relay. Beyond this number the forwarder is not ready.
@@ -46,7 +50,7 @@ const SOURCE: Source = Source {
 };
 
 /// The relay. Every forwarder has one, and the server pins the consumer to one of them.
-pub struct Relay {
+struct Relay {
     connection: Connection,
     /// Writes `OUTBOUND` and nothing else, because an atomic batch belongs to one stream.
     publisher: Publisher,
@@ -55,7 +59,7 @@ pub struct Relay {
 
 impl Relay {
     /// Copies nothing yet.
-    pub fn new(connection: Connection, publisher: Publisher, stop: CancellationToken) -> Relay {
+    fn new(connection: Connection, publisher: Publisher, stop: CancellationToken) -> Relay {
         Relay {
             connection,
             publisher,
@@ -64,8 +68,10 @@ impl Relay {
     }
 
     /// Copies whenever the consumer is pinned to this replica, until the stop.
-    pub async fn run(self) {
+    async fn run(self) {
+        let mut pause = REOPEN_PAUSE.0;
         while !self.stop.is_cancelled() {
+            let begun = Instant::now();
             let worked = match self.open().await {
                 Ok(pinned) => self.own(pinned).await,
                 Err(why) => Err(why),
@@ -73,8 +79,12 @@ impl Relay {
             if let Err(why) = worked {
                 counter!("relay_lost_total").increment(1);
                 warn!(why, "the relay begins again");
-                let pause = tokio::time::sleep(REOPEN_PAUSE);
-                let _ = self.stop.run_until_cancelled(pause).await;
+                if begun.elapsed() >= RECOVERED_AFTER {
+                    pause = REOPEN_PAUSE.0;
+                }
+                let sleep = tokio::time::sleep(pause);
+                let _ = self.stop.run_until_cancelled(sleep).await;
+                pause = (pause * 2).min(REOPEN_PAUSE.1);
             }
         }
     }
@@ -90,8 +100,8 @@ impl Relay {
         .map_err(|e| e.to_string())
     }
 
-    /// Waits for the pin and copies, until the stop. The messages that were being copied at the stop
-    /// are copied again by the next owner, which the stream stores once.
+    /// Waits for the pin and copies, until the stop. The next owner copies again what was being
+    /// copied at the stop, and the stream stores it once.
     ///
     /// # Errors
     /// Why this replica copies no more for now.
@@ -154,10 +164,11 @@ impl Relay {
         for (message, receipt) in queued {
             match receipt.receipt().await {
                 Ok(receipt) => {
-                    let is_new = if receipt.duplicate { "known" } else { "new" };
-                    counter!("relay_copied_total", "copy" => is_new).increment(1);
+                    let copy = if receipt.duplicate { "known" } else { "new" };
+                    counter!("relay_copied_total", "copy" => copy).increment(1);
                 }
                 Err(PublishError::Refused(why)) => self.give_up(message, &why).await?,
+                Err(PublishError::Full) => return Err("OUTBOUND is full".to_owned()),
                 Err(e) => return Err(e.to_string()),
             }
         }
@@ -203,7 +214,8 @@ impl Relay {
     }
 }
 
-/// Acknowledges messages that are copied. If an acknowledgement is lost, its message is copied again.
+/// Acknowledges messages that are copied. If an acknowledgement is lost, its message is copied
+/// again.
 async fn settle(messages: &[Message]) {
     for message in messages {
         if let Err(error) = message.ack().await {
@@ -245,7 +257,7 @@ fn without_servers(headers: &HeaderMap) -> HeaderMap {
 }
 
 /// Shows in health and metrics how far the relay is behind the log, until the stop.
-pub async fn watch(connection: Connection, health: Health, stop: CancellationToken) {
+async fn watch(connection: Connection, health: Health, stop: CancellationToken) {
     let mut tick = tokio::time::interval(LOOK_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
@@ -264,7 +276,7 @@ pub async fn watch(connection: Connection, health: Health, stop: CancellationTok
 }
 
 /// Starts the relay of a forwarder.
-pub fn start(service: &mut runtime::service::Service) {
+pub fn start(service: &mut Service) {
     let (connection, stop) = (service.connection.clone(), service.stop.clone());
     service.health.expect(&[CHECK]);
     service.spawn(

@@ -53,9 +53,11 @@ pub const DEAD_MSG_ID: &str = "Dead-Msg-Id";
 /// On a replayed message, and on the dead letter that the message becomes if it fails again: the
 /// sequence in `DEAD` of the dead letter that was replayed.
 pub const REPLAY_OF: &str = "Replay-Of";
-/// On a dead letter, and on a message that is replayed from one: the [`log_position`] of its event.
+/// On a message of `OUTBOUND`, on a dead letter, and on a message that is replayed from one: the
+/// [`log_position`] of its event.
 pub const EVENT_SEQ: &str = "Event-Seq";
-/// The stream and the sequence that the server sourced a message from: `<stream> <sequence> …`.
+/// On a message that a server stored before the relay: the stream and the sequence that the server
+/// sourced the message from, `<stream> <sequence> …`.
 pub const STREAM_SOURCE: &str = "Nats-Stream-Source";
 
 /// The position in the log of the event that a message is about, counting from 1: the sequence in

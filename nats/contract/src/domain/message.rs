@@ -136,8 +136,8 @@ pub(crate) const fn is_forwardable(platform: Platform, direction: Direction, rol
 }
 
 impl Message {
-    /// Whether the forwarder takes the message to the bot. The server's source filter of `OUTBOUND`
-    /// says the same in subjects.
+    /// Whether the forwarder takes the message to the bot. `subject::forwardable` says the same in
+    /// subjects.
     pub fn is_forwardable(&self) -> bool {
         is_forwardable(self.platform, self.direction, self.role)
     }
