@@ -76,7 +76,7 @@ pub enum Objection {
     Foreign(u64),
     /// A socket got an event again, or after a later one.
     Repeated(u64),
-    /// A socket never got an event, and was not told to fetch.
+    /// A socket never got an event, and was not told to fetch then or later.
     Gap(u64),
     /// The bot was called again for a message that it had taken.
     CalledAgain(String),
@@ -169,11 +169,14 @@ fn bot_against_log(witnessed: &Witnessed, objections: &mut BTreeSet<Objection>) 
     }
 }
 
-fn socket_against_log(
+/// What a socket got against what it must have got. A node that has passed an event over tells its
+/// clients to fetch once it finds out, so a `resync` explains the gaps before it too.
+pub fn socket_against_log(
     transcript: &Transcript,
     log: &[Logged],
     objections: &mut BTreeSet<Objection>,
 ) {
+    let mut gaps = BTreeSet::new();
     let own: BTreeMap<u64, ()> = log
         .iter()
         .filter(|logged| logged.company == transcript.company)
@@ -182,7 +185,10 @@ fn socket_against_log(
     let mut position = transcript.begin;
     for seen in &transcript.seen {
         match *seen {
-            Seen::Resync(seq) => position = position.max(seq),
+            Seen::Resync(seq) => {
+                gaps.retain(|gap| *gap > seq);
+                position = position.max(seq);
+            }
             Seen::Event(seq) if !own.contains_key(&seq) => {
                 objections.insert(Objection::Foreign(seq));
             }
@@ -190,14 +196,13 @@ fn socket_against_log(
                 objections.insert(Objection::Repeated(seq));
             }
             Seen::Event(seq) => {
-                let missed = own.range(position + 1..seq).map(|(seq, ())| *seq);
-                objections.extend(missed.map(Objection::Gap));
+                gaps.extend(own.range(position + 1..seq).map(|(seq, ())| *seq));
                 position = seq;
             }
         }
     }
-    let missed = own.range(position + 1..).map(|(seq, ())| *seq);
-    objections.extend(missed.map(Objection::Gap));
+    gaps.extend(own.range(position + 1..).map(|(seq, ())| *seq));
+    objections.extend(gaps.into_iter().map(Objection::Gap));
 }
 
 mod tests {
@@ -286,6 +291,12 @@ mod tests {
             objections(|w| w.transcripts[0].seen.truncate(199)),
             [Gap(200)]
         );
+        // A resync says nothing of what comes after it.
+        let too_early = |w: &mut Witnessed| {
+            w.transcripts[0].seen.remove(6);
+            w.transcripts[0].seen.insert(5, Seen::Resync(5));
+        };
+        assert_eq!(objections(too_early), [Gap(7)]);
         assert_eq!(
             objections(|w| w.calls.push("m9".into())),
             [CalledAgain("m9".into())]
@@ -312,6 +323,11 @@ mod tests {
             w.transcripts[0].seen.splice(10..20, [Seen::Resync(20)]);
         };
         assert_eq!(objections(change), []);
+        let late = |w: &mut Witnessed| {
+            w.transcripts[0].seen.remove(6);
+            w.transcripts[0].seen.insert(20, Seen::Resync(21));
+        };
+        assert_eq!(objections(late), []);
     }
 
     #[test]

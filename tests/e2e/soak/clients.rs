@@ -1,6 +1,7 @@
 //! The clients of a soak, as a careful integrator writes them: a create is repeated with the same key
 //! until its outcome is known, and a socket comes back with the last sequence that it has seen.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -10,9 +11,9 @@ use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::checker::{Accepted, Logged, Seen, Transcript, Witnessed};
+use super::checker::{Accepted, Logged, Seen, Transcript, Witnessed, socket_against_log};
 use crate::support::ws_client::{Incoming, Socket, is_in_log};
-use crate::support::{System, client, eventually, id_of};
+use crate::support::{System, client, id_of};
 
 /// Pause between two requests of a client.
 const PACE: Duration = Duration::from_millis(30);
@@ -20,7 +21,7 @@ const PACE: Duration = Duration::from_millis(30);
 const AGAIN: Duration = Duration::from_millis(300);
 /// How long a request is repeated. Longer than any fault.
 const GIVE_UP: Duration = Duration::from_secs(90);
-/// How long followers may take to see everything.
+/// How long followers may take to see everything. Longer than a node takes to find a gap.
 const FOLLOWED: Duration = Duration::from_secs(60);
 /// Conversations of a company.
 const CONTACTS: usize = 4;
@@ -79,8 +80,8 @@ pub struct Company {
     /// An access token that outlives the soak.
     token: String,
     contacts: Vec<String>,
-    /// How far the followers are.
-    followed: Arc<Mutex<Vec<u64>>>,
+    /// What each follower has seen.
+    transcripts: Arc<Mutex<Vec<Transcript>>>,
 }
 
 impl Company {
@@ -95,7 +96,7 @@ impl Company {
             token: system.token(&staff.company, &user, 24 * 3_600),
             id: staff.company.clone(),
             contacts,
-            followed: Arc::default(),
+            transcripts: Arc::default(),
         }
     }
 
@@ -166,16 +167,15 @@ impl Company {
     }
 
     /// Follows the company's events until the stop, over any number of connections.
-    pub async fn follow(self, node: String, stop: CancellationToken) -> Transcript {
+    pub async fn follow(self, node: String, stop: CancellationToken) {
         let mine = {
-            let mut followed = self.followed.lock().unwrap();
-            followed.push(0);
-            followed.len() - 1
-        };
-        let mut transcript = Transcript {
-            company: self.id.clone(),
-            begin: 0,
-            seen: Vec::new(),
+            let mut transcripts = self.transcripts.lock().unwrap();
+            transcripts.push(Transcript {
+                company: self.id.clone(),
+                begin: 0,
+                seen: Vec::new(),
+            });
+            transcripts.len() - 1
         };
         let mut position: Option<u64> = None;
         let _ = stop
@@ -184,6 +184,7 @@ impl Company {
                     if let Ok(mut socket) = Socket::try_open(&node, &self.token, position).await {
                         while let Incoming::Event(event, data) = socket.receive().await {
                             let seq = data["seq"].as_u64();
+                            let transcript = &mut self.transcripts.lock().unwrap()[mine];
                             match (event.as_str(), seq) {
                                 ("ready", Some(seq)) if position.is_none() => {
                                     (transcript.begin, position) = (seq, Some(seq));
@@ -198,28 +199,29 @@ impl Company {
                                 }
                                 _ => {}
                             }
-                            self.followed.lock().unwrap()[mine] = position.unwrap_or(0);
                         }
                     }
                     tokio::time::sleep(AGAIN).await;
                 }
             })
             .await;
-        transcript
     }
 
-    /// Waits until every follower has seen the company's last event up to `last`.
-    pub async fn await_followed_to(&self, log: &[Logged], last: u64) {
-        let own = log
-            .iter()
-            .rev()
-            .find(|l| l.company == self.id && l.seq <= last);
-        let target = own.map_or(0, |logged| logged.seq);
-        eventually("every socket has come to the end", FOLLOWED, || async {
-            let followed = self.followed.lock().unwrap();
-            followed.iter().all(|seq| *seq >= target).then_some(())
-        })
-        .await;
+    /// Waits until every follower has seen everything, or was told to fetch. What is missing after
+    /// [`FOLLOWED`] is in the transcripts.
+    pub async fn transcripts(&self, log: &[Logged]) -> Vec<Transcript> {
+        let begun = Instant::now();
+        loop {
+            let transcripts = self.transcripts.lock().unwrap().clone();
+            let mut objections = BTreeSet::new();
+            for transcript in &transcripts {
+                socket_against_log(transcript, log, &mut objections);
+            }
+            if objections.is_empty() || begun.elapsed() > FOLLOWED {
+                return transcripts;
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
     }
 }
 
