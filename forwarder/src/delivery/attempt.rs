@@ -88,7 +88,7 @@ impl Attempt<'_> {
                     seq = self.work.item.seq,
                     "the message had ended before; only settled"
                 );
-                self.forwarder.settle(self.work).await
+                self.forwarder.done(self.work).await
             }
             Err(Obstacle::Deleted) => {
                 let final_step = FinalStep {
@@ -333,7 +333,6 @@ impl Attempt<'_> {
                 calls: self.calls,
             },
             has_entry,
-            unsettled: false,
         }
     }
 
@@ -354,7 +353,6 @@ impl Attempt<'_> {
                 calls: self.calls,
             },
             has_entry,
-            unsettled: false,
         }
     }
 
@@ -372,7 +370,7 @@ impl Attempt<'_> {
     /// something cannot be stored, only that and what follows is tried again.
     async fn finish(&self, mut final_step: FinalStep) -> Outcome {
         match self.store_final(&mut final_step).await {
-            Ok(()) => self.forwarder.settle(self.work).await,
+            Ok(()) => self.forwarder.done(self.work).await,
             Err(NotStored) => {
                 counter!("forward_again_total").increment(1);
                 warn!(
@@ -385,7 +383,6 @@ impl Attempt<'_> {
                         final_step: Box::new(final_step),
                     },
                     has_entry: self.work.has_entry,
-                    unsettled: false,
                 }
             }
         }

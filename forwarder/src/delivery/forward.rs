@@ -21,7 +21,7 @@ impl Forwarder {
                 Ok(content) => content,
                 // An operator has removed the message.
                 Err(e) if e.kind() == RawMessageErrorKind::NoMessageFound => {
-                    return self.next(work, true).await;
+                    return self.done(work).await;
                 }
                 Err(error) => return self.look_again(work, &error.to_string()),
             },
@@ -32,7 +32,7 @@ impl Forwarder {
         // from there before the relay. Its first copy has been in `OUTBOUND` too, so this copy is
         // not delivered.
         if is_replay && has(header::STREAM_SOURCE) {
-            return self.settle(work).await;
+            return self.done(work).await;
         }
         let outbound = match outbound::read(&content.subject, &content.payload) {
             Ok(outbound) => outbound,

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use async_nats::Subject;
 use async_nats::jetstream::AckKind;
 use async_nats::jetstream::stream::{RawMessageError, RawMessageErrorKind};
 use contract::dead_letter::Reason;
@@ -87,7 +88,7 @@ impl Forwarder {
             .dead_letter(work, content, calls, error.reason, &error.why)
             .await
         {
-            Ok(()) => self.settle(work).await,
+            Ok(()) => self.done(work).await,
             Err(NotStored) => self.look_again(work, "the dead letter is not stored"),
         }
     }
@@ -122,32 +123,29 @@ impl Forwarder {
         wait(work)
     }
 
-    /// Acknowledges a message that is done with.
-    pub async fn settle(&self, work: &Work) -> Outcome {
+    /// Acknowledges a message that is done with. Whether the server has confirmed this.
+    pub async fn settle(&self, seq: u64, ack: Subject) -> bool {
         for _ in 0..ACK_TRIES {
-            let ack = self
-                .connection
-                .request(work.item.ack.clone(), AckKind::Ack.into());
+            let ack = self.connection.request(ack.clone(), AckKind::Ack.into());
             if matches!(tokio::time::timeout(REQUEST_TIMEOUT, ack).await, Ok(Ok(_))) {
-                return self.next(work, true).await;
+                return true;
             }
         }
         warn!(
-            seq = work.item.seq,
+            seq,
             "an acknowledgement is not confirmed; it is repeated if the message comes again"
         );
-        self.next(work, false).await
+        false
     }
 
     /// Lets the lane's next message have its turn.
-    pub async fn next(&self, work: &Work, is_settled: bool) -> Outcome {
+    pub async fn done(&self, work: &Work) -> Outcome {
         if work.has_entry {
             self.lane_store.remove(work.partition, work.lane).await;
         }
         Outcome {
             after: After::Next,
             has_entry: false,
-            unsettled: !is_settled,
         }
     }
 }
@@ -161,6 +159,5 @@ pub fn wait(work: &Work) -> Outcome {
     Outcome {
         after,
         has_entry: work.has_entry,
-        unsettled: false,
     }
 }

@@ -7,7 +7,7 @@ use contract::event::{Envelope, Event, MessageDelivery};
 use contract::query::GetMessage;
 use contract::subject::EventSubject;
 use contract::trace::TraceContext;
-use contract::{Id, Timestamp, header, inventory, subject};
+use contract::{Id, Timestamp, header, inventory};
 use runtime::log::direct_get::{self, StoredMessage};
 use runtime::net::connection::Connection;
 use runtime::rpc::query::{self, QueryError};
@@ -85,13 +85,6 @@ pub async fn ask(
             .map(newer)
             .map_err(|e| e.to_string())
     };
-    // Mostly nothing has happened in the conversation since, which one question tells.
-    if last(subject::of_conversation(company, contact))
-        .await?
-        .is_none()
-    {
-        return Ok(Past::NEW);
-    }
     let (step, edit, deletion) = tokio::try_join!(
         last(EventSubject::MessageDelivery { company, contact }.to_string()),
         last(EventSubject::MessageUpdated { company, contact }.to_string()),

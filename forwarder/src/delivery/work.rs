@@ -62,15 +62,12 @@ pub struct Outcome {
     pub after: After,
     /// Whether the lane has an entry in the bucket `lanes` now.
     pub has_entry: bool,
-    /// The message is done with, but the server has not confirmed the ack. If the message comes
-    /// again, only the ack is repeated.
-    pub unsettled: bool,
 }
 
 /// What becomes of a lane after work on its first message.
 #[derive(Clone, Debug, PartialEq)]
 pub enum After {
-    /// The message is done with, and the next one has its turn.
+    /// The message is done with and only to be settled, and the next one has its turn.
     Next,
     /// The same message has its turn again, not before a time.
     Wait {

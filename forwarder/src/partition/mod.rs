@@ -10,6 +10,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::Subject;
 use async_nats::jetstream::Message;
 use contract::domain::{DeliveryState, LaneEntry};
 use contract::subject::Outbound;
@@ -56,15 +57,24 @@ pub struct Partition {
     /// The lanes that have an entry in the bucket `lanes`. The entry itself is kept from the takeover
     /// until its message comes.
     entries: HashMap<LaneId, Option<LaneEntry>>,
-    /// Messages that are done with although the server has not confirmed their ack.
+    /// Messages that are done with although the server has not confirmed their ack. If one of them
+    /// comes again, only its ack is repeated.
     unsettled: HashSet<u64>,
+    /// Acks under way. Each is for a message that the server counts as pending, so the consumer's
+    /// `max_ack_pending` bounds them.
+    settling: JoinSet<(u64, bool)>,
     /// An earlier owner may have called for messages up to this sequence.
     repeated_to: u64,
     work: JoinSet<Worked>,
 }
 
-/// The end of work on a message: its lane, its sequence, and the outcome.
-type Worked = (LaneId, u64, Outcome);
+/// The end of work on a message.
+struct Worked {
+    lane: LaneId,
+    seq: u64,
+    ack: Subject,
+    outcome: Outcome,
+}
 
 /// What a replica has only while it asks for a partition or owns it.
 struct Ownership {
@@ -126,6 +136,7 @@ impl Partition {
             lanes: Lanes::default(),
             entries: HashMap::new(),
             unsettled: HashSet::new(),
+            settling: JoinSet::new(),
             repeated_to: 0,
             work: JoinSet::new(),
         };
@@ -195,6 +206,7 @@ impl Partition {
             let awaits_permit = !own.permit.is_empty();
             let awaits_look = !own.look.is_empty();
             let is_working = !self.work.is_empty();
+            let is_settling = !self.settling.is_empty();
             let mut result = Ok(());
             tokio::select! {
                 // An error means that the assignment has stopped, which the loop's condition shows.
@@ -212,6 +224,7 @@ impl Partition {
                 }
                 _ = due, if next_due.is_some() => self.lanes.wake(Instant::now()),
                 Some(worked) = self.work.join_next(), if is_working => self.worked(worked),
+                Some(settled) = self.settling.join_next(), if is_settling => self.settled(settled),
                 _ = self.released.changed() => self.release(),
                 _ = own.look_tick.tick() => own.look(&self.forwarder.connection, self.number),
                 Some(state) = own.look.join_next(), if awaits_look => {
@@ -318,10 +331,15 @@ impl Partition {
         let is_done = self.unsettled.contains(&work.item.seq);
         self.work.spawn(async move {
             let outcome = match is_done {
-                true => forwarder.settle(&work).await,
+                true => forwarder.done(&work).await,
                 false => forwarder.forward(&work, permit).await,
             };
-            (lane, work.item.seq, outcome)
+            Worked {
+                lane,
+                seq: work.item.seq,
+                ack: work.item.ack,
+                outcome,
+            }
         });
     }
 
@@ -338,16 +356,24 @@ impl Partition {
         }
     }
 
-    fn finish(&mut self, (lane, seq, outcome): Worked) {
+    fn finish(&mut self, worked: Worked) {
+        let Worked {
+            lane,
+            seq,
+            ack,
+            outcome,
+        } = worked;
         if outcome.has_entry {
             self.entries.entry(lane).or_default();
         } else {
             self.entries.remove(&lane);
         }
-        if outcome.unsettled {
+        if outcome.after == After::Next {
+            // The lane's next message need not wait for this.
             self.unsettled.insert(seq);
-        } else {
-            self.unsettled.remove(&seq);
+            let forwarder = self.forwarder.clone();
+            self.settling
+                .spawn(async move { (seq, forwarder.settle(seq, ack).await) });
         }
         let held = match outcome.after {
             After::Hold { scope, .. } => Some(scope),
@@ -391,11 +417,18 @@ impl Partition {
         Ok(())
     }
 
-    /// Waits for calls under way, pinned meanwhile, and then leaves the partition.
+    fn settled(&mut self, settled: Result<(u64, bool), JoinError>) {
+        if let Ok((seq, true)) = settled {
+            self.unsettled.remove(&seq);
+        }
+    }
+
+    /// Waits for calls and acks under way, pinned meanwhile, and then leaves the partition.
     async fn leave(&mut self, mut pinned: PinnedConsumer) {
         let deadline = Instant::now() + LEAVE_WITHIN;
-        while !self.work.is_empty() {
+        while !self.work.is_empty() || !self.settling.is_empty() {
             tokio::select! {
+                Some(settled) = self.settling.join_next() => self.settled(settled),
                 Some(worked) = self.work.join_next() => {
                     if let Ok(worked) = worked {
                         self.finish(worked);

@@ -12,12 +12,22 @@ use crate::delivery::work::{After, LaneId, LaneItem, Scope};
 /// Bytes of payloads that one partition keeps in memory at most. A message beyond that is read from
 /// the stream once more when it has its turn.
 const KEPT_BYTES: usize = 2 * 1024 * 1024;
+/// Of these, the bytes for messages that await an earlier one of their lane. The rest is for the
+/// first messages, so that a long lane does not take the memory of all others.
+const KEPT_BEHIND_BYTES: usize = KEPT_BYTES / 2;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum State {
     Ready,
     Waiting(Instant),
     Held(Scope, Instant),
+}
+
+impl LaneItem {
+    /// Bytes of its payload in memory.
+    fn kept_bytes(&self) -> usize {
+        self.content.as_ref().map_or(0, |c| c.payload.len())
+    }
 }
 
 struct Lane {
@@ -64,16 +74,19 @@ impl Lanes {
                 && working != Some(other.seq)
         };
         let index = lane.items.len() - lane.items.iter().rev().take_while(is_newer).count();
-        if index == 0 && working.is_none() {
-            match item.content.as_ref().map(|c| c.payload.len()) {
-                Some(bytes) if self.kept_bytes + bytes <= KEPT_BYTES => self.kept_bytes += bytes,
-                _ => item.content = None,
-            }
-            lane.items.push_front(item);
+        let is_first = index == 0 && working.is_none();
+        let limit = match is_first {
+            true => KEPT_BYTES,
+            false => KEPT_BEHIND_BYTES,
+        };
+        let bytes = item.kept_bytes();
+        match self.kept_bytes + bytes <= limit {
+            true => self.kept_bytes += bytes,
+            false => item.content = None,
+        }
+        lane.items.insert(index, item);
+        if is_first {
             self.line_up(id);
-        } else {
-            item.content = None;
-            lane.items.insert(index, item);
         }
     }
 
@@ -107,8 +120,8 @@ impl Lanes {
             let Some(first) = lane.items.front_mut() else {
                 continue;
             };
+            self.kept_bytes -= first.kept_bytes();
             let content = first.content.take();
-            self.kept_bytes -= content.as_ref().map_or(0, |c| c.payload.len());
             self.working.insert(id, first.seq);
             return Some((
                 id,
@@ -156,6 +169,8 @@ impl Lanes {
                 self.due.push(Reverse((until, id)));
                 return;
             }
+            // Sent again during the work, it has come with its content.
+            self.kept_bytes -= first.kept_bytes();
             lane.items.pop_front();
         }
         if lane.items.is_empty() {

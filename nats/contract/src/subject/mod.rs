@@ -71,12 +71,6 @@ pub fn of_company(company: Id) -> String {
     format!("*.*.{company}.>")
 }
 
-/// The filter of everything that `EVENTS` stores of a conversation, but for its messages: steps,
-/// edits, deletions, marks.
-pub fn of_conversation(company: Id, contact: Id) -> String {
-    format!("message.*.{company}.{contact}")
-}
-
 /// `outbound.<partition>.<company>.<contact>.<platform>`: a message that awaits the forwarder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outbound {
