@@ -194,10 +194,14 @@ caught_up() {
   python3 "$bench/caught_up.py" "$folder/run.json"
 }
 
-# Runs the load generator on the contender, keeps the result, and shows it in a line.
+# Runs the load generator on the contender.
 measure() { # scenario, its arguments
-  "$loadgen" "$@" --base-url "$rest_url" --label "$label" | tee -a "$out" |
-    python3 "$bench/summary.py" --lines
+  "$loadgen" "$@" --base-url "$rest_url" --label "$label" | keep
+}
+
+# Keeps a result, and shows it in a line.
+keep() {
+  tee -a "$out" | python3 "$bench/summary.py" --lines
 }
 
 # The transports that a contender has; the Express backend has but one.

@@ -28,6 +28,9 @@ def figures(result):
     elif scenario == "fanout-max":
         what = f"highest deliveries/s, {result['sockets']} sockets"
         yield what, result["transport"], result["max_deliveries_per_s"]
+    elif scenario == "deliver":
+        at = f"{result['conversations']} conversations"
+        yield f"messages to the bot/s, {at}", None, result["per_s"]
     elif scenario == "idle":
         for step in result["steps"]:
             if step["kib_per_socket"] is not None:
