@@ -10,6 +10,7 @@ import datetime
 import json
 import sys
 import time
+import urllib.error
 import urllib.request
 
 LIMIT_SECONDS = 300
@@ -28,8 +29,11 @@ def call(method, path, body=None):
     request.add_header("Content-Type", "application/json")
     if token:
         request.add_header("Authorization", "Bearer " + token)
-    with urllib.request.urlopen(request, json.dumps(body).encode() if body else None) as answer:
-        return json.load(answer)
+    try:
+        with urllib.request.urlopen(request, json.dumps(body).encode() if body else None) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        sys.exit(f"{method} {path}: {error.code} {error.read().decode()}")
 
 
 def register():
@@ -41,7 +45,7 @@ def register():
         "password": "a long enough password",
     }
     token = call("POST", "/auth/register", body)["accessToken"]
-    call("PUT", "/integrations/facebook", {"access_token": "of the benchmark"})
+    call("PUT", "/integrations/facebook", {"access_token": "token-of-the-benchmark"})
     person = {"fullName": "Ada Brown", "social": {"facebookId": "1784"}}
     return [call("POST", "/contacts", person)["contact"]["_id"] for _ in range(conversations)]
 

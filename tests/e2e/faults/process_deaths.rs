@@ -111,10 +111,15 @@ async fn kill_9_of_any_process_loses_no_accepted_message() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mongodb_outage_of_20_s_fails_no_create() {
     const AWAY: Duration = Duration::from_secs(20);
+    const CONVERSATIONS: usize = 16;
     let system = System::start(&[]).await;
     let staff = system.new_company().await;
-    let contact = staff.new_contact().await;
-    let load = Load::start(system.url("gateway"), staff.token.clone(), vec![contact]);
+    // Messages of one conversation go one after another, so thousands of them need several.
+    let mut contacts = Vec::new();
+    for _ in 0..CONVERSATIONS {
+        contacts.push(staff.new_contact().await);
+    }
+    let load = Load::start(system.url("gateway"), staff.token.clone(), contacts);
     load.more(STEADY).await;
     let mongod = system.signal("-STOP", "mongod");
     let back = tokio::time::Instant::now() + AWAY;
