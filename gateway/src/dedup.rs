@@ -30,7 +30,11 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// The `Nats-Msg-Id` of a message that has a key.
 pub fn msg_id(UniqueKey { company_id, key }: &UniqueKey) -> String {
     match key {
-        DedupKey::External { platform, id } => format!("ext:{company_id}:{platform}:{id}"),
+        DedupKey::External {
+            contact_id,
+            platform,
+            id,
+        } => format!("ext:{company_id}:{contact_id}:{platform}:{id}"),
         DedupKey::Request(key) => format!("key:{company_id}:{key}"),
     }
 }
@@ -41,8 +45,10 @@ fn key_of(msg_id: &str) -> Option<UniqueKey> {
     let (company, rest) = rest.split_once(':')?;
     let key = match kind {
         "ext" => {
+            let (contact, rest) = rest.split_once(':')?;
             let (platform, id) = rest.split_once(':')?;
             DedupKey::External {
+                contact_id: contact.parse().ok()?,
                 platform: platform.parse().ok()?,
                 id: ExternalId::new(id).ok()?,
             }
@@ -128,12 +134,16 @@ mod tests {
         #[test]
         fn a_key_is_read_from_the_msg_id_as_it_was_written(
             company in any::<[u8; 12]>(),
+            contact in any::<[u8; 12]>(),
             platform in select(Platform::ALL),
             id in "[!-~]{0,3}:?[ -~é]{1,20}",
             request in "[!-~]{1,20}",
         ) {
             let company_id = Id::from_bytes(company);
-            let external = ExternalId::new(&id).ok().map(|id| DedupKey::External { platform, id });
+            let contact_id = Id::from_bytes(contact);
+            let external = ExternalId::new(&id)
+                .ok()
+                .map(|id| DedupKey::External { contact_id, platform, id });
             for key in external.into_iter().chain([DedupKey::Request(request)]) {
                 let key = UniqueKey { company_id, key };
                 prop_assert_eq!(key_of(&msg_id(&key)), Some(key));

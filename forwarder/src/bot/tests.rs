@@ -36,6 +36,7 @@ fn message() -> Message {
             file_description: None,
         }],
         external_message_id: None,
+        sent_elsewhere: false,
         created_at: Timestamp::from_millis(1_760_000_000_000),
         extra: serde_json::Map::new(),
     }

@@ -82,7 +82,7 @@ pub fn message(
         "content": message.content.as_str(),
         "attachments": attachments(&message.attachments),
         "read": false,
-        "delivered": false,
+        "delivered": message.sent_elsewhere,
         "read_at": Bson::Null,
         "created_at": date(message.created_at),
         "updated_at": date(message.created_at),
@@ -94,6 +94,9 @@ pub fn message(
         document.insert("external_message_id", external.as_str());
     } else if let Some(request) = request {
         document.insert("request", &request.key);
+    }
+    if message.sent_elsewhere {
+        document.insert("sent_elsewhere", true);
     }
     if message.is_forwardable() {
         document.insert("delivery", delivery(&Delivery::queued()));

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use contract::domain::DeliveryState;
 use mongodb::bson::{Document, doc};
+use mongodb::error::ErrorKind;
 use mongodb::options::IndexOptions;
 use mongodb::{Database, IndexModel};
 use runtime::CancellationToken;
@@ -19,9 +20,14 @@ use crate::mongo::collections::Collections;
 /// How often [`watch`] makes sure of the indexes.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
+/// Every so many ticks of [`watch`] the index of an earlier version is dropped.
+const RETIRE_TICKS: u64 = 60;
+
 /// The name of the unique index on a platform's own message ids, as a duplicate key error quotes
 /// it.
-pub const EXTERNAL_INDEX: &str = "company_platform_external";
+pub const EXTERNAL_INDEX: &str = "conversation_external";
+/// The index that had its place while a platform's id was unique in the whole company.
+const COMPANY_WIDE_EXTERNAL_INDEX: &str = "company_platform_external";
 /// The name of the unique index on callers' requests, as a duplicate key error quotes it.
 pub const REQUEST_INDEX: &str = "company_request";
 /// The name of the unique index on staff emails.
@@ -147,7 +153,7 @@ fn of_messages() -> [IndexModel; 8] {
         // Listing a conversation.
         index(doc! {"company_id": 1, "contact_id": 1, "created_at": -1, "_id": -1}),
         unique(
-            doc! {"company_id": 1, "platform": 1, "external_message_id": 1},
+            doc! {"company_id": 1, "platform": 1, "external_message_id": 1, "contact_id": 1},
             EXTERNAL_INDEX,
             Some(doc! {"external_message_id": {"$exists": true}}),
         ),
@@ -159,13 +165,45 @@ fn of_messages() -> [IndexModel; 8] {
     ]
 }
 
+/// Drops the index of an earlier version, under which two conversations could not have a message of
+/// the same platform id.
+///
+/// # Errors
+/// MongoDB is away.
+pub async fn retire(collections: &Collections) -> Result<(), DatabaseError> {
+    let dropped = collections.messages.drop_index(COMPANY_WIDE_EXTERNAL_INDEX);
+    match dropped.await {
+        Err(error) if is_missing(&error) => Ok(()),
+        dropped => Ok(dropped?),
+    }
+}
+
+fn is_missing(error: &mongodb::error::Error) -> bool {
+    const NAMESPACE_NOT_FOUND: i32 = 26;
+    const INDEX_NOT_FOUND: i32 = 27;
+    matches!(
+        *error.kind,
+        ErrorKind::Command(ref e) if [NAMESPACE_NOT_FOUND, INDEX_NOT_FOUND].contains(&e.code)
+    )
+}
+
 /// Makes the indexes again and again until the stop, because an operator may drop the database to
-/// rebuild it. Each success confirms the health check `mongodb`.
+/// rebuild it. Each success confirms the health check `mongodb`. During an upgrade a persister of the
+/// earlier version makes its index again, which is dropped more seldom: to build it costs much.
 pub async fn watch(database: Database, health: Health, stop: CancellationToken) {
     let collections = Collections::of(&database);
     let mut tick = tokio::time::interval(WATCH_EVERY);
-    while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        match limited(create(&collections)).await {
+    for tick_number in 0_u64.. {
+        if stop.run_until_cancelled(tick.tick()).await.is_none() {
+            return;
+        }
+        let kept = async {
+            if tick_number.is_multiple_of(RETIRE_TICKS) {
+                retire(&collections).await?;
+            }
+            create(&collections).await
+        };
+        match limited(kept).await {
             Ok(()) => health.good("mongodb", json!({"database": database.name()})),
             Err(e) => {
                 warn!(error = %e, "MongoDB is not as it should be");

@@ -148,12 +148,16 @@ impl Reader {
         if q.keys.len() > MAX_KEYS {
             return Err(QueryError::Bad(format!("at most {MAX_KEYS} keys")));
         }
-        let mut by_group: HashMap<(Id, Option<Platform>), HashMap<&str, &UniqueKey>> =
-            HashMap::new();
+        type Keys<'a> = HashMap<(Option<Id>, &'a str), &'a UniqueKey>;
+        let mut by_group: HashMap<(Id, Option<Platform>), Keys<'_>> = HashMap::new();
         for key in &q.keys {
             let (platform, text) = match &key.key {
-                DedupKey::External { platform, id } => (Some(*platform), id.as_str()),
-                DedupKey::Request(text) => (None, text.as_str()),
+                DedupKey::External {
+                    contact_id,
+                    platform,
+                    id,
+                } => (Some(*platform), (Some(*contact_id), id.as_str())),
+                DedupKey::Request(text) => (None, (None, text.as_str())),
             };
             by_group
                 .entry((key.company_id, platform))
@@ -162,7 +166,7 @@ impl Reader {
         }
         let mut owners = Vec::new();
         for ((company_id, platform), keys) in by_group {
-            let wanted: Vec<&str> = keys.keys().copied().collect();
+            let wanted: Vec<&str> = keys.keys().map(|(_, text)| *text).collect();
             let (field, mut filter) = match platform {
                 Some(platform) => (
                     "external_message_id",
@@ -172,9 +176,12 @@ impl Reader {
             };
             filter.insert(field, doc! {"$in": wanted});
             let find = self.collections.messages.find(filter);
-            let found = self.all(find.projection(doc! {field: 1, "seq": 1})).await?;
+            let find = find.projection(doc! {field: 1, "contact_id": 1, "seq": 1});
+            let found = self.all(find).await?;
             let owner = |d: &Document| {
-                let key = (*keys.get(d.get_str(field).ok()?)?).clone();
+                let contact = d.get_object_id("contact_id").ok().map(document::id);
+                let within = contact.filter(|_| platform.is_some());
+                let key = (*keys.get(&(within, d.get_str(field).ok()?))?).clone();
                 Some(KeyOwner {
                     key,
                     message_id: document::id(d.get_object_id("_id").ok()?),

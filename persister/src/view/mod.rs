@@ -62,6 +62,7 @@ impl View {
     /// # Errors
     /// MongoDB is away.
     pub async fn create_indexes(&self) -> Result<(), DatabaseError> {
+        indexes::retire(&self.collections).await?;
         indexes::create(&self.collections).await
     }
 

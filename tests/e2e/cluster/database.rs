@@ -231,6 +231,7 @@ impl Log {
             content: Content::new("hello").unwrap(),
             attachments: Vec::new(),
             external_message_id: None,
+            sent_elsewhere: false,
             created_at: at,
             extra: serde_json::Map::new(),
         };

@@ -133,6 +133,7 @@ fn history(steps: &[Step], company: Id, contact: Id) -> Vec<Stored> {
                     content: Content::new("as written").unwrap(),
                     attachments: Vec::new(),
                     external_message_id: None,
+                    sent_elsewhere: false,
                     created_at: at,
                     extra: serde_json::Map::new(),
                 }))

@@ -89,6 +89,7 @@ impl Past<'_> {
             content: Content::new("of old").unwrap(),
             attachments: Vec::new(),
             external_message_id: None,
+            sent_elsewhere: false,
             // Only the log's time counts, so this value must be ignored.
             created_at: Timestamp::from_millis(1),
             extra: serde_json::Map::new(),

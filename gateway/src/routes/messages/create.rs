@@ -6,8 +6,8 @@ use std::time::Duration;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
 use contract::domain::{
-    Attachment, Content, Delivery, DeliveryState, Direction, ExternalId, Message, MessageView,
-    Platform, Role,
+    Attachment, Content, DELIVERY_WINDOW, Delivery, DeliveryState, Direction, ExternalId, Message,
+    MessageView, Platform, Role,
 };
 use contract::{Id, Timestamp};
 use serde::Serialize;
@@ -22,6 +22,7 @@ use super::prefer;
 use super::store::{Create, Stored};
 use crate::api::declare::body;
 use crate::api::extract::Call;
+use crate::api::field::Flag;
 use crate::api::idempotency_key::{idempotency, say_replayed};
 use crate::api::problem::Problem;
 use crate::api::response::json;
@@ -42,8 +43,12 @@ body! {
         /// Required where there are no attachments; it is trimmed.
         content: Option<Content>,
         attachments: Attachments,
-        /// The platform's own id of the message; a repetition is refused with 409.
+        /// The platform's own id of the message, unique within the conversation; a repetition is
+        /// refused with 409.
         external_message_id: Option<ExternalId>,
+        /// Whether the customer has it already: an echo of the platform's own app, or history. It is
+        /// stored and never sent. So is one that was written more than 24 hours ago.
+        sent_elsewhere: Flag,
         /// When it was written; a time in the future counts as now.
         created_at: Option<Timestamp>,
     }
@@ -79,6 +84,11 @@ impl NewMessage {
     /// The company is not the caller's.
     pub fn accept(self, caller: &Caller, now: Timestamp) -> Result<Message, Problem> {
         let attachments = self.attachments.unwrap_or_default();
+        // A caller whose clock is ahead has written the message now. Refused, the message would be
+        // lost; believed, it would stay on top of every list for long.
+        let created_at = self.created_at.map_or(now, |at| at.min(now));
+        let is_history =
+            self.direction == Direction::Outbound && now.since(created_at) >= DELIVERY_WINDOW;
         Ok(Message {
             id: Id::generate(now),
             company_id: caller.company(self.company_id)?,
@@ -89,9 +99,8 @@ impl NewMessage {
             content: self.content.unwrap_or_else(Content::empty),
             attachments: attachments.into_iter().map(Attachment::from).collect(),
             external_message_id: self.external_message_id,
-            // A caller whose clock is ahead has written the message now. Refused, the message would
-            // be lost; believed, it would stay on top of every list for long.
-            created_at: self.created_at.map_or(now, |at| at.min(now)),
+            sent_elsewhere: self.sent_elsewhere.unwrap_or_default() || is_history,
+            created_at,
             extra: Map::new(),
         })
     }
@@ -238,7 +247,10 @@ impl Created {
             true => Forwarding::Queued(Queued { queued: true }),
             false => Forwarding::Skipped(Skipped {
                 skipped: true,
-                reason: "only operator messages to facebook and instagram are forwarded",
+                reason: match message.sent_elsewhere {
+                    true => "the customer has it from elsewhere, or it is older than 24 hours",
+                    false => "only operator messages to facebook and instagram are forwarded",
+                },
             }),
         };
         Created {

@@ -47,6 +47,7 @@ impl Create {
         // its own key.
         let key = match (&message.external_message_id, &request) {
             (Some(id), _) => Some(DedupKey::External {
+                contact_id: message.contact_id,
                 platform: message.platform,
                 id: id.clone(),
             }),

@@ -1,11 +1,17 @@
 //! Messages and their delivery. Knows no event and no bot.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::integration::Provider;
 use super::text::{Content, ExternalId, ShortText, Url};
 use crate::{Id, Timestamp};
+
+/// How long after it was written an operator's message may be sent: Meta's messaging window. An older
+/// message counts as sent elsewhere.
+pub const DELIVERY_WINDOW: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Attachments that one message can have. The gateway refuses a message with more.
 pub const MAX_ATTACHMENTS: usize = 20;
@@ -122,6 +128,10 @@ pub struct Message {
     /// The platform's own id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external_message_id: Option<ExternalId>,
+    /// Whether the customer has the message already, from elsewhere: somebody has typed it in the
+    /// platform's own app, or it is history. The message is stored and shown, and never sent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sent_elsewhere: bool,
     /// When it was written: the caller's word, else when it was accepted.
     pub created_at: Timestamp,
     /// Fields that a newer build has added: kept, not understood.
@@ -139,7 +149,7 @@ impl Message {
     /// Whether the forwarder takes the message to the bot. `subject::forwardable` says the same in
     /// subjects.
     pub fn is_forwardable(&self) -> bool {
-        is_forwardable(self.platform, self.direction, self.role)
+        !self.sent_elsewhere && is_forwardable(self.platform, self.direction, self.role)
     }
 
     /// The message as clients see it right after the log has accepted it at `seq`.
@@ -147,7 +157,7 @@ impl Message {
         let delivery = self.is_forwardable().then(Delivery::queued);
         MessageView {
             read: false,
-            delivered: false,
+            delivered: self.sent_elsewhere,
             read_at: None,
             updated_at: self.created_at,
             delivery,
@@ -167,7 +177,7 @@ pub struct MessageView {
     pub message: Message,
     /// Staff have read it.
     pub read: bool,
-    /// The bot took it.
+    /// The bot took it, or the customer had it from elsewhere.
     pub delivered: bool,
     /// When it was marked read.
     pub read_at: Option<Timestamp>,

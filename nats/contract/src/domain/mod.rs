@@ -20,8 +20,8 @@ pub use job::{JobOutcome, JobRun, is_overdue};
 pub use lane::LaneEntry;
 pub(crate) use message::is_forwardable;
 pub use message::{
-    Attachment, Delivery, DeliveryState, Direction, MAX_ATTACHMENTS, Message, MessagePatch,
-    MessageView, Platform, Role, SlaBreach,
+    Attachment, DELIVERY_WINDOW, Delivery, DeliveryState, Direction, MAX_ATTACHMENTS, Message,
+    MessagePatch, MessageView, Platform, Role, SlaBreach,
 };
 pub use string_enum::UnknownName;
 pub use text::{Content, Email, ExternalId, InvalidText, ShortText, Url};

@@ -39,6 +39,7 @@ fn examples() -> Vec<(&'static str, Event)> {
             file_description: Some(short("the way")),
         }],
         external_message_id: Some(ExternalId::new("m_1").unwrap()),
+        sent_elsewhere: false,
         created_at: at(0),
         extra: serde_json::Map::new(),
     };

@@ -317,6 +317,8 @@ pub struct UniqueKey {
 pub enum DedupKey {
     /// The id that the platform gave the message.
     External {
+        /// The conversation. Two conversations may both have a message 42.
+        contact_id: Id,
         /// The channel.
         platform: Platform,
         /// The platform's id of the message.

@@ -16,12 +16,18 @@ pub struct Facets {
     pub direction: Direction,
     /// The kind of author.
     pub role: Role,
+    /// Whether the message was sent elsewhere, see [`Message::sent_elsewhere`].
+    pub sent_elsewhere: bool,
 }
+
+/// The end of the token of the author of a message that was sent elsewhere. So no filter of messages
+/// to forward, however old, takes such a message.
+const SENT_ELSEWHERE: &str = "-elsewhere";
 
 impl Facets {
     /// Whether the forwarder takes the message to the bot: as [`Message::is_forwardable`].
     pub const fn is_forwardable(self) -> bool {
-        is_forwardable(self.platform, self.direction, self.role)
+        !self.sent_elsewhere && is_forwardable(self.platform, self.direction, self.role)
     }
 }
 
@@ -31,12 +37,14 @@ impl From<&Message> for Facets {
             platform,
             direction,
             role,
+            sent_elsewhere,
             ..
         } = *message;
         Facets {
             platform,
             direction,
             role,
+            sent_elsewhere,
         }
     }
 }
@@ -47,8 +55,10 @@ impl fmt::Display for Facets {
             platform,
             direction,
             role,
+            sent_elsewhere,
         } = self;
-        write!(f, "{platform}.{direction}.{role}")
+        let end = if *sent_elsewhere { SENT_ELSEWHERE } else { "" };
+        write!(f, "{platform}.{direction}.{role}{end}")
     }
 }
 
@@ -71,14 +81,18 @@ macro_rules! one_token {
         })+
     };
 }
-one_token!(Id Platform Direction Role Provider);
+one_token!(Id Platform Direction Provider);
 
 impl Token for Facets {
     fn read(tokens: &mut Split<'_, char>) -> Option<Facets> {
+        let (platform, direction) = (Token::read(tokens)?, Token::read(tokens)?);
+        let token = tokens.next()?;
+        let role = token.strip_suffix(SENT_ELSEWHERE);
         Some(Facets {
-            platform: Token::read(tokens)?,
-            direction: Token::read(tokens)?,
-            role: Token::read(tokens)?,
+            platform,
+            direction,
+            role: role.unwrap_or(token).parse().ok()?,
+            sent_elsewhere: role.is_some(),
         })
     }
 }

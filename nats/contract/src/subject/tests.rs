@@ -13,11 +13,13 @@ fn facets() -> impl Strategy<Value = Facets> {
         select(Platform::ALL),
         select(Direction::ALL),
         select(Role::ALL),
+        any::<bool>(),
     )
-        .prop_map(|(platform, direction, role)| Facets {
+        .prop_map(|(platform, direction, role, sent_elsewhere)| Facets {
             platform,
             direction,
             role,
+            sent_elsewhere,
         })
 }
 
@@ -116,6 +118,7 @@ proptest! {
         let subject = EventSubject::MessageCreated { company, contact, facets }.to_string();
         let relayed = forwardable().iter().any(|filter| matches(filter, &subject));
         let is_forwardable = facets.role == Role::Operator
+            && !facets.sent_elsewhere
             && facets.direction == Direction::Outbound
             && facets.platform.is_forwardable();
         prop_assert_eq!(relayed, is_forwardable);
