@@ -49,7 +49,7 @@ pub fn text(run: &Run, state_dir: &Path, stub_bot: bool) -> String {
             ),
             r#"AUTH="Authorization: Bearer $TOKEN""#.into(),
             format!(
-                r#"CONTACT=$(curl -s $API/contacts -H "$AUTH" -H "$JSON" -d '{{"fullName":"Ada","social":{{"facebookId":"ada-1"}}}}' | {})"#,
+                r#"CONTACT=$(curl -s -X PUT $API/contacts -H "$AUTH" -H "$JSON" -d '{{"fullName":"Ada","social":{{"facebookId":"ada-1"}}}}' | {})"#,
                 field("_id")
             ),
             message("user", "inbound", "Is my dog well?"),

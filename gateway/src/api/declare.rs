@@ -77,7 +77,7 @@ macro_rules! query {
     (
         $(#[doc = $doc:literal])*
         $vis:vis struct $name:ident {
-            $($(#[doc = $text:literal])* $field:ident: $kind:ty,)+
+            $($(#[doc = $text:literal])* $field:ident $(as $wire:literal)?: $kind:ty,)+
         }
         $(check |$checked:ident| $check:block)?
     ) => {
@@ -88,8 +88,10 @@ macro_rules! query {
 
         impl $crate::api::field::Query for $name {
             fn read(reader: &mut $crate::api::field_reader::FieldReader<'_>) -> Option<$name> {
-                $(let $field =
-                    <$kind as $crate::api::field::Field>::read(reader, stringify!($field));)+
+                $(let $field = <$kind as $crate::api::field::Field>::read(
+                    reader,
+                    $crate::api::declare::body!(@name $field $($wire)?),
+                );)+
                 $(
                     let $checked = &mut *reader;
                     $check
@@ -105,7 +107,7 @@ macro_rules! query {
                 let mut query = Vec::new();
                 $(<$kind as $crate::api::field::QueryField>::add_to(
                     &mut query,
-                    stringify!($field),
+                    $crate::api::declare::body!(@name $field $($wire)?),
                     &$crate::api::declare::unwrapped(&[$($text),*]),
                 );)+
                 query

@@ -66,7 +66,8 @@ refusals! {
 
     /// What a create can meet.
     Taken {
-        409: "`DUPLICATE_KEY`: the email or `external_message_id` is taken.",
+        409: "`DUPLICATE_KEY`: the email, `external_message_id` or id on a platform is taken;
+              `existing_id` names its owner if it is known.",
     }
 
     /// What an edit of a message can meet.

@@ -65,7 +65,11 @@ pub fn routes(authenticator: &Authenticator, limiters: RateLimiters) -> OpenApiR
         .routes(routes!(conversations::list))
         .layer(from_fn_with_state(limiters.clone(), by_caller));
     let contacts = OpenApiRouter::new()
-        .routes(routes!(contacts::create, contacts::list))
+        .routes(routes!(
+            contacts::create,
+            contacts::list,
+            contacts::find_or_create
+        ))
         .routes(routes!(contacts::get, contacts::update));
     let integrations = OpenApiRouter::with_openapi(integrations::google())
         .routes(routes!(integrations::list))

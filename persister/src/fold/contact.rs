@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 
 use contract::domain::{Contact, ContactPatch};
 use mongodb::bson::{Bson, DateTime, Document};
+use unicode_normalization::UnicodeNormalization;
+use unicode_normalization::char::is_combining_mark;
 
 use crate::fold::suspension;
 use crate::mongo::document::{self, long};
@@ -151,32 +153,90 @@ fn set(document: &mut Document, path: &str, value: Bson) {
 }
 
 fn index_words(document: &mut Document) {
-    let texts = SEARCHED
-        .iter()
-        .filter_map(|path| get(document, path)?.as_str());
-    let found: BTreeSet<String> = texts.flat_map(words).collect();
-    let found: Vec<String> = found.into_iter().take(MAX_WORDS).collect();
+    let texts = || {
+        let texts = SEARCHED.iter();
+        texts.filter_map(|path| Some((*path, get(document, path)?.as_str()?)))
+    };
+    // The words themselves come before what is only found with luck.
+    let mut found: Vec<String> = Vec::new();
+    let all = texts()
+        .flat_map(|(_, text)| words(text))
+        .chain(texts().flat_map(|(path, text)| inner_words(path, text)));
+    let mut seen = BTreeSet::new();
+    found.extend(all.filter(|word| seen.insert(word.clone())).take(MAX_WORDS));
+    found.sort_unstable();
     document.insert("search", found);
 }
 
-/// The words of a text for the search: lower case, letters and digits only. A text of several words
-/// without a letter, such as a phone number, gives one more word, which is the whole number.
+/// The words of a text for the search: lower case, without accents, letters and digits only. A text
+/// of several words without a letter, such as a phone number, gives one more word, which is the whole
+/// number.
 pub fn words(text: &str) -> Vec<String> {
+    let folded: String = text.nfkd().filter(|c| !is_combining_mark(*c)).collect();
     let cut = |word: &str| {
         word.to_lowercase()
             .chars()
             .take(MAX_WORD_CHARS)
             .collect::<String>()
     };
-    let mut words: Vec<String> = text
+    let mut words: Vec<String> = folded
         .split(|c: char| !c.is_alphanumeric())
         .filter(|w| !w.is_empty())
         .map(cut)
         .collect();
-    if words.len() > 1 && !text.contains(char::is_alphabetic) {
+    if words.len() > 1 && !folded.contains(char::is_alphabetic) {
         words.push(cut(&words.concat()));
     }
     words
+}
+
+/// Further beginnings by which a contact is found. A script without spaces has a word at each of its
+/// characters. A phone number is dialled with or without the code of its country, which has one to
+/// three digits.
+fn inner_words(path: &str, text: &str) -> Vec<String> {
+    const COUNTRY_CODE_DIGITS: usize = 3;
+    // Shorter ends of a number would be found by too many others.
+    const NATIONAL_DIGITS: usize = 6;
+    let after = |word: &String, count: usize| word.chars().skip(count).collect::<String>();
+    if path == "phone" {
+        let whole = words(text)
+            .pop()
+            .filter(|_| !text.contains(char::is_alphabetic));
+        let national = whole
+            .iter()
+            .flat_map(|whole| (1..=COUNTRY_CODE_DIGITS).map(move |count| after(whole, count)));
+        return national.filter(|n| n.len() >= NATIONAL_DIGITS).collect();
+    }
+    let unspaced = words(text)
+        .into_iter()
+        .filter(|word| word.contains(is_unspaced));
+    let inner = unspaced.flat_map(|word| {
+        let ends: Vec<String> = (1..word.chars().count())
+            .map(|count| after(&word, count))
+            .collect();
+        ends
+    });
+    inner.collect()
+}
+
+/// Whether a character is of a script that puts no spaces between words: Thai, Lao, Chinese and
+/// Japanese.
+fn is_unspaced(c: char) -> bool {
+    matches!(c, '\u{e00}'..='\u{eff}' | '\u{3040}'..='\u{30ff}' | '\u{3400}'..='\u{9fff}')
+}
+
+/// The words of a query. A national phone number begins with a 0 that the international one lacks.
+pub fn query_words(text: &str) -> Vec<String> {
+    let words = words(text);
+    let is_number = words.len() == 1 || !text.contains(char::is_alphabetic);
+    match words.last() {
+        Some(whole)
+            if is_number && whole.starts_with('0') && whole.chars().all(|c| c.is_ascii_digit()) =>
+        {
+            vec![whole.trim_start_matches('0').to_owned()]
+        }
+        _ => words,
+    }
 }
 
 #[cfg(test)]
@@ -374,11 +434,55 @@ mod tests {
 
     #[test]
     fn words_are_lower_case_and_a_phone_number_is_found_as_a_whole() {
-        assert_eq!(words("Éva  O'Neil"), ["éva", "o", "neil"]);
+        assert_eq!(words("Éva  O'Neil"), ["eva", "o", "neil"]);
         assert_eq!(
             words("+49 (170) 12-3"),
             ["49", "170", "12", "3", "49170123"]
         );
         assert_eq!(words(" $gt: "), ["gt"]);
+    }
+
+    #[test]
+    fn a_contact_is_found_in_any_script_and_by_any_form_of_its_number() {
+        let mut document = Document::new();
+        document.insert("fullName", "Jürgen Müller 王小明 สมชาย Łukasz");
+        document.insert("phone", "+49 (170) 1234567");
+        index_words(&mut document);
+        let indexed: Vec<&str> = document
+            .get_array("search")
+            .unwrap()
+            .iter()
+            .filter_map(Bson::as_str)
+            .collect();
+        for query in [
+            "muller",
+            "MÜLLER",
+            "jur",
+            "王小明",
+            "小明",
+            "明",
+            "ชาย",
+            "+49 170 1234567",
+            "0170 1234567",
+            "0049 170 1234567",
+            "170-1234567",
+            "491701234567",
+        ] {
+            let words = query_words(query);
+            let is_found = |word: &String| indexed.iter().any(|has| has.starts_with(word.as_str()));
+            assert!(
+                !words.is_empty() && words.iter().all(is_found),
+                "{query}: {words:?} {indexed:?}"
+            );
+        }
+        for query in ["uller", "明小", "4567"] {
+            let words = query_words(query);
+            assert!(
+                !words
+                    .iter()
+                    .all(|word| indexed.iter().any(|has| has.starts_with(word.as_str()))),
+                "{query}"
+            );
+        }
     }
 }

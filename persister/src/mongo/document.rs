@@ -2,8 +2,8 @@
 //! write.
 
 use contract::domain::{
-    Attachment, Company, Contact, ContactPatch, Delivery, Integration, Message, Profile, Provider,
-    Sealed, ShortText, SlaTargets, Social, StaffRole, User,
+    Attachment, Company, Contact, ContactPatch, Delivery, Integration, Message, Platform, Profile,
+    Provider, Sealed, ShortText, SlaTargets, Social, StaffRole, User,
 };
 use contract::event::{Idempotency, MessageDelivery};
 use contract::query::{IntegrationView, RefreshError, Resumable};
@@ -280,6 +280,18 @@ pub fn contact(contact: &Contact, seq: u64) -> Document {
 
 /// Names of the fields in `social`.
 const SOCIAL: [&str; 4] = ["facebookId", "instagramId", "telegramId", "whatsappId"];
+
+/// The name of the field in `social` with a platform's id; `None` if the platform has no ids.
+pub fn social_field(platform: Platform) -> Option<&'static str> {
+    let [facebook, instagram, telegram, whatsapp] = SOCIAL;
+    match platform {
+        Platform::Facebook => Some(facebook),
+        Platform::Instagram => Some(instagram),
+        Platform::Telegram => Some(telegram),
+        Platform::Whatsapp => Some(whatsapp),
+        Platform::Web | Platform::Other => None,
+    }
+}
 
 fn social_ids(social: &Social) -> [&Option<ShortText>; 4] {
     [

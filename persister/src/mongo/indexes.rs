@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use contract::domain::DeliveryState;
+use contract::domain::{DeliveryState, Platform};
 use mongodb::bson::{Document, doc};
 use mongodb::error::ErrorKind;
 use mongodb::options::IndexOptions;
@@ -16,6 +16,7 @@ use tracing::warn;
 use crate::latency;
 use crate::mongo::client::{DatabaseError, limited};
 use crate::mongo::collections::Collections;
+use crate::mongo::document;
 
 /// How often [`watch`] makes sure of the indexes.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
@@ -97,6 +98,15 @@ pub async fn create(collections: &Collections) -> Result<(), DatabaseError> {
             doc! {"botSuspendUntil": {"$exists": true}},
         ),
     ];
+    let on_platforms = Platform::ALL
+        .iter()
+        .filter_map(|platform| document::social_field(*platform));
+    let on_platforms = on_platforms.map(|field| {
+        let path = format!("social.{field}");
+        let filter = doc! {&path: {"$exists": true}};
+        partial(doc! {"company_id": 1, &path: 1}, field, filter)
+    });
+    let contacts = contacts.into_iter().chain(on_platforms);
     collections.contacts.create_indexes(contacts).await?;
     collections
         .attempts

@@ -15,9 +15,10 @@ use std::sync::Arc;
 
 use contract::Timestamp;
 use contract::query::{
-    AuditMessages, FindKeyOwners, GetCompany, GetContact, GetDelivery, GetIntegration, GetMessage,
-    GetUser, ListContacts, ListConversations, ListExpiring, ListIntegrations, ListMessages,
-    ListOverdue, ListRefreshable, ListResumable, ReportSla, UserByEmail, WalkMessages,
+    AuditMessages, FindContacts, FindKeyOwners, GetCompany, GetContact, GetDelivery,
+    GetIntegration, GetMessage, GetUser, ListContacts, ListConversations, ListExpiring,
+    ListIntegrations, ListMessages, ListOverdue, ListRefreshable, ListResumable, ReportSla,
+    UserByEmail, WalkMessages,
 };
 use runtime::service::{Service, ServiceError};
 
@@ -58,6 +59,7 @@ pub async fn answer(
     answer!(GetDelivery, delivery);
     answer!(FindKeyOwners, key_owners);
     answer!(GetContact, contact);
+    answer!(FindContacts, known_contacts);
     answer!(ListContacts, contacts);
     answer!(ListResumable, resumable);
     answer!(GetIntegration, integration);

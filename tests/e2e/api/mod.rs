@@ -4,6 +4,7 @@
 mod abuse;
 mod auth;
 mod batch;
+mod contact_identity;
 mod contacts;
 mod idempotency;
 mod integrations;

@@ -2,22 +2,23 @@
 //! becomes an event, and a read becomes a query to the persister.
 
 mod fields;
+mod identity;
 
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use contract::domain::{Contact, ContactPatch, ShortText};
+use contract::domain::{Contact, ContactPatch, Platform, ShortText};
 use contract::event::{ContactUpdated, Event};
 use contract::outcome::Outcome;
-use contract::query::{ContactPage, GetContact, ListContacts};
+use contract::query::{ContactKey, ContactPage, GetContact, ListContacts};
 use contract::trace::TraceContext;
 use contract::{Id, Timestamp};
-use runtime::log::publisher::Outgoing;
 use serde::Serialize;
 use utoipa::openapi::path::{Parameter, ParameterIn};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{IntoParams, ToSchema};
 
 use self::fields::ContactFields;
+use self::identity::{Entry, Found, IfUnknown, enter};
 use super::command::{accepted, command};
 use super::queries::OfCompany;
 use crate::api::declare::{body, path_parameter, query};
@@ -27,7 +28,7 @@ use crate::api::field_error::FieldErrorKind;
 use crate::api::idempotency_key::{self, idempotency, idempotency_key, say_replayed};
 use crate::api::page::{PageQuery, page_answer};
 use crate::api::problem::Problem;
-use crate::api::refusals::{Accepted, BadBody, Denied, Missing, Refused, Reused};
+use crate::api::refusals::{Accepted, BadBody, Denied, Missing, Refused, Reused, Taken};
 use crate::api::response::{json, named_answer};
 use crate::api::schema::{having, text, with_any_of};
 use crate::log::Log;
@@ -81,8 +82,21 @@ body! {
 query! {
     /// Which contacts to list.
     pub struct ListQuery {
-        /// Each word must begin a word of names, email, phone or ids on the networks.
+        /// Each word must begin a word of names, email, phone or ids on the networks. Accents and
+        /// case make no difference.
         search: NonEmpty<Search>,
+        /// The whole id on Facebook.
+        facebook_id as "facebookId": NonEmpty<ShortText>,
+        /// The whole id on Instagram.
+        instagram_id as "instagramId": NonEmpty<ShortText>,
+        /// The whole id on Telegram.
+        telegram_id as "telegramId": NonEmpty<ShortText>,
+        /// The whole id on WhatsApp.
+        whatsapp_id as "whatsappId": NonEmpty<ShortText>,
+        /// The whole email address, in any case.
+        email: NonEmpty<ShortText>,
+        /// The whole phone number. Only its digits count.
+        phone: NonEmpty<ShortText>,
         page: FlattenQuery<PageQuery>,
         of: FlattenQuery<OfCompany>,
     }
@@ -115,6 +129,9 @@ impl MaybeEmpty for Search {
     }
 }
 
+/// The message about a contact that was entered.
+const CREATED: &str = "Contact created successfully";
+
 /// A contact as it now is.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ContactEntered)]
@@ -122,6 +139,16 @@ struct Entered {
     message: &'static str,
     contact: Contact,
     seq: u64,
+}
+
+impl Entered {
+    fn new(message: &'static str, Found { contact, seq }: Found) -> Entered {
+        Entered {
+            message,
+            contact,
+            seq,
+        }
+    }
 }
 
 named_answer! {
@@ -140,7 +167,8 @@ pub enum CreateHeaders {}
 impl IntoParams for CreateHeaders {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
         vec![idempotency_key::parameter(
-            "For two minutes the same key with the same body gives the same answer.",
+            "For two minutes the same key with the same body gives the same answer; with an id on a \
+             platform, as long as the contact has that id.",
         )]
     }
 }
@@ -153,58 +181,74 @@ impl IntoParams for CreateHeaders {
     summary = "Enter a contact",
     request_body = NewContact,
     params(CreateHeaders),
-    responses((status = 201, body = Entered), Refused, Denied, BadBody, Reused),
+    responses((status = 201, body = Entered), Refused, Denied, BadBody, Taken, Reused),
 )]
 pub async fn create(
     Call { log, caller, trace }: Call,
     headers: HeaderMap,
     body: JsonBody<NewContact>,
 ) -> Result<Response, Problem> {
-    let now = Timestamp::now();
     let new = body.read()?;
     let company = caller.company(new.company_id)?;
-    let contact = new.fields.contact(new.full_name, company, now);
+    let contact = new.fields.contact(new.full_name, company, Timestamp::now());
     let key = idempotency_key(&headers)?;
     let request = key.map(|key| idempotency(&caller, key, body.object()));
-    // Because a contact has no unique key in the view, a repetition is known for as long as the log
-    // knows its id.
-    let msg_id = request.as_ref().map_or_else(
-        || contact.id.to_string(),
-        |request| format!("contact:{company}:{}", request.key),
+    let enter = enter(
+        &log,
+        &caller,
+        contact,
+        request.clone(),
+        IfUnknown::Enter,
+        trace,
     );
-    let event = Event::ContactCreated(Box::new(contact));
-    let mut envelope = Log::envelope(&caller, company, event, now);
-    envelope.idempotency = request;
-    let event = Outgoing::event(&envelope, msg_id, trace)?;
-    let receipt = log.publish(event).await?;
-    let first = match receipt.duplicate {
-        true => Some(log.stored(receipt.seq).await?),
-        false => None,
+    let (found, replayed) = match enter.await? {
+        Entry::New(found) => (found, false),
+        Entry::Known {
+            found,
+            request: theirs,
+        } => match (&request, &theirs) {
+            (Some(ours), Some(theirs)) if ours == theirs => (found, true),
+            (Some(ours), Some(theirs)) if ours.key == theirs.key => return Err(Problem::KeyReused),
+            _ => return Err(found.taken()),
+        },
     };
-    // The first event can be this very one: an answer of the log was lost on the way, and the
-    // repetition found the event.
-    let first = first.filter(|first| first.id != envelope.id);
-    let replayed = first.is_some();
-    let request = &envelope.idempotency;
-    if first
-        .as_ref()
-        .is_some_and(|first| first.idempotency != *request)
-    {
-        return Err(Problem::KeyReused);
-    }
-    let Event::ContactCreated(contact) = first.unwrap_or(envelope).event else {
-        return Err(Problem::Internal);
-    };
-    let entered = Entered {
-        message: "Contact created successfully",
-        contact: *contact,
-        seq: receipt.seq,
-    };
-    let mut response = json(StatusCode::CREATED, entered);
+    let mut response = json(StatusCode::CREATED, Entered::new(CREATED, found));
     if replayed {
         say_replayed(response.headers_mut());
     }
     Ok(response)
+}
+
+/// `PUT /contacts`
+#[utoipa::path(
+    put,
+    path = "/",
+    tag = "contacts",
+    summary = "Find a contact by an id on a platform, or enter it",
+    description = "Safe to send at any time and from several places at once: each id on a platform \
+                   has one contact of a company. A contact that is found stays as it is.",
+    request_body = NewContact,
+    responses(
+        (status = 200, body = Entered, description = "It was there."),
+        (status = 201, body = Entered, description = "It was entered."),
+        Refused, Denied, BadBody,
+    ),
+)]
+pub async fn find_or_create(
+    Call { log, caller, trace }: Call,
+    body: JsonBody<NewContact>,
+) -> Result<Response, Problem> {
+    let new = body.read()?;
+    let company = caller.company(new.company_id)?;
+    let contact = new.fields.contact(new.full_name, company, Timestamp::now());
+    if contact.social.ids().next().is_none() {
+        return Err(Problem::field("social", "needs an id on a platform"));
+    }
+    let entry = enter(&log, &caller, contact, None, IfUnknown::Refuse, trace).await?;
+    Ok(match entry {
+        Entry::New(found) => json(StatusCode::CREATED, Entered::new(CREATED, found)),
+        Entry::Known { found, .. } => json(StatusCode::OK, Entered::new("Contact found", found)),
+    })
 }
 
 /// `GET /contacts?search=`: newest first.
@@ -220,11 +264,31 @@ pub async fn list(
     Call { log, caller, trace }: Call,
     query: QueryString<ListQuery>,
 ) -> Result<ContactList, Problem> {
-    let ListQuery { search, page, of } = query.read()?;
+    let ListQuery {
+        search,
+        facebook_id,
+        instagram_id,
+        telegram_id,
+        whatsapp_id,
+        email,
+        phone,
+        page,
+        of,
+    } = query.read()?;
     let page = page.into();
+    let on = |platform, id: Option<ShortText>| id.map(|id| ContactKey::Platform(platform, id));
+    let with = [
+        on(Platform::Facebook, facebook_id),
+        on(Platform::Instagram, instagram_id),
+        on(Platform::Telegram, telegram_id),
+        on(Platform::Whatsapp, whatsapp_id),
+        email.map(|email| ContactKey::Email(email.into())),
+        phone.map(|phone| ContactKey::Phone(phone.into())),
+    ];
     let question = ListContacts {
         company_id: caller.company(of.company_id)?,
         search: search.map(|Search(text)| text),
+        with: with.into_iter().flatten().collect(),
         page,
     };
     let answer = log.ask_raw(&question, trace).await?;
@@ -262,7 +326,7 @@ pub async fn get(
     description = "What is not given stays, null removes.",
     request_body = ContactEdit,
     params(ContactInPath),
-    responses((status = 200, body = Entered), Refused, Denied, BadBody, Accepted, Missing),
+    responses((status = 200, body = Entered), Refused, Denied, BadBody, Accepted, Missing, Taken),
 )]
 pub async fn update(
     Call { log, caller, trace }: Call,
@@ -281,6 +345,7 @@ pub async fn update(
     }
     // Nothing is stored about a contact that does not exist.
     find(&log, company_id, id, trace).await?;
+    identity::check(&log, company_id, id, &patch.social.ids_set(), trace).await?;
     let event = Event::ContactUpdated(Box::new(ContactUpdated {
         contact_id: id,
         patch,

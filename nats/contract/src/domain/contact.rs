@@ -86,6 +86,13 @@ impl Social {
             Web | Other => None,
         }
     }
+
+    /// All ids, each with its platform.
+    pub fn ids(&self) -> impl Iterator<Item = (super::Platform, &ShortText)> {
+        super::Platform::ALL
+            .iter()
+            .filter_map(|platform| Some((*platform, self.on(*platform)?)))
+    }
 }
 
 /// What is known of a contact beyond the schema: at least a name, else whatever the bot has learnt.
@@ -157,6 +164,16 @@ pub struct SocialPatch {
 }
 
 impl SocialPatch {
+    /// The ids that this edit sets.
+    pub fn ids_set(&self) -> Social {
+        Social {
+            facebook_id: self.facebook_id.clone().flatten(),
+            instagram_id: self.instagram_id.clone().flatten(),
+            telegram_id: self.telegram_id.clone().flatten(),
+            whatsapp_id: self.whatsapp_id.clone().flatten(),
+        }
+    }
+
     fn is_empty(&self) -> bool {
         *self == SocialPatch::default()
     }

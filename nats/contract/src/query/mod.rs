@@ -12,7 +12,9 @@ use std::str::FromStr;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::domain::{Contact, Delivery, DeliveryState, ExternalId, MessageView, Platform, User};
+use crate::domain::{
+    Contact, Delivery, DeliveryState, ExternalId, MessageView, Platform, ShortText, User,
+};
 #[cfg(doc)]
 use crate::event::Idempotency;
 use crate::{Id, Timestamp};
@@ -367,9 +369,53 @@ pub struct ListContacts {
     /// Words, each of which must begin a word of the contact's names, email, phone or ids on the
     /// networks; `None` lists all contacts.
     pub search: Option<String>,
+    /// Keys that the contact must have, each exactly.
+    #[serde(default)]
+    pub with: Vec<ContactKey>,
     /// The part of the list.
     #[serde(flatten)]
     pub page: Page,
+}
+
+/// Something by which a contact is looked up exactly.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ContactKey {
+    /// The person's id on a platform.
+    Platform(Platform, ShortText),
+    /// The email address, in any case.
+    Email(String),
+    /// The digits of the phone number, whatever stands between them.
+    Phone(String),
+}
+
+/// The contacts with one of these ids on a platform, or with one of these ids of our own. Each id on
+/// a platform belongs to one contact of a company.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FindContacts {
+    /// The tenant.
+    pub company_id: Id,
+    /// Ids on platforms, at most [`MAX_CONTACT_KEYS`].
+    pub on_platforms: Vec<(Platform, ShortText)>,
+    /// Ids of contacts, at most [`MAX_CONTACT_KEYS`].
+    pub ids: Vec<Id>,
+}
+
+/// Ids of each kind in one [`FindContacts`]. The persister refuses a query for more.
+pub const MAX_CONTACT_KEYS: usize = 16;
+
+/// A contact and where the log has it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KnownContact {
+    /// The contact as it is now.
+    pub contact: Contact,
+    /// The sequence of its `contact.created`.
+    pub seq: u64,
+}
+
+impl Query for FindContacts {
+    const SUBJECT: &'static str = "query.contact.find";
+    type Answer = Vec<KnownContact>;
 }
 
 /// The answer to [`ListContacts`].

@@ -60,6 +60,7 @@ impl Caller {
             external_id: "external".into(),
             idempotency_key: "key".into(),
             email: "nobody@example.com".into(),
+            on_platform: "1784".into(),
             search: "ada".into(),
             cursor: format!("{}{}", "7".repeat(16), "a".repeat(24)),
             dead_letter: 1,

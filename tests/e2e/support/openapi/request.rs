@@ -1,6 +1,7 @@
 //! Requests that name the ids of one company, and the statuses of their answers. Which requests
 //! exist, the OpenAPI document says.
 
+use contract::{Id, Timestamp};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -15,6 +16,8 @@ pub struct RequestValues {
     pub external_id: String,
     pub idempotency_key: String,
     pub email: String,
+    /// The contact's id on a platform.
+    pub on_platform: String,
     pub search: String,
     pub cursor: String,
     pub dead_letter: u64,
@@ -51,6 +54,8 @@ impl RequestValues {
                         "_id" => *value = json!(self.message),
                         "contact_id" => *value = json!(self.contact),
                         "email" => *value = json!(self.email),
+                        // Two requests that enter a person do not mean the same one.
+                        "facebookId" => *value = json!(Id::generate(Timestamp::now())),
                         _ => self.fill(value),
                     }
                 }
@@ -68,6 +73,11 @@ impl RequestValues {
             ("contact_id", _) | ("id", "contacts") => self.contact.clone(),
             ("id", "messages") => self.message.clone(),
             ("platform", _) => "facebook".into(),
+            ("facebookId" | "instagramId" | "telegramId" | "whatsappId", _) => {
+                self.on_platform.clone()
+            }
+            ("email", _) => self.email.clone(),
+            ("phone", _) => "+49 170 1234567".into(),
             ("seq", _) => self.dead_letter.to_string(),
             ("from", "dead-letters") => "2026-01-01T00:00:00Z".into(),
             ("to", "dead-letters") => "2100-01-01T00:00:00Z".into(),
