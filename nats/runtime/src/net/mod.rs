@@ -8,3 +8,4 @@ pub mod connection;
 pub mod http_client;
 pub mod http_server;
 pub mod origins;
+pub mod platform_error;
