@@ -31,6 +31,7 @@ use crate::bot::Bot;
 use crate::bot::admission::{Admission, CALLS_AT_ONCE};
 use crate::delivery::forwarder::Forwarder;
 use crate::delivery::lane_store::LaneStore;
+use crate::delivery::refusals::Refusals;
 use crate::delivery::token_holds::TokenHolds;
 use crate::partition::{Partition, partition_assignment, standing};
 
@@ -146,6 +147,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
         bot,
         keyring: config.keyring,
         holds: holds.clone(),
+        refusals: Refusals::default(),
         lane_store: LaneStore::new(connection.clone()),
         deadline: config.deadline,
         longest_pause: config.longest_pause,

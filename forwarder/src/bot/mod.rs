@@ -124,7 +124,7 @@ impl Bot {
             .header(header::TRACEPARENT, trace.child().to_string())
             .json(&body);
         let started = Instant::now();
-        let ending = http_client::send(request).await.into();
+        let ending = Ending::read(http_client::send(request).await, token.expose_secret());
         let took = started.elapsed();
         histogram!("forward_seconds").record(took.as_secs_f64());
         Called { ending, took }

@@ -8,9 +8,11 @@ use axum::http::{HeaderMap as Headers, StatusCode, Uri};
 use contract::Timestamp;
 use contract::domain::{Content, Direction, Role, Url};
 use runtime::net::http_client::MAX_ANSWER_BYTES;
+use runtime::net::platform_error::Reply;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use super::answer::Answer;
 use super::*;
 
 const TOKEN: &str = "EAAB-token";
@@ -48,6 +50,15 @@ fn trace() -> TraceContext {
         .unwrap()
 }
 
+/// An answer with an empty body.
+fn answered(status: u16, retry_after: Option<Duration>) -> Ending {
+    Ending::Answered(Answer {
+        status,
+        retry_after,
+        reply: Reply::default(),
+    })
+}
+
 async fn serve(router: Router) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -69,14 +80,7 @@ async fn a_call_has_the_message_the_key_and_the_trace() {
     let called = bot
         .deliver(&message(), Some(&customer), &TOKEN.into(), trace())
         .await;
-    assert_eq!(
-        called.ending,
-        Ending::Answered {
-            status: 200,
-            retry_after: None,
-            graph: None
-        }
-    );
+    assert_eq!(called.ending, answered(200, None));
     let (uri, headers, body) = seen.lock().unwrap().take().unwrap();
     assert_eq!(uri.path(), "/chat/manual-instagram");
     assert_eq!(headers["idempotency-key"], "c".repeat(24).as_str());
@@ -108,14 +112,7 @@ async fn a_contact_without_an_id_on_the_platform_is_sent_as_null() {
     let called = bot(serve(router).await, CALL_TIMEOUT)
         .deliver(&message(), None, &TOKEN.into(), trace())
         .await;
-    assert_eq!(
-        called.ending,
-        Ending::Answered {
-            status: 202,
-            retry_after: None,
-            graph: None
-        }
-    );
+    assert_eq!(called.ending, answered(202, None));
 }
 
 #[tokio::test]
@@ -135,25 +132,11 @@ async fn retry_after_is_read_and_a_redirect_is_not_followed() {
     let busy = bot(format!("{url}/busy"), CALL_TIMEOUT)
         .deliver(&message(), None, &TOKEN.into(), trace())
         .await;
-    assert_eq!(
-        busy.ending,
-        Ending::Answered {
-            status: 429,
-            retry_after: Some(Duration::from_secs(7)),
-            graph: None
-        }
-    );
+    assert_eq!(busy.ending, answered(429, Some(Duration::from_secs(7))));
     let moved = bot(url, CALL_TIMEOUT)
         .deliver(&message(), None, &TOKEN.into(), trace())
         .await;
-    assert_eq!(
-        moved.ending,
-        Ending::Answered {
-            status: 302,
-            retry_after: None,
-            graph: None
-        }
-    );
+    assert_eq!(moved.ending, answered(302, None));
 }
 
 #[tokio::test]
@@ -162,14 +145,7 @@ async fn an_endless_answer_is_cut_off_and_its_status_counts() {
     let called = bot(serve(router).await, CALL_TIMEOUT)
         .deliver(&message(), None, &TOKEN.into(), trace())
         .await;
-    assert_eq!(
-        called.ending,
-        Ending::Answered {
-            status: 200,
-            retry_after: None,
-            graph: None
-        }
-    );
+    assert_eq!(called.ending, answered(200, None));
 }
 
 #[tokio::test]
@@ -199,4 +175,23 @@ async fn no_connection_a_broken_connection_and_silence_are_told_apart() {
         .deliver(&message(), None, &TOKEN.into(), trace())
         .await;
     assert_eq!(refused.ending, Ending::NoConnection);
+}
+
+#[tokio::test]
+async fn the_platforms_words_are_read_and_the_token_in_them_is_hidden() {
+    let router = Router::new().fallback(|| async {
+        let error = json!({"message": format!("{TOKEN} has expired"), "code": 190});
+        (StatusCode::BAD_REQUEST, axum::Json(json!({"error": error})))
+    });
+    let called = bot(serve(router).await, CALL_TIMEOUT)
+        .deliver(&message(), None, &TOKEN.into(), trace())
+        .await;
+    let Ending::Answered(answer) = called.ending else {
+        panic!("{called:?}")
+    };
+    let error = answer.reply.graph().unwrap();
+    assert_eq!(
+        (error.code, error.words.as_deref()),
+        (190, Some("[hidden] has expired"))
+    );
 }

@@ -22,10 +22,15 @@ use crate::bot::backoff;
 use crate::delivery::forwarder::{Forwarder, LOOK_AGAIN, NotStored, wait};
 use crate::delivery::history::{self, Past};
 use crate::delivery::outbound::OutboundMessage;
+use crate::delivery::refusals::Blame;
 use crate::delivery::report::{self, FinalStep, Step, StepContext};
 use crate::delivery::token_holds::{TokenState, Version};
 use crate::delivery::verdict::{Verdict, judge, signal};
 use crate::delivery::work::{After, Content, Outcome, Scope, Work};
+
+/// Calls after which a message is given up whose refusal is about its conversation alone. Fewer could
+/// be the bot's passing mistake.
+const REFUSED_CALLS: u32 = 3;
 
 /// An attempt to deliver the first message of a lane.
 pub struct Attempt<'a> {
@@ -266,28 +271,24 @@ impl Attempt<'_> {
             .deliver(message, customer, &token, self.trace)
             .await;
         permit.report(signal(&called.ending, self.calls), message.contact_id);
-        if is_trial
-            && matches!(
-                called.ending,
-                Ending::Answered {
-                    status: 200..=299,
-                    ..
-                }
-            )
-        {
-            forwarder.holds.accept(self.scope(), version);
+        let verdict = judge(&called.ending, self.calls > 1 || self.is_repeated);
+        if verdict == Verdict::Delivered {
+            let (scope, conversation) = (self.scope(), message.contact_id);
+            forwarder.refusals.delivered(scope, version, conversation);
+            if is_trial {
+                forwarder.holds.accept(scope, version);
+            }
         }
-        self.apply_verdict(version, &called).await
+        self.apply_verdict(version, &called, verdict).await
     }
 
     /// Stores the result of a call, and only then says what becomes of the lane.
-    async fn apply_verdict(&self, version: Version, called: &Called) -> Outcome {
+    async fn apply_verdict(&self, version: Version, called: &Called, verdict: Verdict) -> Outcome {
         let forwarder = self.forwarder;
-        let verdict = judge(&called.ending, self.calls > 1 || self.is_repeated);
         counter!("forward_attempts_total", "result" => verdict.label()).increment(1);
         let now = self.now();
-        let status = match called.ending {
-            Ending::Answered { status, .. } => Some(status),
+        let status = match &called.ending {
+            Ending::Answered(answer) => Some(answer.status),
             _ => None,
         };
         let ended = |state| Step {
@@ -311,6 +312,21 @@ impl Attempt<'_> {
             }
             Verdict::Hold { error } => {
                 return self.hold(ended(DeliveryState::Held), version, error).await;
+            }
+            Verdict::Unclear { error } => {
+                let conversation = self.outbound.message.contact_id;
+                let refusals = &forwarder.refusals;
+                match refusals.refused(self.scope(), version, conversation) {
+                    Blame::Company => {
+                        return self.hold(ended(DeliveryState::Held), version, error).await;
+                    }
+                    Blame::Conversation if self.calls >= REFUSED_CALLS => {
+                        let step = ended(DeliveryState::Failed);
+                        return self.fail(step, Reason::Refused, error).await;
+                    }
+                    // The message waits, until another conversation tells.
+                    Blame::Conversation | Blame::Open => (error, None),
+                }
             }
             Verdict::Retry { error, after } => (error, after),
         };

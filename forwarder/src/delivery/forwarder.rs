@@ -20,6 +20,7 @@ use tracing::warn;
 use crate::bot::Bot;
 use crate::delivery::lane_store::LaneStore;
 use crate::delivery::outbound::NotOutbound;
+use crate::delivery::refusals::Refusals;
 use crate::delivery::token_holds::TokenHolds;
 use crate::delivery::work::{After, Content, Outcome, Work};
 
@@ -40,6 +41,8 @@ pub struct Forwarder {
     pub keyring: Keyring,
     /// The companies whose messages wait for a token.
     pub holds: TokenHolds,
+    /// The refusals that may be about a company or about one conversation.
+    pub refusals: Refusals,
     /// Says why lanes wait.
     pub lane_store: LaneStore,
     /// How old a message may get. An older message becomes a dead letter.

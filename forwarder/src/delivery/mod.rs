@@ -7,6 +7,7 @@ pub mod forwarder;
 mod history;
 pub mod lane_store;
 mod outbound;
+pub mod refusals;
 pub mod report;
 pub mod token_holds;
 mod verdict;
