@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
@@ -70,7 +70,8 @@ pub struct Received {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Mode {
-    /// The status of failing requests, 300 to 599; 500 if only `fail_ratio` is given.
+    /// The status of failing requests, 300 to 599, with a `body` also 200 to 299; 500 if only
+    /// `fail_ratio` is given. A failure with 200 counts as delivered in the statistics.
     pub status: Option<u16>,
     /// The share of requests that fail, 0 to 1; 1 if only `status` is given.
     pub fail_ratio: Option<f64>,
@@ -87,6 +88,11 @@ pub struct Mode {
     pub late_ms: Option<u64>,
     /// The Graph API's error code in the body of failures.
     pub graph_code: Option<i64>,
+    /// The Graph API's subcode beside that.
+    pub graph_subcode: Option<i64>,
+    /// The body of failures instead: a text as it stands, anything else as JSON. A text that begins
+    /// with `<` is sent as HTML.
+    pub body: Option<Value>,
     /// The mode only applies to requests whose company, customer or access token is in this list.
     /// An empty list means all requests.
     pub only: Vec<String>,
@@ -100,6 +106,7 @@ struct Reply {
     /// `None` if the request hangs.
     status: Option<StatusCode>,
     delay: Duration,
+    is_failure: bool,
 }
 
 impl Mode {
@@ -127,13 +134,13 @@ impl Mode {
         {
             return Err("a ratio is from 0 to 1");
         }
-        if !self
-            .status
-            .into_iter()
-            .chain(self.health_status)
-            .all(|s| (300..=599).contains(&s))
+        let least = if self.body.is_some() { 200 } else { 300 };
+        if !self.status.is_none_or(|s| (least..=599).contains(&s))
+            || !self.health_status.is_none_or(|s| (300..=599).contains(&s))
         {
-            return Err("status and health_status are from 300 to 599");
+            return Err(
+                "status and health_status are from 300 to 599; with a body, status from 200",
+            );
         }
         if Duration::from_millis(self.delay_ms.max(self.late_ms.unwrap_or_default())) > HANG {
             return Err("delay_ms and late_ms are at most 120000");
@@ -147,6 +154,7 @@ impl Mode {
             return Reply {
                 status: None,
                 delay: HANG,
+                is_failure: false,
             };
         }
         let delay = Duration::from_millis(self.delay_ms);
@@ -154,6 +162,7 @@ impl Mode {
             return Reply {
                 status: Some(StatusCode::OK),
                 delay: self.late_ms.map_or(LATE, Duration::from_millis),
+                is_failure: false,
             };
         }
         let ratio = self
@@ -163,9 +172,30 @@ impl Mode {
             .status
             .and_then(|s| StatusCode::from_u16(s).ok())
             .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let is_failure = fail < ratio;
         Reply {
-            status: Some(if fail < ratio { status } else { StatusCode::OK }),
+            status: Some(if is_failure { status } else { StatusCode::OK }),
             delay,
+            is_failure,
+        }
+    }
+
+    /// The body of a failure.
+    fn failure(&self) -> Response {
+        match &self.body {
+            Some(Value::String(text)) if text.starts_with('<') => {
+                Html(text.clone()).into_response()
+            }
+            Some(Value::String(text)) => text.clone().into_response(),
+            Some(body) => Json(body).into_response(),
+            None => {
+                let error = json!({
+                    "message": "the stub bot was told to fail",
+                    "code": self.graph_code,
+                    "error_subcode": self.graph_subcode,
+                });
+                Json(json!({"success": false, "error": error})).into_response()
+            }
         }
     }
 }
@@ -262,7 +292,16 @@ async fn receive(
     let Ok(body) = serde_json::from_slice::<Box<RawValue>>(&body) else {
         return refuse(StatusCode::BAD_REQUEST, "the body is not JSON");
     };
-    let (n, mode, key, Reply { status, delay }) = bot.with(|memory| {
+    let (
+        n,
+        mode,
+        key,
+        Reply {
+            status,
+            delay,
+            is_failure,
+        },
+    ) = bot.with(|memory| {
         let mode = if memory.mode.applies_to(body.get()) {
             memory.mode.clone()
         } else {
@@ -300,14 +339,11 @@ async fn receive(
     }
     match status {
         // A repeated message has the same id, as with Meta's own idempotency.
-        Some(StatusCode::OK) => {
+        Some(StatusCode::OK) if !is_failure => {
             Json(json!({"success": true, "message_id": format!("stub.{id}")})).into_response()
         }
         Some(failure) => {
-            let error =
-                json!({"message": "the stub bot was told to fail", "code": mode.graph_code});
-            let mut response =
-                (failure, Json(json!({"success": false, "error": error}))).into_response();
+            let mut response = (failure, mode.failure()).into_response();
             if let Some(seconds) = mode.retry_after {
                 response
                     .headers_mut()
@@ -476,11 +512,18 @@ mod tests {
             r#"{"hang_ratio":-1}"#,
             r#"{"status":200}"#,
             r#"{"status":700}"#,
+            r#"{"status":199,"body":"x"}"#,
+            r#"{"health_status":200,"body":"x"}"#,
             r#"{"delay_ms":120001}"#,
         ] {
             assert!(mode(text).check().is_err(), "{text}");
         }
         assert!(serde_json::from_str::<Mode>(r#"{"stattus":500}"#).is_err());
+        assert!(
+            mode(r#"{"status":200,"body":{"success":false}}"#)
+                .check()
+                .is_ok()
+        );
         assert!(
             mode(
                 r#"{"status":503,"fail_ratio":0.5,"delay_ms":10,"hang_ratio":0.1,"retry_after":2}"#
