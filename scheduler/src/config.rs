@@ -37,6 +37,8 @@ pub struct GraphSettings {
     pub version: String,
     /// `FACEBOOK_GRAPH_BASE_URL`, without the last slash.
     pub base_url: String,
+    /// `INSTAGRAM_GRAPH_BASE_URL`, without the last slash.
+    pub instagram_base_url: String,
 }
 
 impl GraphSettings {
@@ -75,11 +77,18 @@ impl GraphSettings {
         let base_url = settings
             .named("FACEBOOK_GRAPH_BASE_URL", "Base URL of the Graph API.")
             .http_url("https://graph.facebook.com");
+        let instagram_base_url = settings
+            .named(
+                "INSTAGRAM_GRAPH_BASE_URL",
+                "Base URL of Instagram's API, where tokens of Instagram Login are refreshed.",
+            )
+            .http_url("https://graph.instagram.com");
         GraphSettings {
             app_id,
             app_secret: app_secret.map(SecretString::from),
             version,
             base_url,
+            instagram_base_url,
         }
     }
 }
@@ -310,6 +319,7 @@ mod tests {
             ("FACEBOOK_GRAPH_VERSION", "18"),
             ("FACEBOOK_GRAPH_VERSION", "v18.x"),
             ("FACEBOOK_GRAPH_BASE_URL", "graph"),
+            ("INSTAGRAM_GRAPH_BASE_URL", "instagram"),
             ("GOOGLE_CLIENT_ID", "without a secret"),
             ("GOOGLE_CLIENT_SECRET", "without an id"),
             ("GOOGLE_TOKEN_URL", "google"),

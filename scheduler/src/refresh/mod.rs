@@ -19,7 +19,7 @@ use runtime::consume::worker::Settle;
 use runtime::net::connection::Connection;
 use runtime::rpc::query::{QueryError, ask};
 use runtime::seal::{Keyring, SealError};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -198,7 +198,7 @@ impl Refresher {
                 .google
                 .as_ref()
                 .ok_or_else(|| no_credentials("GOOGLE_CLIENT_ID and GOOGLE_CLIENT_SECRET"))?;
-            let renewed = outcome_of(judge(&google.refresh(&old).await))?;
+            let renewed = outcome_of(judge(&google.refresh(&old).await, &[old.expose_secret()]))?;
             return Ok(RenewedToken {
                 refresh_token: renewed.refresh_token.or(Some(old)),
                 lifetime: renewed.lifetime.or(Some(GOOGLE_LIFETIME)),
@@ -218,7 +218,7 @@ impl Refresher {
             .ok_or_else(|| no_credentials("FACEBOOK_APP_ID and FACEBOOK_APP_SECRET"))?;
         Ok(RenewedToken {
             refresh_token: None,
-            ..outcome_of(judge(&graph.exchange(&old).await))?
+            ..outcome_of(judge(&graph.exchange(&old).await, &[old.expose_secret()]))?
         })
     }
 
