@@ -7,3 +7,4 @@ mod history;
 mod holds;
 mod ordering;
 mod retries;
+mod verdicts;

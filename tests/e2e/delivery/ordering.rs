@@ -415,7 +415,10 @@ async fn a_refused_token_holds_the_companys_messages_until_it_is_replaced() {
     );
     let contacts = new_contacts(&staff, 5).await;
     system
-        .bot_mode(json!({"status": 401, "only": [staff.token_for("facebook")]}))
+        .bot_mode(json!({
+            "status": 401, "graph_code": 190, "graph_subcode": 463,
+            "only": [staff.token_for("facebook")],
+        }))
         .await;
     let mut posted = post(&staff, &contacts, 3).await;
     let alone = new_contacts(&unconnected, 1).await;
@@ -439,7 +442,8 @@ async fn a_refused_token_holds_the_companys_messages_until_it_is_replaced() {
     assert_eq!(
         reasons,
         BTreeSet::from([
-            "HTTP 401: access refused",
+            "HTTP 401, Graph code 190, subcode 463: the token is invalid: \
+             the stub bot was told to fail",
             "the company has no access token for facebook"
         ])
     );

@@ -88,7 +88,7 @@ async fn google_tokens_are_renewed_once_and_refusals_reported_to_staff_once() {
     })
     .await;
     assert_eq!(
-        shown["refresh_error"]["error"], "HTTP 400, invalid_grant: the token is invalid",
+        shown["refresh_error"]["error"], "HTTP 400, invalid_grant: the token is invalid: [hidden]",
         "{shown}"
     );
     // More runs find no token to renew.

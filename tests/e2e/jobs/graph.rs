@@ -2,7 +2,9 @@
 //! are exchanged for the same name with `-renewed`; `busy-…` likewise, after two answers of 503;
 //! `dead-…` and `slowly-dead-…` are refused; `down-…` always gets 503; `chain-<n>-<generation>` is
 //! exchanged for the next generation, which expires within an hour. Requests with a slow token, and
-//! all requests during a hold, are answered only after `go_on`.
+//! all requests during a hold, are answered only after `go_on`. Tokens that begin with `IG` are
+//! refreshed at Instagram's address and refused at Facebook's, as at Meta; `IGAA-page-…` gets a
+//! proxy's page twice before that.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -10,7 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::json;
@@ -45,6 +47,7 @@ impl Graph {
         };
         let router = Router::new()
             .route("/{version}/oauth/access_token", get(exchange))
+            .route("/refresh_access_token", get(refresh))
             .with_state(graph.clone());
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         graph
@@ -144,6 +147,11 @@ async fn exchange(
             .into_response();
     }
     let token = given("fb_exchange_token").to_owned();
+    if token.starts_with("IG") {
+        graph.recorded.lock().unwrap().calls.push(token);
+        let error = json!({"error": {"message": "Invalid OAuth access token", "code": 190}});
+        return (StatusCode::BAD_REQUEST, Json(error)).into_response();
+    }
     let held = {
         let mut recorded = graph.recorded.lock().unwrap();
         recorded.calls.push(token.clone());
@@ -182,4 +190,26 @@ async fn exchange(
             .into_response();
     }
     renewed(format!("{token}-renewed"), 60 * 86_400).into_response()
+}
+
+async fn refresh(
+    State(graph): State<Graph>,
+    Query(query): Query<BTreeMap<String, String>>,
+) -> Response {
+    let token = query.get("access_token").cloned().unwrap_or_default();
+    graph.recorded.lock().unwrap().calls.push(token.clone());
+    let is_known = query
+        .get("grant_type")
+        .is_some_and(|kind| kind == "ig_refresh_token");
+    if !is_known || !token.starts_with("IG") {
+        let error = json!({"error": {"message": "Invalid OAuth access token", "code": 190}});
+        return (StatusCode::BAD_REQUEST, Json(error)).into_response();
+    }
+    if token.starts_with("IGAA-page") && graph.calls(&token) <= 2 {
+        let page = Html("<html><body>403 Forbidden</body></html>");
+        return (StatusCode::FORBIDDEN, page).into_response();
+    }
+    // As text, which some servers do.
+    let lives = (60 * 86_400).to_string();
+    Json(json!({"access_token": format!("{token}-renewed"), "expires_in": lives})).into_response()
 }

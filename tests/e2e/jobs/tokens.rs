@@ -26,6 +26,7 @@ async fn start(graph: &Graph, more: &[(&str, &str)]) -> System {
         ("FACEBOOK_APP_ID", graph::APP_ID),
         ("FACEBOOK_APP_SECRET", graph::APP_SECRET),
         ("FACEBOOK_GRAPH_BASE_URL", &address),
+        ("INSTAGRAM_GRAPH_BASE_URL", &address),
     ];
     System::start_with(
         Folder::new(),
@@ -164,9 +165,9 @@ async fn due_tokens_are_exchanged_once_and_failures_reported_to_staff_once() {
         (
             &dead,
             "instagram",
-            "HTTP 400, Graph code 190: the token is invalid",
+            "HTTP 400, Graph code 190: the token is invalid: [hidden] is invalid",
         ),
-        (&down, "facebook", "HTTP 503"),
+        (&down, "facebook", "HTTP 503: not an answer of the platform"),
         (&late, "facebook", "the token has expired"),
     ] {
         let shown = eventually(&format!("staff see: {why}"), AFTER_FAULT, || async {
@@ -266,6 +267,27 @@ async fn due_tokens_are_exchanged_once_and_failures_reported_to_staff_once() {
             .find(|line| line.contains(secret) && line.contains("\"scheduler\""));
         assert_eq!(line, None);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_of_instagram_login_is_renewed_at_instagram_past_a_proxys_pages() {
+    let graph = Graph::listen().await;
+    let system = start(&graph, &[("TOKEN_REFRESH_INTERVAL", "2s")]).await;
+    let staff = system.new_unconnected_company().await;
+    connect(&staff, "instagram", "IGAA-page-1", 3 * DAY).await;
+    let shown = eventually("the token is renewed", AFTER_FAULT, || async {
+        let shown = get_integration(&staff, "instagram").await;
+        (expires_at(&shown)? > Timestamp::now().plus(50 * DAY)).then_some(shown)
+    })
+    .await;
+    assert_eq!(shown["refresh_error"], Value::Null, "{shown}");
+    assert_eq!(
+        graph.calls("IGAA-page-1"),
+        3,
+        "twice a page, then the token"
+    );
+    let log = system.operator().await;
+    assert!(counts(&log, "DEAD", "dead.scheduler.>").await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
