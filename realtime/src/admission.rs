@@ -13,6 +13,7 @@ use crate::node::Node;
 use crate::room::FeedState;
 use crate::room::queue::Queue;
 use crate::subscriber::Subscriber;
+use crate::subscriber::cursor::Cursor;
 use crate::subscriber::socket_guards::{SocketGuards, SubscribeError, Transport};
 
 /// Longest wait of a handshake for the subscriptions of its company. Beyond it, the socket is
@@ -29,7 +30,7 @@ pub async fn enter(
     transport: Transport,
     session: Session,
     socket: Id,
-    cursor: Option<u64>,
+    cursor: Option<Cursor>,
 ) -> Result<Subscriber, SubscribeError> {
     if !node.connection().is_connected() {
         return Err(SubscribeError::Unavailable);

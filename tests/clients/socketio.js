@@ -110,7 +110,7 @@ run(async (report) => {
     bad: await refused({ token: 'bad' }),
     none: await refused({}),
     expired: await refused({ token: config.expired }),
-    auth: await refused({ token: config.token, last_seq: 'yesterday' }),
+    auth: await refused({ token: 7 }),
     namespace: await refused({ token: config.token }, `${first}/admin`),
   };
 
@@ -122,6 +122,6 @@ run(async (report) => {
   const rude = open(first, { transports: ['websocket'] });
   await next(rude, 'connect');
   const [closing, thrown] = [next(rude, 'closing'), next(rude, 'disconnect')];
-  for (let n = 0; n < 400; n += 1) rude.emit('no:such');
+  for (let n = 0; n < 400; n += 1) rude.emit('conversation:join', {});
   report.thrown = { closing: await closing, reason: await thrown, active: rude.active };
 });

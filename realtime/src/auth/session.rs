@@ -32,6 +32,17 @@ impl Session {
         Some((self.user, self.session?))
     }
 
+    /// The session, if its token has not expired since it was checked.
+    ///
+    /// # Errors
+    /// The token has expired.
+    pub fn at(self, now: Timestamp) -> Result<Session, BadToken> {
+        match self.time_left(now).is_zero() {
+            true => Err(access_token::BadToken::Expired.into()),
+            false => Ok(self),
+        }
+    }
+
     /// How long the token is still valid; zero once it has expired.
     pub fn time_left(&self, now: Timestamp) -> Duration {
         self.expires.since(now)
@@ -53,9 +64,9 @@ impl From<Claims> for Session {
 /// Why a token opens no socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadToken {
-    /// Neither the query nor the header has a token.
-    #[error("an access token is needed, as ?token= or as a Bearer token")]
-    Missing,
+    /// There is no token. The text says where the client's transport takes one from.
+    #[error("an access token is needed, {0}")]
+    Missing(&'static str),
     /// The token does not pass the checks.
     #[error(transparent)]
     Refused(#[from] access_token::BadToken),
@@ -106,5 +117,10 @@ mod tests {
             Some("e".repeat(24))
         );
         assert_eq!(with_login.time_left(with_login.expires), Duration::ZERO);
+        assert_eq!(with_login.at(NOW), Ok(with_login));
+        assert_eq!(
+            with_login.at(with_login.expires),
+            Err(access_token::BadToken::Expired.into())
+        );
     }
 }

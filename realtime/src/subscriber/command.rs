@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use metrics::counter;
 use runtime::log::publisher::{Outgoing, PublishError, Publisher};
 use runtime::net::connection::Connection;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use tracing::warn;
 
 use crate::auth::session::Session;
@@ -57,6 +57,11 @@ impl Failure {
         }
     }
 
+    /// There is no such event.
+    pub const UNKNOWN_EVENT: Failure = Failure {
+        code: "UNKNOWN_EVENT",
+        message: "there is no such event",
+    };
     /// NATS cannot be reached.
     pub const UNAVAILABLE: Failure = Failure {
         code: "UNAVAILABLE",
@@ -107,7 +112,17 @@ pub enum Execution {
 #[serde(rename_all = "camelCase")]
 struct Target {
     conversation_id: Id,
+    #[serde(default, deserialize_with = "in_any_case")]
     platform: Option<Platform>,
+}
+
+/// Reads the name of a platform as the gateway does: upper and lower case are the same.
+fn in_any_case<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Platform>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(deserializer)? else {
+        return Ok(None);
+    };
+    let platform = text.trim().to_lowercase().parse();
+    platform.map(Some).map_err(serde::de::Error::custom)
 }
 
 impl Command {
@@ -131,12 +146,7 @@ impl Command {
                 conversation: t.conversation_id,
                 platform: t.platform,
             },
-            _ => {
-                return Err(Failure {
-                    code: "UNKNOWN_EVENT",
-                    message: "there is no such event",
-                });
-            }
+            _ => return Err(Failure::UNKNOWN_EVENT),
         };
         let target = data.and_then(|data| serde_json::from_str(data).ok());
         target.map(make).ok_or(Failure::malformed(
@@ -243,14 +253,27 @@ mod tests {
         ] {
             assert_eq!(Command::parse(event, Some(&data)), Ok(command));
         }
-        let data = json!({"conversationId": text, "platform": "web"}).to_string();
-        assert_eq!(
-            Command::parse("message:read", Some(&data)),
-            Ok(Command::Read {
+        for (name, platform) in [
+            (json!("web"), Some(Platform::Web)),
+            (json!("Facebook"), Some(Platform::Facebook)),
+            (json!("WHATSAPP"), Some(Platform::Whatsapp)),
+            (json!(" Telegram "), Some(Platform::Telegram)),
+            (json!(null), None),
+        ] {
+            let data = json!({"conversationId": text, "platform": name}).to_string();
+            let command = Command::Read {
                 conversation,
-                platform: Some(Platform::Web)
-            })
-        );
+                platform,
+            };
+            assert_eq!(Command::parse("message:read", Some(&data)), Ok(command));
+        }
+        for name in [json!("myspace"), json!(""), json!(1), json!(["web"])] {
+            let data = json!({"conversationId": text, "platform": name}).to_string();
+            let code = Command::parse("message:read", Some(&data))
+                .unwrap_err()
+                .code;
+            assert_eq!(code, "MALFORMED_FRAME", "{name}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! that its client may give. Reads and writes no connection.
 
 pub mod command;
+pub mod cursor;
 pub mod rate_limit;
 pub mod socket_guards;
 mod token_bucket;
@@ -10,8 +11,10 @@ use std::sync::Arc;
 
 use contract::Id;
 use contract::event::MessageRead;
+use metrics::counter;
 
 use self::command::{Command, Done, Execution, Failure, publish_read, publish_typing};
+use self::cursor::Cursor;
 use self::socket_guards::SocketGuards;
 use crate::auth::session::Session;
 use crate::config::Limits;
@@ -19,6 +22,7 @@ use crate::log::catch_up::{CatchUp, Step};
 use crate::node::Node;
 use crate::room::close_reason::CloseReason;
 use crate::room::frame::Frame;
+use crate::room::payload::ResyncReason;
 use crate::room::queue::Queue;
 use crate::room::typing::Typing;
 use crate::room::{Room, Start};
@@ -55,9 +59,18 @@ impl Subscriber {
     }
 
     /// Starts the events of the log, after the client's cursor or after now.
-    pub fn start(&mut self, cursor: Option<u64>) {
-        if let (Start::CatchUp, Some(cursor)) = (self.room.start(self.socket, cursor), cursor) {
-            self.catch_up = Some(Box::new(CatchUp::new(cursor)));
+    pub fn start(&mut self, cursor: Option<Cursor>) {
+        let after = match cursor {
+            Some(Cursor::After(seq)) => Some(seq),
+            Some(Cursor::Unusable) | None => None,
+        };
+        if let (Start::CatchUp, Some(seq)) = (self.room.start(self.socket, after), after) {
+            self.catch_up = Some(Box::new(CatchUp::new(seq)));
+        }
+        if cursor == Some(Cursor::Unusable) {
+            let reason = ResyncReason::Unknown;
+            counter!("realtime_resyncs_total", "reason" => reason.as_str()).increment(1);
+            self.room.resync(self.socket, reason);
         }
     }
 

@@ -52,13 +52,14 @@ impl RateLimit {
         }
     }
 
-    /// Counts a violation.
+    /// Counts a violation. An event that does not exist is none: pages of the Express backend send
+    /// some for as long as they are open.
     ///
     /// # Errors
     /// The client has committed too many. The socket must close.
     pub fn violation(&mut self, failure: Failure, now: Instant) -> Result<(), CloseReason> {
         counter!("realtime_bad_frames_total", "code" => failure.code).increment(1);
-        if self.violations.take(now) {
+        if failure == Failure::UNKNOWN_EVENT || self.violations.take(now) {
             Ok(())
         } else {
             Err(CloseReason::Flood)
@@ -104,6 +105,10 @@ mod tests {
         };
         assert_eq!(allowed(&mut rate_limit, start), 6 + 1);
         assert_eq!(allowed(&mut rate_limit, start + Duration::from_secs(1)), 2);
+        assert!((0..200).all(|_| {
+            let unknown = rate_limit.violation(Failure::UNKNOWN_EVENT, start);
+            unknown.is_ok()
+        }));
         let tolerated = (0..200)
             .filter(|_| rate_limit.violation(Failure::RATE_LIMITED, start).is_ok())
             .count();

@@ -27,7 +27,7 @@ pub enum Refusal {
     #[error("/ws is for WebSocket handshakes of version 13")]
     NotWebSocket,
     /// The query string cannot be read.
-    #[error("the query string is `token`, and `last_seq`, a number, where events shall be resumed")]
+    #[error("the query string is `token`, and `last_seq` where events shall be resumed")]
     BadQuery,
     /// The socket is not admitted.
     #[error(transparent)]

@@ -1,5 +1,7 @@
 //! The sockets: events without a gap over both transports, with real clients.
 
+mod conformance;
+mod doors;
 mod examples;
 mod real_clients;
 mod resume;

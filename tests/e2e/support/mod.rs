@@ -7,6 +7,7 @@ pub mod delivery;
 pub mod load;
 pub mod mongo_set;
 pub mod openapi;
+pub mod socketio_client;
 mod staff;
 pub mod stored_text;
 mod system;

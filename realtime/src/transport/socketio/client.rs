@@ -21,6 +21,8 @@ use super::engine;
 use super::packet::{self, AckId, Auth, BadPacket, Packet};
 use super::sessions::Shared;
 use crate::admission;
+use crate::auth::handshake;
+use crate::auth::session::{BadToken, Session};
 use crate::room::close_reason::CloseReason;
 use crate::room::encode;
 use crate::room::frame::Frame;
@@ -41,8 +43,10 @@ const TRANSPORT: &str = Transport::SocketIo.as_str();
 /// the clients' library would take the event for a broken packet.
 const CLOSING: &str = "closing";
 
-const BAD_AUTH: &str = "`auth` has `token`, a text, and `last_seq`, a number, where events shall \
-                        be resumed";
+const BAD_AUTH: &str = "`auth` has `token`, a text, and `last_seq` where events shall be resumed";
+/// Where this transport takes the token from.
+pub const TOKEN_PLACES: &str = "as `io(url, {auth: {token}})`, in the header `Authorization: \
+                                Bearer`, or as `?token=`";
 const BINARY: Failure = Failure::malformed("events are text");
 
 /// A client, from its session's first packet on.
@@ -52,7 +56,13 @@ pub struct Client {
     subscriber: Option<Subscriber>,
     /// One of the permits for sessions without a token, until the client is admitted.
     opening: Option<OwnedSemaphorePermit>,
+    /// What the token stands for that came with the request which opened the session.
+    credentials: Result<Session, BadToken>,
     opened: Instant,
+    /// A client that is not admitted by then has to go.
+    admitted_by: Instant,
+    /// Binary packets that belong to the last event. They are thrown away.
+    attachments: usize,
     heard: Instant,
     next_ping: Instant,
     /// Ends when the next ping is due, or when silence or handshake have lasted too long.
@@ -96,16 +106,24 @@ struct Closing {
 
 impl Client {
     /// A client that is not admitted yet.
-    pub fn new(shared: Arc<Shared>, opening: OwnedSemaphorePermit) -> Client {
+    pub fn new(
+        shared: Arc<Shared>,
+        opening: OwnedSemaphorePermit,
+        credentials: Result<Session, BadToken>,
+    ) -> Client {
         let now = Instant::now();
         let limits = shared.node.limits();
         let rate_limit = RateLimit::new(limits, now);
         let timer = Box::pin(sleep(limits.handshake.min(PING_INTERVAL)));
+        let admitted_by = now + limits.handshake;
         Client {
             shared,
             subscriber: None,
             opening: Some(opening),
+            credentials,
             opened: now,
+            admitted_by,
+            attachments: 0,
             heard: now,
             next_ping: now + PING_INTERVAL,
             timer,
@@ -164,8 +182,8 @@ impl Client {
 
     fn on_timer(&mut self) -> Result<(), CloseReason> {
         let now = Instant::now();
-        let handshake_ends = self.opened + self.shared.node.limits().handshake;
-        let is_late = self.subscriber.is_none() && self.running.is_none() && now >= handshake_ends;
+        let is_late =
+            self.subscriber.is_none() && self.running.is_none() && now >= self.admitted_by;
         if is_late || now.duration_since(self.heard) >= SILENCE_LIMIT {
             return Err(CloseReason::Silent);
         }
@@ -174,8 +192,8 @@ impl Client {
             self.out.push_back(engine::PING_FRAME);
         }
         let mut due = self.next_ping.min(self.heard + SILENCE_LIMIT);
-        if self.subscriber.is_none() && now < handshake_ends {
-            due = due.min(handshake_ends);
+        if self.subscriber.is_none() && now < self.admitted_by {
+            due = due.min(self.admitted_by);
         }
         self.timer.as_mut().reset(due);
         Ok(())
@@ -225,7 +243,7 @@ impl Client {
             Ok(engine::Packet::Message(text)) => self.on_message(text),
             Ok(engine::Packet::Close) => Err(CloseReason::Left),
             Ok(engine::Packet::Pong | engine::Packet::Noop) => Ok(()),
-            Ok(engine::Packet::Binary) => self.violation(BINARY),
+            Ok(engine::Packet::Binary) => self.on_bytes(),
             // Probes and upgrades belong to the change from polling to a WebSocket, and never come
             // here.
             Ok(engine::Packet::Ping(_) | engine::Packet::Upgrade) | Err(_) => {
@@ -234,17 +252,35 @@ impl Client {
         }
     }
 
-    /// Takes in a binary frame, which no event of this service has.
+    /// Takes in a binary frame.
     ///
     /// # Errors
     /// The session must end.
     pub fn on_binary(&mut self) -> Result<(), CloseReason> {
         self.hear();
-        let failure = self.rate_limit.frame(self.heard).err().unwrap_or(BINARY);
-        self.violation(failure)
+        match self.rate_limit.frame(self.heard) {
+            Ok(()) => self.on_bytes(),
+            Err(failure) => self.violation(failure),
+        }
+    }
+
+    /// Takes in bytes, which no event of this service has. Those of an event that was answered
+    /// already are thrown away.
+    fn on_bytes(&mut self) -> Result<(), CloseReason> {
+        match self.attachments.checked_sub(1) {
+            Some(left) => {
+                self.attachments = left;
+                Ok(())
+            }
+            None => self.violation(BINARY),
+        }
     }
 
     fn on_message(&mut self, text: &str) -> Result<(), CloseReason> {
+        if self.attachments > 0 {
+            return Err(CloseReason::Protocol);
+        }
+        self.attachments = packet::attachments(text);
         match Packet::parse(text) {
             Ok(Packet::Connect(auth)) if self.subscriber.is_none() => {
                 self.connect(auth);
@@ -252,7 +288,7 @@ impl Client {
             }
             Ok(Packet::Event(event)) if self.subscriber.is_some() => self.on_event(event),
             Ok(Packet::Connect(_) | Packet::Event(_)) => Err(CloseReason::Protocol),
-            Ok(Packet::Disconnect) => Err(CloseReason::Left),
+            Ok(Packet::Disconnect) => self.leave(),
             Ok(Packet::Ack) => Ok(()),
             Ok(Packet::OtherNamespace(namespace, true)) => {
                 self.send(&packet::write_invalid_namespace(namespace));
@@ -265,16 +301,31 @@ impl Client {
                 self.refuse("MALFORMED_FRAME", BAD_AUTH);
                 Ok(())
             }
-            Err(BadPacket::Binary) => self.violation(BINARY),
-            Err(BadPacket::Malformed) => {
-                self.violation(Failure::malformed("this is not a packet of Socket.IO"))
-            }
+            Err(BadPacket::Malformed) => Err(CloseReason::Protocol),
         }
+    }
+
+    /// Takes the client out of its room. The session goes on for a while, because a client that
+    /// polls says once more that it leaves, and any client may connect again.
+    fn leave(&mut self) -> Result<(), CloseReason> {
+        if self.subscriber.is_none() {
+            return Ok(());
+        }
+        self.log_end(CloseReason::Left);
+        self.subscriber = None;
+        // Sessions without a token are bounded.
+        self.opening = Some(self.shared.opening_permit().ok_or(CloseReason::Left)?);
+        self.admitted_by = Instant::now() + SILENCE_LIMIT;
+        Ok(())
     }
 
     fn connect(&mut self, auth: Auth) {
         let now = Timestamp::now();
-        match self.shared.handshake.verify(auth.token.as_deref(), now) {
+        let session = match auth.token.as_deref().and_then(handshake::bare) {
+            Some(token) => self.shared.handshake.verify(Some(token), TOKEN_PLACES, now),
+            None => self.credentials.and_then(|session| session.at(now)),
+        };
+        match session {
             Ok(session) => {
                 let (node, socket) = (self.shared.node.clone(), Id::generate(now));
                 let entering = async move {
@@ -307,13 +358,9 @@ impl Client {
                 self.opening = None;
                 Ok(())
             }
-            Err(error @ SubscribeError::TooManyOfUser) => {
-                self.refuse(Refusal::from(error).code(), &error.to_string());
-                Ok(())
-            }
-            // Closes the connection instead of sending a `connect_error`. After a `connect_error`
-            // socket.io-client does not connect again by itself. After a lost connection it does,
-            // with a pause.
+            // Each of these may pass. So the connection is closed instead of sending a
+            // `connect_error`. After a `connect_error` socket.io-client does not connect again by
+            // itself. After a lost connection it does, with a pause.
             Err(error) => {
                 count_refusal(Refusal::from(error).code());
                 Err(CloseReason::FeedLost)
@@ -338,7 +385,12 @@ impl Client {
             Some(id) if id.starts_with('"') => Some(format!("{{\"conversationId\":{id}}}")),
             data => data.map(str::to_owned),
         };
-        match Command::parse(&event.name, data.as_deref()) {
+        let command = match Command::parse(&event.name, data.as_deref()) {
+            Err(Failure::UNKNOWN_EVENT) => Err(Failure::UNKNOWN_EVENT),
+            _ if event.is_binary => Err(BINARY),
+            command => command,
+        };
+        match command {
             Ok(command) => match subscriber.begin(command) {
                 Execution::Now(outcome) => self.answer(event.ack, outcome),
                 Execution::Later(outcome) => {
@@ -353,8 +405,12 @@ impl Client {
         Ok(())
     }
 
-    /// Tells the client of a bad packet. Too many of them end the session.
+    /// Tells the client of a bad packet. Too many of them end the session, and one does if the
+    /// client is not admitted: the clients' library takes no event before.
     fn violation(&mut self, failure: Failure) -> Result<(), CloseReason> {
+        if self.subscriber.is_none() {
+            return Err(CloseReason::Protocol);
+        }
         self.rate_limit.violation(failure, self.heard)?;
         self.answer(None, Err(failure));
         Ok(())
@@ -448,7 +504,7 @@ fn count_refusal(code: &'static str) {
 }
 
 /// Whether the client may connect again by itself.
-const fn may_reconnect(reason: CloseReason) -> bool {
+pub const fn may_reconnect(reason: CloseReason) -> bool {
     !matches!(
         reason,
         CloseReason::SessionEnded
@@ -500,6 +556,7 @@ pub mod tests {
         let shared = Arc::new(Shared::new(Arc::new(handshake), node));
         let permit = shared.opening_permit().unwrap();
         let entry = shared.insert(engine::Sid::new(1), mpsc::channel(1).0);
-        (Client::new(shared, permit), entry)
+        let credentials = Err(BadToken::Missing(TOKEN_PLACES));
+        (Client::new(shared, permit, credentials), entry)
     }
 }

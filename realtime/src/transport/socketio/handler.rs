@@ -1,6 +1,6 @@
 //! The HTTP side of Socket.IO: opens sessions, hands requests to them, and answers as a server of
-//! Socket.IO does, CORS included. Checks no token, because that comes in a session's first packet;
-//! therefore sessions without a token are bounded.
+//! Socket.IO does, CORS included. Refuses no token, because a better one may come in a session's
+//! first packet; therefore sessions that are not admitted are bounded.
 
 use std::sync::Arc;
 
@@ -11,15 +11,16 @@ use axum::extract::{Extension, Query, Request as HttpRequest, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
+use contract::Timestamp;
 use metrics::{counter, gauge};
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 
-use super::client::Client;
+use super::client::{Client, TOKEN_PLACES};
 use super::engine::{self, Sid};
 use super::sessions::{REQUESTS, SessionRequest, Shared};
 use super::{polling, websocket};
-use crate::auth::handshake::Handshake;
+use crate::auth::handshake::{self, Handshake};
 use crate::listener::Lease;
 use crate::node::Node;
 use crate::room::encode;
@@ -86,6 +87,7 @@ struct Parameters {
     version: Option<String>,
     transport: Option<String>,
     sid: Option<String>,
+    token: Option<String>,
 }
 
 async fn serve(
@@ -167,9 +169,10 @@ async fn dispatch(
             Some(session.ok_or(HttpError::UnknownSession)?)
         }
     };
+    let token = parameters.token.as_deref();
     match (session, is_websocket, request.method().clone()) {
-        (None, true, Method::GET) => open_websocket(shared, request),
-        (None, false, Method::GET) => open_polling(shared),
+        (None, true, Method::GET) => open_websocket(shared, request, token),
+        (None, false, Method::GET) => open_polling(shared, request.headers(), token),
         (None, ..) => Err(HttpError::BadMethod),
         (Some(session), true, Method::GET) => upgrade_session(shared, session, request),
         (Some(session), false, Method::GET) => poll(lease, &session).await,
@@ -178,10 +181,19 @@ async fn dispatch(
     }
 }
 
-/// A client that is not admitted yet.
-fn new_client(shared: &Arc<Shared>) -> Result<Client, HttpError> {
+/// A client that is not admitted yet. A token that comes with the request is used if the client's
+/// first packet has none.
+fn new_client(
+    shared: &Arc<Shared>,
+    headers: &HeaderMap,
+    token: Option<&str>,
+) -> Result<Client, HttpError> {
     let permit = shared.opening_permit().ok_or(HttpError::TooManyOpening)?;
-    Ok(Client::new(shared.clone(), permit))
+    let token = handshake::token(headers, token);
+    let credentials = shared
+        .handshake
+        .verify(token, TOKEN_PLACES, Timestamp::now());
+    Ok(Client::new(shared.clone(), permit, credentials))
 }
 
 fn open_packet(shared: &Shared, sid: Sid, can_upgrade: bool) -> Result<String, HttpError> {
@@ -191,12 +203,16 @@ fn open_packet(shared: &Shared, sid: Sid, can_upgrade: bool) -> Result<String, H
 
 /// Opens a session that is a WebSocket from its first packet on. The session is in no table,
 /// because no other request can reach it.
-fn open_websocket(shared: &Arc<Shared>, request: HttpRequest) -> Result<Response, HttpError> {
+fn open_websocket(
+    shared: &Arc<Shared>,
+    request: HttpRequest,
+    token: Option<&str>,
+) -> Result<Response, HttpError> {
+    let mut client = new_client(shared, request.headers(), token)?;
     let Upgrade {
         response,
         upgrading,
     } = upgrade::accept(request).ok_or(HttpError::BadRequest)?;
-    let mut client = new_client(shared)?;
     let packet = open_packet(shared, Sid::new(rand::random()), false)?;
     client.out.push_back(encode::text_frame(&packet));
     let (limits, tasks) = (*shared.node.limits(), shared.node.tasks().clone());
@@ -209,9 +225,13 @@ fn open_websocket(shared: &Arc<Shared>, request: HttpRequest) -> Result<Response
     Ok(response)
 }
 
-fn open_polling(shared: &Arc<Shared>) -> Result<Response, HttpError> {
+fn open_polling(
+    shared: &Arc<Shared>,
+    headers: &HeaderMap,
+    token: Option<&str>,
+) -> Result<Response, HttpError> {
     let sid = Sid::new(rand::random());
-    let client = new_client(shared)?;
+    let client = new_client(shared, headers, token)?;
     let packet = open_packet(shared, sid, true)?;
     let (sender, requests) = mpsc::channel(REQUESTS);
     let entry = shared.insert(sid, sender);

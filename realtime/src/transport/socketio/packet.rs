@@ -1,5 +1,5 @@
 //! Socket.IO, protocol 5: reads and writes the packets in the messages of Engine.IO. Knows the main
-//! namespace and text packets only. What an event does is in `subscriber::command`.
+//! namespace only. What an event does is in `subscriber::command`.
 
 use std::fmt;
 
@@ -8,13 +8,17 @@ use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
+use crate::subscriber::cursor::Cursor;
+
 /// Longest number of an acknowledgement, in digits. A packet with a longer one is refused.
-const MAX_ACK_DIGITS: usize = 9;
+const MAX_ACK_DIGITS: usize = 15;
+/// Attachments of one packet. A packet with more is refused.
+const MAX_ATTACHMENTS: usize = 100;
 /// Longest name of a namespace, in bytes. A packet with a longer one is refused.
 const MAX_NAMESPACE: usize = 64;
 
 /// The number by which a client recognises the answer to its event.
-pub type AckId = u32;
+pub type AckId = u64;
 
 /// The `auth` of a client's `io(url, {auth})`.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
@@ -22,7 +26,7 @@ pub struct Auth {
     /// The access token.
     pub token: Option<String>,
     /// The sequence of the last event that the client has. The client gets the events after it.
-    pub last_seq: Option<u64>,
+    pub last_seq: Option<Cursor>,
 }
 
 impl fmt::Debug for Auth {
@@ -58,6 +62,8 @@ pub struct Event<'a> {
     pub data: Option<&'a RawValue>,
     /// Set if the client has a callback for the answer.
     pub ack: Option<AckId>,
+    /// Whether the arguments contain bytes, which follow as attachments.
+    pub is_binary: bool,
 }
 
 /// A packet that cannot be read.
@@ -67,8 +73,6 @@ pub enum BadPacket {
     Malformed,
     /// The `auth` of a `Connect` has the wrong shape.
     Auth,
-    /// The event contains bytes. Each attachment follows as a binary packet of its own.
-    Binary,
 }
 
 impl Packet<'_> {
@@ -79,7 +83,10 @@ impl Packet<'_> {
     pub fn parse(text: &str) -> Result<Packet<'_>, BadPacket> {
         let mut rest = text.chars();
         let kind = rest.next().ok_or(BadPacket::Malformed)?;
-        let rest = rest.as_str();
+        let rest = match kind {
+            '5' | '6' => split_attachments(rest.as_str())?.1,
+            _ => rest.as_str(),
+        };
         if rest.starts_with('/') {
             let namespace = rest.split(',').next().unwrap_or_default();
             return match namespace.len() <= MAX_NAMESPACE {
@@ -99,15 +106,29 @@ impl Packet<'_> {
                 .map(|a| Packet::Connect(a.unwrap_or_default()))
                 .map_err(|_| BadPacket::Auth),
             '1' => Ok(Packet::Disconnect),
-            '2' => event(rest).map(Packet::Event),
-            '3' => Ok(Packet::Ack),
-            '5' | '6' => Err(BadPacket::Binary),
+            '2' | '5' => event(rest, kind == '5').map(Packet::Event),
+            '3' | '6' => Ok(Packet::Ack),
             _ => Err(BadPacket::Malformed),
         }
     }
 }
 
-fn event(rest: &str) -> Result<Event<'_>, BadPacket> {
+/// How many binary packets follow a packet as its attachments.
+pub fn attachments(text: &str) -> usize {
+    let counted = text.strip_prefix(['5', '6']).map(split_attachments);
+    counted.and_then(Result::ok).map_or(0, |(count, _)| count)
+}
+
+/// The number before the first `-`, and what follows it.
+fn split_attachments(text: &str) -> Result<(usize, &str), BadPacket> {
+    let (count, rest) = text.split_once('-').ok_or(BadPacket::Malformed)?;
+    match count.parse() {
+        Ok(count) if count <= MAX_ATTACHMENTS => Ok((count, rest)),
+        _ => Err(BadPacket::Malformed),
+    }
+}
+
+fn event(rest: &str, is_binary: bool) -> Result<Event<'_>, BadPacket> {
     let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, arguments) = rest.split_at(digits);
     let ack = match number.len() {
@@ -117,7 +138,20 @@ fn event(rest: &str) -> Result<Event<'_>, BadPacket> {
     };
     let Arguments { name, data } =
         serde_json::from_str(arguments).map_err(|_| BadPacket::Malformed)?;
-    Ok(Event { name, data, ack })
+    Ok(Event {
+        name,
+        data,
+        ack,
+        is_binary,
+    })
+}
+
+/// The name of an event. The clients' library takes numbers, too.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Name {
+    Text(String),
+    Number(serde_json::Number),
 }
 
 /// `["name", first, …]`
@@ -138,11 +172,15 @@ impl<'de> Deserialize<'de> for Arguments<'de> {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-                let name = list
+                let name: Name = list
                     .next_element()?
                     .ok_or_else(|| serde::de::Error::invalid_length(0, &self))?;
                 let data = list.next_element()?;
                 while list.next_element::<IgnoredAny>()?.is_some() {}
+                let name = match name {
+                    Name::Text(name) => name,
+                    Name::Number(number) => number.to_string(),
+                };
                 Ok(Arguments { name, data })
             }
         }
@@ -208,7 +246,10 @@ mod tests {
             other => panic!("{text}: {other:?}"),
         };
         let full = auth(r#"0{"token":"t","last_seq":7,"more":[]}"#);
-        assert_eq!((full.token.as_deref(), full.last_seq), (Some("t"), Some(7)));
+        assert_eq!(
+            (full.token.as_deref(), full.last_seq),
+            (Some("t"), Some(Cursor::After(7)))
+        );
         assert!(
             !format!("{full:?}").contains("\"t\""),
             "tokens are not shown"
@@ -217,13 +258,15 @@ mod tests {
             assert_eq!(auth(text), Auth::default(), "{text}");
         }
         assert_eq!(auth(r#"0/,{"token":"t"}"#).token.as_deref(), Some("t"));
-        for text in [
-            "0[]",
-            "0x",
-            r#"0{"token":1}"#,
-            r#"0{"last_seq":"7"}"#,
-            r#"0{"last_seq":-1}"#,
+        for (text, cursor) in [
+            (r#"0{"last_seq":"7"}"#, Some(Cursor::After(7))),
+            (r#"0{"last_seq":""}"#, Some(Cursor::Unusable)),
+            (r#"0{"last_seq":-1}"#, Some(Cursor::Unusable)),
+            (r#"0{"last_seq":null}"#, None),
         ] {
+            assert_eq!(auth(text).last_seq, cursor, "{text}");
+        }
+        for text in ["0[]", "0x", r#"0{"token":1}"#] {
             assert!(
                 matches!(Packet::parse(text), Err(BadPacket::Auth)),
                 "{text}"
@@ -249,12 +292,21 @@ mod tests {
             "",
             "2",
             "2[]",
-            "2[1]",
+            "2[{}]",
             "2{}",
+            "2abc",
+            r#"2abc["a"]"#,
             r#"2["a""#,
-            r#"21234567890["a"]"#,
+            r#"21234567890123456["a"]"#,
             r#"2-1["a"]"#,
+            r#"5["a"]"#,
+            r#"5-["a"]"#,
+            r#"5x-["a"]"#,
+            r#"5101-["a"]"#,
+            "5",
+            "6",
             "7",
+            "abc",
             "x",
         ] {
             assert!(
@@ -262,10 +314,33 @@ mod tests {
                 "{text}"
             );
         }
+        assert_eq!(parse_event("2[7]"), ("7".into(), None, None));
+    }
+
+    #[test]
+    fn a_binary_packet_says_how_many_attachments_follow() {
+        for (text, name, ack, count) in [
+            (r#"51-["a",{"_placeholder":true,"num":0}]"#, "a", None, 1),
+            (r#"52-7["b",{},{}]"#, "b", Some(7), 2),
+            (r#"51-/,7["c"]"#, "c", Some(7), 1),
+            (r#"50-["d"]"#, "d", None, 0),
+        ] {
+            let Ok(Packet::Event(event)) = Packet::parse(text) else {
+                panic!("{text}")
+            };
+            assert_eq!((event.name.as_str(), event.ack), (name, ack), "{text}");
+            assert!(event.is_binary, "{text}");
+            assert_eq!(attachments(text), count, "{text}");
+        }
+        assert!(matches!(Packet::parse("61-7[]"), Ok(Packet::Ack)));
+        assert_eq!(attachments("61-7[]"), 1);
         assert!(matches!(
-            Packet::parse(r#"51-["a",{"_placeholder":true,"num":0}]"#),
-            Err(BadPacket::Binary)
+            Packet::parse(r#"53-/admin,["a"]"#),
+            Ok(Packet::OtherNamespace("/admin", false))
         ));
+        for text in ["2[\"a\"]", "0", "", "51", "5101-[\"a\"]"] {
+            assert_eq!(attachments(text), 0, "{text}");
+        }
     }
 
     #[test]
@@ -307,14 +382,14 @@ mod tests {
     proptest! {
         #[test]
         fn parsing_any_text_does_not_panic(text in any::<String>()) {
-            let _ = Packet::parse(&text);
+            let _ = (Packet::parse(&text), attachments(&text));
         }
 
         #[test]
         fn every_event_is_read_as_written(
             name in any::<String>(),
             data in prop::option::of(any::<String>()),
-            ack in prop::option::of(0..10_u32.pow(MAX_ACK_DIGITS as u32)),
+            ack in prop::option::of(0..10_u64.pow(MAX_ACK_DIGITS as u32)),
         ) {
             let arguments = [Some(&name), data.as_ref()].into_iter().flatten();
             let arguments: Vec<&String> = arguments.collect();
@@ -326,7 +401,7 @@ mod tests {
 
         #[test]
         fn parsing_a_text_like_a_packet_does_not_panic(
-            kind in "[0-6]{1,3}",
+            kind in "[0-6]{1,3}-?",
             rest in "[\\[\\]{}\":,/0-9a-f\\\\u é]{0,60}",
         ) {
             let _ = Packet::parse(&format!("{kind}{rest}"));

@@ -253,16 +253,35 @@ impl PollingSession {
     /// longer than [`close_deadline`].
     async fn close(mut self, reason: CloseReason) {
         self.client.end(reason).await;
-        if reason == CloseReason::Left {
+        match reason {
+            CloseReason::Left => {
+                self.answer_post();
+                self.end_poll(NOOP);
+            }
+            // As the original server does: the POST is refused, and so is every further request.
+            CloseReason::Protocol => {
+                self.post = None;
+                self.client.out.push_back(encode::text_frame(CLOSE));
+                self.answer_poll();
+            }
+            _ => self.see_off(reason).await,
+        }
+        self.client.log_end(reason);
+    }
+
+    /// Waits until the client has taken the last packets, but no longer than [`close_deadline`]. A
+    /// POST whose packets have all been read is answered at once.
+    async fn see_off(&mut self, reason: CloseReason) {
+        if reason == CloseReason::Flood || self.post.as_ref().is_some_and(|p| p.packets.is_empty())
+        {
             self.answer_post();
-            self.end_poll(NOOP);
-        } else if timeout(close_deadline(reason), self.farewell(reason))
+        }
+        if timeout(close_deadline(reason), self.farewell(reason))
             .await
             .is_err()
         {
             debug!("the closing was not taken");
         }
-        self.client.log_end(reason);
     }
 
     /// Sends the last packets by a poll, or by the WebSocket if the client has begun to change to
@@ -283,7 +302,7 @@ impl PollingSession {
                 message = probed(&mut self.probe) => {
                     if let Some(mut connection) = self.on_probe(message).await? {
                         connection.write_all(&mut self.client.out).await?;
-                        return connection.close(reason).await;
+                        return websocket::hang_up(&mut connection, reason).await;
                     }
                 }
             }

@@ -5,7 +5,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use tracing::debug;
 
-use super::client::Client;
+use super::client::{Client, may_reconnect};
 use crate::room::close_reason::CloseReason;
 use crate::transport::timing::close_deadline;
 use crate::transport::ws::connection::WsConnection;
@@ -69,7 +69,20 @@ async fn close(
 ) -> Result<(), CloseReason> {
     client.end(reason).await;
     connection.write_all(&mut client.out).await?;
-    connection.close(reason).await
+    hang_up(connection, reason).await
+}
+
+/// Ends the connection. A client that should come back gets no close frame: its library may stop
+/// reading after one without telling anybody (that of Java does, and notices the end of the
+/// connection only after 85 s), while every library takes the end of TCP for a lost connection.
+pub async fn hang_up(
+    connection: &mut WsConnection,
+    reason: CloseReason,
+) -> Result<(), CloseReason> {
+    match reason != CloseReason::Left && may_reconnect(reason) {
+        true => connection.end().await,
+        false => connection.close(reason).await,
+    }
 }
 
 #[cfg(test)]

@@ -47,8 +47,8 @@ pub struct WsConnection {
     stream: WebSocketStream<TcpStream>,
     /// Whether `stream` may hold a pong that is not written yet.
     pong_due: bool,
-    /// Whether a read has failed. `stream` reads nothing after that.
-    failed: bool,
+    /// Whether the client has sent its close frame. Nothing but the answer may be written after it.
+    has_left: bool,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -95,7 +95,7 @@ impl WsConnection {
         WsConnection {
             stream,
             pong_due: false,
-            failed: false,
+            has_left: false,
             _permit: permit,
         }
     }
@@ -106,8 +106,8 @@ impl WsConnection {
     /// No further message can come.
     pub async fn next(&mut self) -> Result<Message, CloseReason> {
         let read = self.stream.next().await.ok_or(CloseReason::Lost)?;
-        self.failed |= read.is_err();
         let message = read.map_err(|e| close_reason(&e))?;
+        self.has_left |= matches!(message, Message::Close(_));
         self.pong_due |= matches!(message, Message::Ping(_));
         Ok(message)
     }
@@ -158,13 +158,17 @@ impl WsConnection {
         Ok(true)
     }
 
-    /// Writes all frames. The caller limits the time.
+    /// Writes all frames, or none if the client has sent its close frame. The caller limits the
+    /// time.
     ///
     /// # Errors
     /// The connection is lost.
     pub async fn write_all(&mut self, out: &mut VecDeque<Bytes>) -> Result<(), CloseReason> {
         self.stream.flush().await.map_err(|e| close_reason(&e))?;
         self.pong_due = false;
+        if self.has_left {
+            out.clear();
+        }
         while !out.is_empty() {
             match self.stream.get_mut().write_vectored(&slices(out)).await {
                 Ok(0) | Err(_) => return Err(CloseReason::Lost),
@@ -174,37 +178,41 @@ impl WsConnection {
         Ok(())
     }
 
-    /// Sends the close frame with the code of the reason, if it has one, and reads until the client
-    /// has answered. Otherwise the operating system would reset a connection with unread bytes, and
-    /// the close frame would be lost. The caller limits the time.
+    /// Sends the close frame with the code of the reason, if it has one, and ends the connection. A
+    /// close frame of the client is answered instead. The caller limits the time.
     ///
     /// # Errors
     /// The connection is lost.
     pub async fn close(&mut self, reason: CloseReason) -> Result<(), CloseReason> {
-        if let Some(code) = reason.code() {
-            let frame = CloseFrame {
+        if self.has_left {
+            self.stream.flush().await.map_err(|e| close_reason(&e))?;
+        } else {
+            let frame = reason.code().map(|code| CloseFrame {
                 code: code.into(),
                 reason: Utf8Bytes::from_static(reason.as_str()),
-            };
+            });
             self.stream
-                .send(Message::Close(Some(frame)))
+                .send(Message::Close(frame))
                 .await
                 .map_err(|e| close_reason(&e))?;
         }
-        while let Some(read) = self.stream.next().await {
-            self.failed |= read.is_err();
-        }
-        if self.failed {
-            // Boxed, because a socket that is idle should not pay for the size of this future.
-            Box::pin(self.discard())
-                .await
-                .map_err(|_| CloseReason::Lost)?;
-        }
-        Ok(())
+        self.end().await
     }
 
-    /// Shuts the sending side down, and reads and throws away all bytes until the client has closed
-    /// its own side.
+    /// Ends the connection without a close frame: shuts the sending side down at once, and reads
+    /// and throws away all bytes until the client has closed its own side. Otherwise the operating
+    /// system would reset a connection with unread bytes, and what was written last would be lost.
+    /// The caller limits the time.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub async fn end(&mut self) -> Result<(), CloseReason> {
+        // Boxed, because a socket that is idle should not pay for the size of this future.
+        Box::pin(self.discard())
+            .await
+            .map_err(|_| CloseReason::Lost)
+    }
+
     async fn discard(&mut self) -> io::Result<()> {
         let tcp = self.stream.get_mut();
         tcp.shutdown().await?;

@@ -15,11 +15,16 @@ use super::connection::WsConnection;
 use super::socket;
 use super::upgrade::{self, Upgrade};
 use crate::admission;
-use crate::auth::handshake::{Handshake, bearer};
+use crate::auth::handshake::{self, Handshake};
 use crate::listener::Lease;
 use crate::node::Node;
+use crate::subscriber::cursor::Cursor;
 use crate::subscriber::socket_guards::Transport;
 use crate::transport::refusal::Refusal;
+
+/// Where this transport takes the token from.
+const TOKEN_PLACES: &str = "as the subprotocols `bearer` and the token, in the header \
+                            `Authorization: Bearer`, or as `?token=`";
 
 struct Handler {
     handshake: Arc<Handshake>,
@@ -30,6 +35,7 @@ struct Handler {
 pub fn routes(handshake: Arc<Handshake>, node: Node) -> Router {
     Router::new()
         .route("/ws", any(open))
+        .route("/ws/", any(open))
         .with_state(Arc::new(Handler { handshake, node }))
 }
 
@@ -37,7 +43,7 @@ pub fn routes(handshake: Arc<Handshake>, node: Node) -> Router {
 #[derive(Debug, Deserialize)]
 struct Parameters {
     token: Option<String>,
-    last_seq: Option<u64>,
+    last_seq: Option<String>,
 }
 
 async fn open(
@@ -53,15 +59,15 @@ async fn open(
         return Err(Refusal::BadQuery);
     };
     let now = Timestamp::now();
-    let token = bearer(request.headers()).or(token.as_deref());
-    let session = handler.handshake.verify(token, now)?;
+    let token = handshake::token(request.headers(), token.as_deref());
+    let session = handler.handshake.verify(token, TOKEN_PLACES, now)?;
+    let cursor = last_seq.as_deref().map(Cursor::from_text);
     let Upgrade {
         response,
         upgrading,
     } = upgrade::accept(request).ok_or(Refusal::NotWebSocket)?;
     let (node, socket) = (&handler.node, Id::generate(now));
-    let subscriber =
-        admission::enter(node, Transport::WebSocket, session, socket, last_seq).await?;
+    let subscriber = admission::enter(node, Transport::WebSocket, session, socket, cursor).await?;
     lease.extend();
     let (limits, tasks) = (*node.limits(), node.tasks().clone());
     node.tasks().spawn(async move {
@@ -79,10 +85,11 @@ mod tests {
     use axum::http::Uri;
     use proptest::prelude::*;
 
-    fn parse(query: &str) -> Option<(Option<String>, Option<u64>)> {
+    fn parse(query: &str) -> Option<(Option<String>, Option<Cursor>)> {
         let uri: Uri = format!("/ws?{query}").parse().ok()?;
         let Query(parameters) = Query::<Parameters>::try_from_uri(&uri).ok()?;
-        Some((parameters.token, parameters.last_seq))
+        let cursor = parameters.last_seq.as_deref().map(Cursor::from_text);
+        Some((parameters.token, cursor))
     }
 
     #[test]
@@ -90,11 +97,16 @@ mod tests {
         assert_eq!(parse(""), Some((None, None)));
         assert_eq!(
             parse("token=a%2Eb&last_seq=7&more=1"),
-            Some((Some("a.b".to_owned()), Some(7)))
+            Some((Some("a.b".to_owned()), Some(Cursor::After(7))))
         );
-        for query in ["last_seq=", "last_seq=-1", "last_seq=x", "token=a&token=b"] {
-            assert_eq!(parse(query), None, "{query}");
+        for query in ["last_seq=", "last_seq=-1", "last_seq=undefined"] {
+            assert_eq!(
+                parse(query),
+                Some((None, Some(Cursor::Unusable))),
+                "{query}"
+            );
         }
+        assert_eq!(parse("token=a&token=b"), None);
     }
 
     proptest! {
@@ -105,7 +117,8 @@ mod tests {
 
         #[test]
         fn every_cursor_is_read_as_written(seq in 0..=u64::MAX) {
-            prop_assert_eq!(parse(&format!("last_seq={seq}")), Some((None, Some(seq))));
+            let cursor = Some(Cursor::After(seq));
+            prop_assert_eq!(parse(&format!("last_seq={seq}")), Some((None, cursor)));
         }
     }
 }

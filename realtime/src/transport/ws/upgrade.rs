@@ -7,6 +7,8 @@ use axum::response::Response;
 use hyper::upgrade::OnUpgrade;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use crate::auth::handshake;
+
 /// An accepted handshake.
 pub struct Upgrade {
     /// The answer with status 101.
@@ -19,6 +21,8 @@ pub struct Upgrade {
 pub fn accept(mut request: Request) -> Option<Upgrade> {
     let key = websocket_key(&request)?;
     let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes())).ok()?;
+    let subprotocol =
+        handshake::subprotocol(request.headers()).and_then(|name| HeaderValue::from_str(name).ok());
     let upgrading = request.extensions_mut().remove::<OnUpgrade>()?;
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -26,6 +30,9 @@ pub fn accept(mut request: Request) -> Option<Upgrade> {
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    if let Some(name) = subprotocol {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, name);
+    }
     Some(Upgrade {
         response,
         upgrading,
