@@ -354,3 +354,50 @@ fn the_document_describes_every_event_of_the_log() {
         &node_users,
     );
 }
+
+#[test]
+fn every_schema_has_a_title_and_every_server_its_security() {
+    fn untitled(schema: &Value, place: String, found: &mut Vec<String>) {
+        match schema {
+            Value::Object(parts) => {
+                if parts.contains_key("properties") && !parts.contains_key("title") {
+                    found.push(place.clone());
+                }
+                for (name, part) in parts {
+                    untitled(part, format!("{place}/{name}"), found);
+                }
+            }
+            Value::Array(parts) => {
+                for (n, part) in parts.iter().enumerate() {
+                    untitled(part, format!("{place}/{n}"), found);
+                }
+            }
+            _ => {}
+        }
+    }
+    let document = document();
+    let mut found = Vec::new();
+    for (name, message) in object(&document, "/components/messages") {
+        let payload = &message["payload"];
+        assert!(
+            payload["title"].is_string() || payload["$ref"].is_string(),
+            "{name}"
+        );
+        untitled(payload, name.clone(), &mut found);
+    }
+    for (name, schema) in object(&document, "/components/schemas") {
+        assert_eq!(schema["title"], name.as_str());
+        untitled(schema, name.clone(), &mut found);
+    }
+    assert_eq!(found, Vec::<String>::new(), "without a title");
+    for (name, server) in object(&document, "/servers") {
+        let security = server["security"]
+            .as_array()
+            .unwrap_or_else(|| panic!("{name}"));
+        assert!(!security.is_empty(), "{name}");
+        for scheme in security {
+            let pointer = scheme["$ref"].as_str().unwrap().trim_start_matches('#');
+            assert!(document.pointer(pointer).is_some(), "{name}: {pointer}");
+        }
+    }
+}
