@@ -622,6 +622,26 @@ fn every_command_is_in_the_image() -> Check {
 }
 
 #[test]
+fn the_balancer_logs_no_query_string_because_it_may_hold_a_token() -> Check {
+    let balancer = read("deploy/haproxy.cfg")?;
+    let mut lines = balancer.lines().map(str::trim);
+    assert!(lines.all(|line| !line.starts_with("option httplog")));
+    let formats = balancer.lines().filter(|line| line.contains("log-format"));
+    let formats: Vec<&str> = formats.collect();
+    assert!(!formats.is_empty());
+    // `%r`, `%HU` and `%HQ` have the query string.
+    for with_query in ["%r", "%{+Q}r", "%HU", "%HQ"] {
+        assert!(
+            formats.iter().all(|format| !format
+                .split([' ', '"', '\\'])
+                .any(|part| part == with_query)),
+            "{with_query}: {formats:?}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
 fn ports_health_checks_and_the_balancer_agree() -> Check {
     let (compose, balancer) = (compose()?, read("deploy/haproxy.cfg")?);
     for expected in &SERVICES {
