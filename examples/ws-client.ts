@@ -26,8 +26,9 @@ export function follow(company: Company): () => void {
     try {
       cursor ??= await company.fetchLists();
       const token = await company.token();
-      const query = new URLSearchParams({ token, last_seq: String(cursor) });
-      socket = new WebSocket(`${company.realtime.replace(/^http/, "ws")}/ws?${query}`);
+      const address = `${company.realtime.replace(/^http/, "ws")}/ws?last_seq=${cursor}`;
+      // Proxies log addresses, but not subprotocols.
+      socket = new WebSocket(address, ["bearer", token]);
     } catch (error) {
       console.error("no connection:", error);
       connectLater();
