@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
-# Runs schemathesis, with all checks and phases, against a running gateway and its /openapi.json.
-# pip fetches schemathesis into the cache folder if it is missing. Uses loopback only. All
-# processes that the script starts ends with it.
+# Validates gateway/openapi.json, and runs schemathesis, with all checks and phases, against a
+# running gateway and its /openapi.json. pip fetches both tools into the cache folder if they are
+# missing. Uses loopback only. All processes that the script starts end with it.
 #   tests/openapi/run.sh      EXAMPLES=25 (generated inputs for each operation)   SEED=1
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 version=4.32.5
-cache=${PETBUDDY_CACHE:-$HOME/.cache/petbuddy}/schemathesis-$version
+validator=0.9.0
+cache=${PETBUDDY_CACHE:-$HOME/.cache/petbuddy}/openapi-$version-$validator
 if [ ! -d "$cache" ]; then
-  echo "fetching schemathesis $version into $cache"
+  echo "fetching schemathesis $version and openapi-spec-validator $validator into $cache"
   rm -rf "$cache.part"
-  python3 -m pip install --quiet --target "$cache.part" "schemathesis==$version"
+  python3 -m pip install --quiet --target "$cache.part" "schemathesis==$version" "openapi-spec-validator==$validator"
   mv "$cache.part" "$cache"
 fi
+PYTHONPATH=$cache python3 -m openapi_spec_validator gateway/openapi.json
 cargo build --quiet --locked -p petbuddy
 work=$(mktemp -d "${TMPDIR:-/tmp}/petbuddy-openapi.XXXXXX")
 mkfifo "$work/stdin"

@@ -6,11 +6,12 @@ use axum::http::{HeaderValue, header};
 use axum::middleware::map_response;
 use axum::response::Response;
 use axum::routing::get;
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme,
 };
+use utoipa::openapi::server::ServerBuilder;
 use utoipa::openapi::tag::TagBuilder;
 use utoipa::openapi::{
     ComponentsBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, RefOr, Schema,
@@ -19,6 +20,9 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::api::problem::{FieldProblem, ProblemDetails};
 use crate::api::refusals::Accepted;
+use operation_ids::operation_id;
+
+mod operation_ids;
 
 /// The path of the document.
 const DOCUMENT: &str = "/openapi.json";
@@ -65,6 +69,12 @@ pub fn base() -> OpenApi {
                 ))
                 .build(),
         )
+        .servers(Some([ServerBuilder::new()
+            .url("/")
+            .description(Some(
+                "The gateway, or the balancer, that this document is from.",
+            ))
+            .build()]))
         .tags(Some([
             tag("messages", "Between a company and its contacts."),
             tag(
@@ -96,23 +106,42 @@ pub fn base() -> OpenApi {
 /// # Errors
 /// None in practice: the document serialises.
 pub fn complete(mut document: OpenApi) -> Result<Value, serde_json::Error> {
-    for operation in document.paths.paths.values_mut().flat_map(operations) {
-        // The names of functions are no part of the contract.
-        operation.operation_id = None;
-        if let Some(RefOr::T(body)) = &mut operation.request_body {
-            for content in body.content.values_mut() {
-                if let RefOr::T(content) = content {
-                    not_null(&mut content.schema);
-                }
-            }
+    for (path, item) in &mut document.paths.paths {
+        for (method, operation) in operations(item) {
+            complete_operation(method, path, operation);
         }
     }
     let mut document = serde_json::to_value(document)?;
     unwrap_lines(&mut document);
+    declare_required(&mut document);
     Ok(document)
 }
 
-fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+fn complete_operation(method: &str, path: &str, operation: &mut Operation) {
+    operation.operation_id = Some(operation_id(method, path));
+    for (status, response) in &mut operation.responses.responses {
+        if let RefOr::T(response) = response
+            && response.description.is_empty()
+        {
+            response.description = match (status.as_str(), method) {
+                ("201", _) => "It is created.",
+                (_, "get") => "What was asked for.",
+                _ => "It is done.",
+            }
+            .to_owned();
+        }
+    }
+    if let Some(RefOr::T(body)) = &mut operation.request_body {
+        for content in body.content.values_mut() {
+            if let RefOr::T(content) = content {
+                not_null(&mut content.schema);
+            }
+        }
+    }
+}
+
+/// The operations of a path, with their methods.
+fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {
     let PathItem {
         get,
         put,
@@ -121,7 +150,36 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
         patch,
         ..
     } = item;
-    [get, put, post, delete, patch].into_iter().flatten()
+    [
+        ("get", get),
+        ("put", put),
+        ("post", post),
+        ("delete", delete),
+        ("patch", patch),
+    ]
+    .into_iter()
+    .filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
+}
+
+/// Declares the names that a schema requires as its properties, of any value. A schema beside it may
+/// say more of them. Otherwise linters and generators take the name for a mistake.
+fn declare_required(value: &mut Value) {
+    match value {
+        Value::Array(list) => list.iter_mut().for_each(declare_required),
+        Value::Object(object) => {
+            object.values_mut().for_each(declare_required);
+            let Some(Value::Array(required)) = object.get("required").cloned() else {
+                return;
+            };
+            let properties = object.entry("properties").or_insert_with(|| json!({}));
+            if let Value::Object(properties) = properties {
+                for name in required.iter().filter_map(Value::as_str) {
+                    properties.entry(name).or_insert_with(|| json!({}));
+                }
+            }
+        }
+        _ => {}
+    }
 }
 
 /// A body that may be absent is not null when it is there.
