@@ -229,6 +229,7 @@ async fn slow_and_silent_clients_are_closed_and_a_stopping_node_says_when_to_rec
     let bounds = [
         ("SOCKET_QUEUE_BYTES", "1048576"),
         ("SOCKET_HANDSHAKE_TIMEOUT", "2s"),
+        ("MAX_SOCKETS_PER_USER", "4"),
         ("CORS_ORIGINS", "https://app.example.com"),
     ];
     let system = System::start_with(Folder::new(), &[], &bounds).await;
@@ -250,6 +251,17 @@ async fn slow_and_silent_clients_are_closed_and_a_stopping_node_says_when_to_rec
     assert_eq!(silent.rest().await, (vec![], None));
     let silent = Poll::open(&staff, &url).await;
     assert_eq!(silent.rest().await, ["1"]);
+
+    // A user with too many sockets gets no `connect_error`, after which socket.io-client would not
+    // come back: some of the sockets may be gone and not missed yet.
+    let other = system.new_company().await;
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        open.push(Web::join(&url, &other).await);
+    }
+    let mut refused = Web::connect(&url).await;
+    refused.say(&auth(&other)).await;
+    assert_eq!(refused.rest().await, (vec![], None));
 
     // One client stops polling; another reads everything.
     let slow = Poll::join(&staff, &url).await;
