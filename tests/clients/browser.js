@@ -14,8 +14,8 @@ const library = path.join(path.dirname(require.resolve('socket.io-client/package
 /** Runs in the page: opens sockets and records what they receive. */
 function inPage() {
   window.frames_ = [];
-  window.openSocket = (address) => new Promise((resolve, reject) => {
-    window.socket = new WebSocket(address);
+  window.openSocket = (address, protocols) => new Promise((resolve, reject) => {
+    window.socket = new WebSocket(address, protocols);
     socket.onopen = () => resolve();
     socket.onerror = () => reject(new Error('no socket'));
     socket.onmessage = (e) => frames_.push(JSON.parse(e.data));
@@ -47,7 +47,8 @@ run(async (report) => {
     await page.evaluate(inPage);
     await page.addScriptTag({ content: fs.readFileSync(library, 'utf8') });
 
-    await page.evaluate((address) => openSocket(address), `${first.replace('http', 'ws')}/ws?token=${config.token}`);
+    await page.evaluate(([address, protocols]) => openSocket(address, protocols), [`${first.replace('http', 'ws')}/ws`, ['bearer', config.token]]);
+    report.protocol = await page.evaluate(() => socket.protocol);
     await page.evaluate(([url, auth]) => openClient(url, auth, ['polling']), [first, { token: config.token }]);
     await page.evaluate(([url, auth]) => openClient(url, auth, ['websocket']), [first, { token: config.token }]);
     await say('to the page 1');

@@ -99,6 +99,22 @@ run(async (report) => {
   report.pollingTransport = polling.io.engine.transport.name;
   polling.disconnect();
 
+  // The token in the other places from which it is taken.
+  const authorization = `Bearer ${config.token}`;
+  report.tokens = [];
+  for (const options of [
+    { auth: { token: authorization } },
+    { query: { token: config.token } },
+    { extraHeaders: { authorization } },
+    { extraHeaders: { authorization }, transports: ['websocket'] },
+    { protocols: ['bearer', config.token], transports: ['websocket'] },
+  ]) {
+    const client = open(first, { auth: {}, ...options });
+    await next(client, 'connect');
+    report.tokens.push(client.connected);
+    client.disconnect();
+  }
+
   // A refused client is told the reason.
   const refused = async (auth, url = first) => {
     const socket = open(url, { auth });

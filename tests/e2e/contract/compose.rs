@@ -696,7 +696,7 @@ fn ports_health_checks_and_the_balancer_agree() -> Check {
         .filter(|line| line.contains("_backend "))
         .collect();
     assert!(
-        rules.contains(&"use_backend realtime if { path /ws }"),
+        rules.contains(&"use_backend realtime if { path /ws /ws/ }"),
         "{rules:?}"
     );
     assert!(

@@ -198,6 +198,7 @@ async fn socket_io_client_works_as_with_the_express_backend_and_resumes() {
     assert_eq!(report["pollingTyping"], typing(true), "{report}");
     assert_eq!(report["pollingOrder"], numbered("polling", 10), "{report}");
 
+    assert_eq!(report["tokens"], json!(vec![true; 5]), "{report}");
     let refused = &report["refused"];
     for (why, code) in [
         ("bad", "INVALID_TOKEN"),
@@ -320,6 +321,7 @@ async fn a_page_in_chromium_works_over_both_transports() {
             .is_some_and(|agent| agent.contains("Chrome/")),
         "{report}"
     );
+    assert_eq!(report["protocol"], "bearer", "{report}");
     let both = json!(["to the page 1", "to the page 2"]);
     assert_eq!(report["frames"], both, "{report}");
     assert_eq!(
