@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::stream::{DirectGetErrorKind, RawMessageErrorKind};
-use contract::event::{Envelope, Event};
+use contract::event::{Envelope, Event, MessageDelivery};
 use contract::outcome::Outcome;
 use contract::query::Query;
+use contract::subject::EventSubject;
 use contract::trace::TraceContext;
 use contract::{Id, Timestamp};
 use contract::{header, inventory};
 use futures_util::future::join_all;
 use runtime::CancellationToken;
+use runtime::log::direct_get::{self, ReadError};
 use runtime::log::publisher::{Outgoing, PublishError, Publisher, Receipt};
 use runtime::net::connection::Connection;
 use runtime::rpc::outcome::Inbox;
@@ -159,6 +161,24 @@ impl Log {
             Err(e) => return Err(unavailable(&e)),
         };
         Envelope::from_json(&payload).map_err(|e| PublishError::Refused(e.to_string()))
+    }
+
+    /// The last step of a delivery in a conversation. `None` if there is none that can be read.
+    ///
+    /// # Errors
+    /// The log does not answer.
+    pub async fn last_step(
+        &self,
+        company: Id,
+        contact: Id,
+    ) -> Result<Option<MessageDelivery>, ReadError> {
+        let subject = EventSubject::MessageDelivery { company, contact }.to_string();
+        let last = direct_get::last(&self.0.connection, inventory::EVENTS, &subject).await?;
+        let envelope = last.and_then(|stored| Envelope::from_json(&stored.payload).ok());
+        Ok(envelope.and_then(|envelope| match envelope.event {
+            Event::MessageDelivery(step) => Some(step),
+            _ => None,
+        }))
     }
 
     /// Asks the persister.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use contract::Timestamp;
 use contract::dead_letter::Reason;
-use contract::domain::{Contact, DeliveryState, Integration, LaneEntry, Message};
+use contract::domain::{Contact, DeliveryState, ExternalId, Integration, LaneEntry, Message};
 use contract::query::{GetContact, GetIntegration};
 use contract::trace::TraceContext;
 use metrics::counter;
@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use crate::bot::Called;
 use crate::bot::admission::Permit;
-use crate::bot::answer::Ending;
+use crate::bot::answer::{Answer, Ending};
 use crate::bot::backoff;
 use crate::delivery::forwarder::{Forwarder, LOOK_AGAIN, NotStored, wait};
 use crate::delivery::history::{self, Past};
@@ -300,6 +300,10 @@ impl Attempt<'_> {
             Verdict::Delivered => {
                 let mut step = ended(DeliveryState::Delivered);
                 step.delivery.delivered_at = Some(now);
+                step.delivery.external_message_id = match &called.ending {
+                    Ending::Answered(answer) => given_id(answer),
+                    _ => None,
+                };
                 let final_step = FinalStep {
                     step,
                     dead_letter: None,
@@ -459,6 +463,11 @@ impl Attempt<'_> {
 /// Whether a message is too old to be sent.
 fn is_expired(since: Timestamp, now: Timestamp, deadline: Duration) -> bool {
     now.since(since) >= deadline
+}
+
+/// The id that the platform gave the message. An id that no message can have is left out.
+fn given_id(answer: &Answer) -> Option<ExternalId> {
+    ExternalId::new(answer.reply.message_id.as_deref()?).ok()
 }
 
 fn text(deadline: Duration) -> String {

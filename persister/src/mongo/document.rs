@@ -158,13 +158,17 @@ pub fn attachments(attachments: &[Attachment]) -> Vec<Document> {
 /// The field `delivery`.
 pub fn delivery(delivery: &Delivery) -> Document {
     let at = |at: Option<Timestamp>| at.map_or(Bson::Null, |at| date(at).into());
-    doc! {
+    let mut document = doc! {
         "state": delivery.state.as_str(),
         "attempts": i64::from(delivery.attempts),
         "last_error": delivery.last_error.clone().map_or(Bson::Null, Bson::String),
         "next_attempt_at": at(delivery.next_attempt_at),
         "delivered_at": at(delivery.delivered_at),
+    };
+    if let Some(id) = &delivery.external_message_id {
+        document.insert("external_message_id", id.as_str());
     }
+    document
 }
 
 /// Reads fields. An error names the field that was wrong.

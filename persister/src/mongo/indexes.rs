@@ -29,6 +29,8 @@ const RETIRE_TICKS: u64 = 60;
 pub const EXTERNAL_INDEX: &str = "conversation_external";
 /// The index that had its place while a platform's id was unique in the whole company.
 const COMPANY_WIDE_EXTERNAL_INDEX: &str = "company_platform_external";
+/// The field with the id that a platform gave a message of ours.
+pub const GIVEN_ID: &str = "delivery.external_message_id";
 /// The name of the unique index on callers' requests, as a duplicate key error quotes it.
 pub const REQUEST_INDEX: &str = "company_request";
 /// The name of the unique index on staff emails.
@@ -141,8 +143,14 @@ pub async fn create(collections: &Collections) -> Result<(), DatabaseError> {
     Ok(())
 }
 
-fn of_messages() -> [IndexModel; 8] {
+fn of_messages() -> [IndexModel; 9] {
     [
+        // Echoes of what the bot was given.
+        partial(
+            doc! {"company_id": 1, "platform": 1, GIVEN_ID: 1},
+            "given_id",
+            doc! {GIVEN_ID: {"$exists": true}},
+        ),
         index(doc! {"platform": 1}),
         // A company's report.
         index(doc! {"company_id": 1, "accepted_at": 1}),

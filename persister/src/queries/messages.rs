@@ -17,6 +17,7 @@ use super::json;
 use super::page::{created_at, cut, older, one_more};
 use super::reader::{Reader, belongs, is_visible, raw, visible};
 use crate::mongo::document::{self, oid};
+use crate::mongo::indexes::GIVEN_ID;
 
 /// Writes a [`contract::query::MessagePage`].
 #[derive(Serialize)]
@@ -167,21 +168,35 @@ impl Reader {
         let mut owners = Vec::new();
         for ((company_id, platform), keys) in by_group {
             let wanted: Vec<&str> = keys.keys().map(|(_, text)| *text).collect();
-            let (field, mut filter) = match platform {
-                Some(platform) => (
-                    "external_message_id",
-                    doc! {"company_id": oid(company_id), "platform": platform.as_str()},
-                ),
-                None => ("request", doc! {"company_id": oid(company_id)}),
+            let wanted = doc! {"$in": wanted};
+            let filter = match platform {
+                Some(platform) => doc! {
+                    "company_id": oid(company_id),
+                    "platform": platform.as_str(),
+                    "$or": [{"external_message_id": &wanted}, {GIVEN_ID: &wanted}],
+                },
+                None => doc! {"company_id": oid(company_id), "request": wanted},
             };
-            filter.insert(field, doc! {"$in": wanted});
             let find = self.collections.messages.find(filter);
-            let find = find.projection(doc! {field: 1, "contact_id": 1, "seq": 1});
+            let find = find.projection(doc! {
+                "request": 1, "external_message_id": 1, GIVEN_ID: 1, "contact_id": 1, "seq": 1,
+            });
             let found = self.all(find).await?;
             let owner = |d: &Document| {
                 let contact = d.get_object_id("contact_id").ok().map(document::id);
                 let within = contact.filter(|_| platform.is_some());
-                let key = (*keys.get(&(within, d.get_str(field).ok()?))?).clone();
+                let texts = match platform {
+                    Some(_) => [
+                        d.get_str("external_message_id").ok(),
+                        d.get_document("delivery")
+                            .and_then(|delivery| delivery.get_str("external_message_id"))
+                            .ok(),
+                    ],
+                    None => [d.get_str("request").ok(), None],
+                };
+                let mut texts = texts.into_iter().flatten();
+                let key = texts.find_map(|text| keys.get(&(within, text)))?;
+                let key = (*key).clone();
                 Some(KeyOwner {
                     key,
                     message_id: document::id(d.get_object_id("_id").ok()?),

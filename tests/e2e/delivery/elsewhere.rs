@@ -9,7 +9,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use crate::support::delivery::{bot_calls_for, delivery};
-use crate::support::{System, id_of};
+use crate::support::{AFTER_FAULT, System, eventually, id_of};
 
 fn from_operator(contact: &str, more: Value) -> Value {
     let mut body = json!({
@@ -57,6 +57,42 @@ async fn what_the_customer_has_from_elsewhere_is_stored_once_and_never_sent() {
             assert!(bot_calls_for(system, id_of(&answer)).await.is_empty());
         }
     }
+}
+
+/// The platform tells of each message that it has sent, often before the bot has answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_echo_of_an_operators_message_is_recognised_also_during_the_call() {
+    let system = System::start(&["--replicas", "gateway=2"]).await;
+    let staff = system.new_company().await;
+    let contact = staff.new_contact().await;
+    for (n, delay_ms) in [(0, 0), (1, 1_500), (2, 0)] {
+        let id_given = format!("m_{n}");
+        let body = json!({"recipient_id": "9", "message_id": id_given});
+        let mode = json!({"status": 200, "body": body, "delay_ms": delay_ms});
+        system.bot_mode(mode).await;
+        let sent = staff.operator_message(&contact, "by the bot").await;
+        // The call is under way, or has ended.
+        let is_called =
+            || async { (!bot_calls_for(&system, &sent.id).await.is_empty()).then_some(()) };
+        eventually("the bot is called", AFTER_FAULT, is_called).await;
+        let echo = from_operator(
+            &contact,
+            json!({"external_message_id": id_given, "sent_elsewhere": true}),
+        );
+        let echoes = (0..10).map(|e| staff.post_to(e % 2, "/messages", &[], &echo));
+        for answer in join_all(echoes).await {
+            assert_eq!(answer.status, StatusCode::CONFLICT, "{n}: {answer:?}");
+            assert_eq!(
+                answer.body["existing_id"],
+                json!(sent.id),
+                "{n}: {answer:?}"
+            );
+        }
+        let (_, shown) = staff.get_message(&sent.id).await;
+        let delivery = &shown["messageData"]["delivery"];
+        assert_eq!(delivery["external_message_id"], json!(id_given), "{shown}");
+    }
+    system.assert_audit_clean();
 }
 
 #[tokio::test(flavor = "multi_thread")]

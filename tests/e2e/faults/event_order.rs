@@ -166,6 +166,7 @@ fn history(steps: &[Step], company: Id, contact: Id) -> Vec<Stored> {
                     last_error: None,
                     next_attempt_at: None,
                     delivered_at: None,
+                    external_message_id: None,
                 };
                 Event::MessageDelivery(MessageDelivery {
                     message_id,

@@ -17,6 +17,7 @@ use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::delivery_wait::DeliveryWaits;
+use super::echo;
 use super::fields::Attachments;
 use super::prefer;
 use super::store::{Create, Stored};
@@ -118,6 +119,7 @@ pub async fn create(
     let now = Timestamp::now();
     let message = new.accept(&caller, now)?;
     let request = key.map(|key| idempotency(&caller, key, body));
+    echo::await_call(&log, &message, trace).await;
     let within = prefer::wait(headers).filter(|_| message.is_forwardable());
     // Listens first, because the bot may be quicker than the log's answer.
     let wait = match within {

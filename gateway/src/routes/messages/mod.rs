@@ -5,6 +5,7 @@ pub mod batch;
 pub mod compat;
 mod create;
 pub mod delivery_wait;
+mod echo;
 pub mod edit;
 mod fields;
 pub mod list;

@@ -218,6 +218,9 @@ pub struct Delivery {
     pub next_attempt_at: Option<Timestamp>,
     /// When the bot took it.
     pub delivered_at: Option<Timestamp>,
+    /// The id that the platform gave it, as the bot's answer says. An echo names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_message_id: Option<ExternalId>,
 }
 
 impl Delivery {
@@ -229,6 +232,7 @@ impl Delivery {
             last_error: None,
             next_attempt_at: None,
             delivered_at: None,
+            external_message_id: None,
         }
     }
 }

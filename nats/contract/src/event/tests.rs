@@ -49,6 +49,7 @@ fn examples() -> Vec<(&'static str, Event)> {
         last_error: Some("HTTP 503".into()),
         next_attempt_at: Some(at(4_000)),
         delivered_at: None,
+        external_message_id: None,
     };
     let contact = Contact {
         id: id('b'),

@@ -51,6 +51,11 @@ const WORDS: &[&str] = &[
     "title",
     "error",
 ];
+/// Fields that hold a message's id: of Messenger and Instagram, of Telegram, as bots spell it, and of
+/// WhatsApp in its list of messages.
+const MESSAGE_IDS: &[&str] = &["message_id", "messageId", "mid", "external_message_id"];
+/// Fields that may hold the platform's answer.
+const ANSWERS: &[&str] = &["result", "data", "response", "body"];
 /// Fields that may hold a code of the Graph API.
 const CODES: &[&str] = &["code", "error_code", "errorCode"];
 /// Fields that may hold an HTTP status.
@@ -168,6 +173,8 @@ pub struct Reply {
     pub is_failure: bool,
     /// The error in the body.
     pub error: Option<PlatformError>,
+    /// The id that the platform gave a message, if the body has one.
+    pub message_id: Option<String>,
 }
 
 impl Reply {
@@ -190,6 +197,7 @@ impl Reply {
             error: graph_error(&value, secrets, DEPTH)
                 .map(PlatformError::Graph)
                 .or_else(|| own_error(&value, secrets)),
+            message_id: message_id(&value),
         }
     }
 
@@ -400,6 +408,23 @@ fn is_something(value: &Value) -> bool {
         Value::Array(items) => !items.is_empty(),
         Value::Object(fields) => fields.values().any(is_something),
     }
+}
+
+/// The platform's id of a message in the answer, or in the platform's answer within it.
+fn message_id(value: &Value) -> Option<String> {
+    let text = |value: &Value| match value {
+        Value::String(text) => Some(text.clone()),
+        // Telegram counts the messages of a chat.
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    };
+    let of = |fields: &Value| {
+        let mut ids = MESSAGE_IDS.iter();
+        let own = ids.find_map(|name| text(fields.get(*name)?));
+        own.or_else(|| text(fields.get("messages")?.get(0)?.get("id")?))
+    };
+    let mut answers = ANSWERS.iter();
+    of(value).or_else(|| answers.find_map(|name| of(value.get(*name)?)))
 }
 
 #[cfg(test)]

@@ -286,6 +286,7 @@ fn a_page_a_bots_error_and_neither_are_told_apart() {
             is_page,
             is_failure,
             error,
+            message_id: None,
         };
         assert_eq!(read(body), expected, "{body}");
     }
@@ -369,5 +370,28 @@ proptest! {
             prop_assert!(tidied.chars().count() <= WORDS_CHARS);
             prop_assert!(!tidied.chars().any(char::is_control));
         }
+    }
+}
+
+#[test]
+fn the_id_that_the_platform_gave_is_found_where_bots_put_it() {
+    for (body, id) in [
+        (
+            r#"{"recipient_id":"9","message_id":"m_abc"}"#,
+            Some("m_abc"),
+        ),
+        (
+            r#"{"success":true,"data":{"messageId":"m_abc"}}"#,
+            Some("m_abc"),
+        ),
+        (r#"{"ok":true,"result":{"message_id":42}}"#, Some("42")),
+        (r#"{"messages":[{"id":"wamid.x"}]}"#, Some("wamid.x")),
+        (r#"{"success":true}"#, None),
+        (r#"{"message_id":null,"id":"5"}"#, None),
+        ("[]", None),
+        ("thanks", None),
+    ] {
+        let reply = Reply::read(body.as_bytes(), &[]);
+        assert_eq!(reply.message_id.as_deref(), id, "{body}");
     }
 }
