@@ -156,3 +156,34 @@ async fn a_refusal_holds_the_company_only_after_two_conversations_were_refused()
     }
     system.assert_audit_clean();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_outlives_a_wrong_road_and_throttling() {
+    let system = System::start(&[]).await;
+    let staff = system.new_company().await;
+    let mut contacts = Vec::new();
+    for _ in 0..10 {
+        contacts.push(staff.new_contact().await);
+    }
+    for mode in [
+        json!({"status": 404, "body": PAGE}),
+        json!({"status": 400, "graph_code": 613}),
+    ] {
+        system.bot_mode(mode).await;
+        let mut ids = Vec::new();
+        for n in 0..4 {
+            for contact in &contacts {
+                ids.push(staff.operator_message(contact, &format!("{n}")).await.id);
+            }
+        }
+        for id in &ids[..contacts.len()] {
+            delivery(&staff, id, "retrying").await;
+        }
+        system.bot_mode(json!({})).await;
+        for id in &ids {
+            delivery(&staff, id, "delivered").await;
+        }
+    }
+    assert_eq!(list_dead_letters(&staff, "").await, []);
+    system.assert_audit_clean();
+}

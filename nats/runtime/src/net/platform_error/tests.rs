@@ -15,7 +15,8 @@ fn code_of(body: &str) -> Option<(i64, Option<i64>)> {
 
 #[test]
 fn every_code_is_about_what_the_platforms_pages_say() {
-    let rows: &[(About, &[(i64, Option<i64>)])] = &[
+    type Codes = &'static [(i64, Option<i64>)];
+    let rows: &[(About, Codes)] = &[
         (
             About::Passing,
             &[
