@@ -1,5 +1,5 @@
-//! Texts with limits. Each type trims and checks its text when a value is made, so that every value
-//! is valid. What a text is used for is not said here.
+//! Texts with limits. Each type cleans, trims and checks its text when a value is made, so that every
+//! value is valid. What a text is used for is not said here.
 
 use std::fmt;
 
@@ -27,21 +27,49 @@ pub enum InvalidText {
     Form(&'static str),
 }
 
-/// Trims the text and checks its length. Control characters are refused, except tab and line breaks
-/// where `multiline` is true.
-fn checked(text: &str, max: usize, multiline: bool) -> Result<String, InvalidText> {
-    let text = text.trim();
-    let has = text.chars().count();
-    if has > max {
-        return Err(InvalidText::TooLong { max, has });
-    }
-    let bad = |c: char| c.is_control() && !(multiline && matches!(c, '\t' | '\n' | '\r'));
-    if text.chars().any(bad) {
-        Err(InvalidText::Control)
-    } else {
-        Ok(text.to_owned())
+/// Trims the text and checks its length. Control characters are refused: an address with one is
+/// another address without it.
+fn checked(text: &str, max: usize) -> Result<String, InvalidText> {
+    match checked_length(text, max)? {
+        text if text.chars().any(char::is_control) => Err(InvalidText::Control),
+        text => Ok(text),
     }
 }
+
+/// As [`checked`], but takes control characters away, because a text that somebody wrote must not be
+/// lost for one. Those that part words become a blank, or a line break where `multiline` is true.
+fn cleaned(text: &str, max: usize, multiline: bool) -> Result<String, InvalidText> {
+    let clean = |c: char| match c {
+        '\t' | '\n' | '\r' if multiline => Some(c),
+        c if c.is_control() && c.is_whitespace() => Some(if multiline { '\n' } else { ' ' }),
+        c if c.is_control() => None,
+        c => Some(c),
+    };
+    match text.chars().any(char::is_control) {
+        true => checked_length(&text.chars().filter_map(clean).collect::<String>(), max),
+        false => checked_length(text, max),
+    }
+}
+
+fn checked_length(text: &str, max: usize) -> Result<String, InvalidText> {
+    let text = text.trim();
+    let has = text.chars().count();
+    match has > max {
+        true => Err(InvalidText::TooLong { max, has }),
+        false => Ok(text.to_owned()),
+    }
+}
+
+/// As [`cleaned`] on one line, and not empty.
+fn label(text: &str, max: usize) -> Result<String, InvalidText> {
+    match cleaned(text, max, false)? {
+        text if text.is_empty() => Err(InvalidText::Empty),
+        text => Ok(text),
+    }
+}
+
+/// The most bytes of a [`Url`]. Because an event has a limit too, characters are not counted.
+const MAX_URL_BYTES: usize = 8_192;
 
 macro_rules! text {
     ($(#[$doc:meta])* $name:ident, $schema:expr, $check:expr) => {
@@ -102,26 +130,26 @@ macro_rules! text {
 mod schema {
     use utoipa::openapi::schema::{ObjectBuilder, Type};
 
-    /// No control characters but tab and line breaks.
-    pub const MULTILINE: &str = r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*$";
     /// No control characters, and at neither end a space, of which Unicode has many.
     pub const ONE_LINE: &str = concat!(
         r"^[^\u0000-\u0020\u007f-\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]",
         r"([^\u0000-\u001f\u007f-\u009f]*[^\u0000-\u0020\u007f-\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000])?$"
     );
 
+    pub fn any() -> ObjectBuilder {
+        ObjectBuilder::new().schema_type(Type::String)
+    }
+
     pub fn text(pattern: &str) -> ObjectBuilder {
-        ObjectBuilder::new()
-            .schema_type(Type::String)
-            .pattern(Some(pattern))
+        any().pattern(Some(pattern))
     }
 }
 
 text!(
     /// A message's text: at most 5,000 characters, may be empty, line breaks allowed.
     Content,
-    schema::text(schema::MULTILINE).max_length(Some(5_000)),
-    |t| checked(t, 5_000, true)
+    schema::any().max_length(Some(5_000)),
+    |t| cleaned(t, 5_000, true)
 );
 impl Content {
     /// The text of a message that has only attachments.
@@ -134,39 +162,36 @@ text!(
     /// A name, label or short remark: 1 to 1,000 characters on one line.
     ShortText,
     schema::text(schema::ONE_LINE).min_length(Some(1)).max_length(Some(1_000)),
-    |t| match checked(t, 1_000, false)? {
-        t if t.is_empty() => Err(InvalidText::Empty),
-        t => Ok(t),
-    }
+    |t| label(t, 1_000)
 );
 
 text!(
-    /// The id that a platform gave a message: 1 to 256 characters, unique within company and
+    /// The id that a platform gave a message: 1 to 1,024 characters, unique within company and
     /// platform.
     ExternalId,
-    schema::text(schema::ONE_LINE).min_length(Some(1)).max_length(Some(256)),
-    |t| match checked(t, 256, false)? {
-        t if t.is_empty() => Err(InvalidText::Empty),
-        t => Ok(t),
-    }
+    schema::text(schema::ONE_LINE).min_length(Some(1)).max_length(Some(1_024)),
+    |t| label(t, 1_024)
 );
 
 text!(
-    /// An absolute `http` or `https` URL of at most 2,048 characters. It is passed on, never
-    /// fetched.
+    /// An absolute `http` or `https` URL of at most 8,192 bytes. It is passed on, never fetched. The
+    /// scheme is written in lower case, and a blank as `%20`.
     Url,
-    schema::text(r"^https?://[0-9A-Za-z\[][!-~]*$").max_length(Some(2_048)),
+    schema::text(r"^[Hh][Tt][Tt][Pp][Ss]?://[0-9A-Za-z\[][!-~]*$").max_length(Some(8_192)),
     |t| {
-        let t = checked(t, 2_048, false)?;
-        let rest = t.strip_prefix("https://").or_else(|| t.strip_prefix("http://"));
-        match rest {
-            Some(rest)
-                if rest.starts_with(|c: char| c.is_alphanumeric() || c == '[')
-                    && !t.contains(char::is_whitespace) =>
-            {
-                Ok(t)
-            }
-            _ => Err(InvalidText::Form("an absolute http or https URL")),
+        let t = checked(t, MAX_URL_BYTES)?.replace(' ', "%20");
+        if t.len() > MAX_URL_BYTES {
+            return Err(InvalidText::TooLong { max: MAX_URL_BYTES, has: t.len() });
+        }
+        let (scheme, rest) = t.split_once("://").unwrap_or_default();
+        let scheme = scheme.to_ascii_lowercase();
+        let is_http = matches!(scheme.as_str(), "http" | "https");
+        let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let begins = host.starts_with(|c: char| c.is_alphanumeric() || c == '[');
+        let begins = begins && !host.contains("%20");
+        match is_http && begins && !rest.contains(char::is_whitespace) {
+            true => Ok(format!("{scheme}://{rest}")),
+            false => Err(InvalidText::Form("an absolute http or https URL")),
         }
     }
 );
@@ -178,7 +203,7 @@ text!(
     schema::text(r"^[0-9A-Za-z!#$%&'*+/=?^_`{|}~.-]+@[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*$").max_length(Some(254)),
     |t| {
         // Lower case first: the lower case of one letter may be two characters.
-        let t = checked(&t.to_lowercase(), 254, false)?;
+        let t = checked(&t.to_lowercase(), 254)?;
         let good = t.split_once('@').is_some_and(|(local, host)| {
             !local.is_empty()
                 && host.split('.').all(|part| !part.is_empty())
@@ -205,7 +230,39 @@ mod tests {
                 has: 5_001
             })
         );
-        assert_eq!(Content::new("a\0b"), Err(InvalidText::Control));
+    }
+
+    #[test]
+    fn control_characters_are_taken_away_and_part_words_where_they_did() {
+        for (text, content, label) in [
+            ("a\0b", "ab", "ab"),
+            (
+                "mail xx.yyy\0live.example",
+                "mail xx.yyylive.example",
+                "mail xx.yyylive.example",
+            ),
+            ("\u{1b}[1mbold\u{7f}", "[1mbold", "[1mbold"),
+            ("a\tb\r\nc", "a\tb\r\nc", "a b  c"),
+            ("a\u{b}b\u{c}c\u{85}d", "a\nb\nc\nd", "a b c d"),
+            ("\0 a \u{9f}", "a", "a"),
+            (
+                "a\u{2028}\u{200d}\u{fffd}b",
+                "a\u{2028}\u{200d}\u{fffd}b",
+                "a\u{2028}\u{200d}\u{fffd}b",
+            ),
+        ] {
+            assert_eq!(Content::new(text).unwrap().as_str(), content, "{text:?}");
+            assert_eq!(ShortText::new(text).unwrap().as_str(), label, "{text:?}");
+            assert_eq!(ExternalId::new(text).unwrap().as_str(), label, "{text:?}");
+        }
+        assert_eq!(Content::new("\0\u{7}").unwrap(), Content::empty());
+        assert_eq!(ShortText::new("\0 \u{7}"), Err(InvalidText::Empty));
+        // Characters that are taken away do not count.
+        assert!(Content::new(&"a\0".repeat(5_000)).is_ok());
+        for address in ["https://a.example/\0", "https://a.example/a\nb"] {
+            assert_eq!(Url::new(address), Err(InvalidText::Control));
+        }
+        assert_eq!(Email::new("a\0@b.c"), Err(InvalidText::Control));
     }
 
     #[test]
@@ -224,9 +281,30 @@ mod tests {
             "https://",
             "https:///x",
             "http://a b",
+            "http://a b/c",
+            "//cdn.example/a",
+            "httpss://a",
+            "ftp://a.example",
+            "http://a\u{a0}b",
+            "data:image/png;base64,AAAA",
         ] {
             assert!(Url::new(bad).is_err(), "{bad}");
         }
+        for (given, written) in [
+            ("HTTPS://X.example/A.jpg", "https://X.example/A.jpg"),
+            ("Http://a.example", "http://a.example"),
+            (
+                "https://a.example/my file.jpg",
+                "https://a.example/my%20file.jpg",
+            ),
+            ("https://a.example/ä", "https://a.example/ä"),
+        ] {
+            assert_eq!(Url::new(given).unwrap().as_str(), written);
+        }
+        let long = |bytes: usize| format!("https://a.example/{}", "x".repeat(bytes - 18));
+        assert!(Url::new(&long(MAX_URL_BYTES)).is_ok());
+        assert!(Url::new(&long(MAX_URL_BYTES + 1)).is_err());
+        assert!(Url::new(&format!("https://a/{}", "ä".repeat(MAX_URL_BYTES / 2))).is_err());
         assert_eq!(Email::new(" A@B.example ").unwrap().as_str(), "a@b.example");
         for bad in ["", "a", "@b", "a@", "a@b..c", "a@b@c", "a b@c"] {
             assert!(Email::new(bad).is_err(), "{bad}");
