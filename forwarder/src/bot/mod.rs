@@ -16,6 +16,7 @@ use metrics::histogram;
 use runtime::net::http_client::{self, Client, HeaderMap, HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use admission::CALLS_AT_ONCE;
 use answer::Ending;
@@ -50,6 +51,9 @@ struct ManualMessage<'a> {
     external_message_id: Option<&'a ExternalId>,
     access_token: &'a str,
     customer_social_id: Option<&'a ShortText>,
+    /// What the API does not know and the bot may, such as a tag.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    extra: &'a Map<String, Value>,
 }
 
 /// A call that has ended.
@@ -112,6 +116,7 @@ impl Bot {
             external_message_id: message.external_message_id.as_ref(),
             access_token: token.expose_secret(),
             customer_social_id: customer,
+            extra: &message.of_channel,
         };
         let request = self
             .client

@@ -34,12 +34,15 @@ fn message() -> Message {
         content: Content::new("See you at ten.").unwrap(),
         attachments: vec![Attachment {
             kind: ShortText::new("image").unwrap(),
-            url: Url::new("https://files.example/a.png").unwrap(),
+            url: Some(Url::new("https://files.example/a.png").unwrap()),
             file_description: None,
+            payload: None,
+            extra: serde_json::Map::new(),
         }],
         external_message_id: None,
         sent_elsewhere: false,
         created_at: Timestamp::from_millis(1_760_000_000_000),
+        of_channel: serde_json::Map::new(),
         extra: serde_json::Map::new(),
     }
 }

@@ -1,6 +1,7 @@
 //! Reads the fields of one JSON object and gathers everything that is wrong, so that an answer
 //! names all wrong fields at once. What a value of a field may be is said in `field`.
 
+use std::cell::RefCell;
 use std::fmt;
 
 use serde_json::{Map, Value};
@@ -15,6 +16,8 @@ const MAX_ERRORS: usize = 50;
 pub struct FieldReader<'a> {
     object: &'a Map<String, Value>,
     errors: Vec<FieldError>,
+    /// The fields of the object whose value was looked at.
+    asked: RefCell<Vec<&'a str>>,
 }
 
 impl<'a> FieldReader<'a> {
@@ -22,12 +25,22 @@ impl<'a> FieldReader<'a> {
         FieldReader {
             object,
             errors: Vec::new(),
+            asked: RefCell::default(),
         }
     }
 
     /// The value of a field, null included.
     pub fn value(&self, field: &str) -> Option<&'a Value> {
-        self.object.get(field)
+        let (name, value) = self.object.get_key_value(field)?;
+        self.asked.borrow_mut().push(name);
+        Some(value)
+    }
+
+    /// The fields whose value nobody has asked for so far: those that are not declared.
+    pub fn unasked(&self) -> Vec<(&'a String, &'a Value)> {
+        let asked = self.asked.borrow();
+        let is_unasked = |(name, _): &(&String, &Value)| !asked.contains(&name.as_str());
+        self.object.iter().filter(is_unasked).collect()
     }
 
     /// The whole object.

@@ -101,8 +101,13 @@ pub fn message(
     if message.is_forwardable() {
         document.insert("delivery", delivery(&Delivery::queued()));
     }
-    if !message.extra.is_empty() {
-        document.insert("extra", free_form(&message.extra));
+    let mut extra = free_form(&message.extra);
+    if !message.of_channel.is_empty() {
+        // Fields beside the others are in the document's `extra`, and so is this one.
+        extra.insert("extra", free_form(&message.of_channel));
+    }
+    if !extra.is_empty() {
+        document.insert("extra", extra);
     }
     document
 }
@@ -127,28 +132,42 @@ pub fn unescaped(name: &str) -> &str {
 
 /// Free-form JSON as a document. Every name can be read back unchanged.
 fn free_form(json: &serde_json::Map<String, Json>) -> Document {
-    fn bson(json: &Json) -> Bson {
-        match json {
-            Json::Null => Bson::Null,
-            Json::Bool(b) => Bson::Boolean(*b),
-            Json::Number(n) => n
-                .as_i64()
-                .map(Bson::Int64)
-                .unwrap_or_else(|| Bson::Double(n.as_f64().unwrap_or_default())),
-            Json::String(s) => Bson::String(s.clone()),
-            Json::Array(a) => Bson::Array(a.iter().map(bson).collect()),
-            Json::Object(o) => Bson::Document(free_form(o)),
-        }
+    json.iter()
+        .map(|(k, v)| (escaped(k), free_form_value(v)))
+        .collect()
+}
+
+fn free_form_value(json: &Json) -> Bson {
+    match json {
+        Json::Null => Bson::Null,
+        Json::Bool(b) => Bson::Boolean(*b),
+        // A whole number beyond 63 bits, which BSON has none of, keeps its digits.
+        Json::Number(n) => match (n.as_i64(), n.as_u64()) {
+            (Some(n), _) => Bson::Int64(n),
+            (None, Some(n)) => Bson::String(n.to_string()),
+            (None, None) => Bson::Double(n.as_f64().unwrap_or_default()),
+        },
+        Json::String(s) => Bson::String(s.clone()),
+        Json::Array(a) => Bson::Array(a.iter().map(free_form_value).collect()),
+        Json::Object(o) => Bson::Document(free_form(o)),
     }
-    json.iter().map(|(k, v)| (escaped(k), bson(v))).collect()
 }
 
 /// The field `attachments`.
 pub fn attachments(attachments: &[Attachment]) -> Vec<Document> {
     let one = |a: &Attachment| {
-        let mut d = doc! {"type": a.kind.as_str(), "url": a.url.as_str()};
+        let mut d = doc! {"type": a.kind.as_str()};
+        if let Some(url) = &a.url {
+            d.insert("url", url.as_str());
+        }
         if let Some(description) = &a.file_description {
             d.insert("file_description", description.as_str());
+        }
+        if let Some(payload) = &a.payload {
+            d.insert("payload", free_form_value(payload));
+        }
+        if !a.extra.is_empty() {
+            d.insert("extra", free_form(&a.extra));
         }
         d
     };

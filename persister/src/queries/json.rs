@@ -107,7 +107,7 @@ impl Serialize for Value<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use contract::domain::MessageView;
+    use contract::domain::{Attachment, MessageView, ShortText};
     use contract::event::{Envelope, Event};
     use mongodb::bson::oid::ObjectId;
 
@@ -131,8 +131,18 @@ mod tests {
         let Event::MessageCreated(mut m) = golden("message.created") else {
             panic!()
         };
-        m.extra
-            .insert("$where".into(), serde_json::json!({"a.b": 1}));
+        let free_form = serde_json::json!({"$where": {"a.b": 1}, "extra": {"n": 1.5}});
+        let free_form = free_form.as_object().unwrap().clone();
+        m.extra = free_form.clone();
+        m.extra.remove("extra");
+        m.of_channel = free_form.clone();
+        m.attachments.push(Attachment {
+            kind: ShortText::new("location").unwrap(),
+            url: None,
+            file_description: None,
+            payload: Some(serde_json::json!([{"coordinates": {"lat": 48.1}}, "x", null])),
+            extra: free_form,
+        });
         let text =
             serde_json::to_string(&Message(raw(document::message(&m, None, m.created_at, 7))))
                 .unwrap();

@@ -233,6 +233,7 @@ impl Log {
             external_message_id: None,
             sent_elsewhere: false,
             created_at: at,
+            of_channel: serde_json::Map::new(),
             extra: serde_json::Map::new(),
         };
         self.store(Event::MessageCreated(message))

@@ -135,6 +135,7 @@ fn history(steps: &[Step], company: Id, contact: Id) -> Vec<Stored> {
                     external_message_id: None,
                     sent_elsewhere: false,
                     created_at: at,
+                    of_channel: serde_json::Map::new(),
                     extra: serde_json::Map::new(),
                 }))
             }

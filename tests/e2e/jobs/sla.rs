@@ -92,6 +92,7 @@ impl Past<'_> {
             sent_elsewhere: false,
             // Only the log's time counts, so this value must be ignored.
             created_at: Timestamp::from_millis(1),
+            of_channel: serde_json::Map::new(),
             extra: serde_json::Map::new(),
         };
         self.store(at, Event::MessageCreated(message)).await;

@@ -18,12 +18,13 @@ use utoipa::{PartialSchema, ToSchema};
 
 use super::delivery_wait::DeliveryWaits;
 use super::echo;
-use super::fields::Attachments;
+use super::fields::{Attachments, check_free_form};
 use super::prefer;
 use super::store::{Create, Stored};
 use crate::api::declare::body;
 use crate::api::extract::Call;
 use crate::api::field::Flag;
+use crate::api::free_form::Extra;
 use crate::api::idempotency_key::{idempotency, say_replayed};
 use crate::api::problem::Problem;
 use crate::api::response::json;
@@ -52,6 +53,8 @@ body! {
         sent_elsewhere: Flag,
         /// When it was written; a time in the future counts as now.
         created_at: Option<Timestamp>,
+        /// Fields that are not named here, at most 16 KiB; they are kept as they are.
+        extra: Extra,
     }
     example {
         "contact_id": "665f1e0c9b1d4a7f3c2e8a01",
@@ -61,6 +64,9 @@ body! {
         "content": "See you at ten.",
     }
     check |reader| {
+        if let Some(attachments) = &attachments {
+            check_free_form(reader, attachments);
+        }
         // A field that is wrong is not called absent too.
         let is_blank = content.as_ref().is_some_and(|content| {
             content.as_ref().is_none_or(|content| content.as_str().is_empty())
@@ -102,6 +108,7 @@ impl NewMessage {
             external_message_id: self.external_message_id,
             sent_elsewhere: self.sent_elsewhere.unwrap_or_default() || is_history,
             created_at,
+            of_channel: self.extra,
             extra: Map::new(),
         })
     }
@@ -364,7 +371,7 @@ mod tests {
     fn every_wrong_field_is_named_by_its_path() {
         let fields = wrong_fields(json!({
             "role": "boss", "platform": 5, "content": "x".repeat(5_001),
-            "attachments": [{"type": "a", "url": "https://a.example"}, {"type": "b"}, 7],
+            "attachments": [{"type": "a", "url": "https://a.example"}, {"type": "Image"}, 7],
             "created_at": {"$gt": ""},
         }));
         let named = [
@@ -380,7 +387,7 @@ mod tests {
 
     #[test]
     fn a_field_that_is_wrong_is_not_called_absent_too() {
-        assert_eq!(wrong_fields(json!({"content": 5})), ["content"]);
+        assert_eq!(wrong_fields(json!({"content": [5]})), ["content"]);
         assert_eq!(
             wrong_fields(json!({"content": null, "attachments": "none"})),
             ["attachments"]
@@ -404,6 +411,128 @@ mod tests {
         ] {
             assert_eq!(wrong_fields(empty), ["content"]);
         }
+    }
+
+    #[test]
+    fn a_message_is_taken_as_a_channel_writes_it() {
+        let created = |at: &Message| at.created_at.to_string();
+        for time in [
+            json!("2021-09-08T06:34:04+0000"),
+            json!("1631082844"),
+            json!(1631082844),
+            json!(1631082844000_i64),
+        ] {
+            let message = accepted(json!({ "created_at": time })).unwrap();
+            assert_eq!(created(&message), "2021-09-08T06:34:04.000Z", "{time}");
+        }
+        let message = accepted(json!({
+            "role": "User", "direction": "INBOUND", "platform": " WhatsApp ",
+            "external_message_id": 6137, "content": 42, "company_id": "", "created_at": "",
+        }))
+        .unwrap();
+        let names = (message.role, message.direction, message.platform);
+        assert_eq!(names, (Role::User, Direction::Inbound, Platform::Whatsapp));
+        assert_eq!(message.external_message_id.unwrap().as_str(), "6137");
+        assert_eq!(message.content.as_str(), "42");
+        let message =
+            accepted(json!({"content": "a\0b\u{7}", "external_message_id": " "})).unwrap();
+        assert_eq!(message.content.as_str(), "ab");
+        assert_eq!(message.external_message_id, None);
+        let long = accepted(json!({"external_message_id": "m".repeat(1_024)}));
+        assert!(long.is_ok());
+        assert_eq!(
+            wrong_fields(json!({"external_message_id": "m".repeat(1_025), "role": ""})),
+            ["role", "external_message_id"]
+        );
+    }
+
+    #[test]
+    fn an_attachment_of_any_kind_is_kept_as_it_came() {
+        let signed = format!("https://a.example/{}", "x".repeat(8_000));
+        for (given, kept) in [
+            (
+                json!({"type": "image", "payload": {"url": "HTTPS://a.example/1", "sticker_id": 7}}),
+                json!({
+                    "type": "image", "url": "https://a.example/1",
+                    "payload": {"url": "HTTPS://a.example/1", "sticker_id": 7},
+                }),
+            ),
+            (
+                json!({"type": "location", "latitude": 48.1, "longitude": 11.5, "name": "us"}),
+                json!({"type": "location", "extra": {"latitude": 48.1, "longitude": 11.5, "name": "us"}}),
+            ),
+            (
+                json!({"type": "image", "id": "1003383421387256", "mime_type": "image/jpeg"}),
+                json!({"type": "image", "extra": {"id": "1003383421387256", "mime_type": "image/jpeg"}}),
+            ),
+            (
+                json!({"type": "contacts", "payload": [{"name": {"formatted_name": "Ada"}}]}),
+                json!({"type": "contacts", "payload": [{"name": {"formatted_name": "Ada"}}]}),
+            ),
+            (
+                json!({"type": "image", "url": signed}),
+                json!({"type": "image", "url": signed}),
+            ),
+            (
+                json!({"type": "like_heart", "url": null}),
+                json!({"type": "like_heart"}),
+            ),
+            (
+                json!({"type": "unsupported_type"}),
+                json!({"type": "unsupported_type"}),
+            ),
+            (
+                json!({"type": "file", "payload": {"url": "mid:5"}, "extra": {"size": 5}}),
+                json!({"type": "file", "payload": {"url": "mid:5"}, "extra": {"size": 5}}),
+            ),
+        ] {
+            let message = accepted(json!({"content": "", "attachments": [given]})).unwrap();
+            assert_eq!(serde_json::to_value(&message.attachments[0]).unwrap(), kept);
+        }
+        let part = "x".repeat(16_000);
+        for (bad, field) in [
+            (json!([{"url": "https://a.example"}]), "attachments[0].type"),
+            (
+                json!([{"type": "image", "file_description": "a cat"}]),
+                "attachments[0].url",
+            ),
+            (
+                json!([{"type": "image", "url": "/a.jpg", "id": 5}]),
+                "attachments[0].url",
+            ),
+            (
+                json!([{"type": "image", "url": format!("{signed}{}", "x".repeat(200))}]),
+                "attachments[0].url",
+            ),
+            (
+                json!([{"type": "card", "payload": [part, part]}]),
+                "attachments[0].payload",
+            ),
+            (
+                json!([{"type": "card", "vcard": [part, part]}]),
+                "attachments[0].vcard",
+            ),
+            (
+                json!(vec![json!({"type": "card", "payload": part}); 5]),
+                "attachments",
+            ),
+        ] {
+            assert_eq!(wrong_fields(json!({ "attachments": bad })), [field]);
+        }
+    }
+
+    #[test]
+    fn what_the_api_does_not_know_is_kept_with_the_message() {
+        let message = accepted(json!({"reply_to": {"mid": "m_1"}, "referral": null})).unwrap();
+        let written = serde_json::to_value(&message).unwrap();
+        assert_eq!(
+            written["extra"],
+            json!({"reply_to": {"mid": "m_1"}, "referral": null})
+        );
+        assert_eq!(serde_json::from_value::<Message>(written).unwrap(), message);
+        assert!(accepted(json!({})).unwrap().of_channel.is_empty());
+        let much = "x".repeat(20_000);
+        assert_eq!(wrong_fields(json!({ "metadata": much })), ["metadata"]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use contract::trace::TraceContext;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::fields::{Attachments, IdOrAlias};
+use super::fields::{Attachments, IdOrAlias, check_free_form};
 use crate::api::declare::body;
 use crate::api::extract::{Call, JsonBody};
 use crate::api::problem::Problem;
@@ -51,6 +51,9 @@ body! {
     example { "_id": "665f1e0c9b1d4a7f3c2e8a02", "content": "See you at eleven." }
     check |reader| {
         reader.refuse(IMMUTABLE);
+        if let Some(attachments) = &attachments {
+            check_free_form(reader, attachments);
+        }
         if matches!((&content, &attachments), (Some(None), Some(None))) {
             reader.wrong("content", "is required, or attachments");
         }

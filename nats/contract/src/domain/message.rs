@@ -89,18 +89,28 @@ impl Platform {
     }
 }
 
-/// A file that goes with a message. It stays where it is; only its address is kept.
+/// Something that goes with a message: a file, which stays where it is, because only its address is
+/// kept; or a location, a contact card, a sticker and whatever else a channel has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Attachment {
-    /// What it is: `image`, `video`, `file`, …
+    /// What it is: `image`, `video`, `file`, `location`, …
     #[serde(rename = "type")]
     pub kind: ShortText,
-    /// Where it is.
-    pub url: Url,
+    /// Where it is. What is no file has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<Url>,
     /// What staff or bot say of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file_description: Option<ShortText>,
+    /// What the channel says of it, as it came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schema(required = false, value_type = Value))]
+    pub payload: Option<Value>,
+    /// Fields that the API does not know, as they came.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    #[cfg_attr(feature = "schema", schema(required = false, value_type = Object))]
+    pub extra: Map<String, Value>,
 }
 
 /// A message as it was accepted. This is the data of `message.created`; it never changes.
@@ -134,6 +144,10 @@ pub struct Message {
     pub sent_elsewhere: bool,
     /// When it was written: the caller's word, else when it was accepted.
     pub created_at: Timestamp,
+    /// Fields of the channel that the API does not know, as they came.
+    #[serde(rename = "extra", default, skip_serializing_if = "Map::is_empty")]
+    #[cfg_attr(feature = "schema", schema(required = false, value_type = Object))]
+    pub of_channel: Map<String, Value>,
     /// Fields that a newer build has added: kept, not understood.
     #[serde(flatten)]
     #[cfg_attr(feature = "schema", schema(ignore))]

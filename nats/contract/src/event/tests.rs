@@ -35,12 +35,15 @@ fn examples() -> Vec<(&'static str, Event)> {
         content: Content::new("See you at ten.").unwrap(),
         attachments: vec![Attachment {
             kind: short("image"),
-            url: Url::new("https://files.example/a.png").unwrap(),
+            url: Some(Url::new("https://files.example/a.png").unwrap()),
             file_description: Some(short("the way")),
+            payload: None,
+            extra: serde_json::Map::new(),
         }],
         external_message_id: Some(ExternalId::new("m_1").unwrap()),
         sent_elsewhere: false,
         created_at: at(0),
+        of_channel: serde_json::Map::new(),
         extra: serde_json::Map::new(),
     };
     let delivery = Delivery {
@@ -295,6 +298,28 @@ fn fields_of_a_newer_build_are_kept_on_what_becomes_a_document() {
         panic!("another event")
     };
     assert_eq!(message.extra["mood"], "sunny");
+}
+
+#[test]
+fn fields_that_the_api_does_not_know_are_kept_beside_those_of_a_newer_build() {
+    let mut value: serde_json::Value =
+        serde_json::from_slice(&envelope(examples().remove(0).1).to_json().unwrap()).unwrap();
+    let of_channel = serde_json::json!({"reply_to": {"mid": "m_1"}});
+    let location = serde_json::json!({
+        "type": "location", "payload": {"lat": 48.1}, "extra": {"name": "us"},
+    });
+    value["data"]["mood"] = "sunny".into();
+    value["data"]["extra"] = of_channel.clone();
+    value["data"]["attachments"] = serde_json::json!([location]);
+    let read = Envelope::from_json(value.to_string().as_bytes()).unwrap();
+    let Event::MessageCreated(message) = &read.event else {
+        panic!("another event")
+    };
+    assert_eq!(message.extra["mood"], "sunny");
+    assert_eq!(Some(&message.of_channel), of_channel.as_object());
+    assert_eq!(message.attachments[0].url, None);
+    let again: serde_json::Value = serde_json::from_slice(&read.to_json().unwrap()).unwrap();
+    assert_eq!(again, value);
 }
 
 #[test]
