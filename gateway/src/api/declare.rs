@@ -240,12 +240,20 @@ mod tests {
         let empty = read(json!({"nonEmpty": " ", "text": ""}));
         assert_eq!((empty.non_empty, empty.text), (None, Some(None)));
         assert_eq!(
-            wrong(json!({"id": null, "kept": null, "optional": ""})),
-            [
-                "id is required",
-                "optional must not be empty",
-                "kept cannot be removed"
-            ]
+            wrong(json!({"id": null, "kept": null})),
+            ["id is required", "kept cannot be removed"]
+        );
+        let blank = read(json!({
+            "optional": " ", "nullable": "", "flag": "", "number": "", "list": null,
+        }));
+        assert!(blank.optional.is_none());
+        assert_eq!(
+            (blank.nullable, blank.flag, blank.number),
+            (Some(None), Some(false), 5)
+        );
+        assert_eq!(
+            wrong(json!({"kept": " ", "name": ""})),
+            ["kept must not be empty", "name must not be empty"]
         );
     }
 
@@ -253,8 +261,8 @@ mod tests {
     fn every_wrong_field_is_named_by_its_path_with_what_it_must_be() {
         assert_eq!(
             wrong(json!({
-                "optional": 1, "flag": "yes", "number": 11, "name": [],
-                "list": [{"name": "a"}, {"name": 5}],
+                "optional": true, "flag": "maybe", "number": 11, "name": [],
+                "list": [{"name": "a"}, {"name": {"$gt": ""}}],
             })),
             [
                 "optional must be a string",
@@ -282,6 +290,88 @@ mod tests {
     }
 
     #[test]
+    fn a_text_can_be_a_number_whose_digits_are_exact() {
+        for (number, text) in [
+            (json!(17841400008460056_i64), "17841400008460056"),
+            (json!(9007199254740993_i64), "9007199254740993"),
+            (json!(-1001234567890_i64), "-1001234567890"),
+            (json!(i64::MAX), "9223372036854775807"),
+            (json!(4917012345678.0), "4917012345678"),
+            (json!(0), "0"),
+            (json!(-0.0), "0"),
+            (json!(3.5), "3.5"),
+        ] {
+            let read = read(json!({ "optional": number })).optional;
+            assert_eq!(read.unwrap().as_str(), text);
+        }
+        for bad in [
+            json!(1e30),
+            json!(1e-30),
+            json!(9007199254740993.0),
+            json!(true),
+        ] {
+            let named = wrong(json!({ "optional": bad }));
+            assert_eq!(named, ["optional must be a string"], "{bad}");
+        }
+        let id = wrong(json!({"id": 5, "flag": 2}));
+        assert_eq!(id[0], "id an id is 24 hex digits");
+    }
+
+    #[test]
+    fn a_flag_and_a_time_can_be_spelt_in_several_ways() {
+        for (flag, is_set) in [
+            (json!(true), true),
+            (json!("true"), true),
+            (json!("True "), true),
+            (json!(1), true),
+            (json!("1"), true),
+            (json!("yes"), true),
+            (json!(false), false),
+            (json!("FALSE"), false),
+            (json!(0), false),
+            (json!("no"), false),
+        ] {
+            assert_eq!(read(json!({ "flag": flag })).flag, Some(is_set), "{flag}");
+        }
+        for bad in [
+            json!(2),
+            json!("on or off"),
+            json!([true]),
+            json!({}),
+            json!(0.5),
+        ] {
+            assert_eq!(
+                wrong(json!({ "flag": bad })),
+                ["flag must be true or false"]
+            );
+        }
+        let at: Timestamp = "2021-09-08T06:34:04.000Z".parse().unwrap();
+        for time in [
+            json!(1631082844),
+            json!(1631082844000_i64),
+            json!(1631082844.0),
+            json!("1631082844"),
+            json!("2021-09-08T06:34:04+0000"),
+            json!("2021-09-08 06:34:04"),
+        ] {
+            assert_eq!(
+                read(json!({ "nullable": time })).nullable,
+                Some(Some(at)),
+                "{time}"
+            );
+        }
+        for bad in [
+            json!(2021),
+            json!("tomorrow"),
+            json!(-1),
+            json!([]),
+            json!(true),
+        ] {
+            assert_eq!(wrong(json!({ "nullable": bad })).len(), 1, "{bad}");
+        }
+    }
+
+    #[test]
     fn a_rule_sees_the_fields_that_it_concerns() {
         assert_eq!(
             wrong(json!({"flag": true, "number": 10})),
@@ -297,7 +387,7 @@ mod tests {
             Some(Problem::BadId("_id"))
         );
         assert_eq!(
-            wrong(json!({"id": "x", "flag": 1})),
+            wrong(json!({"id": "x", "flag": 2})),
             ["id an id is 24 hex digits", "flag must be true or false"]
         );
     }

@@ -4,7 +4,7 @@
 
 use std::marker::PhantomData;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Number as JsonNumber, Value, json};
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{
     AllOfBuilder, ArrayBuilder, KnownFormat, ObjectBuilder, OneOfBuilder, RefBuilder, SchemaFormat,
@@ -27,6 +27,11 @@ pub trait Scalar: Sized {
     fn from_json(value: &Value) -> Result<Self, FieldErrorKind> {
         match value {
             Value::String(text) => Self::from_text(text),
+            // Platforms' ids and phones come as numbers too.
+            Value::Number(number) => match digits(number) {
+                Some(text) => Self::from_text(&text),
+                None => Err(FieldErrorKind::NotA("a string")),
+            },
             _ => Err(FieldErrorKind::NotA("a string")),
         }
     }
@@ -39,6 +44,26 @@ pub trait Scalar: Sized {
 
     /// An example for the document of a query string.
     const EXAMPLE: Option<&'static str> = None;
+}
+
+/// The digits of a number as they were written. Whole numbers that would be rounded are texts
+/// already, see `json_text`; `None` for others that are not exact.
+fn digits(number: &JsonNumber) -> Option<String> {
+    /// The first whole number whose neighbour a floating-point number cannot tell from it.
+    const EXACT_BELOW: f64 = 9_007_199_254_740_992.0;
+    match number.as_f64().filter(|_| number.is_f64()) {
+        Some(float) if float.abs() >= EXACT_BELOW => None,
+        Some(float) if float.fract() == 0.0 => Some((float as i64).to_string()),
+        _ => Some(number.to_string()).filter(|text| !text.contains('e')),
+    }
+}
+
+/// Reads the text of a JSON string and no other value, for what is a secret or made of secrets.
+pub fn text_alone<T: Scalar>(value: &Value) -> Result<T, FieldErrorKind> {
+    match value {
+        Value::String(text) => T::from_text(text),
+        _ => Err(FieldErrorKind::NotA("a string")),
+    }
 }
 
 /// A text that may be empty, where that means the same as no text at all.
@@ -267,13 +292,14 @@ impl<T: Scalar> Described for T {
     }
 }
 
-/// May be absent or null, which is the same.
+/// May be absent, null or, where that is no value of the type, empty, which is the same.
 impl<T: Scalar> Field for Option<T> {
     type Value = Option<T>;
 
     fn read(reader: &mut FieldReader<'_>, name: &'static str) -> Option<Option<T>> {
         match reader.value(name) {
             None | Some(Value::Null) => Some(None),
+            Some(Value::String(text)) if text.trim().is_empty() => Some(T::from_text(text).ok()),
             Some(value) => reader.checked(name, T::from_json(value)).map(Some),
         }
     }
@@ -372,11 +398,14 @@ impl<T: Scalar> Field for NotNull<T> {
     type Value = Option<T>;
 
     fn read(reader: &mut FieldReader<'_>, name: &'static str) -> Option<Option<T>> {
-        if reader.value(name).is_some_and(Value::is_null) {
-            reader.wrong(name, "cannot be removed");
-            return None;
+        match reader.value(name) {
+            None => Some(None),
+            Some(Value::Null) => {
+                reader.wrong(name, "cannot be removed");
+                None
+            }
+            Some(value) => reader.checked(name, T::from_json(value)).map(Some),
         }
-        Option::<T>::read(reader, name)
     }
 
     fn components(into: &mut Components) {
@@ -393,7 +422,8 @@ impl<T: Scalar> Described for NotNull<T> {
     }
 }
 
-/// True or false; null is false, and absence is `None`.
+/// True or false, also as a text or as 1 or 0; null or an empty text is false, and absence is
+/// `None`.
 pub struct Flag;
 
 impl Field for Flag {
@@ -402,12 +432,7 @@ impl Field for Flag {
     fn read(reader: &mut FieldReader<'_>, name: &'static str) -> Option<Option<bool>> {
         match reader.value(name) {
             None => Some(None),
-            Some(Value::Null) => Some(Some(false)),
-            Some(Value::Bool(flag)) => Some(Some(*flag)),
-            Some(_) => {
-                reader.wrong(name, FieldErrorKind::NotA("true or false"));
-                None
-            }
+            Some(value) => reader.checked(name, flag(value)).map(Some),
         }
     }
 }
@@ -426,10 +451,8 @@ impl Field for QueryFlag {
 
     fn read(reader: &mut FieldReader<'_>, name: &'static str) -> Option<bool> {
         match reader.value(name) {
-            Some(Value::String(text)) => {
-                reader.checked(name, text.parse().map_err(FieldErrorKind::invalid))
-            }
-            _ => Some(false),
+            None => Some(false),
+            Some(value) => reader.checked(name, flag(value)),
         }
     }
 }
@@ -443,7 +466,22 @@ impl Described for QueryFlag {
     }
 }
 
-/// A whole number from `MIN` to `MAX`. Absent or null means `DEFAULT`.
+fn flag(value: &Value) -> Result<bool, FieldErrorKind> {
+    let text = match value {
+        Value::Null => return Ok(false),
+        Value::Bool(flag) => return Ok(*flag),
+        Value::Number(number) => number.to_string(),
+        Value::String(text) => text.trim().to_ascii_lowercase(),
+        Value::Array(_) | Value::Object(_) => String::from("?"),
+    };
+    match text.as_str() {
+        "true" | "1" | "yes" => Ok(true),
+        "false" | "0" | "no" | "" => Ok(false),
+        _ => Err(FieldErrorKind::NotA("true or false")),
+    }
+}
+
+/// A whole number from `MIN` to `MAX`. Absent, null or empty means `DEFAULT`.
 pub struct Number<const MIN: u64, const MAX: u64, const DEFAULT: u64>;
 
 impl<const MIN: u64, const MAX: u64, const DEFAULT: u64> Field for Number<MIN, MAX, DEFAULT> {
@@ -452,6 +490,7 @@ impl<const MIN: u64, const MAX: u64, const DEFAULT: u64> Field for Number<MIN, M
     fn read(reader: &mut FieldReader<'_>, name: &'static str) -> Option<u64> {
         match reader.value(name) {
             None | Some(Value::Null) => Some(DEFAULT),
+            Some(Value::String(text)) if text.trim().is_empty() => Some(DEFAULT),
             Some(value) => reader.checked(name, whole_number(value, MIN, MAX)),
         }
     }
@@ -474,7 +513,7 @@ pub fn whole_number(value: &Value, min: u64, max: u64) -> Result<u64, FieldError
                 .filter(|number| number.fract() == 0.0 && *number >= 0.0)
                 .map(|number| number as u64)
         }),
-        Value::String(text) => text.parse().ok(),
+        Value::String(text) => text.trim().parse().ok(),
         _ => None,
     };
     given

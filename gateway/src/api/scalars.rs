@@ -1,13 +1,16 @@
 //! How the contract's types stand in fields of requests.
 
+use std::str::FromStr;
+
 use contract::domain::{
-    Content, Direction, Email, ExternalId, Platform, Role, ShortText, StaffRole, UnknownName, Url,
+    Content, Direction, Email, ExternalId, Platform, Role, ShortText, StaffRole, Url,
 };
 use contract::query::Cursor;
 use contract::{Id, Timestamp};
+use serde_json::Value;
 use utoipa::openapi::{Ref, RefOr, Schema};
 
-use super::field::{MaybeEmpty, Scalar};
+use super::field::{MaybeEmpty, Scalar, text_alone};
 use super::field_error::FieldErrorKind;
 use super::schema::{Components, component, reference, text};
 
@@ -39,11 +42,11 @@ pub(crate) use scalars;
 scalars! {
     Content = Content::new,
     Cursor = str::parse::<Cursor>,
-    Direction = str::parse::<Direction>,
+    Direction = in_any_case::<Direction>,
     Email = Email::new,
     ExternalId = ExternalId::new,
-    Platform = platform,
-    Role = str::parse::<Role>,
+    Platform = in_any_case::<Platform>,
+    Role = in_any_case::<Role>,
     ShortText = ShortText::new,
     StaffRole = staff_role,
     Timestamp = str::parse::<Timestamp>,
@@ -69,18 +72,22 @@ impl Scalar for String {
         Ok(text.to_owned())
     }
 
+    fn from_json(value: &Value) -> Result<String, FieldErrorKind> {
+        text_alone(value)
+    }
+
     fn schema() -> RefOr<Schema> {
         text().into()
     }
 }
 
-/// Upper and lower case are the same.
-fn platform(text: &str) -> Result<Platform, UnknownName> {
+/// Reads a name in which upper and lower case are the same.
+pub fn in_any_case<T: FromStr>(text: &str) -> Result<T, T::Err> {
     text.parse().or_else(|_| text.trim().to_lowercase().parse())
 }
 
 fn staff_role(text: &str) -> Result<StaffRole, &'static str> {
-    match text {
+    match text.trim().to_lowercase().as_str() {
         "manager" => Ok(StaffRole::Manager),
         "receptionist" => Ok(StaffRole::Receptionist),
         _ => Err("must be manager or receptionist"),

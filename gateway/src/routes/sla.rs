@@ -200,6 +200,16 @@ mod tests {
             (json!({"from": "2026-11-22T03:00:00Z"}), "22T03", "22T12"),
             (json!({"from": "2026-11-12T03:00:00Z"}), "12T03", "13T03"),
             (json!({"to": "2026-11-12T03:00:00Z"}), "11T03", "12T03"),
+            (
+                json!({"to": "2026-11-12T03:00:00Z", "from": ""}),
+                "11T03",
+                "12T03",
+            ),
+            (
+                json!({"to": "1794452400", "platform": ""}),
+                "11T03",
+                "12T03",
+            ),
         ] {
             let time = |hour: &str| format!("2026-11-{hour}:00:00.000Z");
             assert_eq!(range(&query, now), Ok((time(from), time(to))), "{query}");
@@ -212,7 +222,7 @@ mod tests {
             json!({"from": "2026-11-22T03:00:00Z", "to": "2026-11-22T02:00:00Z"}),
             json!({"from": "2026-09-01T00:00:00Z", "to": "2026-11-01T00:00:00Z"}),
             json!({"to": "now"}),
-            json!({"from": ""}),
+            json!({"from": "2026"}),
         ] {
             let read = range(&bad, Timestamp::now());
             assert!(matches!(read, Err(Problem::Validation(_))), "{bad}");

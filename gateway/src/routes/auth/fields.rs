@@ -1,10 +1,11 @@
 //! What requests under `/auth` hold.
 
 use contract::domain::{Email, InvalidText, ShortText, StaffRole};
+use serde_json::Value;
 use utoipa::openapi::{RefOr, Schema};
 
 use crate::api::declare::body;
-use crate::api::field::{Described, Description, Field, Scalar};
+use crate::api::field::{Described, Description, Field, Scalar, text_alone};
 use crate::api::field_error::FieldErrorKind;
 use crate::api::field_reader::FieldReader;
 use crate::api::schema::{Components, having_a, text, with_any_of};
@@ -103,6 +104,10 @@ impl Scalar for NewPassword {
             true => Ok(NewPassword(text.to_owned())),
             false => Err("must be 8 to 72 bytes long".into()),
         }
+    }
+
+    fn from_json(value: &Value) -> Result<NewPassword, FieldErrorKind> {
+        text_alone(value)
     }
 
     /// Texts of ASCII, because the document can only count characters.

@@ -12,7 +12,7 @@ use crate::api::field::{
     Flag, FlattenQuery, Inline, Number, QueryFlag, Scalar, whole_number, whole_number_schema,
 };
 use crate::api::field_error::FieldErrorKind;
-use crate::api::scalars::scalars;
+use crate::api::scalars::{in_any_case, scalars};
 use crate::api::schema::text;
 use crate::routes::queries::OfCompany;
 
@@ -143,7 +143,7 @@ impl Scalar for ServiceName {
     const EXAMPLE: Option<&'static str> = Some("forwarder");
 
     fn from_text(text: &str) -> Result<ServiceName, FieldErrorKind> {
-        text.parse().map_err(FieldErrorKind::invalid)
+        in_any_case(text).map_err(FieldErrorKind::invalid)
     }
 
     fn schema() -> RefOr<Schema> {
@@ -155,8 +155,8 @@ impl Scalar for ServiceName {
 }
 
 scalars! {
-    Reason = str::parse::<Reason>,
-    StateFilter = str::parse::<StateFilter>,
+    Reason = in_any_case::<Reason>,
+    StateFilter = in_any_case::<StateFilter>,
 }
 
 #[cfg(test)]

@@ -4,10 +4,11 @@
 use contract::domain::{Provider, ShortText};
 use contract::{Id, Timestamp};
 use secrecy::SecretString;
+use serde_json::Value;
 use utoipa::openapi::{RefOr, Schema};
 
 use crate::api::declare::{body, path_parameter};
-use crate::api::field::{Body, NonEmpty, Scalar};
+use crate::api::field::{Body, NonEmpty, Scalar, text_alone};
 use crate::api::field_error::FieldErrorKind;
 use crate::api::field_reader::FieldReader;
 use crate::api::schema::text;
@@ -89,6 +90,10 @@ impl Scalar for Token {
             true => Ok(Token(text.into())),
             false => Err(format!("must have 1 to {TOKEN_CHARS} visible ASCII characters").into()),
         }
+    }
+
+    fn from_json(value: &Value) -> Result<Token, FieldErrorKind> {
+        text_alone(value)
     }
 
     fn schema() -> RefOr<Schema> {
