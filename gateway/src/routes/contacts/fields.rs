@@ -14,6 +14,7 @@ use crate::api::field::{
 };
 use crate::api::field_error::FieldErrorKind;
 use crate::api::field_reader::FieldReader;
+use crate::api::free_form::has_nul_name;
 use crate::api::schema::{AnyValue, Components, component, names, reference};
 
 /// The most bytes of a profile as JSON. A larger profile is refused.
@@ -72,6 +73,35 @@ impl ContactFields {
             social: self.social,
             profile: self.profile,
         }
+    }
+
+    /// What a contact is called whose name nobody knows: a name that it goes by, else an id on a
+    /// network, an address or a number. `None` if nothing of that is given.
+    pub fn stand_in(&self) -> Option<ShortText> {
+        fn given(field: &Option<Option<ShortText>>) -> Option<&ShortText> {
+            field.as_ref()?.as_ref()
+        }
+        let SocialPatch {
+            facebook_id,
+            instagram_id,
+            telegram_id,
+            whatsapp_id,
+        } = &self.social;
+        let of_profile = self
+            .profile
+            .as_ref()
+            .and_then(|profile| profile.name.as_ref());
+        let email = self.email.as_ref().and_then(Option::as_ref);
+        let email = email.and_then(|email| ShortText::new(email.as_str()).ok());
+        of_profile
+            .or(given(&self.social_network_name))
+            .or(given(facebook_id))
+            .or(given(instagram_id))
+            .or(given(telegram_id))
+            .or(given(whatsapp_id))
+            .cloned()
+            .or(email)
+            .or_else(|| given(&self.phone).cloned())
     }
 
     /// A new contact of these fields.
@@ -170,7 +200,10 @@ impl Field for ProfileField {
             );
             return None;
         }
-        if has_nul_name(object) {
+        if object
+            .iter()
+            .any(|(name, value)| name.contains('\0') || has_nul_name(value))
+        {
             reader.wrong(name, "must not have names with NUL characters");
             return None;
         }
@@ -208,20 +241,6 @@ fn with_any_other_field(profile: Schema) -> Schema {
         }
         other => other,
     }
-}
-
-/// Whether a name at any depth has a NUL, which a BSON document cannot have in a name.
-fn has_nul_name(object: &Map<String, Value>) -> bool {
-    fn inside(value: &Value) -> bool {
-        match value {
-            Value::Object(object) => has_nul_name(object),
-            Value::Array(list) => list.iter().any(inside),
-            _ => false,
-        }
-    }
-    object
-        .iter()
-        .any(|(name, value)| name.contains('\0') || inside(value))
 }
 
 #[cfg(test)]
@@ -267,7 +286,7 @@ mod tests {
     #[test]
     fn every_wrong_field_is_named_by_its_path() {
         let Err(Problem::Validation(errors)) = read(json!({
-            "email": "x", "phone": 5, "botSuspended": "yes", "botSuspendUntil": "tomorrow",
+            "email": "x", "phone": true, "botSuspended": "perhaps", "botSuspendUntil": "tomorrow",
             "social": {"facebookId": {"$gt": ""}}, "profile": [],
         })) else {
             panic!("accepted")
@@ -292,11 +311,56 @@ mod tests {
         assert_eq!(profile.name.unwrap().as_str(), "Ada");
         assert_eq!(profile.rest["pets"], json!([{"dog": 1}]));
         for bad in [
-            json!({"name": 5}),
+            json!({"name": [5]}),
             json!({"a": [{"b\0": 1}]}),
             json!({"a": "x".repeat(PROFILE_BYTES)}),
         ] {
             assert!(matches!(read(bad), Err(Problem::Validation(_))));
+        }
+    }
+
+    #[test]
+    fn ids_and_phones_are_taken_as_numbers() {
+        let changed = patch(json!({
+            "phone": 491701234567_i64, "botSuspended": "true", "botSuspendUntil": 1794452400,
+            "social": {"telegramId": 123456789, "instagramId": "17841400008460056123"},
+        }));
+        assert_eq!(changed.phone.flatten().unwrap().as_str(), "491701234567");
+        assert_eq!(changed.bot_suspended, Some(true));
+        assert!(changed.bot_suspend_until.flatten().is_some());
+        assert_eq!(
+            changed.social.telegram_id.flatten().unwrap().as_str(),
+            "123456789"
+        );
+        let id = changed.social.instagram_id.flatten().unwrap();
+        assert_eq!(id.as_str(), "17841400008460056123");
+    }
+
+    #[test]
+    fn something_stands_in_for_a_name_that_nobody_knows() {
+        for (body, name) in [
+            (
+                json!({"social": {"instagramId": "17841400000000000"}}),
+                Some("17841400000000000"),
+            ),
+            (
+                json!({"social": {"telegramId": 7}, "socialNetworkName": "@ada"}),
+                Some("@ada"),
+            ),
+            (
+                json!({"socialNetworkName": "@ada", "profile": {"name": "Ada"}}),
+                Some("Ada"),
+            ),
+            (
+                json!({"phone": "+49 170", "email": "A@b.example"}),
+                Some("a@b.example"),
+            ),
+            (json!({"phone": "+49 170"}), Some("+49 170")),
+            (json!({"leadStage": "new", "social": {}, "email": ""}), None),
+            (json!({}), None),
+        ] {
+            let stand_in = read(body.clone()).unwrap().stand_in();
+            assert_eq!(stand_in.as_ref().map(ShortText::as_str), name, "{body}");
         }
     }
 

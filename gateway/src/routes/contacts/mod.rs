@@ -14,6 +14,7 @@ use contract::trace::TraceContext;
 use contract::{Id, Timestamp};
 use serde::Serialize;
 use utoipa::openapi::path::{Parameter, ParameterIn};
+use utoipa::openapi::schema::ObjectBuilder;
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{IntoParams, ToSchema};
 
@@ -30,7 +31,7 @@ use crate::api::page::{PageQuery, page_answer};
 use crate::api::problem::Problem;
 use crate::api::refusals::{Accepted, BadBody, Denied, Missing, Refused, Reused, Taken};
 use crate::api::response::{json, named_answer};
-use crate::api::schema::{having, text, with_any_of};
+use crate::api::schema::{having, having_a, text, with_any_of};
 use crate::log::Log;
 
 /// The most characters of a search. A longer one is refused.
@@ -39,17 +40,56 @@ const SEARCH_CHARS: usize = 100;
 /// contact is meant.
 const IMMUTABLE: &[&str] = &["_id", "id", "created_at", "updated_at"];
 
+/// Why a contact of which nothing is known is refused.
+const NAME_NEEDED: &str = "is required, or an id, an email or a phone that stands in for it";
+
+/// A text that is not blank.
+fn named() -> ObjectBuilder {
+    text().pattern(Some(r"\S"))
+}
+
 body! {
     /// A contact to enter.
     pub struct NewContact {
         company_id: Option<Id>,
-        full_name as "fullName": ShortText,
+        /// Where it is not given, a name, id, address or number of the other fields stands in.
+        full_name as "fullName": NonEmpty<ShortText>,
         fields: Flatten<ContactFields>,
     }
     example {
         "fullName": "Ada Brown",
         "phone": "+49 170 1234567",
         "social": {"facebookId": "1784"},
+    }
+    check |reader| {
+        let is_nameless = matches!(full_name, Some(None))
+            && fields.as_ref().is_some_and(|fields| fields.stand_in().is_none());
+        if is_nameless {
+            reader.wrong("fullName", NAME_NEEDED);
+        }
+    }
+    schema |schema| with_any_of(schema, [
+        having_a("fullName", named()),
+        having_a("email", named()),
+        having_a("phone", named()),
+        having_a("socialNetworkName", named()),
+        having_a("social", having_a("facebookId", named())),
+        having_a("social", having_a("instagramId", named())),
+        having_a("social", having_a("telegramId", named())),
+        having_a("social", having_a("whatsappId", named())),
+        having_a("profile", having_a("name", named())),
+    ])
+}
+
+impl NewContact {
+    /// The contact as it is entered now.
+    ///
+    /// # Errors
+    /// Neither a name is given nor anything that stands in for it.
+    fn contact(self, company: Id) -> Result<Contact, Problem> {
+        let full_name = self.full_name.or_else(|| self.fields.stand_in());
+        let full_name = full_name.ok_or_else(|| Problem::field("fullName", NAME_NEEDED))?;
+        Ok(self.fields.contact(full_name, company, Timestamp::now()))
     }
 }
 
@@ -190,7 +230,7 @@ pub async fn create(
 ) -> Result<Response, Problem> {
     let new = body.read()?;
     let company = caller.company(new.company_id)?;
-    let contact = new.fields.contact(new.full_name, company, Timestamp::now());
+    let contact = new.contact(company)?;
     let key = idempotency_key(&headers)?;
     let request = key.map(|key| idempotency(&caller, key, body.object()));
     let enter = enter(
@@ -240,7 +280,7 @@ pub async fn find_or_create(
 ) -> Result<Response, Problem> {
     let new = body.read()?;
     let company = caller.company(new.company_id)?;
-    let contact = new.fields.contact(new.full_name, company, Timestamp::now());
+    let contact = new.contact(company)?;
     if contact.social.ids().next().is_none() {
         return Err(Problem::field("social", "needs an id on a platform"));
     }
@@ -392,10 +432,13 @@ mod tests {
             wrong_fields::<NewContact>(json!({"fullName": "Ada"})),
             [""; 0]
         );
+        let by_id = json!({"fullName": null, "social": {"instagramId": "17841400000000000"}});
+        assert_eq!(wrong_fields::<NewContact>(by_id), [""; 0]);
         for bad in [
-            json!({"email": "a@b.c"}),
+            json!({}),
             json!({"fullName": null}),
-            json!({"fullName": " "}),
+            json!({"fullName": " ", "phone": "", "social": {"facebookId": null}}),
+            json!({"leadStage": "new", "profile": {"city": "Bern"}}),
         ] {
             assert_eq!(
                 wrong_fields::<NewContact>(bad.clone()),
