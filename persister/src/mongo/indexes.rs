@@ -21,14 +21,18 @@ use crate::mongo::document;
 /// How often [`watch`] makes sure of the indexes.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
-/// Every so many ticks of [`watch`] the index of an earlier version is dropped.
+/// Every so many ticks of [`watch`] the indexes of earlier versions are dropped.
 const RETIRE_TICKS: u64 = 60;
 
 /// The name of the unique index on a platform's own message ids, as a duplicate key error quotes
 /// it.
 pub const EXTERNAL_INDEX: &str = "conversation_external";
-/// The index that had its place while a platform's id was unique in the whole company.
-const COMPANY_WIDE_EXTERNAL_INDEX: &str = "company_platform_external";
+/// Indexes of messages that earlier versions made. Under the first one two conversations cannot have a
+/// message of the same platform id. The second one listed a conversation without its sequences.
+const RETIRED: [&str; 2] = [
+    "company_platform_external",
+    "company_id_1_contact_id_1_created_at_-1__id_-1",
+];
 /// The field with the id that a platform gave a message of ours.
 pub const GIVEN_ID: &str = "delivery.external_message_id";
 /// The name of the unique index on callers' requests, as a duplicate key error quotes it.
@@ -169,7 +173,7 @@ fn of_messages() -> [IndexModel; 9] {
         // Marking a conversation read, and finding its newest message.
         index(doc! {"contact_id": 1, "seq": -1}),
         // Listing a conversation.
-        index(doc! {"company_id": 1, "contact_id": 1, "created_at": -1, "_id": -1}),
+        index(doc! {"company_id": 1, "contact_id": 1, "created_at": -1, "seq": -1}),
         unique(
             doc! {"company_id": 1, "platform": 1, "external_message_id": 1, "contact_id": 1},
             EXTERNAL_INDEX,
@@ -183,17 +187,18 @@ fn of_messages() -> [IndexModel; 9] {
     ]
 }
 
-/// Drops the index of an earlier version, under which two conversations could not have a message of
-/// the same platform id.
+/// Drops the indexes of earlier versions.
 ///
 /// # Errors
 /// MongoDB is away.
 pub async fn retire(collections: &Collections) -> Result<(), DatabaseError> {
-    let dropped = collections.messages.drop_index(COMPANY_WIDE_EXTERNAL_INDEX);
-    match dropped.await {
-        Err(error) if is_missing(&error) => Ok(()),
-        dropped => Ok(dropped?),
+    for name in RETIRED {
+        match collections.messages.drop_index(name).await {
+            Err(error) if is_missing(&error) => {}
+            dropped => dropped?,
+        }
     }
+    Ok(())
 }
 
 fn is_missing(error: &mongodb::error::Error) -> bool {
@@ -207,7 +212,8 @@ fn is_missing(error: &mongodb::error::Error) -> bool {
 
 /// Makes the indexes again and again until the stop, because an operator may drop the database to
 /// rebuild it. Each success confirms the health check `mongodb`. During an upgrade a persister of the
-/// earlier version makes its index again, which is dropped more seldom: to build it costs much.
+/// earlier version makes its indexes again. They are dropped more seldom, because to build them costs
+/// much.
 pub async fn watch(database: Database, health: Health, stop: CancellationToken) {
     let collections = Collections::of(&database);
     let mut tick = tokio::time::interval(WATCH_EVERY);

@@ -11,7 +11,7 @@ use runtime::rpc::query::QueryError;
 use serde::Serialize;
 
 use super::json;
-use super::page::{created_at, cut, older, one_more};
+use super::page::{by_id, cut, older, one_more};
 use super::reader::{Reader, belongs, is_visible, raw};
 use crate::fold::contact;
 use crate::mongo::document::{self, oid};
@@ -91,7 +91,7 @@ impl Reader {
         let mut found = self
             .all(find.skip(q.page.skip).limit(one_more(q.page)))
             .await?;
-        let next_cursor = cut(&mut found, q.page, created_at, "_id");
+        let next_cursor = cut(&mut found, q.page, by_id);
         Ok(Contacts {
             contacts: found.into_iter().map(json::Contact).collect(),
             next_cursor,

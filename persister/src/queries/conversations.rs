@@ -55,7 +55,7 @@ impl Reader {
         let mut found = self
             .all(find.skip(q.page.skip).limit(one_more(q.page)))
             .await?;
-        let next_cursor = cut(&mut found, q.page, latest_seq, "contact_id");
+        let next_cursor = cut(&mut found, q.page, latest);
         let (mut newest, contacts) = tokio::try_join!(
             self.newest_messages(q.company_id, &found),
             self.names(q.company_id, &found)
@@ -67,7 +67,7 @@ impl Reader {
                 limit: fits as u32,
                 ..q.page
             };
-            cut(&mut found, page, latest_seq, "contact_id")
+            cut(&mut found, page, latest)
         } else {
             next_cursor
         };
@@ -123,12 +123,13 @@ impl Reader {
     }
 }
 
-fn latest_seq(conversation: &RawDocument) -> Option<i64> {
-    conversation
-        .get_document("latest")
-        .ok()?
-        .get_i64("seq")
-        .ok()
+/// Where a page of conversations ends.
+fn latest(conversation: &RawDocument) -> Option<Cursor> {
+    let latest = conversation.get_document("latest").ok()?;
+    Some(Cursor {
+        key: latest.get_i64("seq").ok()?,
+        id: document::id(conversation.get_object_id("contact_id").ok()?),
+    })
 }
 
 fn latest_id(conversation: &RawDocument) -> Option<ObjectId> {

@@ -14,7 +14,7 @@ use runtime::rpc::query::QueryError;
 use serde::Serialize;
 
 use super::json;
-use super::page::{created_at, cut, older, one_more};
+use super::page::{by_seq, cut, older_by_seq, one_more};
 use super::reader::{Reader, belongs, is_visible, raw, visible};
 use crate::mongo::document::{self, oid};
 use crate::mongo::indexes::GIVEN_ID;
@@ -103,15 +103,17 @@ impl Reader {
             filter.insert("platform", platform.as_str());
         }
         if let Some(after) = q.page.after {
-            filter.extend(older(after));
+            filter.extend(older_by_seq(after));
         }
         let messages = raw(&self.collections.messages);
         let find = messages
             .find(filter)
-            .sort(doc! {"created_at": -1, "_id": -1});
+            // Messages of the same time stand in the order of the log, as on sockets. Ids of two
+            // gateways have no order.
+            .sort(doc! {"created_at": -1, "seq": -1});
         let documents = self.all(find.skip(q.page.skip).limit(one_more(q.page)));
         let (mut found, total_messages) = tokio::try_join!(documents, self.total(q))?;
-        let next_cursor = cut(&mut found, q.page, created_at, "_id");
+        let next_cursor = cut(&mut found, q.page, by_seq);
         Ok(Messages {
             messages: found.into_iter().map(json::Message).collect(),
             total_messages,

@@ -31,28 +31,48 @@ pub fn carried<'a>(documents: impl Iterator<Item = &'a RawDocumentBuf>) -> usize
 pub fn cut(
     found: &mut Vec<RawDocumentBuf>,
     page: Page,
-    key: impl Fn(&RawDocument) -> Option<i64>,
-    id: &str,
+    cursor: impl Fn(&RawDocument) -> Option<Cursor>,
 ) -> Option<Cursor> {
     let limit = carried(found.iter()).min(page.limit.clamp(1, MAX_PAGE) as usize);
     if found.len() <= limit {
         return None;
     }
     found.truncate(limit);
-    let last = found.last()?;
+    cursor(found.last()?)
+}
+
+/// Where a page of contacts ends.
+pub fn by_id(document: &RawDocument) -> Option<Cursor> {
     Some(Cursor {
-        key: key(last)?,
-        id: document::id(last.get_object_id(id).ok()?),
+        key: created_at(document)?,
+        id: document::id(document.get_object_id("_id").ok()?),
     })
 }
 
-/// The key by which lists of messages and contacts are sorted.
-pub fn created_at(document: &RawDocument) -> Option<i64> {
+/// Where a page of messages ends.
+pub fn by_seq(document: &RawDocument) -> Option<Cursor> {
+    let seq = document.get_i64("seq").unwrap_or_default();
+    Some(Cursor::of_seq(created_at(document)?, seq.unsigned_abs()))
+}
+
+fn created_at(document: &RawDocument) -> Option<i64> {
     Some(document.get_datetime("created_at").ok()?.timestamp_millis())
 }
 
 /// Matches what comes after a cursor in a list by `created_at` and `_id`, both descending.
 pub fn older(after: Cursor) -> Document {
-    let at = DateTime::from_millis(after.key);
-    doc! {"created_at": {"$lte": at}, "$or": [{"created_at": {"$lt": at}}, {"_id": {"$lt": oid(after.id)}}]}
+    after_both(after.key, doc! {"_id": {"$lt": oid(after.id)}})
+}
+
+/// As [`older`], in a list by `created_at` and `seq`.
+pub fn older_by_seq(after: Cursor) -> Document {
+    after_both(
+        after.key,
+        doc! {"seq": {"$lt": document::long(after.seq())}},
+    )
+}
+
+fn after_both(created_at: i64, among_equals: Document) -> Document {
+    let at = DateTime::from_millis(created_at);
+    doc! {"created_at": {"$lte": at}, "$or": [{"created_at": {"$lt": at}}, among_equals]}
 }

@@ -84,8 +84,26 @@ impl Query for GetMessage {
 pub struct Cursor {
     /// The value that the list is sorted by: milliseconds since 1970 or a sequence of the log.
     pub key: i64,
-    /// The id of the page's last document, because two documents may have the same key.
+    /// The id of the page's last document, because two documents may have the same key. In a list of
+    /// messages it holds the message's sequence, see [`Cursor::of_seq`].
     pub id: Id,
+}
+
+impl Cursor {
+    /// The end of a page of messages, which are sorted by time and, where that is the same, by their
+    /// sequence in the log.
+    pub fn of_seq(key: i64, seq: u64) -> Cursor {
+        let mut id = [0; 12];
+        id[4..].copy_from_slice(&seq.to_be_bytes());
+        let id = Id::from_bytes(id);
+        Cursor { key, id }
+    }
+
+    /// The sequence of [`Cursor::of_seq`].
+    pub fn seq(&self) -> u64 {
+        let [_, _, _, _, seq @ ..] = self.id.bytes();
+        u64::from_be_bytes(seq)
+    }
 }
 
 /// The text is not a cursor: 40 hex digits.
@@ -469,6 +487,12 @@ mod tests {
         fn a_cursor_parses_as_it_prints(key in any::<i64>(), id in any::<[u8; 12]>()) {
             let cursor = Cursor { key, id: Id::from_bytes(id) };
             prop_assert_eq!(cursor.to_string().parse(), Ok(cursor));
+        }
+
+        #[test]
+        fn a_cursor_of_messages_keeps_their_sequence(key in any::<i64>(), seq in any::<u64>()) {
+            let cursor: Cursor = Cursor::of_seq(key, seq).to_string().parse().unwrap();
+            prop_assert_eq!((cursor.key, cursor.seq()), (key, seq));
         }
 
         #[test]
