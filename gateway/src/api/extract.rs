@@ -111,7 +111,11 @@ impl<T: Body, S: Send + Sync> FromRequest<S> for JsonBody<T> {
             Ok(Err(rejected)) if rejected.status() == StatusCode::PAYLOAD_TOO_LARGE => {
                 return Err(Problem::TooLarge);
             }
-            Ok(Err(_)) => return Err(Problem::BadRequest("the body did not arrive whole")),
+            Ok(Err(_)) => {
+                return Err(Problem::BadRequest(
+                    "the body did not arrive whole, or is not what its Content-Encoding says",
+                ));
+            }
             Err(_) => return Err(Problem::Timeout),
         };
         json_object::parse(&bytes)
@@ -148,7 +152,8 @@ impl<T: Body, S: Send + Sync> FromRequest<S> for MaybeJsonBody<T> {
     }
 }
 
-/// A query string, in which `T` is to be read. Unknown names are ignored.
+/// A query string, in which `T` is to be read. A name that the request does not know is refused:
+/// ignored, a filter would widen the answer that it was to narrow.
 pub struct QueryString<T> {
     parameters: Map<String, Value>,
     query: PhantomData<fn() -> T>,
@@ -162,6 +167,9 @@ impl<T: Query> QueryString<T> {
     pub fn read(&self) -> Result<T, Problem> {
         let mut reader = FieldReader::new(&self.parameters);
         let query = T::read(&mut reader);
+        for (name, _) in reader.unasked() {
+            reader.wrong(name, "is not a parameter of this request");
+        }
         reader.finish(query)
     }
 }
@@ -217,6 +225,36 @@ impl<P: PathParameter, S: Send + Sync> FromRequestParts<S> for InPath<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::page::PageQuery;
+
+    #[tokio::test]
+    async fn a_parameter_that_the_request_does_not_know_is_refused_by_its_name() {
+        let wrong = async |uri: &str| {
+            let request = Request::get(uri).body(()).unwrap();
+            let (mut parts, ()) = request.into_parts();
+            let query = QueryString::<PageQuery>::from_request_parts(&mut parts, &()).await;
+            match query.unwrap().read() {
+                Ok(_) => Vec::new(),
+                Err(Problem::Validation(errors)) => errors.into_iter().map(|e| e.field).collect(),
+                Err(other) => panic!("{other:?}"),
+            }
+        };
+        for good in ["/", "/?limit=5", "/?limit=&skip=1&cursor=", "/?&"] {
+            assert_eq!(wrong(good).await, [""; 0], "{good}");
+        }
+        for (bad, names) in [
+            ("/?facebookId=1", &["facebookId"][..]),
+            (
+                "/?limit=5&external_message_id=x&phone=",
+                &["external_message_id", "phone"],
+            ),
+            ("/?Limit=5", &["Limit"]),
+            ("/?limit=x&page=2", &["limit", "page"]),
+            ("/?query=1", &["query"]),
+        ] {
+            assert_eq!(wrong(bad).await, names, "{bad}");
+        }
+    }
 
     #[test]
     fn a_body_must_say_that_it_is_json() {

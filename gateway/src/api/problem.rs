@@ -41,6 +41,8 @@ pub enum Problem {
     BadJson(String),
     /// The content type is not JSON.
     MediaType,
+    /// The body is compressed in a way that the gateway does not know.
+    Encoding,
     /// The body is larger than the path takes.
     TooLarge,
     /// Path and query string together are too long.
@@ -209,6 +211,11 @@ impl Problem {
                 "Unsupported media type",
                 "UNSUPPORTED_MEDIA_TYPE",
             ),
+            Problem::Encoding => (
+                S::UNSUPPORTED_MEDIA_TYPE,
+                "Unsupported content encoding",
+                "UNSUPPORTED_MEDIA_TYPE",
+            ),
             Problem::TooLarge => (S::PAYLOAD_TOO_LARGE, "Too large", "PAYLOAD_TOO_LARGE"),
             Problem::UriTooLong => (S::URI_TOO_LONG, "Too long", "URI_TOO_LONG"),
             Problem::Timeout => (S::REQUEST_TIMEOUT, "Timeout", "TIMEOUT"),
@@ -253,6 +260,9 @@ impl Problem {
             }
             Problem::BadRequest(why) | Problem::Forbidden(why) | Problem::Conflict(why) => why,
             Problem::MediaType => "send Content-Type: application/json",
+            Problem::Encoding => {
+                "send the body with Content-Encoding gzip or deflate, or with none"
+            }
             Problem::TooLarge => {
                 "the body is larger than this path takes, which is 10 MB for messages"
             }

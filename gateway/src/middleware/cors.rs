@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::http::{HeaderName, Method, header};
 use runtime::net::origins::Origins;
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 /// How long a browser may keep the answer to a preflight.
 const MAX_AGE: Duration = Duration::from_secs(600);
@@ -20,20 +20,14 @@ pub fn layer(origins: &Origins) -> CorsLayer {
             Method::PATCH,
             Method::DELETE,
         ])
-        .allow_headers([
-            header::AUTHORIZATION,
-            header::CONTENT_TYPE,
-            HeaderName::from_static("idempotency-key"),
-            HeaderName::from_static("prefer"),
-            HeaderName::from_static("traceparent"),
-            HeaderName::from_static("x-api-key"),
-            HeaderName::from_static("x-csrf-token"),
-            HeaderName::from_static("x-request-id"),
-        ])
+        // Whatever the page asks for: tracing and other tools add headers of their own. A header
+        // that the API does not know has no effect.
+        .allow_headers(AllowHeaders::mirror_request())
         .expose_headers([
             header::LOCATION,
             header::RETRY_AFTER,
             HeaderName::from_static("idempotency-replayed"),
+            HeaderName::from_static("preference-applied"),
             HeaderName::from_static("ratelimit-limit"),
             HeaderName::from_static("ratelimit-policy"),
             HeaderName::from_static("ratelimit-remaining"),

@@ -3,12 +3,14 @@
 
 mod address;
 mod cors;
+mod encoding;
 mod failsafe;
 mod headers;
 mod load;
 mod problems;
 mod rate_limit;
 mod request_metrics;
+mod spelling;
 mod trace;
 mod uri;
 
@@ -40,9 +42,10 @@ pub struct Protection {
 impl Protection {
     /// The API with its layers. A request meets the last layer here first.
     pub fn around(self, api: Router) -> Router {
-        api.fallback(|| async { Problem::NotFound("path") })
-            .method_not_allowed_fallback(|| async { Problem::Method })
+        let api = api.method_not_allowed_fallback(|| async { Problem::Method });
+        spelling::with_other_spellings(api)
             .layer(DefaultBodyLimit::max(BODY_BYTES))
+            .layer(from_fn(encoding::inflate))
             .layer(from_fn_with_state(self.trusted, address::resolve))
             .layer(from_fn(failsafe::always_answer))
             .layer(from_fn_with_state(
@@ -65,11 +68,16 @@ pub fn with_security_headers(api: Router, ops: Router, production: bool) -> Rout
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
+    use axum::Json;
     use axum::body::Body;
     use axum::extract::{Path, Query, Request};
     use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
     use axum::response::Response;
-    use axum::routing::get;
+    use axum::routing::{get, post};
+    use flate2::Compression;
+    use flate2::write::{GzEncoder, ZlibEncoder};
     use runtime::service::settings::Settings;
     use serde_json::Value;
     use tower::ServiceExt;
@@ -100,7 +108,8 @@ mod tests {
             .route("/n/{n}", get(numbered))
             .route("/slow", slow)
             .route("/panic", get(panic))
-            .route("/docs", page);
+            .route("/docs", page)
+            .route("/echo", post(|body: String| async move { Json(body) }));
         let ops = Router::new().route("/health", get(|| async { "well" }));
         with_security_headers(
             Protection {
@@ -258,6 +267,94 @@ mod tests {
         );
     }
 
+    async fn post_encoded(encoding: &str, body: Vec<u8>) -> (StatusCode, Value) {
+        let request = Request::post("/echo")
+            .header(header::HOST, "gateway")
+            .header(header::CONTENT_ENCODING, encoding)
+            .body(Body::from(body))
+            .unwrap();
+        let (parts, body) = api(1).oneshot(request).await.unwrap().into_parts();
+        let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+        (
+            parts.status,
+            serde_json::from_slice(&body).unwrap_or_default(),
+        )
+    }
+
+    #[tokio::test]
+    async fn a_compressed_body_is_inflated_up_to_the_limit_of_a_body() {
+        fn gzip(body: &[u8]) -> Vec<u8> {
+            let mut writer = GzEncoder::new(Vec::new(), Compression::fast());
+            writer.write_all(body).unwrap();
+            writer.finish().unwrap()
+        }
+        fn deflate(body: &[u8]) -> Vec<u8> {
+            let mut writer = ZlibEncoder::new(Vec::new(), Compression::fast());
+            writer.write_all(body).unwrap();
+            writer.finish().unwrap()
+        }
+        for (encoding, body) in [
+            ("gzip", gzip(b"hello")),
+            ("x-gzip", gzip(b"hello")),
+            (" GZIP", gzip(b"hello")),
+            ("deflate", deflate(b"hello")),
+            ("identity", b"hello".to_vec()),
+        ] {
+            let answer = post_encoded(encoding, body).await;
+            assert_eq!(answer, (StatusCode::OK, Value::from("hello")), "{encoding}");
+        }
+        let bomb = gzip(&vec![b'x'; BODY_BYTES + 1]);
+        assert!(bomb.len() < BODY_BYTES / 100);
+        assert_eq!(
+            post_encoded("gzip", bomb).await.0,
+            StatusCode::PAYLOAD_TOO_LARGE
+        );
+        let mut cut = gzip(b"hello");
+        cut.truncate(cut.len() - 9);
+        for (encoding, body) in [
+            ("gzip", cut),
+            ("gzip", b"{}".to_vec()),
+            ("deflate", b"{}".to_vec()),
+        ] {
+            assert_eq!(
+                post_encoded(encoding, body).await.0,
+                StatusCode::BAD_REQUEST
+            );
+        }
+        for encoding in ["br", "zstd", "gzip, gzip", "utf-8"] {
+            let (status, body) = post_encoded(encoding, gzip(b"hello")).await;
+            assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{encoding}");
+            assert!(
+                body["detail"]
+                    .as_str()
+                    .unwrap()
+                    .contains("Content-Encoding"),
+                "{body}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn other_spellings_of_a_path_are_the_path() {
+        let api = api(1);
+        for (uri, status) in [
+            ("/n/1/", 200),
+            ("/N/1", 200),
+            ("/n/1//?a=1", 200),
+            ("/n/x/", 400),
+            ("/nowhere/", 404),
+            ("/n/", 404),
+            ("/n//1", 404),
+        ] {
+            let (found, headers, body) = ask(&api, Method::GET, uri, &[]).await;
+            assert_eq!(found.as_u16(), status, "{uri} {body}");
+            assert!(headers.contains_key("x-request-id"));
+        }
+        let (status, headers, body) = ask(&api, Method::POST, "/n/1/", &[]).await;
+        assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED, "{body}");
+        assert_eq!(headers[header::ALLOW], "GET,HEAD");
+    }
+
     #[tokio::test]
     async fn every_answer_has_security_headers_and_a_page_keeps_its_own_policy() {
         let api = api(1);
@@ -302,6 +399,12 @@ mod tests {
             (StatusCode::OK, &b"https://app.example.com"[..])
         );
         assert_eq!(headers["access-control-allow-credentials"], "true");
+        // Pages with tracing send headers that nobody here has heard of.
+        let asked = "authorization,baggage,content-type,sentry-trace,x-datadog-trace-id";
+        let [origin, method] = preflight("https://app.example.com");
+        let traced = [origin, method, ("access-control-request-headers", asked)];
+        let (_, headers, _) = ask(&api, Method::OPTIONS, "/n/1", &traced).await;
+        assert_eq!(headers["access-control-allow-headers"], asked);
         let (_, headers, _) = ask(
             &api,
             Method::OPTIONS,
@@ -322,11 +425,13 @@ mod tests {
             (status, headers["access-control-allow-origin"].as_bytes()),
             (StatusCode::NOT_FOUND, &b"https://app.example.com"[..])
         );
-        assert!(
-            headers["access-control-expose-headers"]
-                .to_str()
-                .unwrap()
-                .contains("ratelimit-reset")
-        );
+        let exposed = headers["access-control-expose-headers"].to_str().unwrap();
+        for name in [
+            "ratelimit-reset",
+            "preference-applied",
+            "idempotency-replayed",
+        ] {
+            assert!(exposed.contains(name), "{exposed}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Refuses paths and query strings that can be read in more than one way, for every route alike.
 //! Behind it, handlers and axum's extractors see decodable text only, no name twice, and one host.
-//! Does not know the names of a route: unknown ones are ignored.
+//! Does not know the names of a route: unknown ones are refused where they are read.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
