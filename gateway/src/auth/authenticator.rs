@@ -57,7 +57,8 @@ impl Authenticator {
             company_id: user.company_id,
             role: user.role,
             sid: Some(session),
-            iat,
+            iat: Some(iat),
+            nbf: None,
             exp: iat + ttl as i64,
         };
         let token = self.0.signer.sign(&claims).map_err(|error| {
@@ -90,10 +91,13 @@ impl Authenticator {
     /// The caller who sends these headers. If there is a bearer token, it alone decides.
     fn caller(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
         if let Some(bearer) = headers.get(header::AUTHORIZATION) {
-            let token = bearer
+            // The scheme is the same in small letters and in capitals (RFC 9110, 11.1).
+            let bearer = bearer
                 .to_str()
                 .ok()
-                .and_then(|b| b.strip_prefix("Bearer "))
+                .and_then(|text| text.trim().split_once(' '));
+            let (_, token) = bearer
+                .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
                 .ok_or(Problem::InvalidToken)?;
             return self.verify(token.trim());
         }
@@ -199,6 +203,22 @@ mod tests {
         ));
         assert_eq!(
             with(&[("authorization", "Bearer x"), ("x-api-key", &key)]),
+            Err(Problem::InvalidToken)
+        );
+        for scheme in ["bearer", "BEARER", "bEARER", "Bearer "] {
+            let header = format!("{scheme} {token}");
+            let caller = with(&[("authorization", &header)]);
+            assert!(matches!(caller, Ok(Caller::Staff { .. })), "{scheme}");
+        }
+        for other in ["Basic", "Token", "Bearer:", "Bear"] {
+            let header = format!("{other} {token}");
+            assert_eq!(
+                with(&[("authorization", &header)]),
+                Err(Problem::InvalidToken)
+            );
+        }
+        assert_eq!(
+            with(&[("authorization", &token)]),
             Err(Problem::InvalidToken)
         );
         assert_eq!(with(&[("x-api-key", &key)]), Ok(Caller::Service));

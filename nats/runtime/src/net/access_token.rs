@@ -5,7 +5,9 @@ use contract::domain::StaffRole;
 use contract::{Id, Timestamp};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize};
+use serde::de::IntoDeserializer;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 use crate::service::settings::Settings;
 
@@ -13,7 +15,8 @@ use crate::service::settings::Settings;
 pub const MAX_TOKEN_BYTES: usize = 4_096;
 
 /// The claims of an access token, by the names that clients of the Express backend know. Any token
-/// so signed is valid, whomever its `aud` names.
+/// so signed is valid, whomever its `aud` names. Times are read as the Express backend's library wrote
+/// them: with a fraction, which is cut off, and `iat` only where it was not switched off.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Claims {
@@ -22,13 +25,32 @@ pub struct Claims {
     /// The company of the user.
     pub company_id: Id,
     /// The role of the user.
+    #[serde(deserialize_with = "role")]
     pub role: StaffRole,
-    /// The login that the token comes from. Tokens that other services have signed have none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The login that the token comes from. Tokens that other services have signed have none, or one
+    /// of another form, which is none here.
+    #[serde(
+        default,
+        deserialize_with = "login",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub sid: Option<Id>,
     /// When the token was signed, in seconds since 1970.
-    pub iat: i64,
+    #[serde(
+        default,
+        deserialize_with = "maybe_seconds",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub iat: Option<i64>,
+    /// From when on the token is valid, in seconds since 1970.
+    #[serde(
+        default,
+        deserialize_with = "maybe_seconds",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub nbf: Option<i64>,
     /// When the token expires, in seconds since 1970.
+    #[serde(deserialize_with = "seconds")]
     pub exp: i64,
 }
 
@@ -37,6 +59,27 @@ impl Claims {
     pub fn expires(&self) -> Timestamp {
         Timestamp::from_millis(self.exp.saturating_mul(1_000))
     }
+}
+
+fn role<'de, D: Deserializer<'de>>(claim: D) -> Result<StaffRole, D::Error> {
+    let name = String::deserialize(claim)?.to_lowercase();
+    StaffRole::deserialize(name.into_deserializer())
+}
+
+fn login<'de, D: Deserializer<'de>>(claim: D) -> Result<Option<Id>, D::Error> {
+    let login = Value::deserialize(claim)?;
+    Ok(login.as_str().and_then(|login| login.parse().ok()))
+}
+
+/// A NumericDate (RFC 7519, 2).
+fn seconds<'de, D: Deserializer<'de>>(claim: D) -> Result<i64, D::Error> {
+    // A number beyond the range becomes the end of the range, which is no time of anybody.
+    f64::deserialize(claim).map(|seconds| seconds.floor() as i64)
+}
+
+fn maybe_seconds<'de, D: Deserializer<'de>>(claim: D) -> Result<Option<i64>, D::Error> {
+    let seconds = Option::<f64>::deserialize(claim)?;
+    Ok(seconds.map(|seconds| seconds.floor() as i64))
 }
 
 /// Why a token is refused.
@@ -72,7 +115,10 @@ impl Verifier {
         let mut rules = Validation::new(Algorithm::HS256);
         // `verify` compares the expiry itself, with the caller's clock and without leeway.
         rules.validate_exp = false;
+        rules.validate_nbf = false;
         rules.validate_aud = false;
+        // `Claims` says itself what a token must have.
+        rules.required_spec_claims.clear();
         Verifier {
             key: DecodingKey::from_secret(secret.expose_secret().as_bytes()),
             rules,
@@ -90,8 +136,10 @@ impl Verifier {
         let claims = jsonwebtoken::decode::<Claims>(token, &self.key, &self.rules)
             .map_err(|_| BadToken::Invalid)?
             .claims;
+        let from = claims.nbf.unwrap_or(i64::MIN).saturating_mul(1_000);
         match claims.expires() <= now {
             true => Err(BadToken::Expired),
+            false if from > now.millis() => Err(BadToken::Invalid),
             false => Ok(claims),
         }
     }
@@ -119,7 +167,7 @@ impl Signer {
 #[cfg(test)]
 mod tests {
     use jsonwebtoken::encode;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
@@ -196,13 +244,49 @@ mod tests {
     }
 
     #[test]
+    fn claims_are_read_as_other_libraries_write_them() {
+        for (name, claim, is_good) in [
+            ("exp", json!(1_700_000_900.75), true),
+            ("exp", json!(1.7000009e9), true),
+            ("exp", json!(1e300), true),
+            ("exp", json!(1_700_000_000.5), false),
+            ("exp", json!("1700000900"), false),
+            ("exp", Value::Null, false),
+            ("iat", json!(1_699_999_000.123), true),
+            ("iat", json!(1_700_000_100), true),
+            ("iat", Value::Null, true),
+            ("nbf", json!(1_700_000_000), true),
+            ("nbf", json!(1_699_999_999.9), true),
+            ("nbf", json!(-1), true),
+            ("nbf", json!(1_700_000_002), false),
+            ("nbf", json!(1e300), false),
+            ("nbf", Value::Null, true),
+            ("role", json!("Manager"), true),
+            ("role", json!("RECEPTIONIST"), true),
+            ("role", json!("boss"), false),
+            ("sid", Value::Null, true),
+            ("sid", json!("0d9c4b7e-6f0e-4a3f-8f5b-1f2d3c4b5a69"), true),
+            ("sid", json!(7), true),
+            ("aud", json!(["api", "web"]), true),
+            ("iss", json!("petbuddy"), true),
+            ("companyId", Value::Null, false),
+            ("userId", json!(7), false),
+        ] {
+            let mut claims = claims();
+            claims[name] = claim.clone();
+            let read = verify(&sign(Algorithm::HS256, SECRET, &claims));
+            assert_eq!(read.is_ok(), is_good, "{name} {claim}: {read:?}");
+        }
+    }
+
+    #[test]
     fn missing_or_wrong_claims_are_refused() {
-        for name in ["userId", "companyId", "role", "iat", "exp"] {
+        for name in ["userId", "companyId", "role", "iat", "nbf", "exp"] {
             let mut lacking = claims();
             lacking.as_object_mut().unwrap().remove(name);
             assert_eq!(
-                verify(&sign(Algorithm::HS256, SECRET, &lacking)),
-                Err(BadToken::Invalid),
+                verify(&sign(Algorithm::HS256, SECRET, &lacking)).is_ok(),
+                ["iat", "nbf"].contains(&name),
                 "{name}"
             );
             let mut wrong = claims();
