@@ -5,6 +5,7 @@ mod abuse;
 mod auth;
 mod batch;
 mod contact_identity;
+mod channels;
 mod contacts;
 mod idempotency;
 mod integrations;
