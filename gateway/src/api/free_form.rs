@@ -35,7 +35,11 @@ impl Field for Payload {
 
 impl Described for Payload {
     fn describe() -> Description {
-        Description::optional(reference::<AnyValue>())
+        // Null is one of the values already.
+        Description {
+            is_required: false,
+            ..Description::required(reference::<AnyValue>())
+        }
     }
 }
 
