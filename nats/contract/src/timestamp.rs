@@ -162,7 +162,7 @@ fn of_number(text: &str) -> Option<Result<Timestamp, BadTimestamp>> {
     let of_fraction = format!("{fraction:0<3.3}").parse().unwrap_or(0);
     let millis = match count {
         ..SMALLEST_NUMBER => return Some(Err(BadTimestamp)),
-        ..MILLISECONDS_FROM => count * 1_000 + of_fraction,
+        SMALLEST_NUMBER..MILLISECONDS_FROM => count * 1_000 + of_fraction,
         _ => {
             // Each unit is a thousandth of the one before, so that no number is a time in two.
             let last = i128::from(RANGE.1);

@@ -54,8 +54,8 @@ async fn a_message_is_stored_and_sent_in_the_form_of_the_contract() {
         assert_eq!(created["messageData"][name], *value, "{name}");
         assert_eq!(shown["messageData"][name], *value, "{name}: {shown}");
     }
-    delivery(&staff, &id, "delivered").await;
-    let calls = bot_calls_for(system, &id).await;
+    delivery(&staff, id, "delivered").await;
+    let calls = bot_calls_for(system, id).await;
     for name in ["content", "attachments", "extra", "external_message_id"] {
         assert_eq!(calls[0].body[name], expected[name], "{name}");
     }

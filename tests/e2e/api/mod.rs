@@ -4,8 +4,8 @@
 mod abuse;
 mod auth;
 mod batch;
-mod contact_identity;
 mod channels;
+mod contact_identity;
 mod contacts;
 mod idempotency;
 mod integrations;
