@@ -11,6 +11,7 @@ const NAMED: [(&str, &str, &str); 35] = [
     ("post", "/api/v1/auth/invitations", "createInvitation"),
     ("get", "/api/v1/contacts", "listContacts"),
     ("post", "/api/v1/contacts", "createContact"),
+    ("put", "/api/v1/contacts", "findOrCreateContact"),
     ("get", "/api/v1/contacts/{id}", "getContact"),
     ("patch", "/api/v1/contacts/{id}", "updateContact"),
     ("get", "/api/v1/conversations", "listConversations"),
