@@ -2,7 +2,7 @@
 //! the contract, unlike the names of handlers. Knows no handler.
 
 /// The operations with a name of their own.
-const NAMED: [(&str, &str, &str); 35] = [
+const NAMED: [(&str, &str, &str); 36] = [
     ("post", "/api/v1/auth/register", "register"),
     ("post", "/api/v1/auth/login", "login"),
     ("post", "/api/v1/auth/refresh", "refreshLogin"),
