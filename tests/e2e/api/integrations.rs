@@ -245,7 +245,7 @@ async fn platform_tokens_are_never_stored_or_logged_in_the_clear() {
         .send(
             Method::PUT,
             "/integrations/instagram",
-            json!({"access_token": TOKEN, "account_id": 5}),
+            json!({"access_token": TOKEN, "account_id": [5]}),
         )
         .await;
     assert_eq!(refused.0, StatusCode::BAD_REQUEST);
