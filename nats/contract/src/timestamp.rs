@@ -160,16 +160,16 @@ fn of_number(text: &str) -> Option<Result<Timestamp, BadTimestamp>> {
     // A number of more digits is none of the units.
     let count: i128 = whole.parse().unwrap_or(i128::MAX);
     let of_fraction = format!("{fraction:0<3.3}").parse().unwrap_or(0);
-    let millis = match count {
-        ..SMALLEST_NUMBER => return Some(Err(BadTimestamp)),
-        SMALLEST_NUMBER..MILLISECONDS_FROM => count * 1_000 + of_fraction,
-        _ => {
-            // Each unit is a thousandth of the one before, so that no number is a time in two.
-            let last = i128::from(RANGE.1);
-            match [1, 1_000].iter().find(|unit| count / **unit <= last) {
-                Some(unit) => count / unit,
-                None => return Some(Err(BadTimestamp)),
-            }
+    let millis = if count < SMALLEST_NUMBER {
+        return Some(Err(BadTimestamp));
+    } else if count < MILLISECONDS_FROM {
+        count * 1_000 + of_fraction
+    } else {
+        // Each unit is a thousandth of the one before, so that no number is a time in two.
+        let last = i128::from(RANGE.1);
+        match [1, 1_000].iter().find(|unit| count / **unit <= last) {
+            Some(unit) => count / unit,
+            None => return Some(Err(BadTimestamp)),
         }
     };
     let millis = i64::try_from(millis).map_err(|_| BadTimestamp);
