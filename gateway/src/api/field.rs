@@ -4,17 +4,18 @@
 
 use std::marker::PhantomData;
 
-use serde_json::{Map, Number as JsonNumber, Value, json};
+use serde_json::{Map, Value, json};
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{
-    AllOfBuilder, ArrayBuilder, KnownFormat, ObjectBuilder, OneOfBuilder, RefBuilder, SchemaFormat,
-    SchemaType, Type,
+    AllOfBuilder, ArrayBuilder, ObjectBuilder, OneOfBuilder, RefBuilder, SchemaType, Type,
 };
 use utoipa::openapi::{Ref, RefOr, Required, Schema};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use super::field_error::FieldErrorKind;
 use super::field_reader::FieldReader;
+use super::numbers::{digits, flag};
+pub use super::numbers::{whole_number, whole_number_schema};
 use super::problem::Problem;
 use super::schema::{Components, component};
 
@@ -44,18 +45,6 @@ pub trait Scalar: Sized {
 
     /// An example for the document of a query string.
     const EXAMPLE: Option<&'static str> = None;
-}
-
-/// The digits of a number as they were written. Whole numbers that would be rounded are texts
-/// already, see `json_text`; `None` for others that are not exact.
-fn digits(number: &JsonNumber) -> Option<String> {
-    /// The first whole number whose neighbour a floating-point number cannot tell from it.
-    const EXACT_BELOW: f64 = 9_007_199_254_740_992.0;
-    match number.as_f64().filter(|_| number.is_f64()) {
-        Some(float) if float.abs() >= EXACT_BELOW => None,
-        Some(float) if float.fract() == 0.0 => Some((float as i64).to_string()),
-        _ => Some(number.to_string()).filter(|text| !text.contains('e')),
-    }
 }
 
 /// Reads the text of a JSON string and no other value, for what is a secret or made of secrets.
@@ -466,21 +455,6 @@ impl Described for QueryFlag {
     }
 }
 
-fn flag(value: &Value) -> Result<bool, FieldErrorKind> {
-    let text = match value {
-        Value::Null => return Ok(false),
-        Value::Bool(flag) => return Ok(*flag),
-        Value::Number(number) => number.to_string(),
-        Value::String(text) => text.trim().to_ascii_lowercase(),
-        Value::Array(_) | Value::Object(_) => String::from("?"),
-    };
-    match text.as_str() {
-        "true" | "1" | "yes" => Ok(true),
-        "false" | "0" | "no" | "" => Ok(false),
-        _ => Err(FieldErrorKind::NotA("true or false")),
-    }
-}
-
 /// A whole number from `MIN` to `MAX`. Absent, null or empty means `DEFAULT`.
 pub struct Number<const MIN: u64, const MAX: u64, const DEFAULT: u64>;
 
@@ -501,37 +475,6 @@ impl<const MIN: u64, const MAX: u64, const DEFAULT: u64> Described for Number<MI
         let schema = whole_number_schema(MIN, MAX).default(Some(json!(DEFAULT)));
         Description::optional(schema.into())
     }
-}
-
-/// Reads a number, or a text with one, because a query string has only texts.
-pub fn whole_number(value: &Value, min: u64, max: u64) -> Result<u64, FieldErrorKind> {
-    let given = match value {
-        // JSON knows one kind of number: 10.0 is a whole one.
-        Value::Number(number) => number.as_u64().or_else(|| {
-            number
-                .as_f64()
-                .filter(|number| number.fract() == 0.0 && *number >= 0.0)
-                .map(|number| number as u64)
-        }),
-        Value::String(text) => text.trim().parse().ok(),
-        _ => None,
-    };
-    given
-        .filter(|number| (min..=max).contains(number))
-        .ok_or_else(|| format!("must be a whole number from {min} to {max}").into())
-}
-
-/// The schema of [`whole_number`].
-pub fn whole_number_schema(min: u64, max: u64) -> ObjectBuilder {
-    let format = match i32::try_from(max) {
-        Ok(_) => KnownFormat::Int32,
-        Err(_) => KnownFormat::Int64,
-    };
-    ObjectBuilder::new()
-        .schema_type(Type::Integer)
-        .format(Some(SchemaFormat::KnownFormat(format)))
-        .minimum(Some(min as usize))
-        .maximum(Some(max as usize))
 }
 
 /// A list of at most `MAX` objects; may be absent or null, which is the same.

@@ -9,6 +9,7 @@ pub mod free_form;
 pub mod idempotency_key;
 mod json_object;
 mod json_text;
+mod numbers;
 pub mod page;
 pub mod problem;
 pub mod refusals;
