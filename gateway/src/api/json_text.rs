@@ -2,11 +2,16 @@
 //! change a value, for the sake of one of them. What is no JSON stays none: syntax is not looked at.
 
 use std::borrow::Cow;
+use std::ops::RangeInclusive;
 
 /// What stands for half of a surrogate pair.
 const REPLACEMENT: &str = "\u{fffd}";
 /// What some editors and languages put before a text.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// The digits of a number that 64 bits may not hold, and that can be an id all the same. A longer one
+/// is left to the parser.
+const LONG_NUMBERS: RangeInclusive<usize> = 19..=64;
 
 /// The body, in which
 /// - half of a surrogate pair, as a text that was cut in the middle of an emoji ends with, is U+FFFD,
@@ -129,9 +134,8 @@ fn end_of_number(body: &[u8], at: usize) -> usize {
 fn is_rounded(token: &[u8]) -> bool {
     let digits = token.strip_prefix(b"-").unwrap_or(token);
     let is_whole = digits.iter().all(u8::is_ascii_digit) && !digits.starts_with(b"0");
-    // 18 digits always fit.
     is_whole
-        && digits.len() > 18
+        && LONG_NUMBERS.contains(&digits.len())
         && std::str::from_utf8(token).is_ok_and(|token| token.parse::<i64>().is_err())
 }
 
@@ -211,6 +215,9 @@ mod tests {
                 assert_eq!(text(body.as_bytes()), format!("{before}{quoted}{after}"));
             }
         }
+        let [longest, longer] = [64, 65].map(|digits| format!("[{}]", "1".repeat(digits)));
+        assert_ne!(text(longest.as_bytes()), longest);
+        assert_eq!(text(longer.as_bytes()), longer);
         for same in [
             r#"{"a":"17841400008460056123"}"#,
             r#"{17841400008460056123:1}"#,

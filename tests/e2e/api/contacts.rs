@@ -232,7 +232,7 @@ async fn a_contact_edit_changes_the_given_fields_and_null_removes_them() {
         "CAST_ERROR"
     );
     assert_eq!(
-        staff.post("/contacts", json!({"email": "a@b.c"})).await.1["errors"][0]["field"],
+        staff.post("/contacts", json!({"leadStage": "new"})).await.1["errors"][0]["field"],
         "fullName"
     );
 }
