@@ -156,7 +156,7 @@ async fn dry_runs_change_nothing_second_failures_name_the_first_and_discards_are
     }
     for (query, body) in [
         ("?dry_run=maybe", json!({})),
-        ("", json!({"dry_run": "true"})),
+        ("", json!({"dry_run": "perhaps"})),
     ] {
         let (status, answer) = staff
             .post(&format!("/dead-letters/{}/replay{query}", first.seq), body)

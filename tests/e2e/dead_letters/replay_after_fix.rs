@@ -148,8 +148,11 @@ async fn replaying_a_persister_dead_letter_stores_the_message_without_delivering
     let messages = database.collection::<Document>("messages");
     // A document that is not from the log has the same unique key.
     let company: ObjectId = staff.company.parse().unwrap();
-    let foreign =
-        doc! {"company_id": company, "platform": "facebook", "external_message_id": "mid.7"};
+    let of_contact: ObjectId = contact.parse().unwrap();
+    let foreign = doc! {
+        "company_id": company, "contact_id": of_contact, "platform": "facebook",
+        "external_message_id": "mid.7",
+    };
     let foreign = messages.insert_one(foreign).await.unwrap().inserted_id;
     let mut payload = operators_message(&staff.company, &contact, &id.to_hex());
     payload["data"]["external_message_id"] = json!("mid.7");
