@@ -5,5 +5,6 @@ pub mod bulk;
 pub mod client;
 pub mod collections;
 pub mod dev;
+pub mod directory;
 pub mod document;
 pub mod indexes;

@@ -7,7 +7,8 @@ use mongodb::bson::raw::RawDocument;
 use runtime::rpc::query::QueryError;
 
 use super::reader::{Reader, belongs, is_visible, parsed, raw};
-use crate::mongo::document::{self, oid};
+use crate::mongo::directory;
+use crate::mongo::document::oid;
 
 impl Reader {
     pub async fn company(&self, q: GetCompany) -> Result<Company, QueryError> {
@@ -15,14 +16,14 @@ impl Reader {
         let found = self
             .find_or_catch_up(&companies, oid(q.company_id), is_visible)
             .await?;
-        Ok(document::read_company(&parsed(&found)?)?)
+        Ok(directory::read_company(&parsed(&found)?)?)
     }
 
     pub async fn user(&self, q: GetUser) -> Result<User, QueryError> {
         let is_it = |d: &RawDocument| belongs(d, q.company_id);
         let users = raw(&self.collections.users);
         let found = self.find_or_catch_up(&users, oid(q.id), is_it).await?;
-        Ok(document::read_user(&parsed(&found)?)?)
+        Ok(directory::read_user(&parsed(&found)?)?)
     }
 
     pub async fn user_by_email(&self, q: UserByEmail) -> Result<User, QueryError> {
@@ -34,6 +35,6 @@ impl Reader {
             self.catch_up().await?;
             found = find().await?;
         }
-        Ok(document::read_user(&found.ok_or(QueryError::NotFound)?)?)
+        Ok(directory::read_user(&found.ok_or(QueryError::NotFound)?)?)
     }
 }

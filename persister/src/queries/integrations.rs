@@ -11,7 +11,8 @@ use mongodb::bson::{Bson, Document, doc};
 use runtime::rpc::query::QueryError;
 
 use super::reader::{Reader, is_visible, parsed, raw};
-use crate::mongo::document::{self, integration_id};
+use crate::mongo::directory::{self, integration_id};
+use crate::mongo::document;
 
 impl Reader {
     pub async fn integration(&self, q: GetIntegration) -> Result<IntegrationView, QueryError> {
@@ -22,7 +23,7 @@ impl Reader {
         let failure = self
             .one(&self.collections.refresh_failures, doc! {"_id": id})
             .await?;
-        Ok(document::read_integration(
+        Ok(directory::read_integration(
             &parsed(&found)?,
             failure.as_ref(),
         )?)
@@ -133,7 +134,7 @@ impl Reader {
         let failure = |d: &Document| failures.get(d.get_str("_id").ok()?).copied();
         Ok(found
             .iter()
-            .map(|d| document::read_integration(d, failure(d)))
+            .map(|d| directory::read_integration(d, failure(d)))
             .collect::<Result<_, _>>()?)
     }
 }

@@ -21,6 +21,7 @@ use crate::consume::SOURCE;
 use crate::fold::sla::{Kind, Row, Step, Targets, tally};
 use crate::latency;
 use crate::mongo::client::limited;
+use crate::mongo::directory;
 use crate::mongo::document::{self, oid};
 use crate::mongo::indexes::undelivered;
 
@@ -81,7 +82,7 @@ impl Reader {
             .one(&self.collections.companies, doc! {"_id": oid(company)})
             .await?;
         Ok(found
-            .map(|company| document::read_targets(&company))
+            .map(|company| directory::read_targets(&company))
             .unwrap_or_default())
     }
 
@@ -244,7 +245,7 @@ impl Reader {
             .filter_map(|d| {
                 Some((
                     document::id(d.get_object_id("_id").ok()?),
-                    document::read_targets(d),
+                    directory::read_targets(d),
                 ))
             })
             .collect())

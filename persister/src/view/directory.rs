@@ -10,7 +10,8 @@ use super::sla;
 use crate::mongo::bulk::{insert_new, upsert};
 use crate::mongo::client::{DatabaseError, limited};
 use crate::mongo::collections::Collections;
-use crate::mongo::document::{self, date, integration_id, long, oid};
+use crate::mongo::directory::{self, integration_id};
+use crate::mongo::document::{date, long, oid};
 use crate::mongo::indexes::EMAIL_INDEX;
 
 pub async fn apply(
@@ -51,7 +52,7 @@ async fn enter_user(
     seq: u64,
 ) -> Result<bool, DatabaseError> {
     let users = &collections.users;
-    if insert_new(users, &[document::user(user, seq)])
+    if insert_new(users, &[directory::user(user, seq)])
         .await?
         .is_empty()
     {
@@ -74,7 +75,7 @@ async fn apply_integration(
     let (id, document) = match &change.event {
         IntegrationChange::Entered(i) => (
             integration_id(i.company_id, i.provider),
-            document::integration(i, change.seq),
+            directory::integration(i, change.seq),
         ),
         IntegrationChange::Removed(provider) => {
             let id = integration_id(change.company_id(), *provider);

@@ -9,7 +9,8 @@ use super::message_changes::not_of_these;
 use crate::mongo::bulk::upsert;
 use crate::mongo::client::DatabaseError;
 use crate::mongo::collections::Collections;
-use crate::mongo::document::{self, date, long, oid};
+use crate::mongo::directory;
+use crate::mongo::document::{date, long, oid};
 
 /// Changes of its targets that a company's document keeps. Beyond that the oldest is dropped. Only
 /// the changes within a message's life matter, which is a day.
@@ -53,7 +54,7 @@ pub async fn enter_company(
     seq: u64,
 ) -> Result<(), DatabaseError> {
     let enter = doc! {
-        "q": {"_id": oid(company.id), "seq": {"$exists": false}}, "u": {"$set": document::company(company, seq)}, "upsert": true,
+        "q": {"_id": oid(company.id), "seq": {"$exists": false}}, "u": {"$set": directory::company(company, seq)}, "upsert": true,
     };
     upsert(&collections.companies, vec![enter]).await.map(drop)
 }
@@ -65,7 +66,7 @@ pub async fn change_targets(
     events: &EventsByKind,
 ) -> Result<(), DatabaseError> {
     let change = |c: &Positioned<SlaTargets>| {
-        let entry = document::targets(c.event, c.seq, c.occurred_at);
+        let entry = directory::targets(c.event, c.seq, c.occurred_at);
         doc! {
             "q": {"_id": c.company(), "sla.seq": {"$ne": long(c.seq)}},
             "u": {"$push": {"sla": {"$each": [entry], "$sort": {"seq": 1}, "$slice": -KEPT_CHANGES}}},
