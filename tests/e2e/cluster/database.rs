@@ -284,8 +284,19 @@ impl Log {
 /// A persister's view, which has a connection to the primary.
 async fn open_view(set: &MongoSet) -> View {
     let view = View::open(&set.uri().into()).await.unwrap();
-    view.create_indexes().await.unwrap();
+    eventually("the view has its indexes", AFTER_FAULT, || async {
+        view.create_indexes().await.ok()
+    })
+    .await;
     view
+}
+
+/// Applies a batch as a persister does, which gets it again until it is applied.
+async fn apply(view: &View, batch: &[Stored]) {
+    eventually("the batch is applied", AFTER_FAULT, || async {
+        view.apply(batch, 0).await.ok()
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -300,7 +311,7 @@ async fn no_event_is_written_onto_what_an_old_primary_alone_had() {
     let mut batch: Vec<Stored> = conversations.iter().map(|c| log.message(c)).collect();
     batch.extend(contacts.iter().map(|c| log.name(c, "before")));
     let first = open_view(&set).await;
-    first.apply(&batch, 0).await.unwrap();
+    apply(&first, &batch).await;
     let waiting = join_all((0..2 * EACH).map(|_| open_view(&set))).await;
 
     // Writes that the primary alone has, and that are not acknowledged.
@@ -333,7 +344,7 @@ async fn no_event_is_written_onto_what_an_old_primary_alone_had() {
     let second = open_view(&set).await;
     let mut batch: Vec<Stored> = conversations.iter().map(|c| log.message(c)).collect();
     batch.extend(contacts.iter().map(|c| log.name(c, "after")));
-    second.apply(&batch, 0).await.unwrap();
+    apply(&second, &batch).await;
     for view in &waiting {
         eventually("a persister has found the new primary", SOON, || async {
             let ping = view.database().run_command(doc! {"ping": 1});
@@ -348,7 +359,7 @@ async fn no_event_is_written_onto_what_an_old_primary_alone_had() {
 
     // The log gives once more what was not acknowledged, and all of that changes nothing else.
     for event in reads.into_iter().chain(phones).chain(late) {
-        second.apply(&[event], 0).await.unwrap();
+        apply(&second, &[event]).await;
     }
     let database = set.database().await;
     for conversation in documents(&database, "conversations", doc! {}).await {
