@@ -45,7 +45,8 @@ export async function follow(company: Company): Promise<Socket> {
     } else if (event !== "ready" && event !== "closing") {
       company.onEvent(event, data);
     }
-    if (data.seq !== undefined) cursor = Math.max(cursor, data.seq);
+    // Events come in order. Only a `resync` may lead back: the log was begun anew.
+    if (data.seq !== undefined) cursor = data.seq;
   });
 
   socket.on("closing", ({ code, reason, reconnect }: Closing) => {

@@ -63,8 +63,9 @@ export function follow(company: Company): () => void {
       } else {
         company.onEvent(event, data);
       }
-      // The `seq` of an `ack` is no cursor: this socket may not have come there yet.
-      if (event !== "ack" && data.seq !== undefined) cursor = Math.max(cursor ?? 0, data.seq);
+      // Events come in order. Only a `resync` may lead back: the log was begun anew. The `seq` of an
+      // `ack` is no cursor: this socket may not have come there yet.
+      if (event !== "ack" && data.seq !== undefined) cursor = data.seq;
     };
 
     socket.onclose = ({ code, reason }) => {

@@ -26,6 +26,10 @@ pub struct Contacts {
     next_cursor: Option<Cursor>,
 }
 
+/// Contacts of one answer to [`FindContacts`] at most. So many can have the same id only from before
+/// ids were unique; the newest ones are left out.
+const MAX_KNOWN: i64 = 256;
+
 /// Writes a [`contract::query::KnownContact`].
 #[derive(Serialize)]
 pub struct KnownContact {
@@ -49,7 +53,7 @@ impl Reader {
         let contacts = raw(&self.collections.contacts);
         // The oldest first. Before ids were unique, several contacts could have the same one.
         let found = self
-            .all(contacts.find(filter).sort(doc! {"seq": 1}))
+            .all(contacts.find(filter).sort(doc! {"seq": 1}).limit(MAX_KNOWN))
             .await?;
         let known = found.into_iter().map(|document| {
             let seq = document.get_i64("seq").unwrap_or_default();

@@ -14,7 +14,7 @@ use contract::trace::TraceContext;
 use contract::{Id, Timestamp};
 use serde::Serialize;
 use utoipa::openapi::path::{Parameter, ParameterIn};
-use utoipa::openapi::schema::ObjectBuilder;
+use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{IntoParams, ToSchema};
 
@@ -73,11 +73,11 @@ body! {
         having_a("email", named()),
         having_a("phone", named()),
         having_a("socialNetworkName", named()),
-        having_a("social", having_a("facebookId", named())),
-        having_a("social", having_a("instagramId", named())),
-        having_a("social", having_a("telegramId", named())),
-        having_a("social", having_a("whatsappId", named())),
-        having_a("profile", having_a("name", named())),
+        having_a("social", having_a("facebookId", named()).schema_type(Type::Object)),
+        having_a("social", having_a("instagramId", named()).schema_type(Type::Object)),
+        having_a("social", having_a("telegramId", named()).schema_type(Type::Object)),
+        having_a("social", having_a("whatsappId", named()).schema_type(Type::Object)),
+        having_a("profile", having_a("name", named()).schema_type(Type::Object)),
     ])
 }
 

@@ -31,6 +31,9 @@ use crate::api::response::json;
 use crate::api::schema::{Components, component, having_a, list, text, with_any_of};
 use crate::auth::Caller;
 
+/// Matches a text that has something left after cleaning and trimming.
+const VISIBLE: &str = r"[^\s\x00-\x1f\x7f-\x9f]";
+
 body! {
     /// A message to store, and to forward where it is an operator's to facebook or instagram.
     pub struct NewMessage {
@@ -79,7 +82,7 @@ body! {
         }
     }
     schema |schema| with_any_of(schema, [
-        having_a("content", text().pattern(Some("[!-~]"))),
+        having_a("content", text().pattern(Some(VISIBLE))),
         having_a("attachments", list(Some(1))),
     ])
 }
