@@ -61,7 +61,10 @@ impl MongoSet {
             eventually(&what, SOON, || set.hello(n)).await;
         }
         let hosts = (0..MEMBERS).map(|n| doc! {"_id": n as i32, "host": set.host(n)});
-        let config = doc! {"_id": "rs0", "members": hosts.collect::<Vec<_>>()};
+        // A member that copies from another secondary stands still with it for seconds.
+        let settings = doc! {"chainingAllowed": false};
+        let members: Vec<_> = hosts.collect();
+        let config = doc! {"_id": "rs0", "members": members, "settings": settings};
         let initiate = doc! {"replSetInitiate": config};
         set.members[0].admin.run_command(initiate).await.unwrap();
         // Otherwise the members wait for 10 s before they elect the first primary.
