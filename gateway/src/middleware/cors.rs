@@ -20,7 +20,7 @@ pub fn layer(origins: &Origins) -> CorsLayer {
             Method::PATCH,
             Method::DELETE,
         ])
-        // Whatever the page asks for: tracing and other tools add headers of their own. A header
+        // Any header that the page asks for: tracing and other tools add headers of their own. A header
         // that the API does not know has no effect.
         .allow_headers(AllowHeaders::mirror_request())
         .expose_headers([

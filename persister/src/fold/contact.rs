@@ -18,6 +18,9 @@ const APPLIED: &str = "applied";
 const MAX_WORDS: usize = 64;
 /// Characters of a word that are indexed. A longer word is found by its beginning.
 const MAX_WORD_CHARS: usize = 32;
+/// Digits of a phone number without its country's code, at least. A shorter end of a number is not
+/// indexed, because too many contacts would be found by it.
+const NATIONAL_DIGITS: usize = 6;
 /// Fields by whose words a contact is found, paths of at most two names.
 const SEARCHED: [&str; 9] = [
     "fullName",
@@ -157,14 +160,13 @@ fn index_words(document: &mut Document) {
         let texts = SEARCHED.iter();
         texts.filter_map(|path| Some((*path, get(document, path)?.as_str()?)))
     };
-    // The words themselves come before what is only found with luck.
-    let mut found: Vec<String> = Vec::new();
-    let all = texts()
-        .flat_map(|(_, text)| words(text))
-        .chain(texts().flat_map(|(path, text)| inner_words(path, text)));
-    let mut seen = BTreeSet::new();
-    found.extend(all.filter(|word| seen.insert(word.clone())).take(MAX_WORDS));
-    found.sort_unstable();
+    let whole: BTreeSet<String> = texts().flat_map(|(_, text)| words(text)).collect();
+    let inner: BTreeSet<String> = texts()
+        .flat_map(|(path, text)| inner_words(path, text))
+        .collect();
+    // If there are too many, those that begin within a word are left out first.
+    let found = whole.iter().chain(inner.difference(&whole));
+    let found: Vec<&String> = found.take(MAX_WORDS).collect();
     document.insert("search", found);
 }
 
@@ -195,8 +197,6 @@ pub fn words(text: &str) -> Vec<String> {
 /// three digits.
 fn inner_words(path: &str, text: &str) -> Vec<String> {
     const COUNTRY_CODE_DIGITS: usize = 3;
-    // Shorter ends of a number would be found by too many others.
-    const NATIONAL_DIGITS: usize = 6;
     let after = |word: &String, count: usize| word.chars().skip(count).collect::<String>();
     if path == "phone" {
         let whole = words(text)
@@ -225,18 +225,13 @@ fn is_unspaced(c: char) -> bool {
     matches!(c, '\u{e00}'..='\u{eff}' | '\u{3040}'..='\u{30ff}' | '\u{3400}'..='\u{9fff}')
 }
 
-/// The words of a query. A national phone number begins with a 0 that the international one lacks.
-pub fn query_words(text: &str) -> Vec<String> {
-    let words = words(text);
-    let is_number = words.len() == 1 || !text.contains(char::is_alphabetic);
-    match words.last() {
-        Some(whole)
-            if is_number && whole.starts_with('0') && whole.chars().all(|c| c.is_ascii_digit()) =>
-        {
-            vec![whole.trim_start_matches('0').to_owned()]
-        }
-        _ => words,
-    }
+/// A phone number as it stands after its country's code: without the zeros that it is dialled with at
+/// home, or from abroad. `None` if the text is no such number.
+pub fn national_number(text: &str) -> Option<String> {
+    let whole = words(text).pop()?;
+    let number = whole.trim_start_matches('0');
+    let is_number = !text.contains(char::is_alphabetic) && number.len() < whole.len();
+    (is_number && number.len() >= NATIONAL_DIGITS).then(|| number.to_owned())
 }
 
 #[cfg(test)]
@@ -447,6 +442,8 @@ mod tests {
         let mut document = Document::new();
         document.insert("fullName", "Jürgen Müller 王小明 สมชาย Łukasz");
         document.insert("phone", "+49 (170) 1234567");
+        // An id may begin with zeros.
+        document.insert("social", mongodb::bson::doc! {"telegramId": "007"});
         index_words(&mut document);
         let indexed: Vec<&str> = document
             .get_array("search")
@@ -454,6 +451,12 @@ mod tests {
             .iter()
             .filter_map(Bson::as_str)
             .collect();
+        let is_found = |query: &str| {
+            let begins = |word: &String| indexed.iter().any(|has| has.starts_with(word.as_str()));
+            let words = words(query);
+            let by_words = !words.is_empty() && words.iter().all(begins);
+            by_words || national_number(query).as_ref().is_some_and(begins)
+        };
         for query in [
             "muller",
             "MÜLLER",
@@ -467,22 +470,12 @@ mod tests {
             "0049 170 1234567",
             "170-1234567",
             "491701234567",
+            "007",
         ] {
-            let words = query_words(query);
-            let is_found = |word: &String| indexed.iter().any(|has| has.starts_with(word.as_str()));
-            assert!(
-                !words.is_empty() && words.iter().all(is_found),
-                "{query}: {words:?} {indexed:?}"
-            );
+            assert!(is_found(query), "{query}: {indexed:?}");
         }
-        for query in ["uller", "明小", "4567"] {
-            let words = query_words(query);
-            assert!(
-                !words
-                    .iter()
-                    .all(|word| indexed.iter().any(|has| has.starts_with(word.as_str()))),
-                "{query}"
-            );
+        for query in ["uller", "明小", "4567", "000", "0 1", "04", "x0170 1234567"] {
+            assert!(!is_found(query), "{query}: {indexed:?}");
         }
     }
 }

@@ -75,7 +75,7 @@ impl Reader {
     pub async fn contacts(&self, q: ListContacts) -> Result<Contacts, QueryError> {
         let mut filter = doc! {"company_id": oid(q.company_id), "seq": {"$exists": true}};
         let search = q.search.as_deref();
-        let words = search.map(contact::query_words).unwrap_or_default();
+        let words = search.map(contact::words).unwrap_or_default();
         if q.search.is_some() && words.is_empty() {
             return Ok(Contacts {
                 contacts: Vec::new(),
@@ -83,6 +83,9 @@ impl Reader {
             });
         }
         let mut all: Vec<Document> = words.iter().take(MAX_SEARCH_WORDS).map(begins).collect();
+        if let Some(number) = search.and_then(contact::national_number) {
+            all = vec![doc! {"$or": [{"$and": all}, begins(&number)]}];
+        }
         all.extend(q.with.iter().map(has));
         all.extend(q.page.after.map(older));
         if !all.is_empty() {
@@ -158,6 +161,9 @@ fn has(key: &ContactKey) -> Document {
         ContactKey::Email(email) => matches("email", email, format!("^{}$", escaped(email))),
         ContactKey::Phone(text) => {
             let digits: String = text.chars().filter(char::is_ascii_digit).collect();
+            if digits.is_empty() {
+                return doc! {"$expr": false};
+            }
             let pattern: String = digits.chars().map(|d| format!("{d}[^0-9]*")).collect();
             matches("phone", &digits, format!("^[^0-9]*{pattern}$"))
         }

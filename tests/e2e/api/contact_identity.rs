@@ -151,6 +151,9 @@ async fn contacts_are_looked_up_exactly_and_right_after_they_were_entered() {
         ("search=muller", vec![&long]),
         ("search=%E5%B0%8F%E6%98%8E", vec![&phone]),
         ("search=0170%201234567", vec![&phone]),
+        ("search=0", vec![]),
+        ("search=000", vec![]),
+        ("phone=none", vec![]),
     ] {
         let found = found(&staff, query).await;
         assert_eq!(found.iter().collect::<Vec<_>>(), expected, "{query}");

@@ -14,8 +14,9 @@ use crate::log::Log;
 /// How long an echo waits at most: the longest call, and a little for its result to be applied. Then
 /// the echo is stored, and may be a second copy of the message.
 const LONGEST: Duration = Duration::from_secs(18);
-/// Pause between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// First and longest pause between two looks. The pause doubles, because a call that takes long may
+/// take very long, and a look costs the log a read.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(800));
 
 /// Waits until no call is under way in the message's conversation, and the database has the result of
 /// the last one. Only for an echo: others return at once.
@@ -25,6 +26,7 @@ pub async fn await_call(log: &Log, message: &Message, trace: TraceContext) {
         return;
     }
     let deadline = Instant::now() + LONGEST;
+    let mut pause = PAUSE.0;
     while Instant::now() < deadline {
         // If the log does not answer, the echo is not stored either.
         let Ok(last) = log.last_step(message.company_id, message.contact_id).await else {
@@ -33,7 +35,10 @@ pub async fn await_call(log: &Log, message: &Message, trace: TraceContext) {
         match last {
             None => return,
             Some(step) if is_applied(log, message, &step, trace).await => return,
-            Some(_) => sleep(LOOK_EVERY).await,
+            Some(_) => {
+                sleep(pause).await;
+                pause = (pause * 2).min(PAUSE.1);
+            }
         }
     }
 }

@@ -136,7 +136,7 @@ fn wrong_values(field: &Field<'_>) -> Vec<String> {
 /// Whether the value is valid for this field after all.
 fn is_right(field: &Field<'_>, value: &str) -> bool {
     match (field.form.kind(), value) {
-        // Whatever a channel sends is kept, up to 16 KiB.
+        // Any JSON that a channel sends is kept, up to 16 KiB.
         (_, value) if field.form.name == "AnyValue" => {
             value.len() < 16_000 && !value.contains("e4") && !value.contains("u{")
         }
